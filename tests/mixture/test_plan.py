@@ -1,0 +1,236 @@
+"""Counting: exact through every change, spread over cells, nothing lost or repeated, and resumable from a mark."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, from_record, to_record
+from trainer.mixture.plan import (
+    MARK_EVERY_STEPS,
+    Batch,
+    MissingSamples,
+    MixtureConfig,
+    Plan,
+    State,
+    accumulation,
+    capped_shares,
+    cell_positions,
+    round_shares,
+)
+from trainer.records import SHARE_ONE, Kind
+
+KINDS: tuple[Kind, ...] = ("real", "synthetic")
+
+
+def ledger_of(sizes: dict[str, tuple[Kind, int]], shares: dict[str, int], global_batch: int) -> Ledger:
+    facts: list[Fact] = [Segment(step=1, source=s, kind=kind, segment=0, num_samples=n) for s, (kind, n) in sizes.items()]
+    return Ledger([*facts, BatchSize(step=1, global_batch=global_batch), Shares(step=1, shares=shares)])
+
+
+def walk(plan: Plan, steps: int) -> Iterator[tuple[State, Batch, State]]:
+    state = plan.start()
+    for _ in range(steps):
+        batch, after = plan.draw(state)
+        yield state, batch, after
+        state = after
+
+
+@st.composite
+def random_shares(draw: st.DrawFn, num_sources: int) -> dict[str, int]:
+    weights = draw(st.lists(st.integers(0, 1000), min_size=num_sources, max_size=num_sources).filter(any))
+    return round_shares({f"s{i}": w for i, w in enumerate(weights)})
+
+
+@st.composite
+def ledgers_with_changes(draw: st.DrawFn) -> tuple[Ledger, int]:
+    """1-7 sources of both kinds, changes of shares and of batch size at random steps."""
+    num_sources = draw(st.integers(1, 7))
+    sizes = {f"s{i}": (draw(st.sampled_from(KINDS)), draw(st.integers(1, 200))) for i in range(num_sources)}
+    ledger = ledger_of(sizes, draw(random_shares(num_sources)), draw(st.integers(1, 40)))
+    steps = draw(st.integers(1, 60))
+    for step in sorted(draw(st.lists(st.integers(2, 60), max_size=6))):
+        if draw(st.booleans()):
+            ledger.append(Shares(step=step, shares=draw(random_shares(num_sources))))
+        else:
+            ledger.append(BatchSize(step=step, global_batch=draw(st.integers(1, 40))))
+    return ledger, steps
+
+
+@given(case=ledgers_with_changes())
+@settings(max_examples=150, deadline=None)
+def test_synthetic_samples_are_the_nearest_integer_of_the_integral_through_every_change(case: tuple[Ledger, int]) -> None:
+    ledger, steps = case
+    plan = Plan(0, ledger)
+    plan.refresh()
+    synthetic = np.array([kind == "synthetic" for kind in plan.kinds])
+    integral, drawn = 0, 0
+    for state, batch, _ in walk(plan, steps):
+        shares = np.array(list(plan.shares(state.step).values()))
+        integral += int(shares[synthetic].sum()) * len(batch.source)
+        drawn += int(synthetic[batch.source].sum())
+        assert 2 * abs(integral - drawn * SHARE_ONE) <= SHARE_ONE
+
+
+@given(case=ledgers_with_changes())
+@settings(max_examples=150, deadline=None)
+def test_each_source_stays_within_one_sample_while_shares_stand_still(case: tuple[Ledger, int]) -> None:
+    ledger, steps = case
+    plan = Plan(0, ledger)
+    span_shares: dict[str, int] = {}
+    for state, batch, _ in walk(plan, steps):
+        shares = plan.shares(state.step)
+        if shares != span_shares:  # a new span starts from the (clipped) lags
+            span_shares = shares
+            due = plan._rebased(state).lags.astype(object)
+            assert max(abs(due)) < SHARE_ONE
+        counts = np.bincount(batch.source, minlength=len(plan.sources))
+        due = due + np.array(list(shares.values())) * len(batch.source) - counts * SHARE_ONE
+        assert max(abs(due)) < SHARE_ONE
+
+
+@given(case=ledgers_with_changes())
+@settings(max_examples=100, deadline=None)
+def test_a_source_at_share_zero_is_never_drawn(case: tuple[Ledger, int]) -> None:
+    ledger, steps = case
+    plan = Plan(0, ledger)
+    for state, batch, _ in walk(plan, steps):
+        shares = plan.shares(state.step)
+        assert all(shares[plan.sources[k]] > 0 for k in set(batch.source.tolist()))
+
+
+@given(case=ledgers_with_changes(), shares_last=random_shares(7))
+@settings(max_examples=60, deadline=None)
+def test_a_late_decision_leaves_earlier_batches_alone(case: tuple[Ledger, int], shares_last: dict[str, int]) -> None:
+    ledger, steps = case
+    before = [batch for _, batch, _ in walk(Plan(0, ledger), steps)]
+    plan = Plan(0, ledger)
+    plan.refresh()
+    late = max(steps, ledger.facts[-1].step) + 1
+    ledger.append(Shares(step=late, shares=round_shares({s: shares_last[s] + 1 for s in plan.sources})))
+    for old, (_, new, _) in zip(before, walk(Plan(0, ledger), steps), strict=True):
+        assert np.array_equal(old.sample, new.sample) and np.array_equal(old.source, new.source)
+
+
+@given(case=ledgers_with_changes())
+@settings(max_examples=60, deadline=None)
+def test_within_an_epoch_each_sample_is_drawn_once_across_changes(case: tuple[Ledger, int]) -> None:
+    ledger, steps = case
+    plan = Plan(3, ledger)
+    seen: Counter[tuple[int, int, int]] = Counter()
+    for _, batch, _after in walk(plan, steps):
+        seen.update(zip(batch.source.tolist(), batch.epoch.tolist(), batch.sample.tolist(), strict=True))
+    assert max(seen.values()) == 1
+    per_epoch = Counter((source, epoch) for source, epoch, _ in seen)
+    last = {source: max(e for s, e in per_epoch if s == source) for source, _ in per_epoch}
+    for (source, epoch), count in per_epoch.items():
+        if epoch < last[source]:
+            assert count == plan.segments[source].num_samples
+
+
+@given(case=ledgers_with_changes(), at=st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_a_mark_replaces_all_that_came_before_it(case: tuple[Ledger, int], at: int) -> None:
+    ledger, steps = case
+    at = min(at, steps)
+    whole = Plan(0, ledger)
+    mark = whole.mark(whole.state(at))
+    facts = [fact for fact in ledger.facts if fact.step < at] + [mark] + [fact for fact in ledger.facts if fact.step >= at]
+    lines = [from_record(to_record(fact)) for fact in facts]
+    resumed = Plan(0, Ledger(lines))
+    for step in range(at, steps + 1):
+        old, new = whole.batch(step), resumed.batch(step)
+        assert old.first_slot == new.first_slot
+        assert np.array_equal(old.sample, new.sample) and np.array_equal(old.epoch, new.epoch)
+
+
+@given(
+    shares=random_shares(5),
+    global_batch=st.integers(1, 300),
+    world_size=st.integers(1, 9),
+    micro_batch=st.integers(1, 17),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
+    shares: dict[str, int], global_batch: int, world_size: int, micro_batch: int
+) -> None:
+    plan = Plan(0, ledger_of({f"s{i}": (KINDS[i % 2], 1000) for i in range(5)}, shares, global_batch))
+    batch = plan.batch(1)
+    cells = world_size * accumulation(global_batch, world_size, micro_batch)
+    dealt = [cell_positions(global_batch, cell, cells) for cell in range(cells)]
+    assert sorted(itertools.chain.from_iterable(d.tolist() for d in dealt)) == list(range(global_batch))
+    assert max(map(len, dealt)) <= micro_batch
+    for source in range(5):
+        part = float(np.sum(batch.source == source)) / cells
+        assert all(abs(float(np.sum(batch.source[cell] == source)) - part) < 1 for cell in dealt)
+
+
+def test_shares_of_zero_and_one_and_a_single_sample_run_without_end() -> None:
+    ledger = ledger_of({"real": ("real", 1), "made": ("synthetic", 1)}, {"real": SHARE_ONE, "made": 0}, 3)
+    ledger.append(Shares(step=3, shares={"real": 0, "made": SHARE_ONE}))
+    batches = [batch for _, batch, _ in walk(Plan(0, ledger), 4)]
+    assert [batch.source.tolist() for batch in batches] == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert batches[1].epoch.tolist() == [3, 4, 5]
+
+
+def test_a_segment_joins_and_retires_at_its_step_and_segments_are_used_evenly() -> None:
+    ledger = ledger_of({"real": ("real", 100), "made": ("synthetic", 30)}, {"real": 500_000, "made": 500_000}, 8)
+    ledger.append(Segment(step=5, source="made", kind="synthetic", segment=1, num_samples=90))
+    ledger.append(Retire(step=40, source="made", segment=0))
+    plan = Plan(0, ledger)
+    used: Counter[tuple[int, int]] = Counter()
+    for state, batch, _ in walk(plan, 60):
+        used.update((0 if state.step < 5 else 1 if state.step < 40 else 2, g) for g in batch.segment[batch.source == 1].tolist())
+    assert used[0, 1] == 0 and used[2, 0] == 0
+    assert abs(used[1, 0] - 35 * 4 * 30 / 120) <= 1  # in proportion to their sizes: both finish an epoch together
+
+
+def test_a_source_without_live_segments_is_a_clear_error() -> None:
+    ledger = ledger_of({"real": ("real", 100), "made": ("synthetic", 30)}, {"real": 500_000, "made": 500_000}, 8)
+    ledger.append(Retire(step=2, source="made", segment=0))
+    with pytest.raises(MissingSamples, match="made"):
+        list(walk(Plan(0, ledger), 3))
+
+
+def test_a_cut_drops_the_lag_and_says_so() -> None:
+    ledger = ledger_of({"a": ("synthetic", 9), "b": ("synthetic", 9), "r": ("real", 9)}, {"a": 300_000, "b": 300_000, "r": 400_000}, 1)
+    ledger.append(Shares(step=2, shares={"a": 0, "b": 600_000, "r": 400_000}))
+    plan = Plan(0, ledger)
+    changes = {change.source: change for change in plan.lag_changes(plan.state(2))}
+    assert changes["a"].before != 0 and changes["a"].after == 0
+
+
+def test_capped_sources_leave_their_share_to_their_kind() -> None:
+    kinds: dict[str, Kind] = {"r1": "real", "r2": "real", "s": "synthetic"}
+    shares = {"r1": 300_000, "r2": 100_000, "s": 600_000}
+    assert capped_shares(shares, kinds, {"r1"}) == {"r1": 0, "r2": 400_000, "s": 600_000}
+    assert capped_shares(shares, kinds, {"s"}) is None
+
+
+def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = ledger_of({"r": ("real", 10**12), "s": ("synthetic", 10**12)}, {"r": 300_000, "s": 700_000}, 512)
+    plan = Plan(0, ledger)
+    near = plan.state(3)
+    far = State(
+        step=1_000_001, slot=512 * 10**6, synthetic_lag=near.synthetic_lag, lags=near.lags, cursors=near.cursors + 10**8, segment_lags=near.segment_lags
+    )
+    ledger.append(plan.mark(far))
+    counted = []
+    advance = Plan._advance
+    monkeypatch.setattr(Plan, "_advance", lambda self, state: counted.append(state.step) or advance(self, state))
+    plan.batch(1_000_001 + 400)
+    assert len(counted) == 401 <= MARK_EVERY_STEPS
+
+
+def test_names_of_the_nearest_share_are_rounded_to_thousandths_that_sum_to_one() -> None:
+    config = MixtureConfig(global_batch=8, shares={"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
+    assert config.shares_in_millionths() == {"a": 334_000, "b": 333_000, "c": 333_000}
+
+
+def test_shares_that_do_not_sum_to_one_are_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="divide each by 1.5"):
+        MixtureConfig(global_batch=8, shares={"a": 1.0, "b": 0.5})

@@ -1,0 +1,1 @@
+"""Measurements on held-out real documents, and of what a token of each source is worth."""

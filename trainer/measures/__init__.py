@@ -1,0 +1,1 @@
+"""Pure measures on texts: contamination, memorisation, diversity, quality."""

@@ -1,0 +1,1 @@
+"""The mixture: which sample is in which batch, as a pure function of (seed, ledger, step)."""

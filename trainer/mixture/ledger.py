@@ -1,0 +1,137 @@
+"""The ledger: the append-only list of facts from which, with the seed, every batch of a run follows.
+
+A batch must not depend on what some process remembered. So whatever governs the data is a fact with the step it starts from; a fact never
+touches a batch before its step, facts are only appended, and the list can be written as lines of JSON and compared by a digest.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from trainer.records import SHARE_ONE, Kind, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """From batch ``step`` on each source gets its share, in millionths; they sum to SHARE_ONE."""
+
+    fact: ClassVar[str] = "shares"
+    step: int
+    shares: Mapping[str, int]
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(self.shares.values()) != SHARE_ONE or min(self.shares.values(), default=-1) < 0:
+            raise ValueError(f"shares must be non-negative and sum to {SHARE_ONE} millionths, got {dict(self.shares)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """From batch ``step`` on the global batch holds ``global_batch`` samples."""
+
+    fact: ClassVar[str] = "batch"
+    step: int
+    global_batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Who trains from ``step`` on. Recorded for the reader: no batch depends on it."""
+
+    fact: ClassVar[str] = "topology"
+    step: int
+    world_size: int
+    micro_batch: int
+    accumulation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """From batch ``step`` on the segment's samples can be drawn. A source's kind comes with its first segment."""
+
+    fact: ClassVar[str] = "segment"
+    step: int
+    source: str
+    kind: Kind
+    segment: int
+    num_samples: int
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retire:
+    """From batch ``step`` on the segment is drawn no more."""
+
+    fact: ClassVar[str] = "retire"
+    step: int
+    source: str
+    segment: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """Before batch ``step`` the weights went back to those after ``to_step``; slots [first_slot, last_slot) are used and discarded."""
+
+    fact: ClassVar[str] = "rollback"
+    step: int
+    to_step: int
+    first_slot: int
+    last_slot: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The state before batch ``step``, so that nobody has to count from the beginning: see ``plan.State`` for the fields."""
+
+    fact: ClassVar[str] = "mark"
+    step: int
+    slot: int
+    synthetic_lag: int
+    lags: Mapping[str, int]
+    segments: Mapping[str, Mapping[str, tuple[int, int]]]  # source -> segment -> (cursor, lag)
+
+
+Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Mark
+GOVERNING = (Shares, BatchSize, Segment, Retire)
+_FACTS = {cls.fact: cls for cls in (Shares, BatchSize, Topology, Segment, Retire, Rollback, Mark)}
+
+
+def to_record(fact: Fact) -> dict[str, Any]:
+    """The fact as a JSON-able dict."""
+    return {"fact": fact.fact, **asdict(fact)}
+
+
+def from_record(record: Mapping[str, Any]) -> Fact:
+    """The fact a JSON line stands for; ``UserError`` when it is not one of ours."""
+    fields = dict(record)
+    kind = fields.pop("fact", None)
+    if kind not in _FACTS:
+        raise UserError("a ledger line holds no known fact", got=record, remedy=f"known facts: {', '.join(_FACTS)}")
+    if kind == "mark":
+        fields["segments"] = {s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()}
+    return _FACTS[kind](**fields)  # type: ignore[no-any-return]
+
+
+class Ledger:
+    """Facts in the order they were taken. ``digest`` is equal on two machines exactly when all their facts are."""
+
+    def __init__(self, facts: Iterable[Fact] = ()) -> None:
+        self.facts: list[Fact] = []
+        self._hash = hashlib.blake2b(digest_size=8)
+        for fact in facts:
+            self.append(fact)
+
+    def append(self, fact: Fact) -> None:
+        """Add a fact. A step before the last fact's would change the past and is refused."""
+        if self.facts and fact.step < self.facts[-1].step:
+            raise ValueError(f"the ledger stands at step {self.facts[-1].step}; a fact from step {fact.step} would change the past")
+        self.facts.append(fact)
+        self._hash.update(json.dumps(to_record(fact), sort_keys=True, separators=(",", ":")).encode())
+
+    @property
+    def digest(self) -> int:
+        """64-bit digest of all facts."""
+        return int.from_bytes(self._hash.digest(), "big")

@@ -1,0 +1,1 @@
+"""The model and the one quantity it is trained on."""

@@ -1,0 +1,160 @@
+"""The recipe: everything that decides what is trained, composed of the parts' own configurations and checked as a whole.
+
+A recipe is strict (an unknown key is a mistake) and every mistake in it is reported in one go, with its line: a wrong run costs
+hours, and finding five typing mistakes in five attempts costs patience. Loading imports neither torch nor transformers, so that
+`trainer check` and `trainer plan` answer at once.
+"""
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+
+from trainer.checkpoint import CheckpointConfig
+from trainer.control.steer import ControlConfig
+from trainer.data.sources import DataConfig
+from trainer.evaluate.heldout import EvaluationConfig
+from trainer.loop import TrainingConfig
+from trainer.mixture.plan import MixtureConfig
+from trainer.model.build import ModelConfig
+from trainer.monitor.journal import MonitorConfig
+from trainer.recipe.checks import note_contradictions
+from trainer.recipe.document import Document, read_document
+from trainer.recipe.mistakes import note_mistakes
+from trainer.recipe.shipped import ShippedRecipe, shipped_folder, shipped_recipes
+from trainer.records import Config, UserError
+
+__all__ = [
+    "ALLOWED_ON_RESUME",
+    "Difference",
+    "LoadedRecipe",
+    "Recipe",
+    "RecipeError",
+    "ShippedRecipe",
+    "differences",
+    "load_recipe",
+    "recipe_schema",
+    "resolved_yaml",
+    "shipped_folder",
+    "shipped_recipes",
+]
+
+# What a run may change when it goes on: how long it trains, how the same samples are dealt out, what is saved and shown.
+# Anything else would make the second half of the run another experiment than the first.
+ALLOWED_ON_RESUME = (
+    "training.steps",
+    "training.micro_batch",
+    "mixture.global_batch",
+    "monitor.*",
+    "checkpoint.*",
+)
+
+
+class Recipe(Config):
+    """A whole training run: what is trained, on what, in which mixture, steered and watched how."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run; its folder is runs/<name>")
+    seed: int = Field(default=17, ge=0, lt=2**63, description="all randomness of the run is derived from it")
+    engine: Literal["accelerate", "lightning"] = Field(default="accelerate", description="what drives the devices")
+    model: ModelConfig = Field(description="the model to train")
+    data: DataConfig = Field(description="sources, tokenizer, held-out documents")
+    mixture: MixtureConfig = Field(description="what of a batch each source gets")
+    control: ControlConfig = Field(default_factory=ControlConfig, description="who changes the shares, and who may veto")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="when and on what held-out loss is read")
+    training: TrainingConfig = Field(description="steps, learning rate, precision")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="when to save and what to keep")
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="where figures are shown beside the journal")
+
+
+class RecipeError(UserError):
+    """All that is wrong with a recipe, in the order of its lines."""
+
+    def __init__(self, mistakes: list[UserError]) -> None:
+        self.mistakes = tuple(sorted(mistakes, key=lambda one: (one.line is None, one.line or 0)))
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A checked recipe, the folder its data paths are relative to, and its text as written."""
+
+    recipe: Recipe
+    folder: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that differs between two recipes; ``allowed`` when a run may go on under the new value."""
+
+    key: str
+    old: Any
+    new: Any
+    allowed: bool
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
+
+
+def load_recipe(path: Path | str, overrides: list[str] | None = None) -> LoadedRecipe:
+    """The recipe at ``path`` with ``overrides`` (`a.b=c`, the value in YAML) applied.
+
+    Raises UserError when it cannot be read, RecipeError with every mistake when it is wrong.
+    """
+    path = Path(path)
+    document, text = read_document(path, overrides or [])
+    recipe = _validated(document)
+    note_contradictions(document, recipe)
+    if document.mistakes or recipe is None:
+        raise RecipeError(document.mistakes)
+    return LoadedRecipe(recipe=recipe, folder=path.resolve().parent, text=text)
+
+
+def _validated(document: Document) -> Recipe | None:
+    try:
+        # Through JSON, since pydantic's strict mode takes a list for a tuple and a string for a path only there.
+        return Recipe.model_validate_json(json.dumps(document.tree), strict=True)
+    except ValidationError as error:
+        note_mistakes(error, Recipe, document)
+        return None
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML that loads to the same recipe."""
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
+    writer.width = 120
+    stream = StringIO()
+    writer.dump(recipe.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
+def differences(old: Recipe, new: Recipe) -> list[Difference]:
+    """The keys whose values differ, sorted by name; a key that only one of them has counts with None for the other."""
+    left, right = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    changed = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    return [Difference(key, left.get(key), right.get(key), _is_allowed(key)) for key in changed]
+
+
+def _is_allowed(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in ALLOWED_ON_RESUME)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

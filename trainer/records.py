@@ -1,0 +1,130 @@
+"""Facts that the parts hand each other: frozen values without behaviour, so that no part needs to import another to be understood.
+
+Everything here is plain data (numpy at most). Quantities wear their unit; shares are integers in millionths, because shares that
+are added up over a million steps must not drift by a rounding error.
+"""
+
+# D held-out documents in document order
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+SHARE_ONE = 1_000_000  # a share of one, in millionths
+SHARE_STEP = 1_000  # decisions are rounded to thousandths: the same on every machine, short enough to read
+
+Kind = Literal["real", "synthetic"]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, keyword-only, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, arbitrary_types_allowed=False)
+
+
+class UserError(Exception):
+    """A mistake in what the user gave us: shown as text without a stack trace, exit code 2.
+
+    ``what`` says what is wrong, ``got`` the offending value, ``remedy`` what to do, ``file`` and ``line`` where it stands.
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, remedy: str | None = None, file: Path | str | None = None, line: int | None = None
+    ) -> None:
+        self.what, self.got, self.remedy, self.file, self.line = what, got, remedy, file, line
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
+        got = f" (got {self.got!r})" if self.got is not None else ""
+        remedy = f". {self.remedy}" if self.remedy else ""
+        return f"{place}{self.what}{got}{remedy}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One evaluation on held-out real documents.
+
+    ``nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8 bytes, ``slice_of[D]`` an
+    index into ``slices``. ``source_nats_per_token`` is the loss on a fixed sample of each training source.
+    """
+
+    step: int
+    nats: FloatArray
+    tokens: IntArray
+    num_bytes: IntArray
+    slice_of: IntArray
+    slices: tuple[str, ...]
+    source_nats_per_token: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def nats_per_token(self) -> float:
+        """Token-weighted mean loss, nats per token."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Loss in bits per UTF-8 byte: comparable across tokenizers."""
+        return float(self.nats.sum() / np.log(2) / self.num_bytes.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What a token of a source is worth now, in units of a fresh real token (1 = as good, 0 = useless, below 0 = harmful)."""
+
+    value: float
+    standard_error: float
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """All that policy and guard may look at when a decision is due after ``step``."""
+
+    step: int
+    progress: float  # schedule position / steps, in [0, 1]
+    reading: Reading
+    worth: Mapping[str, Worth]  # empty when the policy asks for no evidence
+    shares: Mapping[str, int]  # millionths, now in force; sums to SHARE_ONE
+    kinds: Mapping[str, Kind]
+    epochs: Mapping[str, float]  # drawn so far, in epochs of the source
+
+
+Action = Literal["keep", "move", "warn", "cut", "rollback", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a policy would do: new shares in millionths (the old ones to keep them), and why."""
+
+    shares: Mapping[str, int]
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the guard thinks of a reading: ``ok``, ``warn`` (freeze the shares), ``cut`` a source, ``rollback`` or ``stop``."""
+
+    action: Literal["ok", "warn", "cut", "rollback", "stop"]
+    reason: str
+    source: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What came of policy and guard: the shares in force from ``from_step`` on, why, and on what evidence (JSON-able)."""
+
+    from_step: int
+    action: Action
+    shares: Mapping[str, int]
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
