@@ -1,7 +1,8 @@
 """The command line: argv to one call.
 
-Heavy imports stay inside the commands, so that `--help` answers in a fraction of a second (torch alone takes 1.4 s). Exit codes:
-0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal with a checkpoint saved, 1 anything else.
+Heavy imports stay inside the commands, so that `--help` answers in a fraction of a second (torch alone takes 1.4 s).
+Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal with a checkpoint
+saved, 1 anything else.
 """
 
 import sys
@@ -20,7 +21,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal (ask again to go on), 1 else.",
+    epilog=(
+        "Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, "
+        "75 stopped by a signal with a checkpoint saved (ask again to go on), 1 anything else."
+    ),
 )
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped recipe.")]
@@ -34,9 +38,12 @@ Overrides = Annotated[
 def fit(
     recipe: RecipePath,
     overrides: Overrides = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run folder; runs/<recipe name> if left out.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Run folder; runs/<recipe name> if left out.")
+    ] = None,
     ledger: Annotated[
-        Path | None, typer.Option("--ledger", metavar="RUN", help="Replay the decisions of another run instead of making new ones.")
+        Path | None,
+        typer.Option("--ledger", metavar="RUN", help="Replay the decisions of another run instead of making new ones."),
     ] = None,
 ) -> None:
     """Train; goes on by itself where the run folder holds a checkpoint."""
@@ -48,9 +55,9 @@ def fit(
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Report every mistake in a recipe at once."""
-    from trainer.planning import check_recipe
+    from trainer.recipe import load_recipe
 
-    loaded = check_recipe(_recipe_path(recipe), overrides or [])
+    loaded = load_recipe(_recipe_path(recipe), overrides or [])
     typer.echo(f"{recipe}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
 
 
@@ -60,21 +67,38 @@ def plan(
     overrides: Overrides = None,
     world_size: Annotated[int, typer.Option("--world-size", min=1, help="Processes, usually one per GPU.")] = 1,
     tokens_per_second: Annotated[
-        float | None, typer.Option(min=0.001, help="Measured training tokens per second and process: gives time and cost.")
+        float | None,
+        typer.Option(min=0.001, help="Measured training tokens per second and process: gives time and cost."),
     ] = None,
     teraflops: Annotated[
-        float | None, typer.Option(min=0.001, help="Sustained TFLOP/s per process, where no tokens per second were measured.")
+        float | None,
+        typer.Option(min=0.001, help="Sustained TFLOP/s per process, where no tokens per second were measured."),
     ] = None,
-    price_per_hour: Annotated[float | None, typer.Option(min=0.0, help="Price of one process (GPU) for an hour.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0.0, help="Price of one process (GPU) for an hour.")
+    ] = None,
+    free_disk_gb: Annotated[
+        float | None, typer.Option(min=0.0, help="Free space where the run folder will lie; measured here if left out.")
+    ] = None,
+    source_tokens: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE=N", help="Tokens of a source that is not prepared here; may be given again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a run takes before it is paid for, and refuse the impossible."""
-    from trainer.planning import Machine, show_plan
+    from trainer.planning import Machine
+    from trainer.planning.table import show_plan
 
     machine = Machine(
-        world_size=world_size, tokens_per_second=tokens_per_second, teraflops=teraflops, price_per_hour=price_per_hour
+        world_size=world_size,
+        tokens_per_second=tokens_per_second,
+        teraflops=teraflops,
+        price_per_hour=price_per_hour,
+        free_bytes=None if free_disk_gb is None else int(free_disk_gb * 1e9),
     )
-    raise typer.Exit(show_plan(_recipe_path(recipe), overrides or [], machine, as_json=as_json))
+    stated = _stated_tokens(source_tokens or [])
+    raise typer.Exit(show_plan(_recipe_path(recipe), overrides or [], machine, stated, as_json=as_json))
 
 
 @app.command()
@@ -89,7 +113,9 @@ def evaluate(run: RunFolder) -> None:
 def audit(
     run: RunFolder,
     step: Annotated[int | None, typer.Option(min=0, help="Which samples were in the batch of this step.")] = None,
-    sample: Annotated[str | None, typer.Option(metavar="SOURCE:ID", help="In which steps this sample was used.")] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="SOURCE:ID", help="In which steps this sample was used.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Which samples a step used, or which steps used a sample."""
@@ -111,7 +137,9 @@ def explain(run: RunFolder, step: Annotated[int, typer.Option(min=0, help="The s
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file; RUN/report.html if left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file; RUN/report.html if left out.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML file about one or several runs."""
     from trainer import run as runs
@@ -128,16 +156,20 @@ def recipes(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
 ) -> None:
     """List, print or copy the shipped recipes."""
-    from trainer.planning import copy_recipes, list_recipes, print_recipe, print_schema
+    import json
+
+    from trainer.recipe import recipe_schema, shipped
 
     if schema:
-        print_schema()
+        typer.echo(json.dumps(recipe_schema(), indent=2))
     elif copy is not None:
-        copy_recipes(name, copy)
+        for path in shipped.copy_recipes(name, copy):
+            typer.echo(path)
     elif name is not None:
-        print_recipe(name)
+        typer.echo(shipped.shipped_path(name).read_text(encoding="utf-8"), nl=False)
     else:
-        list_recipes()
+        for recipe in shipped.shipped_recipes():
+            typer.echo(f"{recipe.name:<12} {recipe.summary}")
 
 
 def _recipe_path(given: Path) -> Path:
@@ -147,6 +179,20 @@ def _recipe_path(given: Path) -> Path:
     from trainer.recipe.shipped import shipped_path
 
     return shipped_path(given.name)
+
+
+def _stated_tokens(stated: list[str]) -> dict[str, float]:
+    """`SOURCE=N`, where N may be written as 5e11."""
+    tokens = {}
+    for one in stated:
+        name, _, number = one.partition("=")
+        try:
+            tokens[name] = float(number)
+        except ValueError:
+            raise UserError(
+                "--source-tokens is not of the form SOURCE=N", got=one, remedy="For example: wikipedia=5e9"
+            ) from None
+    return tokens
 
 
 def main() -> None:

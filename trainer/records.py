@@ -128,3 +128,15 @@ class Decision:
     shares: Mapping[str, int]
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFigures:
+    """What is known of a step when its work is done. ``fed`` is the sum mod 2^64 over all ranks."""
+
+    loss: float  # nats per token over the global batch
+    grad_norm: float
+    updated: bool  # False: a loss or gradient was not finite, and no rank changed its weights
+    fed: int
+    stop_asked: bool  # on any rank
+    ledgers_agree: bool

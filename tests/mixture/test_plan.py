@@ -13,13 +13,12 @@ from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Sha
 from trainer.mixture.plan import (
     MARK_EVERY_STEPS,
     Batch,
+    Cells,
     MissingSamples,
     MixtureConfig,
     Plan,
     State,
-    accumulation,
     capped_shares,
-    cell_positions,
     round_shares,
 )
 from trainer.records import SHARE_ONE, Kind
@@ -160,12 +159,13 @@ def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
 ) -> None:
     plan = Plan(0, ledger_of({f"s{i}": (KINDS[i % 2], 1000) for i in range(5)}, shares, global_batch))
     batch = plan.batch(1)
-    cells = world_size * accumulation(global_batch, world_size, micro_batch)
-    dealt = [cell_positions(global_batch, cell, cells) for cell in range(cells)]
+    ranks = [Cells(rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
+    dealt = [cell for rank in ranks for cell in rank.positions(global_batch)]
+    assert len({len(rank.positions(global_batch)) for rank in ranks}) == 1
     assert sorted(itertools.chain.from_iterable(d.tolist() for d in dealt)) == list(range(global_batch))
     assert max(map(len, dealt)) <= micro_batch
     for source in range(5):
-        part = float(np.sum(batch.source == source)) / cells
+        part = float(np.sum(batch.source == source)) / len(dealt)
         assert all(abs(float(np.sum(batch.source[cell] == source)) - part) < 1 for cell in dealt)
 
 

@@ -1,7 +1,8 @@
 """Arithmetic on shares: rounding to thousandths, and taking a source out of a mixture.
 
-Shares are integers in millionths that sum to one exactly, so nothing drifts; a decision is rounded to thousandths, the same on every
-machine. Ties are broken by value first and by declared order last, so that swapping the names of two sources swaps their shares.
+Shares are integers in millionths that sum to one exactly, so nothing drifts; a decision is rounded to thousandths, the
+same on every machine. Ties are broken by value first and by declared order last, so that swapping the names of two
+sources swaps their shares.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,10 +15,11 @@ FUZZ = 1e-6  # of a thousandth: what float arithmetic may leave below a whole nu
 
 
 def rounded(targets: Mapping[str, float]) -> dict[str, int]:
-    """Shares in millionths, whole thousandths, nearest to ``targets`` (any non-negative weights); sums to ``SHARE_ONE`` exactly.
+    """The whole thousandths (in millionths) nearest to ``targets``, in any unit; they sum to ``SHARE_ONE`` exactly.
 
-    Largest remainders; a source with a positive target keeps at least one thousandth, since only a zero means "never drawn".
-    Raises ``ValueError`` for negative or non-finite targets, when all are zero, or when more than 1,000 sources are positive.
+    Largest remainders; a source with a positive target keeps at least one thousandth, since only a zero means "never
+    drawn". Raises ``ValueError`` for negative or non-finite targets, when all are zero, or when more than 1,000 sources
+    are positive.
     """
     total = fsum(targets.values())
     if not all(0 <= target < float("inf") for target in targets.values()) or not 0 < total < float("inf"):
@@ -47,7 +49,9 @@ def without(shares: Mapping[str, int], gone: Collection[str], kinds: Mapping[str
     rest = {name: float(share) for name, share in shares.items() if name not in gone and share > 0}
     if not rest:
         return None
-    of_kind = {kind: fsum(share for name, share in rest.items() if kinds[name] == kind) for kind in ("real", "synthetic")}
+    of_kind = {
+        kind: fsum(share for name, share in rest.items() if kinds[name] == kind) for kind in ("real", "synthetic")
+    }
     freed = {kind: fsum(shares[name] for name in taken if kinds[name] == kind) for kind in ("real", "synthetic")}
     targets = dict.fromkeys(shares, 0.0)
     for name, share in rest.items():

@@ -30,11 +30,19 @@ class ForwardPort(Protocol):
     """What a measurement needs of an engine."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """This process."""
+        ...
+
     @property
-    def world_size(self) -> int: ...
+    def world_size(self) -> int:
+        """Number of processes that share the rows."""
+        ...
+
     @property
-    def device(self) -> "torch.device": ...
+    def device(self) -> "torch.device":
+        """Where ids must lie."""
+        ...
 
     def eval_logits(self, input_ids_BT: "Tensor") -> "Tensor":
         """Logits [B, T, V] of int64 ids on ``device``: evaluation mode, no gradient, the run's autocast. All ranks call
@@ -51,33 +59,61 @@ class Part(Protocol):
     """A part of the held-out documents: tokens of all, one after the other, and where each begins."""
 
     @property
-    def tokens(self) -> NDArray[Any]: ...
+    def tokens(self) -> NDArray[Any]:
+        """Token ids of all documents, one after the other."""
+        ...
+
     @property
-    def offsets(self) -> IntArray: ...
+    def offsets(self) -> IntArray:
+        """int64 [D+1]: document i is ``tokens[offsets[i] : offsets[i + 1]]``."""
+        ...
+
     @property
-    def num_bytes(self) -> IntArray: ...
+    def num_bytes(self) -> IntArray:
+        """UTF-8 bytes of each document, int64 [D]."""
+        ...
+
     @property
-    def slice_of(self) -> IntArray: ...
+    def slice_of(self) -> IntArray:
+        """Index into ``slices`` of each document, int64 [D]."""
+        ...
+
     @property
-    def slices(self) -> Sequence[str]: ...
+    def slices(self) -> Sequence[str]:
+        """Names of the slices."""
+        ...
+
     @property
-    def ids(self) -> Sequence[str]: ...
+    def ids(self) -> Sequence[str]:
+        """Name of each document [D]."""
+        ...
 
 
 class Segment(Protocol):
     """Prepared samples of a source."""
 
     @property
-    def num_samples(self) -> int: ...
-    def gather(self, samples: IntArray) -> IntArray: ...
-    def valid_tokens(self, samples: IntArray) -> IntArray: ...
+    def num_samples(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, samples: IntArray) -> IntArray:
+        """Token ids of the samples, int64 [n, T]."""
+        ...
+
+    def valid_tokens(self, samples: IntArray) -> IntArray:
+        """Tokens of each that are not padding, int64 [n]."""
+        ...
 
 
 class Rows(Protocol):
     """Rows to be measured: ``num_valid`` [N] tokens of each, the first of which is context only."""
 
     @property
-    def num_valid(self) -> IntArray: ...
+    def num_valid(self) -> IntArray:
+        """Tokens of each row that are not padding, int64 [N]."""
+        ...
+
     def ids(self, rows: IntArray) -> IntArray:
         """int64 [n, T]; what follows ``num_valid`` is padding."""
         ...
@@ -115,14 +151,14 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Samples that are already gathered: ``ids_NT`` int64 [N, T]."""
+    """Samples that are already gathered: ``token_ids`` int64 [N, T]."""
 
-    ids_NT: IntArray
+    token_ids: IntArray
     num_valid: IntArray
 
     def ids(self, rows: IntArray) -> IntArray:
         """int64 [n, T]."""
-        return self.ids_NT[rows]
+        return self.token_ids[rows]
 
 
 def cut_windows(part: Part, documents: IntArray, *, sequence_length: int, end_of_document: int) -> Windows:
@@ -154,7 +190,7 @@ def gather_samples(segments: Sequence[Segment], samples: IntArray) -> Samples:
         if len(inside):
             ids.append(segment.gather(inside))
             valid.append(segment.valid_tokens(inside))
-    return Samples(ids_NT=np.concatenate(ids), num_valid=np.concatenate(valid))
+    return Samples(token_ids=np.concatenate(ids), num_valid=np.concatenate(valid))
 
 
 def derived_rng(*names: object) -> np.random.Generator:

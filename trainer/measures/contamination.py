@@ -1,17 +1,19 @@
-"""Finds held-out documents that also occur in training text, exactly or nearly, without ever holding the training text.
+"""Finds held-out documents that also occur in training text, exactly or nearly, without ever holding the training
+text.
 
-A held-out figure means nothing when its documents were trained on, and synthetic text is the likeliest carrier: a generator recites.
-So the index is built from the held-out documents (few), and training documents (many) are streamed past it in batches.
+A held-out figure means nothing when its documents were trained on, and synthetic text is the likeliest carrier: a
+generator recites. So the index is built from the held-out documents (few), and training documents (many) are streamed
+past it in batches.
 
-Exact: equal sequence of words after case, punctuation, and white space are set aside. Near: Jaccard similarity of the sets of
-word 3-grams at or above the threshold. Three, where datatrove takes five: on documents of 70 words two changed words leave a
-similarity of 0.84 at three but only 0.74 at five, and short documents are the rule here.
+Exact: equal sequence of words after case, punctuation, and white space are set aside. Near: Jaccard similarity of the
+sets of word 3-grams at or above the threshold. Three, where datatrove takes five: on documents of 70 words two changed
+words leave a similarity of 0.84 at three but only 0.74 at five, and short documents are the rule here.
 
-Three gates, each cheaper than the next. (1) J(A, B) >= t implies that at least t of A's own shingles are known to the index, since
-|A and B| >= t |A or B| >= t |A|: exact, loses nothing, and stops nearly all text at the price of a table look-up. (2) MinHash of what
-is left (rensa, 128 permutations, 32 bands of 4: misses a pair at J = 0.8 with probability 5e-8). (3) The true Jaccard decides.
-Hashing is vectorised over the batch; no Python runs per word. A hash of 44 bits leaves 20 for the document's place in the batch, so one
-sort makes every document's shingles unique.
+Three gates, each cheaper than the next. (1) J(A, B) >= t implies that at least t of A's own shingles are known to the
+index, since |A and B| >= t |A or B| >= t |A|: exact, loses nothing, and stops nearly all text at the price of a table
+look-up. (2) MinHash of what is left (rensa, 128 permutations, 32 bands of 4: misses a pair at J = 0.8 with probability
+5e-8). (3) The true Jaccard decides. Hashing is vectorised over the batch; no Python runs per word. A hash of 44 bits
+leaves 20 for the document's place in the batch, so one sort makes every document's shingles unique.
 """
 
 # N documents, W words, S shingles of a batch
@@ -35,17 +37,23 @@ BANDS = 32
 HASH_BITS = 44
 MAX_BATCH_DOCUMENTS = 1 << (64 - HASH_BITS)
 _HASH_MASK = np.uint64((1 << HASH_BITS) - 1)
-_TABLE_SLOTS_PER_SHINGLE = 16  # one in 16 foreign shingles looks known: far below any sensible threshold, and 16 bytes a shingle
+_TABLE_SLOTS_PER_SHINGLE = (
+    16  # one in 16 foreign shingles looks known: far below any sensible threshold, and 16 bytes a shingle
+)
 
 _random = np.random.Generator(np.random.PCG64(0x5EED))
-_BYTE_CODES: Hashes = _random.integers(0, 2**64, size=(64, 256), dtype=np.uint64)  # tabulation hashing: place in word, byte
+_BYTE_CODES: Hashes = _random.integers(
+    0, 2**64, size=(64, 256), dtype=np.uint64
+)  # tabulation hashing: place in word, byte
 _WORD_CODES: Hashes = _random.integers(0, 2**64, size=SHINGLE_WORDS, dtype=np.uint64) | np.uint64(1)
 _PLACE_CODE = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class Shingles:
-    """The distinct shingles of N documents: ``hashes[offsets[i]:offsets[i + 1]]`` sorted; ``exact[N]`` hashes the whole word sequence."""
+    """The distinct shingles of N documents: ``hashes[offsets[i]:offsets[i + 1]]`` sorted; ``exact[N]`` hashes the
+    whole word sequence.
+    """
 
     hashes: Hashes
     offsets: Ints
@@ -58,7 +66,9 @@ class Shingles:
 
 @dataclass(frozen=True)
 class Match:
-    """Training document ``document`` (its place in the batch) is held-out document ``held_out``, with this Jaccard similarity."""
+    """Training document ``document`` (its place in the batch) is held-out document ``held_out``, with this Jaccard
+    similarity.
+    """
 
     document: int
     held_out: int
@@ -90,8 +100,8 @@ _WORD_BYTES = _word_bytes()
 def _word_masks(data: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which bytes belong to words, and which of them start one.
 
-    Letters, digits and whatever is not ASCII make words, less the Latin-1, general and CJK punctuation; a character from U+3000 on
-    (CJK, kana, hangul, emoji), written without spaces, is a word of its own.
+    Letters, digits and whatever is not ASCII make words, less the Latin-1, general and CJK punctuation; a character
+    from U+3000 on (CJK, kana, hangul, emoji), written without spaces, is a word of its own.
     """
     word = _WORD_BYTES[data]
     high = np.flatnonzero(data >= 0xC2)
@@ -101,7 +111,10 @@ def _word_masks(data: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.
         padded = np.concatenate([data, np.zeros(2, np.uint8)])
         first, second, third = padded[high], padded[high + 1], padded[high + 2]
         latin = high[(first == 0xC2) & (second < 0xC0)]
-        general = high[((first == 0xE2) & ((second == 0x80) | (second == 0x81))) | ((first == 0xE3) & (second == 0x80) & (third < 0xA0))]
+        general = high[
+            ((first == 0xE2) & ((second == 0x80) | (second == 0x81)))
+            | ((first == 0xE3) & (second == 0x80) & (third < 0xA0))
+        ]
         for place in (latin, latin + 1, general, general + 1, general + 2):
             word[place] = False
         wide = high[first >= 0xE3]
@@ -128,7 +141,7 @@ def _word_hashes(data: NDArray[np.uint8]) -> tuple[Hashes, Ints]:
 
 
 def _shingle_keys(words: Hashes, offsets: Ints) -> Hashes:
-    """One key per shingle: document in the top 20 bits, hash below. A document shorter than a shingle is one shingle."""
+    """One key per shingle: document in the top 20 bits, hash below. A document shorter than a shingle is one."""
     num_words = np.diff(offsets)
     document_of = np.repeat(np.arange(len(num_words)), num_words)
     keys: list[Hashes] = []
@@ -148,7 +161,9 @@ def _shingle_keys(words: Hashes, offsets: Ints) -> Hashes:
 
 
 def shingle(texts: Sequence[str]) -> Shingles:
-    """Shingles of at most 2^20 texts. A text without any word has none, and its exact hash is that of its stripped characters."""
+    """Shingles of at most 2^20 texts. A text without any word has none, and its exact hash is that of its stripped
+    characters.
+    """
     if len(texts) > MAX_BATCH_DOCUMENTS:
         raise ValueError(f"at most {MAX_BATCH_DOCUMENTS} texts in one batch, got {len(texts)}")
     encoded = [_normalised(text) for text in texts]
@@ -157,7 +172,9 @@ def shingle(texts: Sequence[str]) -> Shingles:
     words, starts = _word_hashes(data)
     word_offsets = np.concatenate([np.zeros(1, np.int64), np.searchsorted(starts, ends)])
     place = np.arange(len(words)) - np.repeat(word_offsets[:-1], np.diff(word_offsets))
-    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_mix(words + place.astype(np.uint64) * _PLACE_CODE), dtype=np.uint64)])
+    running = np.concatenate(
+        [np.zeros(1, np.uint64), np.cumsum(_mix(words + place.astype(np.uint64) * _PLACE_CODE), dtype=np.uint64)]
+    )
     exact = _mix(running[word_offsets[1:]] - running[word_offsets[:-1]])
     for document in np.flatnonzero(np.diff(word_offsets) == 0):
         exact[document] = int.from_bytes(hashlib.blake2b(encoded[document].strip(), digest_size=8).digest(), "little")
@@ -184,13 +201,15 @@ def _band_keys(hashes: Hashes, offsets: Ints) -> Hashes:
     keys = np.zeros(digests.shape[:2], dtype=np.uint64)
     for row in range(digests.shape[2]):
         keys = _mix(keys * _PLACE_CODE + digests[:, :, row])
-    return keys + np.arange(BANDS, dtype=np.uint64) * _PLACE_CODE
+    banded: Hashes = keys + np.arange(BANDS, dtype=np.uint64) * _PLACE_CODE
+    return banded
 
 
 class HeldOutIndex:
     """Held-out documents, ready to be recognised in training text.
 
-    ``chunks`` are lists of texts; held-out documents are numbered in that order. Memory: about 32 bytes a distinct shingle.
+    ``chunks`` are lists of texts; held-out documents are numbered in that order. Memory: about 32 bytes a distinct
+    shingle.
     """
 
     def __init__(self, chunks: Iterable[Sequence[str]], threshold: float = 0.8) -> None:
@@ -231,7 +250,8 @@ class HeldOutIndex:
         known = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._table[batch.hashes & self._slot_mask])])
         distinct = np.diff(batch.offsets)
         num_known = known[batch.offsets[1:]] - known[batch.offsets[:-1]]
-        return (distinct > 0) & (num_known >= self.threshold * distinct - 1e-9)
+        mostly: NDArray[np.bool_] = (distinct > 0) & (num_known >= self.threshold * distinct - 1e-9)
+        return mostly
 
     def _near(self, batch: Shingles, candidates: Ints) -> list[Match]:
         if not len(candidates):
@@ -243,7 +263,10 @@ class HeldOutIndex:
         matches: list[Match] = []
         for row, document in enumerate(candidates):
             spans = [self._band_documents[a:b] for a, b in zip(low[row], high[row], strict=True)]
-            scored = [(jaccard(batch.of(int(document)), self._shingles.of(int(h))), -int(h)) for h in np.unique(np.concatenate(spans))]
+            scored = [
+                (jaccard(batch.of(int(document)), self._shingles.of(int(h))), -int(h))
+                for h in np.unique(np.concatenate(spans))
+            ]
             best, held_out = max(scored, default=(0.0, 0))
             if best >= self.threshold:
                 matches.append(Match(int(document), -held_out, "near", best))

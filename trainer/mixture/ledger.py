@@ -112,7 +112,7 @@ def from_record(record: Mapping[str, Any]) -> Fact:
         raise UserError("a ledger line holds no known fact", got=record, remedy=f"known facts: {', '.join(_FACTS)}")
     if kind == "mark":
         fields["segments"] = {s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()}
-    return _FACTS[kind](**fields)  # type: ignore[no-any-return]
+    return _FACTS[kind](**fields)
 
 
 class Ledger:

@@ -12,6 +12,7 @@ proportionate fairness, Baruah et al. 1996), so no source leaves the interval [f
 
 # G samples of the global batch, K sources, S segments ever seen, R ranks, M micro-batches per rank
 
+import threading
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -130,6 +131,7 @@ class Plan:
         self._starts: list[int] = []
         self._marks: list[Mark] = []
         self._facts_read = 0
+        self._reading = threading.Lock()  # the loop and the prefetching thread share one plan
         self._shares: dict[str, int] = {}
         self._global_batch = 0
         self._retired: set[int] = set()
@@ -140,16 +142,19 @@ class Plan:
     def refresh(self) -> None:
         """Take in the facts appended since the last call."""
         facts = self.ledger.facts
-        while self._facts_read < len(facts):
-            fact = facts[self._facts_read]
-            self._facts_read += 1
-            if isinstance(fact, Mark):
-                self._marks.append(fact)
-            if isinstance(fact, GOVERNING):
-                self._apply(fact)
-                upcoming = facts[self._facts_read : self._facts_read + 1]
-                if not (upcoming and isinstance(upcoming[0], GOVERNING) and upcoming[0].step == fact.step):
-                    self._freeze_terms(fact.step)
+        if self._facts_read == len(facts):
+            return
+        with self._reading:
+            while self._facts_read < len(facts):
+                fact = facts[self._facts_read]
+                if isinstance(fact, Mark):
+                    self._marks.append(fact)
+                if isinstance(fact, GOVERNING):
+                    self._apply(fact)
+                    upcoming = facts[self._facts_read + 1 : self._facts_read + 2]
+                    if not (upcoming and isinstance(upcoming[0], GOVERNING) and upcoming[0].step == fact.step):
+                        self._freeze_terms(fact.step)
+                self._facts_read += 1
 
     def _apply(self, fact: Shares | BatchSize | Segment | Retire) -> None:
         match fact:
@@ -333,9 +338,9 @@ class Plan:
                 take = min(left, size - place)
                 rows.append((i, epoch, place, take))
                 cursor, left = cursor + take, left - take
-        index, epoch, place, take = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
-        row_of_slot = np.repeat(np.arange(len(rows)), take)
-        within = np.arange(len(row_of_slot)) - np.repeat(np.cumsum(take) - take, take)
+        epochs, places, takes = (np.array([row[field] for row in rows], dtype=np.int64) for field in (1, 2, 3))
+        row_of_slot = np.repeat(np.arange(len(rows)), takes)
+        within = np.arange(len(row_of_slot)) - np.repeat(np.cumsum(takes) - takes, takes)
         keys = np.stack([round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1)
         sizes = np.array([self.segments[i].num_samples for i, *_ in rows], dtype=np.int64)
         source = np.array([self._source_of[i] for i, *_ in rows], dtype=np.int64)
@@ -345,8 +350,8 @@ class Plan:
             first_slot=state.slot,
             source=source[row_of_slot],
             segment=segment[row_of_slot],
-            epoch=epoch[row_of_slot],
-            sample=permute(place[row_of_slot] + within, sizes[row_of_slot], keys[:, row_of_slot]),
+            epoch=epochs[row_of_slot],
+            sample=permute(places[row_of_slot] + within, sizes[row_of_slot], keys[:, row_of_slot]),
         )
 
 
@@ -357,7 +362,7 @@ def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntAr
     sample of every part's due as long as the lags start within one sample and sum to the rest of the total (module docstring).
     """
     due = lags + weights
-    counts = np.maximum(due // unit, 0)
+    counts: IntArray = np.maximum(due // unit, 0)
     rest = count - int(counts.sum())
     if rest:
         ahead = due - counts * unit
@@ -404,11 +409,22 @@ def capped_shares(shares: Mapping[str, int], kinds: Mapping[str, Kind], spent: s
     return {source: result[source] for source in shares}
 
 
-def cell_positions(global_batch: int, cell: int, num_cells: int) -> IntArray:
-    """Places in the sorted batch that fall to one of the R x M cells: every source within one sample of its part in each."""
-    return np.arange(cell, global_batch, num_cells, dtype=np.int64)
-
-
 def accumulation(global_batch: int, world_size: int, micro_batch: int) -> int:
     """Forwards per rank and step, M: the same on every rank, for any world size, also with more ranks than samples."""
     return max(1, -(-global_batch // (world_size * micro_batch)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """The part of every global batch that falls to one rank."""
+
+    rank: int
+    world_size: int
+    micro_batch: int
+
+    def positions(self, global_batch: int) -> list[IntArray]:
+        """Places in the sorted batch of each of this rank's M micro-batches: each source within one of its part."""
+        micro_batches = accumulation(global_batch, self.world_size, self.micro_batch)
+        cells = self.world_size * micro_batches
+        first = self.rank * micro_batches
+        return [np.arange(first + m, global_batch, cells, dtype=np.int64) for m in range(micro_batches)]

@@ -60,9 +60,7 @@ class ModelConfig(Config):
                 "give either architecture (from scratch) or pretrained (a folder or hub id), not both and not neither"
             )
         if self.pretrained is not None and self.keys:
-            raise ValueError(
-                f"{', '.join(sorted(self.keys))}: a pretrained model brings its own configuration; remove the key or use architecture"
-            )
+            raise ValueError(f"a pretrained model brings its own configuration: remove {', '.join(sorted(self.keys))}")
         return self
 
     @property

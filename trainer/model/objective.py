@@ -43,9 +43,8 @@ def token_losses(logits_BTV: "Tensor", input_ids_BT: "Tensor", num_valid_B: "Ten
     length = input_ids_BT.shape[1]
     position_T = torch.arange(1, length + 1, device=input_ids_BT.device)
     targets_BT = torch.roll(input_ids_BT, -1, dims=1).masked_fill(position_T >= num_valid_B[:, None], IGNORED)
-    targets_BT[:, -1] = (
-        IGNORED  # the last input predicts a token of the next sample; kept in the call so that the logits are not copied
-    )
+    # The last input predicts a token that is not here; it stays in the call, for cutting it off would copy the logits.
+    targets_BT[:, -1] = IGNORED
     with torch.autocast(device_type=logits_BTV.device.type, enabled=False):
         losses = cross_entropy(
             logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="none"

@@ -1,14 +1,14 @@
 """The mirror of the journal in Weights & Biases: one run, one curve, and never a reason for training to stop or wait.
 
-All of W&B happens in one background thread behind a queue: ``init`` alone takes 1 s offline and up to minutes when a server
-does not answer, and a log call 0.2-0.3 ms. A failure ends the mirror with one warning; the journal, which it is a view
-of, lacks nothing. The lines of one step become one row, logged when a later step begins. What was logged is remembered in
-``wandb/mirror.json``, so that after a resume the steps which are trained again are not logged again, also after kill -9.
+All of W&B happens in one background thread behind a queue: ``init`` alone takes 1 s offline and up to minutes when a
+server does not answer, and a log call 0.2-0.3 ms. A failure ends the mirror with one warning; the journal, which it is
+a view of, lacks nothing. The lines of one step become one row, logged when a later step begins. What was logged is
+remembered in ``wandb/mirror.json``, so that after a resume the steps which are trained again are not logged again,
+also after kill -9 (of what W&B itself loses then, its last few seconds, the journal has the copy).
 """
 
 import contextlib
 import json
-import os
 import queue
 import sys
 import threading
@@ -31,7 +31,7 @@ def warn_on_console(text: str) -> None:
 
 
 def row(line: Line) -> dict[str, Any]:
-    """What one line of the journal contributes to the W&B row of its step, by panel key; empty for lines without panel."""
+    """What a line of the journal contributes to the W&B row of its step, by panel key; empty when it has no panel."""
     match line["kind"]:
         case "step":
             return _step_row(line)
@@ -83,8 +83,8 @@ def _reading_row(line: Line) -> dict[str, Any]:
 class WandbMirror:
     """A view for the journal of the main rank. ``note`` returns at once, whatever W&B does.
 
-    ``run_id`` is the id a checkpoint holds; without one the id in ``folder`` is taken, else a new one is made. ``run_id``
-    and ``state`` give back what the checkpoint should hold.
+    ``run_id`` is the id a checkpoint holds; without one the id remembered in the run ``folder`` is taken, else a new
+    one is made. The attribute ``run_id`` is what a checkpoint should hold.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class WandbMirror:
         self._config, self._folder, self._warn = config, folder, warn
         self._name, self._recipe = config.name or name, dict(recipe or {})
         self._memory = folder / "wandb" / "mirror.json"
-        memory = _remembered(self._memory)
+        memory = self._remembered()
         self.run_id: str = run_id or memory.get("run_id") or uuid.uuid4().hex[:8]
         known = memory if memory.get("run_id") == self.run_id else {}
         self._logged_step: int = known.get("step", -1)
@@ -148,7 +148,7 @@ class WandbMirror:
             while (line := self._lines.get()) is not None and not self._failed:
                 self._take(run, line)
             self._log(run)
-            run.finish(quiet=True)
+            run.finish()
         except Exception as error:  # noqa: BLE001  whatever happens in W&B, training goes on
             self._fail(f"{type(error).__name__}: {error}")
 
@@ -164,7 +164,7 @@ class WandbMirror:
             id=self.run_id,
             resume="allow",
             dir=self._folder,
-            mode=self._config.mode,
+            mode="offline" if offline else "online",
             config=self._recipe,
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True, init_timeout=INIT_S,
@@ -201,12 +201,14 @@ class WandbMirror:
         self._logged_step, self._row = self._row_step, {}
         aside = self._memory.with_suffix(".tmp")
         aside.write_text(json.dumps({"run_id": self.run_id, "step": self._logged_step, "tokens": self._tokens}))
-        os.replace(aside, self._memory)  # noqa: PTH105
+        aside.replace(self._memory)
 
-
-def _remembered(path: Path) -> dict[str, Any]:
-    """What an earlier process logged; empty when there was none (the file is replaced whole, so it is never half there)."""
-    if not path.exists():
-        return {}
-    memory = json.loads(path.read_text(encoding="utf-8"))
-    return memory if isinstance(memory, dict) else {}
+    def _remembered(self) -> dict[str, Any]:
+        """What an earlier process logged; empty when there was none."""
+        if not self._memory.exists():
+            return {}
+        try:
+            return dict(json.loads(self._memory.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:  # a power cut can leave it empty
+            self._warn(f"{self._memory} cannot be read ({error}): Weights & Biases may get some steps twice")
+            return {}

@@ -1,8 +1,9 @@
-"""The recipe: everything that decides what is trained, composed of the parts' own configurations and checked as a whole.
+"""The recipe: everything that decides what is trained, composed of the parts' own configurations and checked as a
+whole.
 
-A recipe is strict (an unknown key is a mistake) and every mistake in it is reported in one go, with its line: a wrong run costs
-hours, and finding five typing mistakes in five attempts costs patience. Loading imports neither torch nor transformers, so that
-`trainer check` and `trainer plan` answer at once.
+A recipe is strict (an unknown key is a mistake) and every mistake in it is reported in one go, with its line: a wrong
+run costs hours, and finding five typing mistakes in five attempts costs patience. Only the question whether
+transformers knows the keys of the model needs a heavy import; `trainer plan`, which must answer at once, leaves it out.
 """
 
 import json
@@ -19,11 +20,11 @@ from trainer.checkpoint import CheckpointConfig
 from trainer.control.steer import ControlConfig
 from trainer.data.sources import DataConfig
 from trainer.evaluate.heldout import EvaluationConfig
-from trainer.loop import TrainingConfig
 from trainer.mixture.plan import MixtureConfig
 from trainer.model.build import ModelConfig
+from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import MonitorConfig
-from trainer.recipe.checks import note_contradictions
+from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
 from trainer.recipe.document import Document, read_document
 from trainer.recipe.mistakes import note_mistakes
 from trainer.recipe.shipped import ShippedRecipe, shipped_folder, shipped_recipes
@@ -44,14 +45,18 @@ __all__ = [
     "shipped_recipes",
 ]
 
-# What a run may change when it goes on: how long it trains, how the same samples are dealt out, what is saved and shown.
-# Anything else would make the second half of the run another experiment than the first.
+# What a run may change when it goes on: how long it trains, how the same samples are dealt out, what is saved and
+# shown. Anything else would make the second half of the run another experiment than the first.
 ALLOWED_ON_RESUME = (
     "training.steps",
     "training.micro_batch",
     "mixture.global_batch",
     "monitor.*",
     "checkpoint.*",
+    "data.cache",
+    "data.num_proc",
+    "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
+    "evaluation.document_batch",
 )
 
 
@@ -64,11 +69,17 @@ class Recipe(Config):
     model: ModelConfig = Field(description="the model to train")
     data: DataConfig = Field(description="sources, tokenizer, held-out documents")
     mixture: MixtureConfig = Field(description="what of a batch each source gets")
-    control: ControlConfig = Field(default_factory=ControlConfig, description="who changes the shares, and who may veto")
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="when and on what held-out loss is read")
+    control: ControlConfig = Field(
+        default_factory=ControlConfig, description="who changes the shares, and who may veto"
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="when and on what held-out loss is read"
+    )
     training: TrainingConfig = Field(description="steps, learning rate, precision")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="when to save and what to keep")
-    monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="where figures are shown beside the journal")
+    monitor: MonitorConfig = Field(
+        default_factory=MonitorConfig, description="where figures are shown beside the journal"
+    )
 
 
 class RecipeError(UserError):
@@ -101,18 +112,25 @@ class Difference:
         return f"{self.key}: {self.old!r} -> {self.new!r}"
 
 
-def load_recipe(path: Path | str, overrides: list[str] | None = None) -> LoadedRecipe:
+def load_recipe(path: Path | str, overrides: list[str] | None = None, *, on_this_machine: bool = True) -> LoadedRecipe:
     """The recipe at ``path`` with ``overrides`` (`a.b=c`, the value in YAML) applied.
 
-    Raises UserError when it cannot be read, RecipeError with every mistake when it is wrong.
+    Paths of data and models come out absolute. ``on_this_machine`` also checks what only this machine can tell: whether
+    the data files are there, and whether transformers knows the model's keys (its import takes seconds). Raises
+    UserError when it cannot be read, RecipeError with every mistake when it is wrong.
     """
     path = Path(path)
     document, text = read_document(path, overrides or [])
     recipe = _validated(document)
-    note_contradictions(document, recipe)
+    note_contradictions(document)
+    if recipe is not None and not document.mistakes:
+        note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data)
+    folder = path.resolve().parent
+    if on_this_machine:
+        note_machine_mistakes(document, folder)
     if document.mistakes or recipe is None:
         raise RecipeError(document.mistakes)
-    return LoadedRecipe(recipe=recipe, folder=path.resolve().parent, text=text)
+    return LoadedRecipe(recipe=_anchored(recipe, folder), folder=folder, text=text)
 
 
 def _validated(document: Document) -> Recipe | None:
@@ -124,9 +142,29 @@ def _validated(document: Document) -> Recipe | None:
         return None
 
 
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every local path absolute, so that its copy in the run folder means the same files."""
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
+    held_out = tree["data"]["held_out"]
+    sources = [
+        *tree["data"]["sources"].values(),
+        *(held_out[part] for part in ("steer", "report") if held_out["kind"] == "dataset"),
+    ]
+    for source in sources:
+        if source.get("path") and not source.get("package") and "://" not in source["path"]:
+            source["path"] = str(folder / Path(source["path"]).expanduser())
+    if tree["data"].get("cache"):
+        tree["data"]["cache"] = str(folder / Path(tree["data"]["cache"]).expanduser())
+    for part in (tree["model"], tree["data"]["tokenizer"]):
+        local = folder / Path(part.get("pretrained") or "").expanduser()
+        if part.get("pretrained") and local.is_dir():
+            part["pretrained"] = str(local)
+    return Recipe.model_validate(tree)
+
+
 def resolved_yaml(recipe: Recipe) -> str:
     """The recipe with every default written out, as YAML that loads to the same recipe."""
-    writer = YAML(typ="safe", pure=True)
+    writer: Any = YAML(typ="safe", pure=True)  # its attributes are declared as None
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False
     writer.width = 120

@@ -1,25 +1,34 @@
 """What no part can check alone: whether the parts of a recipe agree with each other.
 
-Names are compared on what was written, not on what was validated, so that a wrong number somewhere does not hide a wrong name
-elsewhere: all mistakes are shown in one go.
+Names are compared on what was written, not on what was validated, so that a wrong number somewhere does not hide a
+wrong name elsewhere: all mistakes are shown in one go.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from trainer.recipe.document import Document, KeyPath
+from pydantic import ValidationError
+
+from trainer.control.steer import ControlConfig, initial_state
+from trainer.data.files import local_files
+from trainer.data.sources import DataConfig, SourceConfig
+from trainer.mixture.plan import MixtureConfig
+from trainer.model.build import ModelConfig, transformers_config
+from trainer.recipe.document import Document, KeyPath, dotted
 from trainer.recipe.mistakes import nearest
+from trainer.records import UserError
 
-if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+SUM_TOLERANCE = 1e-6
 
 
-def note_contradictions(document: Document, recipe: "Recipe | None") -> None:
-    """Adds to ``document`` every contradiction between sections; those that need right values only if there are (``recipe``)."""
+def note_contradictions(document: Document) -> None:
+    """Adds to ``document`` every contradiction between what its sections say."""
     kinds = _source_kinds(document.tree)
     if kinds:
         _note_shares(document, kinds)
-        _note_unknown_names(document, ("mixture", "max_epochs"), kinds)
+        _note_held_out(document, kinds)
+        _note_named_sources(document, kinds)
     _note_batch_and_steps(document)
 
 
@@ -31,7 +40,11 @@ def _mapping_at(tree: Any, path: KeyPath) -> dict[str, Any]:
 
 def _number_at(tree: Any, path: KeyPath) -> float | None:
     value = _mapping_at(tree, path[:-1]).get(str(path[-1]))
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if _is_number(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _source_kinds(tree: Any) -> dict[str, Any]:
@@ -40,32 +53,138 @@ def _source_kinds(tree: Any) -> dict[str, Any]:
     return {name: source.get("kind") if isinstance(source, dict) else None for name, source in sources.items()}
 
 
+def _note_once(document: Document, what: str, path: KeyPath, *, got: object = None, remedy: str) -> None:
+    """Adds a mistake unless the part that owns the key has said something about it already."""
+    if path not in document.mistaken:
+        document.mistake(what, path, got=got, remedy=remedy)
+
+
 def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
     path: KeyPath = ("mixture", "shares")
     shares = _mapping_at(document.tree, path)
-    _note_unknown_names(document, path, kinds)
     for name in kinds:
         if shares and name not in shares:
-            remedy = f"Add `{name}: 0` to leave it out, or a share"
-            document.mistake(f"source {name} has no share", path, remedy=remedy)
-    if "real" not in kinds.values() and None not in kinds.values():
-        document.mistake("no source is real", ("data", "sources"), remedy="Held-out data must be real: add a source with `kind: real`")
+            document.mistake(f"source {name} has no share", path, remedy=f"Add `{name}: 0` to leave it out, or a share")
+    if shares and all(_is_number(share) for share in shares.values()) and abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
+        total = sum(shares.values())
+        _note_once(
+            document, "mixture.shares must sum to 1", path, got=round(total, 6), remedy=f"Divide each by {total:g}"
+        )
 
 
-def _note_unknown_names(document: Document, path: KeyPath, kinds: Mapping[str, Any]) -> None:
-    for name in _mapping_at(document.tree, path):
+def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
+    if "real" not in kinds.values() and set(kinds.values()) == {"synthetic"}:
+        remedy = (
+            "Held-out documents must be real: add a source of `kind: real`, or give data.held_out data sets of its own"
+        )
+        if not _mapping_at(document.tree, ("data", "held_out", "steer")):
+            _note_once(document, "no source is real", ("data", "sources"), remedy=remedy)
+    name = _mapping_at(document.tree, ("data", "held_out")).get("source")
+    path: KeyPath = ("data", "held_out", "source")
+    if isinstance(name, str) and name not in kinds:
+        _note_once(document, f"data.held_out.source: {name} is no source", path, remedy=nearest(name, kinds))
+    elif isinstance(name, str) and kinds[name] == "synthetic":
+        real = [one for one, kind in kinds.items() if kind == "real"]
+        _note_once(
+            document, f"held-out documents must be real, but {name} is synthetic", path, remedy=nearest(name, real)
+        )
+
+
+def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
+    """Every mapping from source names, wherever it stands, names sources that exist."""
+    places: list[KeyPath] = [("mixture", "shares"), ("mixture", "max_epochs")]
+    policy = _mapping_at(document.tree, ("control", "policy"))
+    places += [("control", "policy", key) for key in ("floors", "ceilings")]
+    points = policy.get("points")
+    for index, point in enumerate(points if isinstance(points, list) else []):
+        shares = _mapping_at(point, ("shares",))
+        place: KeyPath = ("control", "policy", "points", index, "shares")
+        _note_unknown(document, place, shares, kinds)
+        if missing := [name for name in kinds if shares and name not in shares]:
+            document.mistake(
+                f"{dotted(place)} has no share for {', '.join(missing)}",
+                place,
+                remedy="Name every source; 0 is allowed",
+            )
+    for place in places:
+        _note_unknown(document, place, _mapping_at(document.tree, place), kinds)
+
+
+def _note_unknown(document: Document, path: KeyPath, names: Iterable[str], kinds: Mapping[str, Any]) -> None:
+    for name in names:
         if name not in kinds:
-            document.mistake(f"{name} is no source", (*path, name), remedy=nearest(name, kinds))
+            _note_once(document, f"{dotted(path)}: {name} is no source", (*path, name), remedy=nearest(name, kinds))
 
 
 def _note_batch_and_steps(document: Document) -> None:
     tree = document.tree
     micro, whole = _number_at(tree, ("training", "micro_batch")), _number_at(tree, ("mixture", "global_batch"))
     if micro is not None and whole is not None and micro > whole:
-        remedy = f"At most mixture.global_batch, {whole}"
-        document.mistake("training.micro_batch is larger than the global batch", ("training", "micro_batch"), got=micro, remedy=remedy)
-    steps = _number_at(tree, ("training", "steps"))
-    warmup = _number_at(tree, ("training", "schedule", "warmup_steps"))
+        what, path = "training.micro_batch is larger than the global batch", ("training", "micro_batch")
+        _note_once(document, what, path, got=micro, remedy=f"At most mixture.global_batch, {whole}")
+    steps, warmup = _number_at(tree, ("training", "steps")), _number_at(tree, ("training", "schedule", "warmup_steps"))
     if steps is not None and warmup is not None and warmup >= steps:
-        path = ("training", "schedule", "warmup_steps")
-        document.mistake("training.schedule.warmup_steps leaves no step after the warm-up", path, got=warmup, remedy=f"Below training.steps, {steps}")
+        what, long_path = (
+            "training.schedule.warmup_steps leaves no step after it",
+            ("training", "schedule", "warmup_steps"),
+        )
+        _note_once(document, what, long_path, got=warmup, remedy=f"Below training.steps, {steps}")
+
+
+def note_policy_mistakes(document: Document, control: ControlConfig, mixture: MixtureConfig, data: DataConfig) -> None:
+    """Adds what policy and guard refuse to start with, a start outside a floor for example."""
+    kinds = {name: source.kind for name, source in data.sources.items()}
+    try:
+        initial_state(control, mixture.shares_in_millionths(), kinds)
+    except UserError as error:
+        document.mistake(error.what, ("control", "policy"), got=error.got, remedy=error.remedy)
+
+
+def note_machine_mistakes(document: Document, folder: Path) -> None:
+    """Adds data files that are not there (paths are relative to ``folder``) and model keys transformers refuses."""
+    for path, source in _written_sources(document.tree):
+        try:
+            config = SourceConfig.model_validate(source)
+        except ValidationError:
+            continue  # noted already
+        try:
+            if config.path is not None and "://" not in config.path:
+                local_files(config, folder)
+        except UserError as error:
+            document.mistake(f"{dotted(path)}: {error.what}", (*path, "path"), got=config.path, remedy=error.remedy)
+    _note_model_mistakes(document)
+
+
+def _written_sources(tree: Any) -> list[tuple[KeyPath, Any]]:
+    sources: list[tuple[KeyPath, Any]] = []
+    for name, source in _mapping_at(tree, ("data", "sources")).items():
+        sources.append((("data", "sources", name), source))
+    for part in ("steer", "report"):
+        if own := _mapping_at(tree, ("data", "held_out", part)):
+            sources.append((("data", "held_out", part), own))
+    return sources
+
+
+def _note_model_mistakes(document: Document) -> None:
+    """Adds the keys of a model from scratch that its configuration class in transformers refuses, each of them."""
+    keys = dict(_mapping_at(document.tree, ("model",)))
+    sequence_length = _number_at(document.tree, ("data", "sequence_length"))
+    vocabulary_size = _number_at(document.tree, ("data", "tokenizer", "train_bpe"))
+    while True:
+        try:
+            config = ModelConfig.model_validate(keys)
+        except ValidationError:
+            return  # noted already
+        if config.pretrained is not None:
+            return
+        try:
+            transformers_config(
+                config, vocabulary_size=int(vocabulary_size or 32_768), sequence_length=int(sequence_length or 1)
+            )
+        except UserError as error:
+            key = error.what.split(" ", 1)[0].removeprefix("model.")
+            document.mistake(error.what, ("model", key), got=error.got, remedy=error.remedy)
+            if keys.pop(key, None) is None or key == "architecture":
+                return
+        else:
+            return

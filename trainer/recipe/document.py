@@ -1,8 +1,9 @@
 """Reads a recipe's text into plain values and remembers where each of them stands.
 
-YAML is read by ruamel.yaml, which follows YAML 1.2: `1e-3` is a number and `no` is a word there, while the older rules read a
-string and `false`, two mistakes that a training run shows only hours later. Values are built from the node tree and not by a
-loader, because only nodes know their line, and because a duplicate key must be a mistake and not a silent second thought.
+YAML is read by ruamel.yaml, which follows YAML 1.2: `1e-3` is a number and `no` is a word there, while the older rules
+read a string and `false`, two mistakes that a training run shows only hours later. Values are built from the node tree
+and not by a loader, because only nodes know their line, and because a duplicate key must be a mistake and not a silent
+second thought.
 """
 
 from collections.abc import Iterator
@@ -31,11 +32,12 @@ class Place:
 
 @dataclass
 class Document:
-    """Plain values, the place of each, and the mistakes found while reading them."""
+    """Plain values, the place of each, the mistakes found so far, and the paths they are about."""
 
     tree: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, Place] = field(default_factory=dict)
     mistakes: list[UserError] = field(default_factory=list)
+    mistaken: set[KeyPath] = field(default_factory=set)
 
     def place(self, path: KeyPath) -> Place:
         """The place of ``path``, or of the nearest thing around it that was written."""
@@ -47,6 +49,7 @@ class Document:
     def mistake(self, what: str, path: KeyPath, *, got: object = None, remedy: str | None = None) -> None:
         """Notes a mistake at ``path``; reading goes on, so that all of them are shown at once."""
         place = self.place(path)
+        self.mistaken.add(path)
         self.mistakes.append(UserError(what, got=got, remedy=remedy, file=place.file, line=place.line))
 
 
@@ -58,7 +61,8 @@ def dotted(path: KeyPath) -> str:
 def read_document(path: Path, overrides: list[str]) -> tuple[Document, str]:
     """The values of the recipe at ``path`` with ``overrides`` (`a.b=c`) applied, and the recipe's text.
 
-    Raises UserError when the file cannot be read at all or is not YAML; whatever is wrong inside is in ``Document.mistakes``.
+    Raises UserError when the file cannot be read at all or is not YAML; whatever is wrong inside is in
+    ``Document.mistakes``.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -66,11 +70,15 @@ def read_document(path: Path, overrides: list[str]) -> tuple[Document, str]:
         remedy = "Give the path of a recipe; `trainer recipes` lists the shipped ones"
         raise UserError(f"the recipe cannot be read: {error.strerror}", remedy=remedy, file=path) from error
     except UnicodeDecodeError as error:
-        raise UserError("the recipe is not UTF-8 text", got=error.reason, remedy="Save it as UTF-8", file=path) from error
+        raise UserError(
+            "the recipe is not UTF-8 text", got=error.reason, remedy="Save it as UTF-8", file=path
+        ) from error
     document = Document(places={(): Place(str(path), 1)})
     node = _compose(text, Place(str(path)))
     if not isinstance(node, MappingNode):
-        raise UserError("the recipe holds no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1)
+        raise UserError(
+            "the recipe holds no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1
+        )
     document.tree = _value_of(node, (), document, str(path), ())
     for override in overrides:
         _apply(override, document)
@@ -116,13 +124,15 @@ def _value_of(node: Node, path: KeyPath, document: Document, file: str, around: 
 
 
 def _entries(node: MappingNode, path: KeyPath, document: Document, file: str) -> Iterator[tuple[str, Node]]:
-    """Keys and value nodes of a mapping; a key that is no text, is written twice or merges is a mistake and left out."""
+    """Keys and value nodes of a mapping; a key that is no text, comes twice or merges is a mistake and left out."""
     first_places: dict[str, Place] = {}
     for key_node, child in node.value:
         place = _place_of(key_node, file)
-        if not isinstance(key_node, ScalarNode) or key_node.tag.endswith(":merge"):
+        if not isinstance(key_node, ScalarNode) or str(key_node.tag).endswith(":merge"):
             remedy = "Write the keys out"
-            document.mistakes.append(UserError("a key must be a plain word", remedy=remedy, file=place.file, line=place.line))
+            document.mistakes.append(
+                UserError("a key must be a plain word", remedy=remedy, file=place.file, line=place.line)
+            )
             continue
         key = str(key_node.value)
         if key in first_places:
@@ -160,7 +170,9 @@ def _apply(override: str, document: Document) -> None:
 
 
 def _container(path: KeyPath, document: Document, place: Place) -> dict[str | int, Any] | None:
-    """The mapping that holds the last part of ``path``, made where it is missing; None, and a mistake, if a value is in the way."""
+    """The mapping that holds the last part of ``path``, made where it is missing; None, and a mistake, if a value is in
+    the way.
+    """
     current: Any = document.tree
     for depth, part in enumerate(path[:-1]):
         if current.get(part) is None:

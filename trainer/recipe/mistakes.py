@@ -1,11 +1,12 @@
-"""Turns pydantic's errors into messages a user can act on: what is wrong, what was got, the nearest right name, what to do.
+"""Turns pydantic's errors into messages a user can act on: what is wrong, what was got, the nearest right name, what to
+do.
 
-A misspelt key is the mistake most often made and most often swallowed by trainers, so every unknown name is answered with the
-nearest known one at that place, or with the section it belongs to.
+A misspelt key is the mistake most often made and most often swallowed by trainers, so every unknown name is answered
+with the nearest known one at that place, or with the section it belongs to.
 """
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -51,7 +52,9 @@ def _note(path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], docu
         known = [tag.strip(" '") for tag in str(details["ctx"]["expected_tags"]).split(",")]
         tag_path = (*path, str(details["ctx"]["discriminator"]).strip("'"))
         tag = str(details["ctx"]["tag"])
-        document.mistake(f"{dotted(tag_path)} is none of {', '.join(known)}", tag_path, got=tag, remedy=nearest(tag, known))
+        document.mistake(
+            f"{dotted(tag_path)} is none of {', '.join(known)}", tag_path, got=tag, remedy=nearest(tag, known)
+        )
     elif kind == "union_tag_not_found":
         tag = str(details["ctx"]["discriminator"]).strip("'")
         document.mistake(f"{name} does not say which `{tag}` it is", path, remedy=f"Add `{tag}:`")
@@ -64,14 +67,15 @@ def _note(path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], docu
         document.mistake(_named(message, name), _meant(path, message, document), got=None)
     else:
         wanted = " or ".join(dict.fromkeys(_wanted(one["msg"]) for one in found))
-        remedy = _written_in_quotes(details["input"], kind)
+        quoted = _written_in_quotes(details["input"], kind)
         null = " (got null)" if details["input"] is None else ""
-        document.mistake(f"{name} {wanted}{null}", path, got=got, remedy=remedy)
+        document.mistake(f"{name} {wanted}{null}", path, got=got, remedy=quoted)
 
 
 def _wanted(message: str) -> str:
     """pydantic's message as the end of a sentence: `Input should be ...` becomes `should be ...`."""
-    return message.removeprefix("Input ").removeprefix("Value error, ")
+    subject, should, rest = message.partition(" should ")
+    return f"should {rest}" if should and " " not in subject else message
 
 
 def _named(message: str, name: str) -> str:
@@ -135,14 +139,14 @@ def _other_home(path: KeyPath, model: type[BaseModel]) -> str | None:
 
 
 def fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> dict[str, str]:
-    """Names and descriptions of the keys known at a location of pydantic's, followed through unions, mappings and lists."""
+    """Names and descriptions of the keys known at a location of pydantic's, followed through unions, mappings and
+    lists.
+    """
     candidates: list[Any] = [model]
     for part in location:
         candidates = _step(candidates, part)
     models = [one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)]
-    return {
-        field.alias or name: field.description or "" for one in models for name, field in one.model_fields.items()
-    }
+    return {field.alias or name: field.description or "" for one in models for name, field in one.model_fields.items()}
 
 
 def _step(candidates: list[Any], part: str | int) -> list[Any]:
@@ -160,7 +164,9 @@ def _step(candidates: list[Any], part: str | int) -> list[Any]:
 def _has_tag(candidate: Any, tag: str | int) -> bool:
     if not (isinstance(candidate, type) and issubclass(candidate, BaseModel)):
         return False
-    literals = [get_args(one.annotation) for one in candidate.model_fields.values() if get_origin(one.annotation) is Literal]
+    literals = [
+        get_args(one.annotation) for one in candidate.model_fields.values() if get_origin(one.annotation) is Literal
+    ]
     return candidate.__name__ == tag or any(tag in values for values in literals)
 
 

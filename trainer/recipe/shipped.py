@@ -3,15 +3,19 @@
 They live at the root of the repository, where people look for them; the wheel carries them inside the package.
 """
 
+import shutil
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+
+from trainer.records import UserError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class ShippedRecipe:
-    """A recipe that comes with the package; ``summary`` is the first sentence of its opening comment after the command."""
+    """A recipe that comes with the package; ``summary`` is the comment line after its command."""
 
     name: str
     path: Path
@@ -30,7 +34,38 @@ def shipped_recipes() -> list[ShippedRecipe]:
     return [ShippedRecipe(path.stem, path, _summary(path)) for path in paths]
 
 
+def shipped_path(name: str) -> Path:
+    """The file of the shipped recipe called ``name``; UserError with the nearest right name if there is none."""
+    paths = {recipe.name: recipe.path for recipe in shipped_recipes()}
+    if name in paths:
+        return paths[name]
+    near = get_close_matches(name, paths, n=1)
+    remedy = f"Did you mean {near[0]!r}?" if near else f"Shipped: {', '.join(paths)}"
+    raise UserError("there is neither a file nor a shipped recipe of this name", got=name, remedy=remedy)
+
+
+def copy_recipes(name: str | None, folder: Path) -> list[Path]:
+    """Copies one shipped recipe, or all, with the data they read, into ``folder``; the new recipe files.
+
+    UserError instead of writing over a file that is there already.
+    """
+    sources = [shipped_path(name)] if name is not None else [recipe.path for recipe in shipped_recipes()]
+    copies = [folder / source.name for source in sources]
+    for copy in copies:
+        if copy.exists():
+            raise UserError(
+                "the recipe would be written over", got=str(copy), remedy="Choose another folder, or move the file away"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(shipped_folder("recipes") / "data", folder / "data", dirs_exist_ok=True)
+    for source, copy in zip(sources, copies, strict=True):
+        shutil.copyfile(source, copy)
+    return copies
+
+
 def _summary(path: Path) -> str:
     """The second comment line: the first is the command that runs the recipe."""
-    comments = [line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    comments = [
+        line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
     return comments[1] if len(comments) > 1 else ""

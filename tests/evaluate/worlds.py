@@ -1,0 +1,139 @@
+"""Held-out documents, samples and ranks in memory, with real models, for the tests beside this file."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.evaluate.worth import Shard
+from trainer.model.objective import summed_loss
+
+END = 0
+
+
+@dataclass
+class Documents:
+    """A held-out part."""
+
+    texts: list[list[int]]
+    slice_of: Any = None
+    slices: tuple[str, ...] = ("all",)
+    tokens: Any = field(init=False)
+    offsets: Any = field(init=False)
+    num_bytes: Any = field(init=False)
+    ids: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = np.array([token for text in self.texts for token in text] + [END], dtype=np.uint16)
+        self.offsets = np.cumsum([0, *map(len, self.texts)]).astype(np.int64)
+        self.num_bytes = np.array([4 * len(text) for text in self.texts], dtype=np.int64)
+        self.slice_of = np.zeros(len(self.texts), dtype=np.int64) if self.slice_of is None else np.asarray(self.slice_of)
+        self.ids = [f"document {index}" for index in range(len(self.texts))]
+
+
+@dataclass
+class Block:
+    """A segment of full samples."""
+
+    rows: Any
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.rows)
+
+    def gather(self, samples: Any) -> Any:
+        return self.rows[samples]
+
+    def valid_tokens(self, samples: Any) -> Any:
+        return np.full(len(samples), self.rows.shape[1])
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One rank of several, with a given function of ids as its model; sums nothing."""
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        return self.logits(input_ids_BT)
+
+    def reduce(self, array: Any) -> Any:
+        return array
+
+
+class Meeting:
+    """Where the threads that play ranks add up their arrays."""
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+        self._slots: list[Any] = [None] * world_size
+        self._barrier = threading.Barrier(world_size, timeout=60)
+
+    def add(self, rank: int, array: Any) -> Any:
+        self._slots[rank] = array
+        self._barrier.wait()
+        total = sum(self._slots[1:], start=np.array(self._slots[0]))
+        self._barrier.wait()
+        return total
+
+
+class Replica:
+    """A rank under data parallelism: its own copy of the model and of Adam's state."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, rank: int = 0, meeting: Meeting | None = None) -> None:
+        self.model, self.optimizer, self.rank, self.meeting = model, optimizer, rank, meeting or Meeting(1)
+        self.world_size = self.shard_copies = self.meeting.world_size
+
+    def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        self.model.eval()
+        logits: torch.Tensor = self.model(input_ids_BT).logits
+        self.model.train()
+        return logits
+
+    def reduce(self, array: Any) -> Any:
+        return self.meeting.add(self.rank, array)
+
+    def held_out_gradient(self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], *, target_tokens: int) -> None:
+        for ids, valid in batches:
+            (summed_loss(self.eval_logits(ids), ids, valid) / target_tokens).backward()
+        for parameter in self.model.parameters():
+            parameter.grad.copy_(torch.from_numpy(self.reduce(parameter.grad.double().numpy())))
+
+    def shards(self) -> Iterator[Shard]:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter, {})
+                yield Shard(
+                    weight=parameter,
+                    gradient=parameter.grad,
+                    exp_avg_sq=state.get("exp_avg_sq"),
+                    optimizer_steps=int(state.get("step", 0)),
+                    beta2=group["betas"][1],
+                    epsilon=group["eps"],
+                )
+
+    def clear_gradients(self) -> None:
+        self.optimizer.zero_grad()
+
+
+def in_ranks(world_size: int, work: Callable[[int, Meeting], Any]) -> list[Any]:
+    """What ``work`` gives on each rank, run as threads that meet in every reduce."""
+    meeting, results = Meeting(world_size), [None] * world_size
+
+    def run(rank: int) -> None:
+        results[rank] = work(rank, meeting)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

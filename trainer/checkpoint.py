@@ -1,0 +1,173 @@
+"""Checkpoints that are complete or absent: written aside, hashed, renamed, then pointed to; the old one goes only after the new one is verified.
+
+Writing in place and deleting the oldest first (what the usual libraries do) leaves nothing to resume from when a process dies at the wrong
+moment. Here a folder with its final name is whole by construction, its manifest proves it, and a damaged one is passed over, loudly.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from trainer.records import Config, UserError
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+class CheckpointConfig(Config):
+    """When to save, and how many checkpoints to keep."""
+
+    every_steps: int = Field(default=500, gt=0, description="a checkpoint after every so many steps, and at the end")
+    keep: int = Field(default=2, gt=0, description="checkpoints kept; older ones go after the newest is verified")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A verified checkpoint: its folder and the run state saved with it."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+def folder_name(step: int) -> str:
+    """The folder of the checkpoint after ``step``."""
+    return f"step-{step:08d}"
+
+
+def save(root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int) -> tuple[Path, int]:
+    """Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts the engine's files into the folder it is given."""
+    root.mkdir(parents=True, exist_ok=True)
+    aside = root / f".{folder_name(step)}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    write(aside)
+    (aside / STATE).write_text(json.dumps(state))
+    num_bytes = seal(aside, step)
+    folder = root / folder_name(step)
+    if folder.exists():  # a resumed run reached the step again; the old folder stays until the new one has its name
+        discarded = root / f".{folder_name(step)}.replaced"
+        shutil.rmtree(discarded, ignore_errors=True)
+        folder.rename(discarded)
+    aside.rename(folder)
+    _sync_folder(root)
+    _point(root, folder.name)
+    problem = damage(folder)
+    if problem:
+        raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
+    _remove_old(root, keep)
+    return folder, num_bytes
+
+
+def seal(folder: Path, step: int) -> int:
+    """Write the manifest (size and SHA-256 of every file), flush all to disk, and return the bytes."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _sync_file(path)
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"step": step, "files": files}, indent=1))
+    _sync_file(manifest)
+    _sync_folder(folder)
+    return sum(int(entry["bytes"]) for entry in files.values())
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None: every file is there with its size and hash."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"no readable {MANIFEST} ({type(error).__name__})"
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, {entry['bytes']} were written"
+        if _sha256(path) != entry["sha256"]:
+            return f"{name} does not match its SHA-256"
+    return None
+
+
+def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint (up to step ``at_most``) that is whole; a damaged one is named through ``warn`` and the one before is used.
+
+    ``UserError`` when checkpoints exist and none is whole: starting anew in silence would throw the run away.
+    """
+    folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True) if root.is_dir() else []
+    if at_most is not None:
+        folders = [folder for folder in folders if int(folder.name.removeprefix("step-")) <= at_most]
+    for folder in folders:
+        problem = damage(folder)
+        if problem is None:
+            return Checkpoint(folder=folder, step=int(folder.name.removeprefix("step-")), state=json.loads((folder / STATE).read_text()))
+        warn(f"checkpoint {folder} is damaged: {problem}; trying the one before")
+    if folders and at_most is None:
+        raise UserError(f"no checkpoint in {root} is whole", remedy="restore one from a backup, or start anew with another --run folder")
+    return None
+
+
+def clean(root: Path) -> None:
+    """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back."""
+    for left in root.glob(".step-*.replaced") if root.is_dir() else ():
+        folder = root / left.name.removeprefix(".").removesuffix(".replaced")
+        if folder.exists():
+            shutil.rmtree(left)
+        else:
+            left.rename(folder)
+    for left in root.glob(".step-*.partial") if root.is_dir() else ():
+        shutil.rmtree(left)
+
+
+def require_space(root: Path, bytes_each: int, keep: int) -> None:
+    """Refuse to start a run whose checkpoints cannot fit: ``keep`` of them and the one being written."""
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    free, need = shutil.disk_usage(existing).free, bytes_each * (keep + 1)
+    if free < need:
+        raise UserError(
+            f"checkpoints need {need / 1e9:.2f} GB in {root} ({keep} kept and one being written), {free / 1e9:.2f} GB are free",
+            remedy="free some space, lower checkpoint.keep, or choose another --run folder",
+        )
+
+
+def _remove_old(root: Path, keep: int) -> None:
+    folders = sorted(p for p in root.glob("step-*") if p.is_dir())
+    for folder in folders[:-keep]:
+        shutil.rmtree(folder)
+    for left in root.glob(".step-*.replaced"):
+        shutil.rmtree(left)
+
+
+def _point(root: Path, name: str) -> None:
+    aside = root / ".latest.partial"
+    aside.write_text(name + "\n")
+    _sync_file(aside)
+    aside.rename(root / "latest")
+    _sync_folder(root)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

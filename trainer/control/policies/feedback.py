@@ -1,0 +1,219 @@
+"""The policy that follows evidence: sources whose tokens are worth less than the others' lose share, the best ones gain
+it.
+
+Additive increase, multiplicative decrease (AIMD; Chiu and Jain 1989): a source that the pooled evidence condemns loses
+a constant part of its share at each decision, so a bad one of share 0.25 reaches a floor of 0.01 in five halvings,
+while a mistake costs one halving and no more. It judges by worth, never by loss: one template repeated has a low loss
+and is worth nothing, hard good text has a high loss and is worth much. A source is condemned below the others' mean
+minus a margin, and gains only above that mean, both beyond the error: between the two nothing moves, so that noise
+cannot make a share flap.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from math import ceil, fsum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.control.pooling import Standing, remember, standings
+from trainer.control.shares import FUZZ, rounded
+from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class FeedbackConfig(Config):
+    """Move share from sources of little worth to sources of much, on evidence beyond its error."""
+
+    kind: Literal["feedback"]
+    warm_up: float = Field(
+        default=0.3, ge=0, lt=1, description="progress before which no worth counts: early ones mislead"
+    )
+    min_readings: int = Field(default=3, ge=2, description="readings of a source before it is judged")
+    decay: float = Field(default=0.8, gt=0, le=1, description="weight of a reading relative to the one after it")
+    z: float = Field(default=3.0, gt=0, description="standard errors by which evidence must exceed a threshold")
+    gain_z: float = Field(
+        default=1.0, ge=0, description="standard errors above the others' mean from which a source gains"
+    )
+    margin: float = Field(
+        default=0.2, ge=0, description="worth below the others' mean that is tolerated, in fresh real tokens"
+    )
+    harm: float = Field(default=0.0, description="worth below which, beyond error, the strong decrease is due")
+    decrease: float = Field(
+        default=0.5, gt=0, lt=1, description="factor on the share of a condemned source, per decision"
+    )
+    strong_decrease: float = Field(
+        default=0.1, gt=0, lt=1, description="factor when it is harmful, or behind by twice the margin, beyond error"
+    )
+    max_move: Share = Field(default=0.25, description="most share that one decision may move in all")
+    floor: Share = Field(default=0.01, description="least share of a source that starts above 0")
+    real_floor: Share = Field(default=0.1, description="least share of all real sources together")
+    floors: dict[str, Share] = Field(default_factory=dict, description="floor of single sources, in place of the above")
+    ceilings: dict[str, Share] = Field(
+        default_factory=dict, description="greatest share of single sources; 1 where none is given"
+    )
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Self:
+        if self.strong_decrease > self.decrease:
+            raise ValueError(f"strong_decrease {self.strong_decrease} must not be above decrease {self.decrease}")
+        for name, least in self.floors.items():
+            if least > self.ceilings.get(name, 1.0):
+                raise ValueError(f"the floor of {name}, {least}, lies above its ceiling, {self.ceilings[name]}")
+        return self
+
+
+def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """No readings yet, and the floors in millionths. Raises ``UserError`` for bounds on unknown sources or against the
+    start shares.
+
+    A floor is never above the share at the start, unless it is given for that source by name.
+    """
+    given: tuple[tuple[str, Mapping[str, float]], ...] = (("floors", config.floors), ("ceilings", config.ceilings))
+    for field, bounds in given:
+        for name in bounds:
+            if name not in shares:
+                near = get_close_matches(name, shares, n=1)
+                remedy = f"Did you mean {near[0]!r}?" if near else f"The sources are {', '.join(shares)}."
+                raise UserError(f"control.policy.{field} names an unknown source", got=name, remedy=remedy)
+    for name, share in shares.items():
+        if not config.floors.get(name, 0.0) - FUZZ <= share / SHARE_ONE <= config.ceilings.get(name, 1.0) + FUZZ:
+            raise UserError(
+                f"mixture.shares starts source {name!r} outside its floor and ceiling in control.policy",
+                got=share / SHARE_ONE,
+                remedy="Change the share, or the bounds.",
+            )
+    all_real = fsum(share for name, share in shares.items() if kinds[name] == "real")
+    floors = {}
+    for name, share in shares.items():
+        floor = config.floor
+        if kinds[name] == "real" and all_real > 0:
+            floor = max(floor, config.real_floor * share / all_real)
+        floors[name] = min(share // SHARE_STEP * SHARE_STEP, _thousandth_up(config.floors.get(name, floor)))
+    return {"readings": [], "floors": floors}
+
+
+def propose(config: FeedbackConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+    """New shares where the evidence asks for them, else those in force; sources at share 0 stay there."""
+    if seen.progress < config.warm_up:
+        reason = f"Worths are not yet counted before progress {config.warm_up:g} (now {seen.progress:.3f})."
+        early = {"progress": seen.progress, "warm_up": config.warm_up}
+        return state, Proposal(shares=dict(seen.shares), reason=reason, evidence=early)
+    readings = remember(state["readings"], seen)
+    state = {**state, "readings": readings}
+    found = standings(readings, seen.shares, decay=config.decay, min_readings=config.min_readings)
+    evidence = _evidence(config, readings, found)
+    if len(found) < 2:
+        reason = f"Fewer than two sources have {config.min_readings} readings of their worth so far."
+        return state, Proposal(shares=dict(seen.shares), reason=reason, evidence=evidence)
+    factors = {name: factor for name, standing in found.items() if (factor := _factor(config, standing)) < 1}
+    targets = _targets(config, state["floors"], seen.shares, found, factors)
+    shares = rounded(targets) if targets else dict(seen.shares)
+    evidence = {**evidence, "factors": factors}
+    return state, Proposal(
+        shares=shares, reason=_reason(config, seen.shares, shares, found, factors), evidence=evidence
+    )
+
+
+def _thousandth_up(share: float) -> int:
+    return ceil(share * SHARE_ONE / SHARE_STEP - FUZZ) * SHARE_STEP
+
+
+def _factor(config: FeedbackConfig, standing: Standing) -> float:
+    """What the share of a source is multiplied by: 1 unless it is condemned beyond ``config.z`` standard errors."""
+    behind = standing.gap + config.z * standing.gap_standard_error + config.margin  # below 0: condemned
+    harmful = standing.worth + config.z * standing.worth_standard_error < config.harm
+    if behind >= 0:
+        return 1.0
+    return config.strong_decrease if harmful or behind + config.margin < 0 else config.decrease
+
+
+def _targets(
+    config: FeedbackConfig,
+    floors: Mapping[str, int],
+    shares: Mapping[str, int],
+    found: Mapping[str, Standing],
+    factors: Mapping[str, float],
+) -> dict[str, float]:
+    """Shares wanted, in millionths, before rounding; empty when nothing can move."""
+    freed = {
+        name: max(0.0, shares[name] - max(shares[name] * factor, floors[name])) for name, factor in factors.items()
+    }
+    room = {
+        name: max(0.0, _ceiling(config, name) - shares[name])
+        for name, share in shares.items()
+        if share > 0 and name not in factors
+    }
+    amount = min(fsum(freed.values()), config.max_move * SHARE_ONE, fsum(room.values()))
+    if amount < SHARE_STEP / 2:
+        return {}
+    scale = amount / fsum(freed.values())
+    better = {
+        name: standing.gap
+        for name, standing in found.items()
+        if name in room and standing.gap > config.gain_z * standing.gap_standard_error
+    }
+    gains = _filled(amount, better, room)
+    left = amount - fsum(gains.values())
+    rest = {name: room[name] - gains.get(name, 0.0) for name in room}
+    for name, gain in _filled(left, {name: float(shares[name]) for name in room}, rest).items():
+        gains[name] = gains.get(name, 0.0) + gain
+    return {name: share - scale * freed.get(name, 0.0) + gains.get(name, 0.0) for name, share in shares.items()}
+
+
+def _ceiling(config: FeedbackConfig, name: str) -> float:
+    return config.ceilings.get(name, 1.0) * SHARE_ONE
+
+
+def _filled(amount: float, weights: Mapping[str, float], room: Mapping[str, float]) -> dict[str, float]:
+    """``amount`` dealt in proportion to ``weights``, nobody above their ``room``: what one cannot take goes to the
+    others."""
+    gains = dict.fromkeys(weights, 0.0)
+    while True:
+        left = amount - fsum(gains.values())
+        open_ones = {name: weight for name, weight in weights.items() if gains[name] < room[name]}
+        if left <= FUZZ or not open_ones:
+            return gains
+        total = fsum(open_ones.values())
+        for name, weight in open_ones.items():
+            gains[name] = min(room[name], gains[name] + left * weight / total)
+
+
+def _evidence(config: FeedbackConfig, readings: list[dict[str, Any]], found: Mapping[str, Standing]) -> dict[str, Any]:
+    """Every number the decision rests on."""
+    return {
+        "sources": {name: standing.as_evidence() for name, standing in found.items()},
+        "num_readings": len(readings),
+        "z": config.z,
+        "gain_z": config.gain_z,
+        "margin": config.margin,
+        "harm": config.harm,
+    }
+
+
+def _reason(
+    config: FeedbackConfig,
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    found: Mapping[str, Standing],
+    factors: Mapping[str, float],
+) -> str:
+    """One sentence: who lost and why, who gained."""
+    if dict(before) == dict(after):
+        if factors:
+            return f"{_names(factors)} condemned by the evidence, but already at the floor."
+        return f"No source is worth {config.margin:g} less than the others beyond {config.z:g} standard errors."
+    lost = [
+        f"{name} from {before[name] / SHARE_ONE:.3f} to {after[name] / SHARE_ONE:.3f} (a token of it is worth"
+        f" {found[name].worth:.2f} ± {found[name].worth_standard_error:.2f} of a fresh real one,"
+        f" {-found[name].gap:.2f} ± {found[name].gap_standard_error:.2f} less than the others')"
+        for name in factors
+        if after[name] < before[name]
+    ]
+    gained = [f"{name} (now {after[name] / SHARE_ONE:.3f})" for name in after if after[name] > before[name]]
+    return f"Share falls for {'; '.join(lost)}; it goes to {', '.join(gained)}."
+
+
+def _names(names: Mapping[str, float]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"

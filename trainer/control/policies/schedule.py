@@ -1,0 +1,96 @@
+"""The policy that follows a drawn curve: shares piecewise linear in progress, whatever is measured.
+
+Annealing to real data, a synthetic warm start and the published fixed curricula are all such curves. The curve starts
+at the recipe's ``mixture.shares`` at progress 0 and stays at its last point to the end.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from difflib import get_close_matches
+from itertools import pairwise
+from math import fsum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.control.shares import rounded
+from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
+
+SUM_TOLERANCE = 1e-6
+
+
+class SchedulePoint(Config):
+    """The shares at one moment of the run."""
+
+    at: float = Field(ge=0, le=1, description="progress of the run: 0 at its start, 1 at its end")
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(description="share of every source; sums to 1")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        total = fsum(self.shares.values())
+        if abs(total - 1) > SUM_TOLERANCE:
+            raise ValueError(f"shares at {self.at} must sum to 1, got {total:.6g}")
+        return self
+
+
+class ScheduleConfig(Config):
+    """Shares that change linearly between the given points."""
+
+    kind: Literal["schedule"]
+    points: tuple[SchedulePoint, ...] = Field(
+        min_length=1,
+        description="the curve, in order of `at`: from mixture.shares at 0 to the first point, level after the last",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        places = [point.at for point in self.points]
+        if any(later <= earlier for earlier, later in pairwise(places)):
+            raise ValueError(f"points must be in rising order of `at`, got {places}")
+        return self
+
+
+def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Remember the curve's start; ``UserError`` for unknown or missing sources and for a start that is not
+    ``shares``."""
+    for point in config.points:
+        for name in point.shares:
+            if name not in shares:
+                near = get_close_matches(name, shares, n=1)
+                remedy = f"Did you mean {near[0]!r}?" if near else f"The sources are {', '.join(shares)}."
+                raise UserError(
+                    f"control.policy.points: the point at {point.at} names an unknown source", got=name, remedy=remedy
+                )
+        for name in shares:
+            if name not in point.shares:
+                raise UserError(
+                    f"control.policy.points: the point at {point.at} has no share for source {name!r}",
+                    remedy="Give every source a share at every point; 0 is allowed.",
+                )
+    first = config.points[0]
+    if first.at == 0 and any(
+        abs(first.shares[name] * SHARE_ONE - share) > SHARE_STEP for name, share in shares.items()
+    ):
+        raise UserError(
+            "control.policy.points: the point at 0 differs from mixture.shares, which are in force at the start",
+            got=first.shares,
+            remedy="Make the two equal, or leave the point at 0 out.",
+        )
+    return {"start": dict(shares)}
+
+
+def propose(config: ScheduleConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+    """The point of the curve at ``seen.progress``, linear between its neighbours, in thousandths."""
+    points = [(point.at, dict(point.shares)) for point in config.points]
+    if points[0][0] > 0:
+        points.insert(0, (0.0, {name: share / SHARE_ONE for name, share in state["start"].items()}))
+    right = bisect_right([at for at, _ in points], seen.progress)
+    left_at, left = points[right - 1]
+    right_at, after = points[min(right, len(points) - 1)]
+    part = (seen.progress - left_at) / (right_at - left_at) if right_at > left_at else 0.0
+    targets = {name: left[name] * (1 - part) + after[name] * part for name in seen.shares}
+    reason = f"The schedule is at progress {seen.progress:.3f}, between its points at {left_at:g} and {right_at:g}."
+    if right_at == left_at:
+        reason = f"The schedule is at progress {seen.progress:.3f}, at or after its last point at {left_at:g}."
+    evidence = {"progress": seen.progress, "targets": targets}
+    return state, Proposal(shares=rounded(targets), reason=reason, evidence=evidence)

@@ -1,0 +1,162 @@
+"""Turns rows into documents and deals each one to a part: training, `steer`, `report`, or none.
+
+A document belongs to a part by a hash of what it is, never by where it stands, so that adding, removing or reordering
+rows moves no other document from held-out to training. Held-out documents are taken before a source is narrowed by
+`sample`: scarce training data must not make the held-out data scarce too.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.data.files import index_file, is_indexed, local_files
+from trainer.data.quarantine import Quarantine
+from trainer.data.rows import Malformed, Row, read_rows
+from trainer.data.sources import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig
+
+Part = Literal["train", "steer", "report", "none"]
+
+NO_SLICE = "(none)"
+BATCH_DOCUMENTS = 1024
+BATCH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A well-formed document: text, its UTF-8 size, and what is kept about it."""
+
+    text: str
+    num_bytes: int
+    id: str
+    slice: str
+    file: str
+    line: int
+    part: Part
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def bucket_of(value: object, of: int) -> int:
+    """int(sha256(str(value))) mod ``of``."""
+    return int(hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest(), 16) % of
+
+
+def unit_hash(seed: int, text: str) -> float:
+    """A number in [0, 1) that depends on seed and text only."""
+    digest = hashlib.sha256(f"{seed}:{text.strip()}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") / 2.0**64
+
+
+def defect_of(text: object) -> str | None:
+    """Why a text cannot be used; None when it can."""
+    if text is None:
+        return "missing or null text"
+    if not isinstance(text, str):
+        return "text is not a string"
+    if not text.strip():
+        return "empty text"
+    if "\x00" in text:
+        return "NUL byte"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return "bad UTF-8"
+    return None
+
+
+def files_of(config: SourceConfig, base: Path, cache: Path) -> list[Path]:
+    """The files that are read: the source's own, or its local index."""
+    return [index_file(config, base, cache)] if is_indexed(config) else local_files(config, base)
+
+
+class Reader:
+    """Reads sources as documents; at the first complete reading of each, malformed rows go to the quarantine."""
+
+    def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, quarantine: Quarantine) -> None:
+        self.config, self._seed, self._base, self._cache, self._quarantine = config, seed, base, cache, quarantine
+
+    def documents(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
+        """Every well-formed document of a source that `where` lets through, with its part.
+
+        ``record=False`` for a reading that may stop half-way: it leaves the quarantine alone.
+        """
+        is_first, num_rows = record and not self._quarantine.knows(name), 0
+        source = source.model_copy(update={"format": "jsonl"}) if is_indexed(source) else source
+        rows = read_rows(files_of(source, self._base, self._cache), source, self.config.max_row_bytes)
+        for row in islice(rows, source.max_rows):
+            if isinstance(row, Row) and not matches(row.columns, source.where):
+                continue
+            num_rows += 1
+            document = self._document(name, source, row) if isinstance(row, Row) else row
+            if isinstance(document, Document):
+                yield document
+            elif is_first:
+                self._quarantine.add(name, document)
+        if is_first:
+            self._quarantine.close_source(name, num_rows)
+
+    def training(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
+        """The source's training documents, before decontamination."""
+        return (document for document in self.documents(name, source, record=record) if document.part == "train")
+
+    def _document(self, name: str, source: SourceConfig, row: Row) -> Document | Malformed:
+        columns = row.columns
+        text = columns.get(source.text_column)
+        if defect := defect_of(text):
+            return Malformed(row.file, row.line, defect)
+        assert isinstance(text, str)
+        identity = columns.get(source.id_column) if source.id_column else None
+        slice_value = columns.get(source.slice) if source.slice else None
+        return Document(
+            text=text,
+            num_bytes=len(text) if text.isascii() else len(text.encode("utf-8")),
+            id=f"{row.file}:{row.line}" if identity is None else str(identity),
+            slice="all" if source.slice is None else NO_SLICE if slice_value is None else str(slice_value),
+            file=row.file,
+            line=row.line,
+            part=self._part(name, source, text, columns),
+            provenance={column: columns.get(column) for column in source.provenance},
+        )
+
+    def _part(self, name: str, source: SourceConfig, text: str, columns: Mapping[str, Any]) -> Part:
+        rule = self.config.held_out
+        if isinstance(rule, HeldOutByBucket) and name == rule.source:
+            bucket = bucket_of(columns.get(rule.by), rule.of)
+            if bucket in rule.steer:
+                return "steer"
+            if bucket in rule.report:
+                return "report"
+        elif isinstance(rule, HeldOutByShare) and name == rule.source:
+            place = unit_hash(self._seed, text)
+            if place < rule.steer + rule.report:
+                return "steer" if place < rule.steer else "report"
+        return "train" if is_sampled(columns, source.sample) else "none"
+
+
+def matches(columns: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Whether every filtered column has its value, or one of its values."""
+    return all(
+        columns.get(name) in (wanted if isinstance(wanted, tuple) else (wanted,)) for name, wanted in where.items()
+    )
+
+
+def is_sampled(columns: Mapping[str, Any], sample: SampleConfig | None) -> bool:
+    """Whether the row lies in one of the sampled buckets."""
+    return sample is None or bucket_of(columns.get(sample.by), sample.of) in sample.buckets
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Lists of about BATCH_BYTES of text, of BATCH_DOCUMENTS documents at most."""
+    batch: list[Document] = []
+    num_bytes = 0
+    for document in documents:
+        batch.append(document)
+        num_bytes += document.num_bytes
+        if len(batch) == BATCH_DOCUMENTS or num_bytes >= BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,72 @@
+"""Names a store after what decides its content, and finds it again without reading the data.
+
+The fingerprint is a hash of the files' content and of the settings that change a byte of the store; paths, file times
+and the number of processes are no part of it. Reading 4 GB to find out that nothing changed would cost seconds at
+every start, so a second, cheap key (paths, sizes, times of change) leads to the fingerprint found last time.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from trainer.data.documents import files_of
+from trainer.data.files import content_hash, is_indexed, stamp
+from trainer.data.sources import DataConfig, HeldOutByShare, HeldOutDataset
+from trainer.data.store import STORE_FORMAT
+
+CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"
+_WITHOUT_EFFECT = {"cache", "num_proc", "sources", "held_out"}
+_ORIGIN = {"path", "package", "hub", "configuration", "revision", "streaming"}
+
+
+def cache_folder(config: DataConfig, base: Path) -> Path:
+    """data.cache, else $HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
+    if config.cache is not None:
+        return (base / config.cache.expanduser()).resolve()
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser().resolve() if named else Path.home() / ".cache" / "hybrid-trainer"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=False, default=str).encode()).hexdigest()
+
+
+def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
+    rule = config.held_out
+    return {
+        "format": STORE_FORMAT,
+        "settings": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+        "held_out": rule.kind if isinstance(rule, HeldOutDataset) else rule.model_dump(mode="json"),
+        "seed": seed if isinstance(rule, HeldOutByShare) else None,  # no other choice of documents depends on it
+    }
+
+
+def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
+    folder = base / Path(config.tokenizer.pretrained).expanduser() if config.tokenizer.pretrained else None
+    return sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
+
+
+def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
+    """The fingerprint, and the inputs behind it: {source: [{file, sha256}]}."""
+    inputs: dict[str, Any] = {}
+    for name, source in config.every_source.items():
+        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files_of(source, base, cache)]
+    inputs["tokenizer"] = [
+        {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
+    ]
+    # Not where a file lies, but its name (default ids have it); licence and kind stand in the manifest.
+    sources = {name: source.model_dump(mode="json", exclude=_ORIGIN) for name, source in config.every_source.items()}
+    return _hash([_settings(config, seed), list(sources.items()), inputs]), inputs
+
+
+def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
+    """A key that all processes of a run compute alike, reading no data. Raises UserError where a file is missing."""
+    stamps: dict[str, Any] = {}
+    for name, source in config.every_source.items():
+        files = files_of(source, base, cache)
+        stamps[name] = [str(file) for file in files] if is_indexed(source) else [stamp(file) for file in files]
+    stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
+    sources = {name: source.model_dump(mode="json") for name, source in config.every_source.items()}
+    return _hash([_settings(config, seed), list(sources.items()), stamps])[:32]

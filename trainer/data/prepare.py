@@ -1,0 +1,307 @@
+"""Prepares a recipe's data once: split, decontaminate, tokenise, pack, store; every later run opens the store.
+
+The store is keyed by a fingerprint of the files' content and of every setting that changes a byte of it, so a changed
+file is never mistaken for the old one, and five seeds share one store. It is written aside and renamed when whole: a
+preparation that is killed leaves no store, only a folder that the next one removes. Training text is streamed (read,
+matched against the held-out documents, tokenised, appended), so memory holds a few batches and the held-out documents,
+whatever the size of the sources.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.documents import Document, Reader, batches, files_of
+from trainer.data.files import index_file, is_indexed, write_index
+from trainer.data.fingerprint import cache_folder, content_fingerprint, stamp_key
+from trainer.data.heldout_split import chunks, collect_held_out
+from trainer.data.packing import SegmentWriter, write_part
+from trainer.data.quarantine import Quarantine
+from trainer.data.sources import DataConfig, SourceConfig
+from trainer.data.store import COMPLETE, MANIFEST, STORE_FORMAT, PreparedData, is_complete, open_prepared
+from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
+from trainer.data.waiting import Announcement, await_store
+from trainer.measures.contamination import HeldOutIndex, Match
+from trainer.records import UserError
+
+Progress = Callable[[str, int], None]  # what is being done, documents done so far
+Encoded = tuple[NDArray[Any], NDArray[np.int64]]
+
+__all__ = ["PreparedData", "Progress", "open_prepared", "prepare"]
+
+_EXAMPLES = 3
+
+
+def prepare(
+    config: DataConfig,
+    *,
+    seed: int,
+    base: Path = Path(),
+    is_main: bool = True,
+    progress: Progress | None = None,
+    patience_s: float = 120.0,
+) -> PreparedData:
+    """The prepared data of a recipe in folder ``base``; from the store where it is there already.
+
+    Only the main process prepares. The others wait for its store, and raise UserError when it failed or has given no
+    sign of life for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
+    """
+    base, cache = base.resolve(), cache_folder(config, base)
+    cache.mkdir(parents=True, exist_ok=True)
+    key = stamp_key(config, seed=seed, base=base, cache=cache)
+    if not is_main:
+        return open_prepared(await_store(cache, key, patience_s))
+    with Announcement(cache, key) as announcement:
+        if (known := announcement.known_store()) is None:
+            known = _prepared_folder(
+                config, seed=seed, base=base, cache=cache, note=progress or (lambda what, documents: None)
+            )
+            announcement.point_to(known)
+    return open_prepared(known)
+
+
+def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
+    for name, source in config.every_source.items():
+        if is_indexed(source) and not (index := index_file(source, base, cache)).exists():
+            write_index(source, base, index, lambda documents, name=name: note(f"index {name}", documents))  # type: ignore[misc]
+    fingerprint, inputs = content_fingerprint(config, seed=seed, base=base, cache=cache)
+    folder = cache / "stores" / fingerprint[:32]
+    if is_complete(folder):
+        return folder
+    folder.parent.mkdir(exist_ok=True)
+    remove_abandoned(folder)
+    aside = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    aside.mkdir()
+    try:
+        _Preparation(config, seed=seed, base=base, cache=cache, folder=aside, note=note).write(fingerprint, inputs)
+        _publish(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already when all went well
+    return folder
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what processes of this machine that are no longer alive left of this store."""
+    for left in folder.parent.glob(f"{folder.name}.*.tmp"):
+        host, pid = left.name.removesuffix(".tmp").removeprefix(f"{folder.name}.").rsplit(".", 1)
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
+def _publish(aside: Path, folder: Path) -> None:
+    for file in aside.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    (aside / COMPLETE).touch()
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not is_complete(folder):
+            raise  # anything but another run that finished the same store first
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What every source is packed with."""
+
+    index: HeldOutIndex
+    held_out_ids: list[str]
+    tokenizer: TokenizerFacts
+
+
+class _Preparation:
+    """One preparation, from files to a complete folder."""
+
+    def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
+        self.config, self.base, self.folder, self.note = config, base, folder, note
+        self._source_bytes = {
+            name: sum(file.stat().st_size for file in files_of(source, base, cache))
+            for name, source in config.sources.items()
+        }
+        self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
+        self.reader = Reader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
+        self.found: dict[str, dict[str, int]] = {}
+
+    def write(self, fingerprint: str, inputs: dict[str, Any]) -> None:
+        """Writes everything. On any error the quarantine is kept beside the stores."""
+        try:
+            steer, report, facts = collect_held_out(self.reader, self.config)
+            self.note("held-out documents", len(steer) + len(report))
+            index = HeldOutIndex([*chunks(steer), *chunks(report)], self.config.contamination.threshold)
+            # chunks() restarts at `report`, so documents are numbered as in steer + report.
+            ids = [document.id for document in (*steer, *report)]
+            tokenizer = build_tokenizer(
+                self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
+            )
+            tools = _Tools(index, ids, tokenizer)
+            sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
+            encoder = Encoder.load(tokenizer)
+            for part, documents in (("steer", steer), ("report", report)):
+                write_part(self.folder / part, documents, *_encode_chunks(encoder, documents))
+        except UserError:
+            self.quarantine.keep()
+            raise
+        finally:
+            self.quarantine.close()
+        self._write_manifest(fingerprint, inputs, tokenizer, sources, facts)
+
+    def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
+        """Real training text, spread evenly over the real sources where there is more than the tokenizer needs."""
+        real = {name: source for name, source in self.config.sources.items() if source.kind == "real"}
+        budget = self.config.tokenizer.max_training_bytes
+        stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
+        for name, source in real.items():
+            left = source.max_documents or sys.maxsize
+            for number, batch in enumerate(batches(self.reader.training(name, source, record=False))):
+                if left <= 0 or budget <= 0:
+                    break
+                if number % stride == 0:
+                    clean, _ = _without_held_out(batch[:left], index)
+                    budget -= sum(document.num_bytes for document in clean)
+                    yield [document.text for document in clean]
+                left -= len(batch)
+
+    def _write_source(self, number: int, name: str, tools: _Tools) -> dict[str, Any]:
+        source = self.config.sources[name]
+        contaminated = _Contaminated(name)
+        folder, end = self.folder / f"source-{number}", tools.tokenizer.end_of_document
+        writer = SegmentWriter(folder, self.config.sequence_length, end, tools.tokenizer.dtype)
+        num_documents = 0
+        clean = self._clean_batches(name, source, tools.index, contaminated)
+        for batch, (ids, lengths) in self._tokenised(clean, tools.tokenizer):
+            writer.append(batch, ids, lengths)
+            num_documents += len(batch)
+            self.note(f"prepare {name}", num_documents)
+        segment = writer.close()
+        if self.config.contamination.action == "fatal":
+            contaminated.refuse(tools.held_out_ids)
+        if not num_documents:
+            found = f"{contaminated.num_found} held-out documents and no other"
+            remedy = "Check its `where`, `sample`, `text_column`, and data.held_out"
+            raise UserError(f"source {name!r} has no training documents", got=found, remedy=remedy)
+        self.found[name] = {**contaminated.counts, "dropped": contaminated.num_found}
+        facts = {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
+        return {"name": name, "kind": source.kind, "license": source.license, "segment": facts}
+
+    def _clean_batches(
+        self, name: str, source: SourceConfig, index: HeldOutIndex, contaminated: "_Contaminated"
+    ) -> Iterator[list[Document]]:
+        """Training batches without held-out documents, up to ``max_documents``."""
+        left = source.max_documents or sys.maxsize
+        for batch in batches(self.reader.training(name, source)):
+            if left:  # else the source is only read on, for its malformed rows
+                clean, matches = _without_held_out(batch, index)
+                contaminated.add(batch, matches)
+                yield clean[:left]
+                left -= len(clean[:left])
+
+    def _tokenised(
+        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
+    ) -> Iterator[tuple[list[Document], Encoded]]:
+        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenised."""
+        workers = self.config.num_proc
+        executor: Executor
+        encode: Callable[[list[str]], Encoded]
+        if workers == 1:
+            executor, encode = ThreadPoolExecutor(1), Encoder.load(tokenizer).encode_documents
+        else:
+            # spawn: a forked copy of the tokenizer's threads would hang
+            context = get_context("spawn")
+            executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(tokenizer,))
+            encode = encode_in_worker
+        waiting: deque[tuple[list[Document], Future[Encoded]]] = deque()
+        with executor:
+            for batch in stream:
+                waiting.append((batch, executor.submit(encode, [document.text for document in batch])))
+                if len(waiting) > 2 * workers:
+                    first, encoded = waiting.popleft()
+                    yield first, encoded.result()
+            while waiting:
+                first, encoded = waiting.popleft()
+                yield first, encoded.result()
+
+    def _write_manifest(
+        self,
+        fingerprint: str,
+        inputs: dict[str, Any],
+        tokenizer: TokenizerFacts,
+        sources: list[dict[str, Any]],
+        facts: dict[str, Any],
+    ) -> None:
+        manifest = {
+            "format": STORE_FORMAT,
+            "fingerprint": fingerprint,
+            "sequence_length": self.config.sequence_length,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "end_of_document": tokenizer.end_of_document,
+            "sources": sources,
+            "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
+            "contamination": self.found,
+            "held_out": facts,
+            "inputs": inputs,
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+class _Contaminated:
+    """The training documents of one source that are held-out documents: how many, and the first few."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.counts = source, {"exact": 0, "near": 0}
+        self._examples: list[tuple[str, int]] = []
+
+    @property
+    def num_found(self) -> int:
+        """Exact and near ones."""
+        return sum(self.counts.values())
+
+    def add(self, batch: list[Document], matches: list[Match]) -> None:
+        """Counts the matches of a batch."""
+        for match in matches:
+            self.counts[match.kind] += 1
+            if len(self._examples) < _EXAMPLES:
+                self._examples.append((batch[match.document].id, match.held_out))
+
+    def refuse(self, held_out_ids: list[str]) -> None:
+        """Raises UserError if there is any."""
+        if self.num_found:
+            exact, near = self.counts["exact"], self.counts["near"]
+            raise UserError(
+                f"{self.num_found} documents of source {self.source!r} are held out ({exact} exactly, {near} nearly)",
+                got=[f"{document} is {held_out_ids[held_out]}" for document, held_out in self._examples],
+                remedy="Take them out of the source, or say `contamination: {action: drop}`",
+            )
+
+
+def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match]]:
+    matches = index.match([document.text for document in batch])
+    found = {match.document for match in matches}
+    return [document for place, document in enumerate(batch) if place not in found], matches
+
+
+def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:
+    encoded = [encoder.encode(texts) for texts in chunks(documents)]
+    return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])

@@ -1,0 +1,267 @@
+"""The prepared store: token samples and held-out documents in memory-mapped files, and who stands in which sample.
+
+A sample is a row of T token ids in one flat file, so a batch is one gather without Python per token. Ids are uint16
+where the vocabulary fits. Which documents lie in a sample is a binary search in the documents' start offsets: 8 bytes
+a document, nothing per sample. Everything known of a document is a JSON line found by its own offset, so no list grows
+with the data.
+"""
+
+# n samples, T tokens of a sample, D documents
+
+import json
+import mmap
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from trainer.records import Kind, UserError
+
+STORE_FORMAT = 1
+MANIFEST = "store.json"
+COMPLETE = "complete"
+Ints = NDArray[np.int64]
+
+# The kernel maps 16 pages around each page touched. Mapped pages count as resident memory until they are given back,
+# so a pass over a large store would seem to hold all of it; after about this much they are handed back (they stay in
+# the page cache).
+_FAULT_AROUND_BYTES = 16 * mmap.PAGESIZE
+_RESIDENT_BYTES = 256 << 20
+
+
+class MappedTokens:
+    """A read-only .npy file of token ids, gathered by rows, that never keeps more than about 256 MB of itself
+    resident.
+    """
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            start = stream.tell()
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._is_large = len(self._map) > _RESIDENT_BYTES
+        self._touched_bytes = 0
+        self.array: NDArray[Any] = np.frombuffer(self._map, dtype=dtype, offset=start).reshape(shape)
+
+    def gather(self, rows: Ints) -> Ints:
+        """``array[rows]`` as int64."""
+        out = self.array[rows].astype(np.int64)
+        if self._is_large:
+            self._touched_bytes += len(rows) * (_FAULT_AROUND_BYTES + self.array.itemsize * self.array.shape[1])
+            if self._touched_bytes > _RESIDENT_BYTES:
+                self._map.madvise(mmap.MADV_DONTNEED)
+                self._touched_bytes = 0
+        return out
+
+
+@dataclass(frozen=True)
+class DocumentRef:
+    """Document number ``document`` of its source, whose tokens ``start`` to ``end`` (its end-of-document token
+    included) lie in the sample.
+    """
+
+    document: int
+    id: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class PreparedSegment:
+    """The samples of one segment. ``num_tokens`` counts an end-of-document token per document, ``num_bytes`` the UTF-8
+    text.
+    """
+
+    folder: Path
+    num_samples: int
+    sequence_length: int
+    fingerprint: str
+    num_documents: int
+    num_bytes: int
+    num_tokens: int
+    slice_tokens: dict[str, int]
+
+    @cached_property
+    def _tokens(self) -> MappedTokens:
+        return MappedTokens(self.folder / "tokens.npy")
+
+    @cached_property
+    def _token_offsets(self) -> NDArray[Any]:
+        offsets: NDArray[Any] = np.load(self.folder / "token_offsets.npy", mmap_mode="r")
+        return offsets
+
+    @cached_property
+    def _line_offsets(self) -> NDArray[Any]:
+        offsets: NDArray[Any] = np.load(self.folder / "line_offsets.npy", mmap_mode="r")
+        return offsets
+
+    def gather(self, samples: Ints) -> Ints:
+        """Token ids [n, T], int64."""
+        return self._tokens.gather(samples)
+
+    def valid_tokens(self, samples: Ints) -> Ints:
+        """[n] tokens that are text: T, less in a source's last sample, whose tail is filled with the end-of-document
+        id.
+        """
+        left = self.num_tokens - np.asarray(samples, dtype=np.int64) * self.sequence_length
+        return np.minimum(left, self.sequence_length)
+
+    def document_span(self, document: int) -> tuple[int, int]:
+        """First and end token of a document in the segment's token stream, its end-of-document token included."""
+        return int(self._token_offsets[document]), int(self._token_offsets[document + 1])
+
+    def documents(self, sample: int) -> list[DocumentRef]:
+        """The documents that have tokens in the sample, in order."""
+        if not 0 <= sample < self.num_samples:
+            raise IndexError(f"sample must be in 0..{self.num_samples - 1}, got {sample}")
+        first = sample * self.sequence_length
+        last = min(first + self.sequence_length, self.num_tokens)
+        low = int(np.searchsorted(self._token_offsets, first, side="right")) - 1
+        high = int(np.searchsorted(self._token_offsets, last, side="left"))
+        refs = []
+        for document in range(low, high):
+            start, end = self.document_span(document)
+            refs.append(
+                DocumentRef(
+                    document, str(self.describe(document)["id"]), max(start, first) - first, min(end, last) - first
+                )
+            )
+        return refs
+
+    def describe(self, document: int) -> dict[str, Any]:
+        """What is kept about a document: id, slice, file, line, and the provenance columns."""
+        start, end = int(self._line_offsets[document]), int(self._line_offsets[document + 1])
+        with (self.folder / "documents.jsonl").open("rb") as stream:
+            stream.seek(start)
+            described: dict[str, Any] = json.loads(stream.read(end - start))
+        return described
+
+    def document_tokens(self, document: int) -> Ints:
+        """All ids of a document, wherever its samples end, without the end-of-document token."""
+        start, end = self.document_span(document)
+        return np.asarray(self._tokens.array.reshape(-1)[start : end - 1], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """A source's segments, and what the recipe says of it."""
+
+    name: str
+    kind: Kind
+    license: str
+    segments: tuple[PreparedSegment, ...]
+
+
+@dataclass(frozen=True)
+class HeldOutPart:
+    """D held-out documents: ``tokens[offsets[i]:offsets[i + 1]]`` are document i's ids, without separators.
+
+    ``num_bytes[D]`` UTF-8 bytes, ``slice_of[D]`` an index into ``slices`` (those that occur, sorted), ``ids`` the
+    documents' names.
+    """
+
+    tokens: NDArray[Any]
+    offsets: Ints
+    num_bytes: Ints
+    slice_of: Ints
+    slices: tuple[str, ...]
+    ids: list[str]
+
+    def document_tokens(self, document: int) -> Ints:
+        """The ids of one document."""
+        return np.asarray(self.tokens[self.offsets[document] : self.offsets[document + 1]], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A complete store: sources in the recipe's order, the two held-out parts, the tokenizer, and what preparation
+    found.
+
+    ``quarantine``: {file, sources: {source: {rows, quarantined, reasons: {reason: count}}}}; ``contamination``:
+    {source: {exact, near, dropped}}; ``held_out``: {left_steer_for_report: documents of `steer` dropped because
+    `report` has them too}.
+    """
+
+    folder: Path
+    fingerprint: str
+    sources: dict[str, PreparedSource]
+    steer: HeldOutPart
+    report: HeldOutPart
+    tokenizer_folder: Path
+    vocabulary_size: int
+    end_of_document: int
+    sequence_length: int
+    quarantine: dict[str, Any]
+    contamination: dict[str, Any]
+    held_out: dict[str, Any]
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.tokenizer_folder / "tokenizer.json"))
+
+    def decode(self, token_ids: Ints | list[int]) -> str:
+        """The text of token ids; special tokens are left out. Lossless for byte-level tokenizers."""
+        return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
+
+    def document_texts(self, source: str, sample: int, segment: int = 0) -> list[str]:
+        """The whole texts of the documents that have tokens in a sample (they may go on in the samples beside it)."""
+        part = self.sources[source].segments[segment]
+        return [self.decode(part.document_tokens(ref.document)) for ref in part.documents(sample)]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a store was written to its end."""
+    return (folder / COMPLETE).is_file()
+
+
+def open_prepared(folder: Path) -> PreparedData:
+    """Opens a complete store: memory maps and a manifest, in milliseconds whatever its size. Raises UserError for any
+    other folder.
+    """
+    if not is_complete(folder):
+        raise UserError("this is no complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if manifest["format"] != STORE_FORMAT:
+        remedy = "Delete it; it is prepared anew at the next start"
+        raise UserError(
+            f"a prepared store has format {manifest['format']}, this version reads {STORE_FORMAT}",
+            file=folder,
+            remedy=remedy,
+        )
+    sources = {}
+    for number, facts in enumerate(manifest["sources"]):
+        segment = PreparedSegment(
+            folder=folder / f"source-{number}", sequence_length=manifest["sequence_length"], **facts["segment"]
+        )
+        sources[facts["name"]] = PreparedSource(facts["name"], facts["kind"], facts["license"], (segment,))
+    return PreparedData(
+        folder=folder,
+        fingerprint=manifest["fingerprint"],
+        sources=sources,
+        steer=_open_part(folder / "steer"),
+        report=_open_part(folder / "report"),
+        tokenizer_folder=folder / "tokenizer",
+        vocabulary_size=manifest["vocabulary_size"],
+        end_of_document=manifest["end_of_document"],
+        sequence_length=manifest["sequence_length"],
+        quarantine=manifest["quarantine"],
+        contamination=manifest["contamination"],
+        held_out=manifest["held_out"],
+    )
+
+
+def _open_part(folder: Path) -> HeldOutPart:
+    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+    return HeldOutPart(
+        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+        offsets=np.load(folder / "offsets.npy"),
+        num_bytes=np.load(folder / "num_bytes.npy"),
+        slice_of=np.load(folder / "slice_of.npy"),
+        slices=tuple(names["slices"]),
+        ids=names["ids"],
+    )

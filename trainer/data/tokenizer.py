@@ -1,0 +1,163 @@
+"""Trains or loads the tokenizer, and turns batches of texts into flat arrays of token ids.
+
+A byte-level BPE trained on the real training documents has no unknown token and decodes to the very text it was given;
+held-out text is kept out of it, because a vocabulary that has seen the test words lowers the test loss. Text that
+happens to spell a special token is encoded as text: a document must not be able to forge its own end. Only the
+`tokenizers` library is used; the folder written here is what `transformers.AutoTokenizer` loads.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from trainer.data.sources import TokenizerConfig
+from trainer.records import UserError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "added_tokens.json")
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What the rest of preparation needs to know about a tokenizer in ``folder``."""
+
+    folder: Path
+    vocabulary_size: int
+    end_of_document: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint16 where every id fits, else uint32."""
+        return np.dtype(np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32)
+
+
+def build_tokenizer(
+    config: TokenizerConfig, training_texts: Iterable[list[str]], folder: Path, base: Path
+) -> TokenizerFacts:
+    """Trains on ``training_texts`` or fetches the pretrained one, and saves it in ``folder``."""
+    folder.mkdir(parents=True)
+    if config.train_bpe is not None:
+        end = config.end_of_document or END_OF_DOCUMENT
+        tokenizer = _train(config.train_bpe, training_texts, end)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        settings: dict[str, Any] = dict.fromkeys(("eos_token", "bos_token", "pad_token"), end)
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings["clean_up_tokenization_spaces"] = False  # decoding must give the text back, byte for byte
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    else:
+        _fetch(str(config.pretrained), folder, base)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        end = config.end_of_document or _end_of_sequence(folder)
+    end_id = tokenizer.token_to_id(end)
+    if end_id is None:
+        remedy = "Name one of its tokens in data.tokenizer.end_of_document"
+        raise UserError("the tokenizer has no such end-of-document token", got=end, remedy=remedy)
+    # The largest id, not the count: pretrained vocabularies have gaps, and ids above the count would overflow.
+    return TokenizerFacts(folder, max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1, end_id)
+
+
+def _train(size: int, training_texts: Iterable[list[str]], end: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training_texts, trainer=trainer)
+    return tokenizer
+
+
+def _fetch(origin: str, folder: Path, base: Path) -> None:
+    local = base / Path(origin).expanduser()
+    if local.is_dir():
+        if not (local / "tokenizer.json").is_file():
+            remedy = "Save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+            raise UserError("the tokenizer's folder holds no tokenizer.json", got=origin, remedy=remedy, file=local)
+        for name in ("tokenizer.json", *_COMPANIONS):
+            if (local / name).is_file():
+                shutil.copyfile(local / name, folder / name)
+        return
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    for name in ("tokenizer.json", *_COMPANIONS):
+        try:
+            shutil.copyfile(hf_hub_download(origin, name), folder / name)
+        except (EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            # A missing companion is normal, a missing or unreachable tokenizer.json is not.
+            if name == "tokenizer.json":
+                remedy = "Give a folder that holds a tokenizer.json, or an id of the hub that can be reached from here"
+                raise UserError("the tokenizer cannot be loaded", got=origin, remedy=remedy) from error
+            if not isinstance(error, EntryNotFoundError):
+                raise UserError(f"the tokenizer's {name} cannot be loaded", got=origin, remedy="Try again") from error
+
+
+def _end_of_sequence(folder: Path) -> str:
+    file = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    token = settings.get("eos_token")
+    found = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(found, str):
+        raise UserError(
+            "the tokenizer names no end-of-sequence token",
+            remedy="Name one in data.tokenizer.end_of_document",
+            file=file,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes texts with the tokenizer in ``folder``; made once in each process that tokenises."""
+
+    tokenizer: Tokenizer
+    end_of_document: int
+    dtype: np.dtype[Any]
+
+    @staticmethod
+    def load(facts: TokenizerFacts) -> "Encoder":
+        """The encoder of a tokenizer, for whole texts: without truncation, padding, or special tokens in the text."""
+        tokenizer = Tokenizer.from_file(str(facts.folder / "tokenizer.json"))
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return Encoder(tokenizer, facts.end_of_document, facts.dtype)
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Concatenated ids of the texts, without any separator, and the number of ids of each."""
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        lengths = np.fromiter((len(encoding) for encoding in encodings), dtype=np.int64, count=len(encodings))
+        ids: Iterator[int] = chain.from_iterable(encoding.ids for encoding in encodings)
+        return np.fromiter(ids, dtype=self.dtype, count=int(lengths.sum())), lengths
+
+    def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """As `encode`, with the end-of-document id after each text (counted in its length)."""
+        ids, lengths = self.encode(texts)
+        return np.insert(ids, np.cumsum(lengths), self.end_of_document), lengths + 1
+
+
+_process_encoder: dict[str, Encoder] = {}
+
+
+def start_worker(facts: TokenizerFacts) -> None:
+    """Prepares a worker process: one tokenizer, no threads of its own beside the other workers."""
+    import os
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _process_encoder["encoder"] = Encoder.load(facts)
+
+
+def encode_in_worker(texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Encodes in a worker process."""
+    return _process_encoder["encoder"].encode_documents(texts)

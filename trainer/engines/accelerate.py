@@ -1,0 +1,346 @@
+"""The engine over Hugging Face Accelerate: one process, DDP, and whatever else ``accelerate launch`` says.
+
+Accelerate launches, wraps and averages; data, order, loss normalisation and schedule are ours. The loader is never given to ``prepare`` (it would
+deal the ranks a second time), nor is a scheduler (it would count the steps once per process), and accumulation is a plain loop with ``no_sync``
+(Accelerate would divide the loss again).
+"""
+
+# B samples of a micro-batch, T tokens, V vocabulary
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, gather_object
+from safetensors.torch import load_model, save_model
+
+from trainer.evaluate.worth import Shard
+from trainer.model.objective import normalised, summed_loss
+from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.records import FloatArray, StepFigures, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from trainer.data.stream import MicroBatch, StepBatch
+
+NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
+HALF = 1 << 32
+
+
+def check_launch() -> None:
+    """Refuse a launch that started another number of processes than was asked for, before anything is trained.
+
+    ``accelerate launch --cpu --num_processes 4`` starts one process, says nothing, and leaves MASTER_ADDR without WORLD_SIZE behind.
+    """
+    started = os.environ.get("WORLD_SIZE")
+    remedy = (
+        "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 -m trainer fit RECIPE"
+    )
+    if os.environ.get("MASTER_ADDR") and started is None:
+        raise UserError("MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one", remedy=remedy)
+    for origin, expected in _expected_processes():
+        if expected != int(started or 1):
+            raise UserError(f"{origin} asks for {expected} processes, but {int(started or 1)} started", remedy=remedy)
+
+
+def _expected_processes() -> Iterable[tuple[str, int]]:
+    stated = os.environ.get(NUM_PROCESSES_VARIABLE)
+    if stated:
+        yield NUM_PROCESSES_VARIABLE, int(stated)
+    for argument, value in _launcher_arguments():
+        if argument == "--num_processes" and value.isdigit():
+            yield "accelerate launch --num_processes", int(value)
+        if argument == "--config_file" and Path(value).is_file():
+            from ruamel.yaml import YAML
+
+            configured = YAML(typ="safe").load(Path(value)) or {}
+            if not any(name == "--num_processes" for name, _ in _launcher_arguments()) and "num_processes" in configured:
+                yield f"the launch file {value}", int(configured["num_processes"])
+
+
+def _launcher_arguments() -> list[tuple[str, str]]:
+    """``--name value`` pairs of the accelerate launcher that started this process; empty elsewhere (and where /proc is not)."""
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+    if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
+        return []
+    own = words[words.index("launch") + 1 :]
+    own = own[: own.index("fit")] if "fit" in own else own
+    pairs = [word.split("=", 1) if "=" in word else [word, following] for word, following in zip(own, [*own[1:], ""], strict=True)]
+    return [(name.replace("-", "_").replace("__", "--", 1), value) for name, value in pairs if name.startswith("--")]
+
+
+def open_accelerator(training: TrainingConfig) -> Accelerator:
+    """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where they contradict each other."""
+    check_launch()
+    precision = {"fp32": "no", "bf16": "bf16"}[training.precision]
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", precision):
+        raise UserError(
+            f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
+            remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
+        )
+    sharded = any(os.environ.get(name, "false").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
+    on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=on_cpu and not sharded,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharded) else None,
+    )
+    if several and accelerator.distributed_type == DistributedType.NO:
+        raise UserError(
+            "several processes were started, but Accelerate would train each alone",
+            remedy="On CPUs set ACCELERATE_USE_CPU=true for the launch",
+        )
+    return accelerator
+
+
+class AccelerateEngine:
+    """One process or DDP. See ``loop.Engine`` for the verbs."""
+
+    def __init__(self, model: "PreTrainedModel", training: TrainingConfig, *, seed: int, accelerator: Accelerator | None = None) -> None:
+        self._accelerator = accelerator or open_accelerator(training)
+        self._seed, self._training = seed, training
+        if training.compile:
+            model.compile()
+        model.to(self._accelerator.device)
+        self._model, self._optimizer = self._prepare(model)
+        self._model.train()
+
+    def _prepare(self, model: "PreTrainedModel") -> tuple[Any, Any]:
+        optimizer = build_optimizer(model, self._training)
+        prepared: tuple[Any, Any] = self._accelerator.prepare(model, optimizer)
+        return prepared
+
+    # Who and where
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all."""
+        return int(self._accelerator.process_index)
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors belong."""
+        return self._accelerator.device  # type: ignore[no-any-return]
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
+    # A step
+
+    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> "PendingStep":
+        """One optimizer step on this rank's part of the global batch, launched; nothing here waits for the device."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        torch.manual_seed(step_seed(self._seed, batch.step, self.rank))  # dropout: derived, so that a resume needs no saved state
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        for number, micro in enumerate(batch.micro_batches):
+            with self._accumulating(last=number == len(batch.micro_batches) - 1):
+                nats += self._forward_backward(micro, batch)
+        return self._update(batch, nats, stop=stop, ledger_digest=ledger_digest)
+
+    def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self._accelerator.no_sync(self._model)
+
+    def _forward_backward(self, micro: "MicroBatch", batch: "StepBatch") -> "Tensor":
+        input_ids = micro.input_ids.to(self.device, non_blocking=True)
+        num_valid = micro.num_valid.to(self.device, non_blocking=True)
+        summed = summed_loss(self._model(input_ids=input_ids).logits, input_ids, num_valid)
+        loss = normalised(summed, global_target_tokens=batch.target_tokens, averaged_over=self._averaged_over(batch))
+        self._accelerator.backward(loss)
+        return summed.detach().double()
+
+    def _averaged_over(self, batch: "StepBatch") -> int:
+        """By what the engine divides gradients on its own: DDP averages over ranks."""
+        return self.world_size
+
+    def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "PendingStep":
+        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
+        figures = self._reduced_figures(batch, nats, stop=stop, ledger_digest=ledger_digest)
+        norm = torch.as_tensor(norm, device=self.device).detach().double()
+        is_bad = ~torch.isfinite(norm + figures[0])
+        if self.device.type == "cuda":  # the fused kernel skips on the device itself, so that the host need not look
+            _raw(self._optimizer).found_inf = is_bad.float()
+            _raw(self._optimizer).grad_scale = None
+            self._optimizer.step()
+        elif not is_bad:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return PendingStep(torch.cat([figures, norm[None], is_bad[None].double()]), batch.target_tokens, self.world_size, ledger_digest)
+
+    def _reduced_figures(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "Tensor":
+        """The one all-reduce of a step beyond training: six numbers, float64 (sums of 32-bit halves are exact on 2^20 ranks)."""
+        low, high = batch.fed % HALF, batch.fed // HALF
+        own = torch.tensor([low, high, float(stop), ledger_digest % HALF, ledger_digest // HALF], dtype=torch.float64)
+        figures = torch.cat([nats[None], own.to(self.device, non_blocking=True)])
+        if self.world_size > 1:
+            torch.distributed.all_reduce(figures)
+        return figures
+
+    # Measuring
+
+    def eval_logits(self, input_ids_BT: "Tensor") -> "Tensor":
+        """Logits [B, T, V] in evaluation mode, without gradient, under the run's autocast."""
+        self._model.eval()
+        with torch.no_grad():
+            logits: Tensor = self._model(input_ids=input_ids_BT).logits
+        self._model.train()
+        return logits
+
+    def reduce(self, array: FloatArray) -> FloatArray:
+        """The float64 array summed over all ranks."""
+        if self.world_size == 1:
+            return array
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def held_out_gradient(self, batches: Sequence[tuple["Tensor", "Tensor"]], *, target_tokens: int) -> None:
+        """Gradient of the mean loss over the batches of all ranks, left synchronised in ``.grad``."""
+        self._model.eval()
+        for number, (ids, num_valid) in enumerate(batches):
+            with self._accumulating(last=number == len(batches) - 1):
+                summed = summed_loss(self._model(input_ids=ids).logits, ids, num_valid)
+                self._accelerator.backward(normalised(summed, global_target_tokens=target_tokens, averaged_over=self.world_size))
+        self._model.train()
+
+    @property
+    def shard_copies(self) -> int:
+        """Every rank holds all weights."""
+        return self.world_size
+
+    def shards(self) -> Iterable[Shard]:
+        """Weights, gradients and Adam's second moments of this rank."""
+        optimizer = _raw(self._optimizer)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                yield Shard(
+                    weight=parameter,
+                    gradient=parameter.grad,
+                    exp_avg_sq=state.get("exp_avg_sq"),
+                    optimizer_steps=int(state["step"]) if "step" in state else 0,
+                    beta2=group["betas"][1],
+                    epsilon=group["eps"],
+                )
+
+    def clear_gradients(self) -> None:
+        """Drop all gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    # Agreeing
+
+    def broadcast(self, value: Any) -> Any:
+        """The main rank's value."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank."""
+        return list(gather_object([value])) if self.world_size > 1 else [value]
+
+    # Keeping
+
+    def snapshot(self) -> Callable[[Path], None]:
+        """A function that writes weights (safetensors) and optimizer (tensors only: it is read back with ``weights_only``)."""
+        model, optimizer = self._accelerator.unwrap_model(self._model), _raw(self._optimizer)
+
+        def write(folder: Path) -> None:
+            save_model(model, str(folder / WEIGHTS))
+            torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+
+        return write
+
+    def restore(self, folder: Path) -> None:
+        """Load what ``snapshot`` wrote; every rank reads the same files."""
+        load_model(self._accelerator.unwrap_model(self._model), str(folder / WEIGHTS), device=str(self.device))
+        _raw(self._optimizer).load_state_dict(torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True))
+
+    def save_model(self, folder: Path) -> None:
+        """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
+        if self.is_main:
+            self._accelerator.unwrap_model(self._model).save_pretrained(str(folder))
+
+    def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
+        """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt."""
+        model = self._accelerator.unwrap_model(self._model)
+        model.eval()
+        texts = []
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            for prompt in prompts:
+                ids = torch.tensor([list(prompt)], device=self.device)
+                out = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=True, temperature=0.8, top_k=50
+                )
+                texts.append(out[0, len(prompt) :].tolist())
+        model.train()
+        return texts
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._accelerator.end_training()
+
+
+class PendingStep:
+    """Figures of a step, on their way from the device."""
+
+    def __init__(self, figures: "Tensor", target_tokens: int, world_size: int, ledger_digest: int) -> None:
+        self._target_tokens, self._world_size, self._digest = target_tokens, world_size, ledger_digest
+        self._arrived: torch.cuda.Event | None = None
+        self._figures = figures
+        if figures.device.type == "cuda":
+            self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            self._figures.copy_(figures, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def result(self) -> StepFigures:
+        """Wait for the step and return its figures."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        nats, low, high, stop, digest_low, digest_high, norm, is_bad = self._figures.tolist()
+        return StepFigures(
+            loss=nats / self._target_tokens,
+            grad_norm=norm,
+            updated=not is_bad,
+            fed=(int(low) + int(high) * HALF) % (1 << 64),
+            stop_asked=stop > 0,
+            ledgers_agree=digest_low == self._world_size * (self._digest % HALF) and digest_high == self._world_size * (self._digest // HALF),
+        )
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A 63-bit seed for the random numbers of one step on one rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _raw(optimizer: Any) -> Any:
+    """The torch optimizer below Accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)

@@ -1,0 +1,378 @@
+"""The training loop and what happens after a step: evaluate, steer, save. It knows verbs, not libraries.
+
+Everything a batch depends on is in the ledger, everything measured is in the journal, and everything else a run needs to go on is in
+``RunState``. The figures of a step are read one step late, so that a GPU always has the next step queued before the host waits for anything.
+"""
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from trainer import checkpoint
+from trainer.control.steer import ControlConfig, needs_worth, steer
+from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
+from trainer.evaluate.worth import WorthCounts, WorthPort, read_worth
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
+from trainer.mixture.plan import MARK_EVERY_STEPS, Plan
+from trainer.model.optimizer import TrainingConfig
+from trainer.monitor.journal import JournalWriter
+from trainer.records import Decision, Observation, Reading, StepFigures, Worth
+
+if TYPE_CHECKING:
+    from trainer.data.stream import StepBatch, Stream
+
+NONFINITE_LIMIT = 3  # steps in a row: one can be a freak batch, three are a broken run
+
+
+class PendingFigures(Protocol):
+    """Figures of a step that may still be running on the device."""
+
+    def result(self) -> StepFigures:
+        """Wait for the step and return its figures."""
+        ...
+
+
+class Engine(WorthPort, Protocol):
+    """What a run needs of the devices. Verbs marked (all) are called by every rank together."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes."""
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model."""
+        ...
+
+    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
+        """(all) One optimizer step on this rank's part of the global batch, launched."""
+        ...
+
+    def broadcast(self, value: Any) -> Any:
+        """(all) The main rank's value."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """(all) Every rank's value, by rank."""
+        ...
+
+    def snapshot(self) -> Callable[[Path], None]:
+        """(all) Collect model and optimizer; the function returned writes them into a folder (called by the main rank)."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """(all) Load what ``snapshot`` wrote."""
+        ...
+
+    def save_model(self, folder: Path) -> None:
+        """(all) Write the model as transformers loads it."""
+        ...
+
+    def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
+        """(main) Sampled continuations of each prompt, for a reader to look at."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What a run needs to go on, beside weights, optimizer and ledger. JSON-able through ``to_json``."""
+
+    step: int = 0
+    position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
+    tokens: int = 0  # target tokens trained on
+    control: Mapping[str, Any] = field(default_factory=dict)
+    anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
+    skipped_in_a_row: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON types."""
+        return {
+            "step": self.step,
+            "position": self.position,
+            "tokens": self.tokens,
+            "control": dict(self.control),
+            "anchor": None if self.anchor is None else list(self.anchor),
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The parts of a run, built by ``trainer.run``."""
+
+    seed: int
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    control: ControlConfig
+    checkpoint: checkpoint.CheckpointConfig
+    folder: Path
+    engine: Engine
+    stream: "Stream"
+    plan: Plan
+    ledger: Ledger
+    journal: JournalWriter
+    reader: Reader
+    worth: WorthCounts | None
+    worth_sources: Mapping[str, Any]
+    steer_part: Any
+    replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
+    stop_asked: Callable[[], bool]
+    ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
+    warn: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    state: Literal["finished", "stopped-by-guard", "interrupted", "failed"]
+    step: int
+    reason: str
+
+
+class RanksDisagree(RuntimeError):
+    """Ranks hold different ledgers: going on would train on different batches."""
+
+
+class NonFinite(RuntimeError):
+    """Loss or gradient was not finite several steps in a row."""
+
+
+def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
+    """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
+    unread: deque[_Launched] = deque()
+    while state.position < run.training.steps:
+        batch = run.stream.next()
+        unread.append(_launch(run, state, batch))
+        state = replace(
+            state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens
+        )
+        due = _due(run, state)
+        interrupted = False
+        while len(unread) > (0 if due else 1):
+            state, stop = _settle(run, state, unread.popleft())
+            interrupted = interrupted or stop
+        if due or interrupted:
+            while unread:
+                state, _ = _settle(run, state, unread.popleft())
+            state, outcome = after_step(run, state, save=interrupted)
+            if outcome:
+                return state, outcome
+        if interrupted:
+            return state, Outcome(state="interrupted", step=state.step, reason="stopped by a signal; a checkpoint is saved")
+    return state, Outcome(state="finished", step=state.step, reason=f"all {run.training.steps} steps are done")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Launched:
+    batch: "StepBatch"
+    figures: PendingFigures
+    learning_rate: float
+    started_s: float
+
+
+def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
+    rate = run.training.rate(state.position)
+    started_s = time.monotonic()
+    figures = run.engine.train_step(
+        batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest
+    )
+    return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
+
+
+def _due(run: Run, state: RunState) -> bool:
+    last = state.position >= run.training.steps
+    every = (run.evaluation.every_steps, run.checkpoint.every_steps)
+    replayed = run.replay is not None and state.step + 1 in run.replay
+    return last or replayed or any(state.step % steps == 0 for steps in every)
+
+
+def _settle(run: Run, state: RunState, launched: _Launched) -> tuple[RunState, bool]:
+    """Read a step's figures into the journal; the state, and whether any rank was asked to stop."""
+    batch, figures = launched.batch, launched.figures.result()
+    plan = run.plan
+    counts = np.bincount(batch.plan.source, minlength=len(plan.sources)).tolist()
+    run.journal.write(
+        "step",
+        batch.step,
+        loss=figures.loss,
+        learning_rate=launched.learning_rate,
+        grad_norm=figures.grad_norm,
+        tokens=batch.target_tokens,
+        counts=dict(zip(plan.sources, counts, strict=True)),
+        shares=plan.shares(batch.step),
+        epochs=plan.epochs(batch.after),
+        fed=str(figures.fed),
+        updated=figures.updated,
+        seconds=time.monotonic() - launched.started_s,
+    )
+    if batch.step % MARK_EVERY_STEPS == 0:
+        run.ledger.append(plan.mark(batch.after))
+    if not figures.ledgers_agree:
+        digests = run.engine.gather((run.ledger.digest, socket.gethostname()))
+        named = ", ".join(f"rank {rank} on {host}: {digest:016x}" for rank, (digest, host) in enumerate(digests))
+        raise RanksDisagree(f"after step {batch.step} the ranks hold different ledgers: {named}")
+    skipped = 0 if figures.updated else state.skipped_in_a_row + 1
+    if not figures.updated:
+        _report_nonfinite(run, batch, figures, skipped)
+    return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+
+
+def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skipped: int) -> None:
+    names, plan = run.plan.sources, batch.plan
+    samples = [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
+    run.journal.write("nonfinite", batch.step, loss=figures.loss, grad_norm=figures.grad_norm, samples=samples)
+    run.warn(f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights")
+    if skipped >= NONFINITE_LIMIT:
+        raise NonFinite(
+            f"loss or gradient was not finite {skipped} steps in a row, up to step {batch.step}; its samples "
+            f"(source:segment:sample): {', '.join(samples[:16])}{', ...' if len(samples) > 16 else ''}. "
+            f"Lower training.learning_rate, or look at the samples with: trainer audit {run.folder} --step {batch.step}"
+        )
+
+
+def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunState, Outcome | None]:
+    """Whatever is due after a step: evaluate and steer, follow a replayed ledger, save. All ranks call it together."""
+    outcome = None
+    last = state.position >= run.training.steps
+    if run.replay is not None and state.step + 1 in run.replay:
+        run.stream.append(run.replay[state.step + 1])
+    if state.step % run.evaluation.every_steps == 0:
+        state, outcome = _evaluate_and_steer(run, state, last=last)
+        last = state.position >= run.training.steps
+    if save or last or outcome or state.step % run.checkpoint.every_steps == 0:
+        save_checkpoint(run, state)
+    return state, outcome
+
+
+def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
+    started_s = time.monotonic()
+    reading = run.reader.read(run.engine, step=state.step)
+    worth: Mapping[str, Worth] = {}
+    if run.worth is not None and needs_worth(run.control) and not last:
+        worth = read_worth(
+            run.steer_part,
+            run.worth_sources,
+            run.worth,
+            run.engine,
+            step=state.step,
+            seed=run.seed,
+            sequence_length=run.reader.sequence_length,
+            end_of_document=run.reader.end_of_document,
+            batch_rows=run.reader.document_batch,
+        ).worth
+    anchor = None if state.anchor is None else np.array(state.anchor)
+    run.journal.write(
+        "reading",
+        state.step,
+        part="steer",
+        **summary(reading, anchor),
+        worth={name: vars_of(value) for name, value in worth.items()},
+        seconds=time.monotonic() - started_s,
+    )
+    if anchor is None:
+        state = replace(state, anchor=reading.nats.tolist())
+    if run.replay is not None or last:
+        return state, None
+    return _decide(run, state, reading, worth)
+
+
+def vars_of(worth: Worth) -> dict[str, float]:
+    """A worth as a JSON-able dict."""
+    return {"value": worth.value, "standard_error": worth.standard_error, "num_samples": worth.num_samples}
+
+
+def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth]) -> tuple[RunState, Outcome | None]:
+    """Decide on the main rank, tell all ranks, and act."""
+    decided: tuple[dict[str, Any], Decision] | None = None
+    if run.engine.is_main:
+        seen = Observation(
+            step=state.step,
+            progress=state.position / run.training.steps,
+            reading=reading,
+            worth=worth,
+            shares=run.plan.shares(state.step + 1),
+            kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
+            epochs=run.plan.epochs(run.stream.state),
+        )
+        decided = steer(run.control, dict(state.control), seen)
+    control, decision = run.engine.broadcast(decided)
+    state = replace(state, control=control)
+    run.journal.write(
+        "decision",
+        state.step,
+        from_step=decision.from_step,
+        action=decision.action,
+        shares=decision.shares,
+        reason=decision.reason,
+        evidence=decision.evidence,
+    )
+    if decision.action == "rollback":
+        return _roll_back(run, state, decision), None
+    if dict(decision.shares) != run.plan.shares(decision.from_step):
+        run.stream.append([Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
+        for change in run.plan.lag_changes(run.stream.state):
+            run.journal.write("lag", state.step, source=change.source, before_millionths=change.before, after_millionths=change.after)
+    if decision.action == "stop":
+        return state, Outcome(state="stopped-by-guard", step=state.step, reason=decision.reason)
+    return state, None
+
+
+def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
+    """Weights, optimizer and schedule position of the last checkpoint; new samples at new steps."""
+    saved = checkpoint.latest(run.folder / "checkpoints", warn=run.warn, at_most=state.step - 1)
+    if saved is None:
+        run.warn(f"the guard asks for a rollback after step {state.step}, but no checkpoint is there yet: going on with the new shares")
+        run.stream.append([Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
+        return state
+    run.engine.restore(saved.folder)
+    before = run.plan.state(saved.step + 1)
+    facts: list[Fact] = [
+        Rollback(
+            step=state.step + 1,
+            to_step=saved.step,
+            first_slot=before.slot,
+            last_slot=run.stream.state.slot,
+            reason=decision.reason,
+        ),
+        Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason),
+    ]
+    run.stream.append(facts)
+    run.journal.write("rollback", state.step, to_step=saved.step, reason=decision.reason)
+    return replace(state, position=int(saved.state["position"]), skipped_in_a_row=0)
+
+
+def save_checkpoint(run: Run, state: RunState) -> None:
+    """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them."""
+    started_s = time.monotonic()
+    write = run.engine.snapshot()
+    problem: str | None = None
+    if run.engine.is_main:
+        offsets = {"journal_offset": run.journal.sync(), "ledger_offset": run.ledger_offset()}
+        try:
+            folder, num_bytes = checkpoint.save(
+                run.folder / "checkpoints",
+                state.step,
+                write=write,
+                state={**state.to_json(), **offsets},
+                keep=run.checkpoint.keep,
+            )
+            run.journal.write("checkpoint", state.step, folder=folder.name, seconds=time.monotonic() - started_s, bytes=num_bytes)
+        except OSError as error:  # all ranks must end together, with the reason
+            problem = f"the checkpoint after step {state.step} could not be saved: {error}"
+    problem = run.engine.broadcast(problem)
+    if problem:
+        raise OSError(problem)
+
+
+def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:
+    """Size of the global batch and shares, from the first step on."""
+    return [BatchSize(step=1, global_batch=global_batch), Shares(step=1, shares=dict(shares), reason="the recipe's starting shares")]
+

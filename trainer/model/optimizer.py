@@ -1,0 +1,96 @@
+"""How the model is trained: AdamW and a learning rate that is a function of the schedule position.
+
+The position, not the step, is what the rate depends on: a rollback goes back in the schedule while steps only grow.
+"""
+
+import math
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.records import Config
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CosineSchedule(Config):
+    """Linear warm-up, then half a cosine down to ``final_share`` of the learning rate."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    final_share: float = Field(default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest")
+
+    def factor(self, position: int, steps: int) -> float:
+        """Part of the highest learning rate at schedule position 0 .. steps - 1."""
+        done = max(0, position - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        falling = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * done))
+        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * falling
+
+
+class WarmupStableDecaySchedule(Config):
+    """Linear warm-up, a plateau, and a linear fall over the last ``decay_share`` of the steps."""
+
+    kind: Literal["wsd"] = "wsd"
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    decay_share: float = Field(default=0.2, gt=0, le=1, description="part of the steps over which the rate falls")
+    final_share: float = Field(default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest")
+
+    def factor(self, position: int, steps: int) -> float:
+        """Part of the highest learning rate at schedule position 0 .. steps - 1."""
+        decay_steps = max(1.0, self.decay_share * steps)
+        left = min(1.0, (steps - position) / decay_steps)
+        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * (self.final_share + (1 - self.final_share) * left)
+
+
+class ConstantSchedule(Config):
+    """Linear warm-up, then a plateau."""
+
+    kind: Literal["constant"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+
+    def factor(self, position: int, steps: int) -> float:
+        """Part of the highest learning rate at schedule position 0 .. steps - 1."""
+        return min(1.0, (position + 1) / (self.warmup_steps + 1))
+
+
+Schedule = Annotated[CosineSchedule | WarmupStableDecaySchedule | ConstantSchedule, Field(discriminator="kind")]
+
+
+class TrainingConfig(Config):
+    """How the model is trained."""
+
+    steps: int = Field(gt=0, description="optimizer steps")
+    micro_batch: int = Field(gt=0, description="most samples in one forward on one process; accumulation follows from it")
+    learning_rate: float = Field(gt=0, description="highest learning rate")
+    schedule: Schedule = Field(default_factory=CosineSchedule, description="cosine, wsd or constant, by schedule position")
+    weight_decay: float = Field(default=0.1, ge=0, description="of matrices; vectors (norms, biases) are not decayed")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="of AdamW")
+    epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
+    clip_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch")
+    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of the forward and backward; weights are kept in fp32")
+    compile: bool = Field(default=False, description="torch.compile the model")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.schedule.warmup_steps >= self.steps:
+            raise ValueError(f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be fewer than steps ({self.steps})")
+        return self
+
+    def rate(self, position: int) -> float:
+        """Learning rate at schedule position 0 .. steps - 1."""
+        return self.learning_rate * self.schedule.factor(position, self.steps)
+
+
+def build_optimizer(model: "torch.nn.Module", training: TrainingConfig) -> "torch.optim.AdamW":
+    """AdamW, fused; matrices decay, vectors do not."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=training.learning_rate, betas=training.betas, eps=training.epsilon, fused=True
+    )
