@@ -44,9 +44,12 @@ def test_five_different_mistakes_are_five_messages_with_their_lines_in_one_go(ti
     mistakes = mistakes_in(tiny_recipe)
     texts = {mistake.line: str(mistake) for mistake in mistakes if "is missing" not in mistake.what}
     at = {word: texts[line_of(tiny_recipe, word)] for word in ("micro_bacth", '"16"', "god", "fp23", "seed: 4")}
-    assert "unknown key training.micro_bacth" in at["micro_bacth"] and "Did you mean 'micro_batch'?" in at["micro_bacth"]
-    assert "should be a valid integer" in at['"16"'] and "without quotes" in at['"16"']
-    assert "good has no share" in " ".join(map(str, mistakes)) and any("Did you mean 'good'?" in str(one) for one in mistakes)
+    assert "unknown key training.micro_bacth" in at["micro_bacth"]
+    assert "Did you mean 'micro_batch'?" in at["micro_bacth"]
+    assert "should be a valid integer" in at['"16"']
+    assert "without quotes" in at['"16"']
+    assert "good has no share" in " ".join(map(str, mistakes))
+    assert any("Did you mean 'good'?" in str(one) for one in mistakes)
     assert "Did you mean 'fp32'?" in at["fp23"]
     assert "seed is written twice" in at["seed: 4"]
     assert all(str(mistake).startswith(f"{tiny_recipe}:{mistake.line}: ") for mistake in mistakes)
@@ -55,9 +58,19 @@ def test_five_different_mistakes_are_five_messages_with_their_lines_in_one_go(ti
 @pytest.mark.parametrize(
     ("old", "new", "what", "remedy"),
     [
-        ("kind: synthetic, path: good.jsonl", "kind: sythetic, path: good.jsonl", "sources.good.kind is none of", "synthetic"),
+        (
+            "kind: synthetic, path: good.jsonl",
+            "kind: sythetic, path: good.jsonl",
+            "sources.good.kind is none of",
+            "synthetic",
+        ),
         ("path: good.jsonl,", "path: good.jsonl, lisense: MIT,", "unknown key data.sources.good.lisense", "license"),
-        ("global_batch: 8", "global_batch: 8\n  learning_rate: 1", "unknown key mixture.learning_rate", "under `training:`"),
+        (
+            "global_batch: 8",
+            "global_batch: 8\n  learning_rate: 1",
+            "unknown key mixture.learning_rate",
+            "under `training:`",
+        ),
         ("good: 0.25", "good: 0.35", "shares must sum to 1", "1.1"),
         ("source: real,", "source: good,", "held-out documents must be real", "real"),
         ("source: real,", "source: reel,", "held_out.source", "real"),
@@ -98,7 +111,8 @@ def test_names_of_sources_are_checked_wherever_they_stand(tiny_recipe: Path) -> 
 
 def test_what_the_policy_refuses_to_start_with_is_a_mistake_of_the_recipe(tiny_recipe: Path) -> None:
     (mistake,) = mistakes_in(tiny_recipe, "control.policy={kind: feedback, floors: {bad: 0.5}}")
-    assert "bad" in mistake.what and "floor" in mistake.what
+    assert "bad" in mistake.what
+    assert "floor" in mistake.what
 
 
 def test_an_override_replaces_a_value_and_is_named_when_it_is_wrong(tiny_recipe: Path) -> None:
@@ -150,7 +164,13 @@ def test_the_resolved_recipe_loads_to_the_same_recipe_from_another_folder(tiny_r
 
 def test_differences_tell_what_a_run_may_change_from_what_it_may_not(tiny_recipe: Path) -> None:
     old = load_recipe(tiny_recipe, on_this_machine=False).recipe
-    changes = ["training.steps=20", "mixture.global_batch=16", "checkpoint.keep=5", "seed=4", "training.learning_rate=1"]
+    changes = [
+        "training.steps=20",
+        "mixture.global_batch=16",
+        "checkpoint.keep=5",
+        "seed=4",
+        "training.learning_rate=1",
+    ]
     new = load_recipe(tiny_recipe, changes, on_this_machine=False).recipe
     assert differences(old, old) == []
     assert {one.key: one.allowed for one in differences(old, new)} == {
@@ -164,7 +184,7 @@ def test_differences_tell_what_a_run_may_change_from_what_it_may_not(tiny_recipe
 
 def test_every_shipped_recipe_opens_with_its_command_loads_and_fits_the_schema() -> None:
     shipped = shipped_recipes()
-    assert [recipe.name for recipe in shipped][0] == "quickstart"
+    assert next(recipe.name for recipe in shipped) == "quickstart"
     assert len(shipped) >= 4
     schema = recipe_schema()
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -74,6 +74,42 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
         return EXIT_CODES[outcome.state]
 
 
+def evaluate(folder: Path) -> int:
+    """Print the held-out figures of the newest checkpoint."""
+    from trainer.inspection import held_out_figures
+    from trainer.monitor.journal import jsonable
+
+    print(json.dumps(jsonable(held_out_figures(folder)), indent=1))  # noqa: T201
+    return DONE
+
+
+def audit(folder: Path, asked: int | str, as_json: bool) -> int:
+    """Print which samples a step used, or which steps used a sample."""
+    from trainer.inspection import open_run, show_sample, show_step
+
+    run = open_run(folder)
+    print(show_step(run, asked, as_json=as_json) if isinstance(asked, int) else show_sample(run, asked, as_json=as_json))  # noqa: T201
+    return DONE
+
+
+def explain(folder: Path, step: int) -> int:
+    """Print why the shares of a step were what they were."""
+    from trainer.monitor.explain import explain as in_words
+
+    print(in_words(read(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))  # noqa: T201
+    return DONE
+
+
+def report(folders: list[Path], output: Path | None) -> int:
+    """Write one HTML file about one or several runs."""
+    from trainer.monitor.report import write_report
+
+    output = output or folders[0] / "report.html"
+    write_report(folders, output)
+    print(output)  # noqa: T201
+    return DONE
+
+
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     from trainer.data.prepare import prepare
     from trainer.engines.accelerate import check_launch
@@ -232,7 +268,6 @@ def _worth_counts(recipe: Recipe, data: "PreparedData", interval_tokens: int) ->
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
         interval_tokens=interval_tokens,
-        num_documents=len(all_documents(data.steer)),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.mixture.order import NUM_ROUNDS, permute, round_keys
+from trainer.mixture.order import NUM_ROUNDS, permute, place_of, round_keys
 
 
 def epoch_order(size: int, *, seed: int = 0, source: str = "wiki", segment: int = 0, epoch: int = 0) -> np.ndarray:
@@ -17,6 +17,13 @@ def epoch_order(size: int, *, seed: int = 0, source: str = "wiki", segment: int 
 @settings(max_examples=60, deadline=None)
 def test_every_sample_of_an_epoch_is_drawn_exactly_once(size: int, seed: int, epoch: int) -> None:
     assert np.array_equal(np.sort(epoch_order(size, seed=seed, epoch=epoch)), np.arange(size))
+
+
+@given(size=st.integers(1, 2**62), place=st.integers(0, 2**62 - 1), epoch=st.integers(0, 9))
+@settings(max_examples=100, deadline=None)
+def test_the_place_of_a_sample_is_the_inverse_of_the_order(size: int, place: int, epoch: int) -> None:
+    keys, sizes = round_keys(1, "web", 0, epoch)[:, None], np.array([size])
+    assert place_of(permute(np.array([place % size]), sizes, keys), sizes, keys)[0] == place % size
 
 
 @given(size=st.integers(1, 2**62), place=st.integers(0, 2**62 - 1))

@@ -169,6 +169,20 @@ def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
         assert all(abs(float(np.sum(batch.source[cell] == source)) - part) < 1 for cell in dealt)
 
 
+@given(case=ledgers_with_changes(), with_mark=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(case: tuple[Ledger, int], with_mark: bool) -> None:
+    ledger, steps = case
+    plan = Plan(3, ledger)
+    plan.refresh()
+    used = [(k, e, i, s.step) for s, b, _ in walk(plan, steps) for k, e, i in zip(b.source.tolist(), b.epoch.tolist(), b.sample.tolist(), strict=True)]
+    if with_mark:
+        ledger.append(plan.mark(plan.state(max(steps, ledger.facts[-1].step))))
+    for source, epoch, sample, step in used[:: max(1, len(used) // 20)]:
+        place = epoch * plan.segments[source].num_samples + plan.place_of(source, epoch, sample)
+        assert plan.step_that_draws(source, place) == step
+
+
 def test_shares_of_zero_and_one_and_a_single_sample_run_without_end() -> None:
     ledger = ledger_of({"real": ("real", 1), "made": ("synthetic", 1)}, {"real": SHARE_ONE, "made": 0}, 3)
     ledger.append(Shares(step=3, shares={"real": 0, "made": SHARE_ONE}))

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Mark, Retire, Segment, Shares
-from trainer.mixture.order import permute, round_keys
+from trainer.mixture.order import permute, place_of, round_keys
 from trainer.records import SHARE_ONE, SHARE_STEP, Config, IntArray, Kind
 
 MARK_EVERY_STEPS = 1_000
@@ -222,6 +222,28 @@ class Plan:
         """The batch that ``state`` stands before, and the state after it."""
         after, drawn = self._advance(state)
         return self._materialise(state, drawn), after
+
+    def segment_index(self, source: str, segment: int) -> int:
+        """Where a segment stands in ``segments`` and in a state's ``cursors``."""
+        self.refresh()
+        return self._index[source, segment]
+
+    def place_of(self, index: int, epoch: int, sample: int) -> int:
+        """Place of a sample in an epoch of its segment: the inverse of the order."""
+        segment = self.segments[index]
+        keys = round_keys(self.seed, segment.source, segment.segment, epoch)[:, None]
+        return int(place_of(np.array([sample]), np.array([segment.num_samples]), keys)[0])
+
+    def step_that_draws(self, index: int, place: int) -> int:
+        """The step whose batch takes a segment's cursor past ``place`` (counted through all epochs)."""
+        self.refresh()
+        states = [self.start(), *map(self._from_mark, self._marks)]
+        state = states[max(0, bisect_right([int(self._padded(s).cursors[index]) for s in states], place) - 1)]
+        while True:
+            after = self._advance(state)[0]
+            if after.cursors[index] > place:
+                return state.step
+            state = after
 
     def drawn(self, state: State) -> IntArray:
         """Samples drawn so far from each source, int64 [K]."""

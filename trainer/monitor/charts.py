@@ -87,12 +87,12 @@ def shares(run: History) -> Figure | None:
     traces: list[dict[str, Any]] = []
     target = thin(run.steps)
     for index, source in enumerate(run.sources):
-        area = _line(source, target.step, target.shares_NK[:, index] * 100, colour(index), width=0.5)
+        area = _line(source, target.step, target.shares[:, index] * 100, colour(index), width=0.5)
         area |= {"stackgroup": "target", "line": {"width": 0.5, "color": colour(index), "shape": "hv"}}
         traces.append(area | {"hovertemplate": "%{y:.1f} %"})
     drawn = thin(run.steps, DRAWN_POINTS)
-    total = np.maximum(drawn.counts_NK.sum(axis=1, keepdims=True), 1)
-    edges = np.cumsum(drawn.counts_NK / total, axis=1) * 100
+    total = np.maximum(drawn.counts.sum(axis=1, keepdims=True), 1)
+    edges = np.cumsum(drawn.counts / total, axis=1) * 100
     for index in range(len(run.sources) - 1):
         edge = _line("drawn", drawn.step, edges[:, index], "#111", width=1.4, dash="dot")
         traces.append(edge | {"showlegend": index == 0, "legendgroup": "drawn", "hoverinfo": "skip", "ink": True})
@@ -105,7 +105,7 @@ def epochs(run: History) -> Figure | None:
         return None
     steps = thin(run.steps)
     columns = enumerate(run.sources)
-    return _figure([_line(name, steps.step, steps.epochs_NK[:, k], colour(k)) for k, name in columns], "epochs drawn")
+    return _figure([_line(name, steps.step, steps.epochs[:, k], colour(k)) for k, name in columns], "epochs drawn")
 
 
 def worth(run: History) -> Figure | None:

@@ -28,9 +28,9 @@ class Steps:
     step: FloatArray
     loss: FloatArray
     tokens: FloatArray
-    counts_NK: FloatArray
-    shares_NK: FloatArray
-    epochs_NK: FloatArray
+    counts: FloatArray
+    shares: FloatArray
+    epochs: FloatArray
 
 
 @dataclass(kw_only=True)
@@ -80,7 +80,7 @@ class History:
     def synthetic_share(self) -> FloatArray:
         """Sum of the shares of the synthetic sources at each step, [N]."""
         synthetic = [index for index, source in enumerate(self.sources) if self.kinds.get(source) == "synthetic"]
-        return np.asarray(self.steps.shares_NK[:, synthetic].sum(axis=1))
+        return np.asarray(self.steps.shares[:, synthetic].sum(axis=1))
 
 
 def read_history(folder: Path) -> History:
@@ -117,16 +117,14 @@ def _columns(
     step, loss, tokens = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     absent = (0.0, 0.0, 0.0)
     table = [[row.get(source, absent) for source in sources] for row in by_source]
-    counts_NK, shares_NK, epochs_NK = np.moveaxis(
-        np.array(table, dtype=np.float64).reshape(len(rows), len(sources), 3), 2, 0
-    )
+    counts, shares, epochs = np.moveaxis(np.array(table, dtype=np.float64).reshape(len(rows), len(sources), 3), 2, 0)
     return Steps(
         step=step,
         loss=loss,
         tokens=tokens,
-        counts_NK=counts_NK,
-        shares_NK=shares_NK / SHARE_ONE,
-        epochs_NK=epochs_NK,
+        counts=counts,
+        shares=shares / SHARE_ONE,
+        epochs=epochs,
     )
 
 
@@ -144,9 +142,9 @@ def thin(steps: Steps, max_points: int = MAX_POINTS) -> Steps:
         step=steps.step[last],
         loss=np.divide(total, known, out=np.full(len(first), np.nan), where=known > 0),
         tokens=np.add.reduceat(steps.tokens, first),
-        counts_NK=np.add.reduceat(steps.counts_NK, first, axis=0),
-        shares_NK=steps.shares_NK[last],
-        epochs_NK=steps.epochs_NK[last],
+        counts=np.add.reduceat(steps.counts, first, axis=0),
+        shares=steps.shares[last],
+        epochs=steps.epochs[last],
     )
 
 

@@ -1,14 +1,15 @@
 """The report: one HTML file that needs no server, no network and no other file, made from run folders alone.
 
-It reads journal, outcome and recipe as they lie there, so it can be made while the run goes on, after a crash, or years
-later; several runs are compared. plotly.js is inside once (4.8 MB of it is the same in every report); a content security
-policy forbids the page to load anything. Whatever comes from data is escaped: by jinja2 in the page, by ``\\u003c`` in the
+It reads journal, outcome and recipe as they lie there, so it can be made while the run goes on, after a crash, or
+years later; several runs are compared. plotly.js is inside once (4.8 MB, the same in every report); a content security
+policy forbids the page to load anything. Whatever comes from data is escaped: by jinja2 in the page, by \\u003c in the
 charts' JSON.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ STATE_CLASSES = {"finished": "good", "stopped-by-guard": "bad", "failed": "bad",
 def write_report(run_folders: Sequence[Path], output: Path) -> None:
     """Write the report on these runs to ``output``. UserError when a folder holds no journal, or none is given."""
     import jinja2
-    from plotly.offline import get_plotlyjs
 
     if not run_folders:
         raise UserError("a report needs at least one run folder")
@@ -65,7 +65,10 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
         title=", ".join(histories), runs=runs, compared=[name for name in drawn if name.startswith("compared-")]
     )
     # The library and the figures go in last: they are megabytes of trusted text that no template should look at.
-    page = page.replace("__FIGURES__", _for_script(drawn), 1).replace("__PLOTLY__", get_plotlyjs(), 1)
+    library = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    for mark, text in (("__PLOTLY__", library), ("__FIGURES__", _for_script(drawn))):
+        before, _, after = page.rpartition(mark)  # the last one is the template's, whatever a text above it says
+        page = before + text + after
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(output.name + ".tmp")
     aside.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -158,7 +161,7 @@ def _sources(run: History) -> Iterator[dict[str, str]]:
     for index, source in enumerate(run.sources):
         segment = segments.get(source, {})
         worth = worths.get(source)
-        shares = run.steps.shares_NK[[0, -1], index] if run.last_step else [0.0, 0.0]
+        shares = run.steps.shares[[0, -1], index] if run.last_step else [0.0, 0.0]
         begin, end = (percent(round(float(share) * SHARE_ONE)) for share in shares)
         yield {
             "name": source,
@@ -168,7 +171,7 @@ def _sources(run: History) -> Iterator[dict[str, str]]:
             "documents": figure(segment.get("num_documents")),
             "tokens": figure(segment.get("num_tokens")),
             "share": f"{begin} → {end}" if run.last_step else "-",
-            "epochs": f"{run.steps.epochs_NK[-1, index]:.2f}" if run.last_step else "-",
+            "epochs": f"{run.steps.epochs[-1, index]:.2f}" if run.last_step else "-",
             "worth": plus_minus(worth["value"], worth["standard_error"]) if worth else "-",
             "quarantine": _counts(run.start.get("quarantine", {}), source),
             "contamination": _counts(run.start.get("contamination", {}), source),
@@ -183,6 +186,8 @@ def _counts(found: Any, source: str) -> str:
     counted = by_source.get(source, {}) if isinstance(by_source, Mapping) else {}
     if isinstance(counted, int):
         return figure(counted)
+    if not isinstance(counted, Mapping):
+        return "none"
     reasons = counted.get("reasons", counted)
     told = [f"{name} {value}" for name, value in evidence_in_words(reasons) if value not in ("0", "none")]
     return ", ".join(told) or "none"
@@ -207,7 +212,7 @@ def _with_before(run: History) -> Iterator[tuple[Line, Mapping[str, int]]]:
     """Each decision with the shares that were in force before it."""
     before: Mapping[str, int] = {}
     if run.last_step:
-        first = run.steps.shares_NK[0]
+        first = run.steps.shares[0]
         before = {name: round(share * SHARE_ONE) for name, share in zip(run.sources, first.tolist(), strict=True)}
     for line in run.lines.get("decision", []):
         told = line.get("evidence", {}).get("shares_before")
@@ -235,7 +240,7 @@ def _decision(line: Line, before: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _events(run: History) -> Iterator[tuple[int, str, str]]:
-    """(step, what, words) of what happened beside training: resumes, rollbacks, caps, clipped lags, losses not finite."""
+    """(step, what, words) of what happened beside training: resumes, rollbacks, caps, clipped lags, and the like."""
     for line in run.lines.get("start", [])[1:]:
         yield line["step"], "resumed", f"from {line.get('resumed_from')}, {line.get('world_size')} processes"
     for kind in ("rollback", "cap", "lag", "nonfinite"):

@@ -149,6 +149,8 @@ class WandbMirror:
                 self._take(run, line)
             self._log(run)
             run.finish()
+        except ModuleNotFoundError as error:
+            self._fail(f"{error} (pip install 'hybrid-trainer[wandb]', or set monitor.wandb.mode to off)")
         except Exception as error:  # noqa: BLE001  whatever happens in W&B, training goes on
             self._fail(f"{type(error).__name__}: {error}")
 

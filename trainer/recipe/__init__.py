@@ -121,8 +121,8 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None, *, on_this
     """
     path = Path(path)
     document, text = read_document(path, overrides or [])
+    note_contradictions(document)  # first: they know the line, where the parts' own rules often know only the section
     recipe = _validated(document)
-    note_contradictions(document)
     if recipe is not None and not document.mistakes:
         note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data)
     folder = path.resolve().parent

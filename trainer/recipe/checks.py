@@ -53,12 +53,6 @@ def _source_kinds(tree: Any) -> dict[str, Any]:
     return {name: source.get("kind") if isinstance(source, dict) else None for name, source in sources.items()}
 
 
-def _note_once(document: Document, what: str, path: KeyPath, *, got: object = None, remedy: str) -> None:
-    """Adds a mistake unless the part that owns the key has said something about it already."""
-    if path not in document.mistaken:
-        document.mistake(what, path, got=got, remedy=remedy)
-
-
 def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
     path: KeyPath = ("mixture", "shares")
     shares = _mapping_at(document.tree, path)
@@ -67,9 +61,7 @@ def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
             document.mistake(f"source {name} has no share", path, remedy=f"Add `{name}: 0` to leave it out, or a share")
     if shares and all(_is_number(share) for share in shares.values()) and abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
         total = sum(shares.values())
-        _note_once(
-            document, "mixture.shares must sum to 1", path, got=round(total, 6), remedy=f"Divide each by {total:g}"
-        )
+        document.mistake("mixture.shares must sum to 1", path, got=round(total, 6), remedy=f"Divide each by {total:g}")
 
 
 def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
@@ -78,16 +70,14 @@ def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
             "Held-out documents must be real: add a source of `kind: real`, or give data.held_out data sets of its own"
         )
         if not _mapping_at(document.tree, ("data", "held_out", "steer")):
-            _note_once(document, "no source is real", ("data", "sources"), remedy=remedy)
+            document.mistake("no source is real", ("data", "sources"), remedy=remedy)
     name = _mapping_at(document.tree, ("data", "held_out")).get("source")
     path: KeyPath = ("data", "held_out", "source")
     if isinstance(name, str) and name not in kinds:
-        _note_once(document, f"data.held_out.source: {name} is no source", path, remedy=nearest(name, kinds))
+        document.mistake(f"data.held_out.source: {name} is no source", path, remedy=nearest(name, kinds))
     elif isinstance(name, str) and kinds[name] == "synthetic":
         real = [one for one, kind in kinds.items() if kind == "real"]
-        _note_once(
-            document, f"held-out documents must be real, but {name} is synthetic", path, remedy=nearest(name, real)
-        )
+        document.mistake(f"held-out documents must be real, but {name} is synthetic", path, remedy=nearest(name, real))
 
 
 def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
@@ -113,7 +103,7 @@ def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
 def _note_unknown(document: Document, path: KeyPath, names: Iterable[str], kinds: Mapping[str, Any]) -> None:
     for name in names:
         if name not in kinds:
-            _note_once(document, f"{dotted(path)}: {name} is no source", (*path, name), remedy=nearest(name, kinds))
+            document.mistake(f"{dotted(path)}: {name} is no source", (*path, name), remedy=nearest(name, kinds))
 
 
 def _note_batch_and_steps(document: Document) -> None:
@@ -121,14 +111,14 @@ def _note_batch_and_steps(document: Document) -> None:
     micro, whole = _number_at(tree, ("training", "micro_batch")), _number_at(tree, ("mixture", "global_batch"))
     if micro is not None and whole is not None and micro > whole:
         what, path = "training.micro_batch is larger than the global batch", ("training", "micro_batch")
-        _note_once(document, what, path, got=micro, remedy=f"At most mixture.global_batch, {whole}")
+        document.mistake(what, path, got=micro, remedy=f"At most mixture.global_batch, {whole}")
     steps, warmup = _number_at(tree, ("training", "steps")), _number_at(tree, ("training", "schedule", "warmup_steps"))
     if steps is not None and warmup is not None and warmup >= steps:
         what, long_path = (
             "training.schedule.warmup_steps leaves no step after it",
             ("training", "schedule", "warmup_steps"),
         )
-        _note_once(document, what, long_path, got=warmup, remedy=f"Below training.steps, {steps}")
+        document.mistake(what, long_path, got=warmup, remedy=f"Below training.steps, {steps}")
 
 
 def note_policy_mistakes(document: Document, control: ControlConfig, mixture: MixtureConfig, data: DataConfig) -> None:

@@ -19,12 +19,14 @@ _LONGEST_GOT = 80  # characters of a wrong value worth repeating
 
 
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: Document) -> None:
-    """Adds a message to ``document`` for each thing wrong; ``model`` is the whole recipe's."""
+    """Adds a message to ``document`` for each thing wrong and not said yet; ``model`` is the whole recipe's."""
     by_path: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_path.setdefault(_written_path(details, document.tree), []).append(details)
+    contradictions = frozenset(document.mistaken)
     for path, found in by_path.items():
-        _note(path, found, model, document)
+        if path not in contradictions:
+            _note(path, found, model, document, contradictions)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -36,7 +38,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Known here: {', '.join(names)}" if names else "No key is known here"
 
 
-def _note(path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], document: Document) -> None:
+def _note(
+    path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], document: Document, known: frozenset[KeyPath]
+) -> None:
     details = found[0]
     kind, name = details["type"], dotted(path)
     got = _presentable(details["input"])
@@ -49,22 +53,21 @@ def _note(path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], docu
         remedy = f"Add `{path[-1]}:` ({field})" if field else f"Add `{path[-1]}:`"
         document.mistake(f"{name} is missing", path, remedy=remedy)
     elif kind == "union_tag_invalid":
-        known = [tag.strip(" '") for tag in str(details["ctx"]["expected_tags"]).split(",")]
+        choices = [tag.strip(" '") for tag in str(details["ctx"]["expected_tags"]).split(",")]
         tag_path = (*path, str(details["ctx"]["discriminator"]).strip("'"))
         tag = str(details["ctx"]["tag"])
         document.mistake(
-            f"{dotted(tag_path)} is none of {', '.join(known)}", tag_path, got=tag, remedy=nearest(tag, known)
+            f"{dotted(tag_path)} is none of {', '.join(choices)}", tag_path, got=tag, remedy=nearest(tag, choices)
         )
     elif kind == "union_tag_not_found":
         tag = str(details["ctx"]["discriminator"]).strip("'")
         document.mistake(f"{name} does not say which `{tag}` it is", path, remedy=f"Add `{tag}:`")
     elif kind in ("literal_error", "enum"):
-        known = [word.strip(" '") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-        remedy = nearest(str(details["input"]), known)
-        document.mistake(f"{name} is none of {', '.join(known)}", path, got=got, remedy=remedy)
+        choices = [word.strip(" '") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+        remedy = nearest(str(details["input"]), choices)
+        document.mistake(f"{name} is none of {', '.join(choices)}", path, got=got, remedy=remedy)
     elif kind in ("value_error", "assertion_error"):
-        message = str(details["ctx"]["error"]) if "ctx" in details else details["msg"]
-        document.mistake(_named(message, name), _meant(path, message, document), got=None)
+        _note_broken_rule(path, details, document, known)
     else:
         wanted = " or ".join(dict.fromkeys(_wanted(one["msg"]) for one in found))
         quoted = _written_in_quotes(details["input"], kind)
@@ -72,14 +75,21 @@ def _note(path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], docu
         document.mistake(f"{name} {wanted}{null}", path, got=got, remedy=quoted)
 
 
+def _note_broken_rule(path: KeyPath, details: ErrorDetails, document: Document, known: frozenset[KeyPath]) -> None:
+    """A rule of a part's own, unless the same was said already, and with the right line, by the checks between parts."""
+    message = str(details["ctx"]["error"]) if "ctx" in details else details["msg"]
+    meant = _meant(path, message, document)
+    is_about_the_whole = meant == path
+    if meant in known or (is_about_the_whole and any(one[: len(path)] == path for one in known)):
+        return
+    name = dotted(path)
+    document.mistake(f"{name}: {message}" if name else message, meant)
+
+
 def _wanted(message: str) -> str:
     """pydantic's message as the end of a sentence: `Input should be ...` becomes `should be ...`."""
     subject, should, rest = message.partition(" should ")
     return f"should {rest}" if should and " " not in subject else message
-
-
-def _named(message: str, name: str) -> str:
-    return f"{name}: {message}" if name else message
 
 
 def _written_in_quotes(value: Any, kind: str) -> str | None:

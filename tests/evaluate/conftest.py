@@ -1,11 +1,13 @@
-"""Held-out documents, samples and ranks in memory, with real models, for the tests beside this file."""
+"""Held-out documents, samples and ranks in memory, with real models, for the tests beside this file (fixture ``worlds``)."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from trainer.evaluate.worth import Shard
@@ -30,7 +32,9 @@ class Documents:
         self.tokens = np.array([token for text in self.texts for token in text] + [END], dtype=np.uint16)
         self.offsets = np.cumsum([0, *map(len, self.texts)]).astype(np.int64)
         self.num_bytes = np.array([4 * len(text) for text in self.texts], dtype=np.int64)
-        self.slice_of = np.zeros(len(self.texts), dtype=np.int64) if self.slice_of is None else np.asarray(self.slice_of)
+        self.slice_of = (
+            np.zeros(len(self.texts), dtype=np.int64) if self.slice_of is None else np.asarray(self.slice_of)
+        )
         self.ids = [f"document {index}" for index in range(len(self.texts))]
 
 
@@ -88,7 +92,9 @@ class Replica:
 
     device = torch.device("cpu")
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, rank: int = 0, meeting: Meeting | None = None) -> None:
+    def __init__(
+        self, model: Any, optimizer: torch.optim.Optimizer, rank: int = 0, meeting: Meeting | None = None
+    ) -> None:
         self.model, self.optimizer, self.rank, self.meeting = model, optimizer, rank, meeting or Meeting(1)
         self.world_size = self.shard_copies = self.meeting.world_size
 
@@ -137,3 +143,9 @@ def in_ranks(world_size: int, work: Callable[[int, Meeting], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     return results
+
+
+@pytest.fixture(scope="session")
+def worlds() -> Any:
+    """This module."""
+    return sys.modules[__name__]

@@ -1,0 +1,173 @@
+import csv
+import gzip
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import zstandard
+
+from tests.data.corpus import write_jsonl
+from trainer.data.files import index_file, local_files, write_index
+from trainer.data.rows import Malformed, Row, read_rows
+from trainer.data.sources import SourceConfig
+from trainer.records import UserError
+
+TEXTS = ["the first text", "a second, with \u00e9 and \u6f22", "third"]
+
+
+def source(**keys: Any) -> SourceConfig:
+    return SourceConfig.model_validate({"kind": "real", **keys})
+
+
+def read(folder: Path, max_row_bytes: int = 1000, **keys: Any) -> list[Row | Malformed]:
+    config = source(**keys)
+    return list(read_rows(local_files(config, folder), config, max_row_bytes))
+
+
+def texts(rows: list[Row | Malformed]) -> list[Any]:
+    return [row.columns.get("text") for row in rows if isinstance(row, Row)]
+
+
+def reasons(rows: list[Row | Malformed]) -> list[tuple[int, str]]:
+    return [(row.line, row.reason) for row in rows if isinstance(row, Malformed)]
+
+
+def jsonl_bytes() -> bytes:
+    return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in TEXTS)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
+def test_jsonl_is_read_plain_and_compressed(tmp_path: Path, suffix: str) -> None:
+    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(compress(jsonl_bytes()))
+    rows = read(tmp_path, path=f"a.jsonl{suffix}")
+    assert texts(rows) == TEXTS
+    assert [row.line for row in rows] == [1, 2, 3]
+
+
+def test_a_truncated_compressed_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(jsonl_bytes() * 50)[:-20])
+    with pytest.raises(UserError, match=r"a\.jsonl\.xz: a data file cannot be read to its end"):
+        read(tmp_path, path="a.jsonl.xz")
+
+
+def test_text_csv_and_json_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    assert texts(read(tmp_path, path="lines.txt")) == TEXTS
+    assert texts(read(tmp_path, path="lines.txt", text_unit="file")) == ["\n\n".join(TEXTS)]
+    with (tmp_path / "t.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([["text", "n"], *([text, "1"] for text in TEXTS)])
+    assert texts(read(tmp_path, path="t.csv")) == TEXTS
+    (tmp_path / "list.json").write_text(json.dumps([{"text": text} for text in TEXTS]))
+    assert texts(read(tmp_path, path="list.json")) == TEXTS
+    (tmp_path / "map.json").write_text(json.dumps({text[0]: {"text": text} for text in TEXTS}))
+    rows = read(tmp_path, path="map.json")
+    assert texts(rows) == TEXTS
+    assert rows[0].columns["key"] == "t"  # type: ignore[union-attr]
+
+
+def test_parquet_and_arrow_folders_are_read(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3]})
+    data.to_parquet(str(tmp_path / "p.parquet"))
+    data.save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(str(tmp_path / "splits"))
+    assert texts(read(tmp_path, path="p.parquet")) == TEXTS
+    assert texts(read(tmp_path, path="saved", format="arrow")) == TEXTS
+    assert texts(read(tmp_path, path="splits", format="arrow", split="test")) == TEXTS[:1]
+
+
+def test_a_missing_text_column_names_the_columns_there_are(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"body": TEXTS}).to_parquet(str(tmp_path / "p.parquet"))
+    with pytest.raises(UserError, match="body"):
+        read(tmp_path, path="p.parquet")
+
+
+def test_a_folder_and_a_glob_give_their_files_in_order(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": name}])
+    (tmp_path / "README.md").write_text("about the data")
+    assert texts(read(tmp_path, path=".")) == ["a", "b"]
+    assert texts(read(tmp_path, path="[b]*.jsonl")) == ["b"]
+    with pytest.raises(UserError, match="no files"):
+        read(tmp_path, path="c*.jsonl")
+
+
+def test_one_bad_line_costs_one_line(tmp_path: Path) -> None:
+    good = {"text": "good"}
+    rows: list[Any] = [good, b'{"text": ', good, b'{"text": "\xff"}', good, b'["no object"]', b"", good]
+    write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "x" * 5000}, good, b"[" * 900, good])
+    found = read(tmp_path, path="a.jsonl")
+    assert texts(found) == ["good"] * 6
+    expected = [(2, "bad JSON"), (4, "bad UTF-8"), (6, "not a JSON object"), (9, "row over 1000 bytes"), (11, "bad JSON")]
+    assert reasons(found) == expected
+
+
+def test_a_row_of_exactly_the_limit_passes_and_one_more_byte_does_not(tmp_path: Path) -> None:
+    row = json.dumps({"text": "x" * 40})
+    (tmp_path / "a.jsonl").write_text(f"{row}\n {row}\n{row}")
+    assert reasons(read(tmp_path, max_row_bytes=len(row), path="a.jsonl")) == [(2, f"row over {len(row)} bytes")]
+
+
+def test_bad_csv_and_text_rows_cost_one_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'text,n\ngood,1\ntoo,many,cells\n"bad"quote,1\ngood,2\n')
+    rows = read(tmp_path, path="t.csv")
+    assert texts(rows) == ["good", "good"]
+    assert len(reasons(rows)) == 2
+    (tmp_path / "t.txt").write_bytes(b"good\n\xff\xfe\ngood\n")
+    rows = read(tmp_path, path="t.txt")
+    assert texts(rows) == ["good", "good"]
+    assert reasons(rows) == [(2, "bad UTF-8")]
+
+
+def test_an_unknown_suffix_asks_for_the_format(tmp_path: Path) -> None:
+    (tmp_path / "data.bin").write_bytes(jsonl_bytes())
+    with pytest.raises(UserError, match="format: arrow | csv"):
+        read(tmp_path, path="data.bin")
+    assert texts(read(tmp_path, path="data.bin", format="jsonl")) == TEXTS
+
+
+def test_a_package_is_read_where_it_lies_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "explosive_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    write_jsonl(package / "a.jsonl", [{"text": "inside"}])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert texts(read(tmp_path, package="explosive_package", path="a.jsonl")) == ["inside"]
+    with pytest.raises(UserError, match="does not hold this file"):
+        read(tmp_path, package="explosive_package", path="b.jsonl")
+
+
+def test_a_missing_package_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pip install 'hybrid-trainer\[demo\]'"):
+        read(tmp_path, package="package_that_is_not_there", path="a.jsonl")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_hub_data_set_passes_once_through_a_local_index(tmp_path: Path, streaming: bool) -> None:
+    hub = tmp_path / "hub"  # `load_dataset` takes a local folder where it takes a hub id
+    hub.mkdir()
+    datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3], "unused": [0, 0, 0]}).to_parquet(str(hub / "train.parquet"))
+    config = source(hub=str(hub), streaming=streaming, id_column="n", max_rows=2)
+    index = index_file(config, tmp_path, tmp_path / "cache")
+    write_index(config, tmp_path, index, lambda documents: None)
+    assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": TEXTS[i], "n": i + 1} for i in range(2)]
+
+
+def test_a_hub_that_cannot_be_loaded_is_a_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = source(hub="nobody/no-such-data-set")
+    with pytest.raises(UserError, match="cannot be loaded: nobody/no-such-data-set"):
+        write_index(config, tmp_path, tmp_path / "i.jsonl", lambda documents: None)
+    assert not list(tmp_path.glob("i.*"))
+
+
+def test_a_local_stream_is_indexed_too(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text, "n": 0} for text in TEXTS])
+    config = source(path="a.jsonl", streaming=True)
+    index = index_file(config, tmp_path, tmp_path)
+    write_index(config, tmp_path, index, lambda documents: None)
+    assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": text} for text in TEXTS]
