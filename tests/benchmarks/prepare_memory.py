@@ -2,7 +2,9 @@
 
     python tests/benchmarks/prepare_memory.py --megabytes 4000 --folder /var/tmp/prepare-memory
 
-Prints one JSON line: resident megabytes after the imports, at the peak of preparation, at the peak of the reads, and seconds.
+Prints one JSON line: resident megabytes after the imports, at the peak of preparation, at the peak of the reads, and
+seconds.
+
 The text is drawn word by word from a Zipf distribution over 50,000 words, so that neither the tokenizer's cache nor the
 contamination index meets an easier text than prose.
 """
@@ -49,7 +51,7 @@ def peak_megabytes() -> float:
 
 
 def measure(folder: Path, megabytes: float) -> dict[str, Any]:
-    """Prepares the file in ``folder`` anew, reads one epoch in random order, and returns the figures. For a fresh process."""
+    """Prepares the file, reads one epoch in random order, and returns the figures. For a fresh process."""
     import datasets  # noqa: F401  (part of the imports that are not counted)
     import torch  # noqa: F401
 

@@ -50,7 +50,11 @@ def write_jsonl(file: Path, rows: Iterable[Mapping[str, Any] | bytes]) -> Path:
 def documents(num: int, prefix: str = "doc", start: int = 0) -> list[dict[str, Any]]:
     """Rows of different texts, with an id, a topic and a bucket column."""
     return [
-        {"id": f"{prefix}{i}", "text": f"{prefix} number {i} tells of {i * 7919 % 1009} and of {i * 31 % 97} birds", "topic": f"t{i % 3}"}
+        {
+            "id": f"{prefix}{i}",
+            "text": f"{prefix} number {i} tells of {i * 7919 % 1009} and of {i * 31 % 97} birds",
+            "topic": f"t{i % 3}",
+        }
         for i in range(start, start + num)
     ]
 

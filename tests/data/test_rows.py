@@ -41,7 +41,9 @@ def jsonl_bytes() -> bytes:
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
 def test_jsonl_is_read_plain_and_compressed(tmp_path: Path, suffix: str) -> None:
-    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[
+        suffix
+    ]
     (tmp_path / f"a.jsonl{suffix}").write_bytes(compress(jsonl_bytes()))
     rows = read(tmp_path, path=f"a.jsonl{suffix}")
     assert texts(rows) == TEXTS
@@ -63,10 +65,10 @@ def test_text_csv_and_json_files_are_read(tmp_path: Path) -> None:
     assert texts(read(tmp_path, path="t.csv")) == TEXTS
     (tmp_path / "list.json").write_text(json.dumps([{"text": text} for text in TEXTS]))
     assert texts(read(tmp_path, path="list.json")) == TEXTS
-    (tmp_path / "map.json").write_text(json.dumps({text[0]: {"text": text} for text in TEXTS}))
+    (tmp_path / "map.json").write_text(json.dumps({text[:5]: {"text": text} for text in TEXTS}))
     rows = read(tmp_path, path="map.json")
     assert texts(rows) == TEXTS
-    assert rows[0].columns["key"] == "t"  # type: ignore[union-attr]
+    assert rows[0].columns["key"] == "the f"  # type: ignore[union-attr]
 
 
 def test_parquet_and_arrow_folders_are_read(tmp_path: Path) -> None:
@@ -101,7 +103,13 @@ def test_one_bad_line_costs_one_line(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "x" * 5000}, good, b"[" * 900, good])
     found = read(tmp_path, path="a.jsonl")
     assert texts(found) == ["good"] * 6
-    expected = [(2, "bad JSON"), (4, "bad UTF-8"), (6, "not a JSON object"), (9, "row over 1000 bytes"), (11, "bad JSON")]
+    expected = [
+        (2, "bad JSON"),
+        (4, "bad UTF-8"),
+        (6, "not a JSON object"),
+        (9, "row over 1000 bytes"),
+        (11, "bad JSON"),
+    ]
     assert reasons(found) == expected
 
 
@@ -124,12 +132,14 @@ def test_bad_csv_and_text_rows_cost_one_row(tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_asks_for_the_format(tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(jsonl_bytes())
-    with pytest.raises(UserError, match="format: arrow | csv"):
+    with pytest.raises(UserError, match=r"format: arrow \| csv"):
         read(tmp_path, path="data.bin")
     assert texts(read(tmp_path, path="data.bin", format="jsonl")) == TEXTS
 
 
-def test_a_package_is_read_where_it_lies_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_read_where_it_lies_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "explosive_package"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -149,11 +159,15 @@ def test_a_missing_package_says_what_to_install(tmp_path: Path) -> None:
 def test_a_hub_data_set_passes_once_through_a_local_index(tmp_path: Path, streaming: bool) -> None:
     hub = tmp_path / "hub"  # `load_dataset` takes a local folder where it takes a hub id
     hub.mkdir()
-    datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3], "unused": [0, 0, 0]}).to_parquet(str(hub / "train.parquet"))
+    datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3], "unused": [0, 0, 0]}).to_parquet(
+        str(hub / "train.parquet")
+    )
     config = source(hub=str(hub), streaming=streaming, id_column="n", max_rows=2)
     index = index_file(config, tmp_path, tmp_path / "cache")
     write_index(config, tmp_path, index, lambda documents: None)
-    assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": TEXTS[i], "n": i + 1} for i in range(2)]
+    assert [json.loads(line) for line in index.read_text().splitlines()] == [
+        {"text": TEXTS[i], "n": i + 1} for i in range(2)
+    ]
 
 
 def test_a_hub_that_cannot_be_loaded_is_a_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

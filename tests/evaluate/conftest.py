@@ -1,4 +1,4 @@
-"""Held-out documents, samples and ranks in memory, with real models, for the tests beside this file (fixture ``worlds``)."""
+"""Held-out documents, samples and ranks in memory, with real models: the fixture ``worlds``."""
 
 import sys
 import threading
@@ -14,6 +14,7 @@ from trainer.evaluate.worth import Shard
 from trainer.model.objective import summed_loss
 
 END = 0
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Ranked:
     logits: Callable[[torch.Tensor], torch.Tensor]
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
         return self.logits(input_ids_BT)
@@ -90,7 +91,7 @@ class Meeting:
 class Replica:
     """A rank under data parallelism: its own copy of the model and of Adam's state."""
 
-    device = torch.device("cpu")
+    device = CPU
 
     def __init__(
         self, model: Any, optimizer: torch.optim.Optimizer, rank: int = 0, meeting: Meeting | None = None

@@ -13,6 +13,7 @@ from trainer.model.objective import summed_loss
 from trainer.records import UserError
 
 T = 16
+JUNK = 45  # a token that real text never holds
 COUNTS = WorthCounts(gradient_samples=48, held_out_samples=48, samples_per_source=48)
 MODEL = {
     "architecture": "llama",
@@ -35,12 +36,12 @@ def language(rng: np.random.Generator, num_tokens: int) -> Any:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[Any, Any]:
-    """A model after 30 steps of real text, and its optimizer."""
+    """A model after 60 steps of real text and junk, and its optimizer."""
     model = build_model(
         ModelConfig.model_validate(MODEL), vocabulary_size=50, end_of_document=0, sequence_length=T, seed=1
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
-    step(model, optimizer, 30)
+    step(model, optimizer, 60)
     return model, optimizer
 
 
@@ -48,6 +49,7 @@ def step(model: Any, optimizer: Any, count: int, seed: int = 4) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(count):
         ids = torch.from_numpy(language(rng, 16 * T).reshape(16, T))
+        ids[:4] = JUNK
         summed_loss(model(ids).logits, ids, torch.full((16,), T)).div(16 * (T - 1)).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -70,7 +72,7 @@ def sources(worlds: Any, part: Any) -> dict[str, Any]:
             worlds.Block(language(rng, 100 * T).reshape(-1, T)),
             worlds.Block(language(rng, 9 * T).reshape(-1, T)),
         ],
-        "junk": [worlds.Block(np.full((80, T), 45))],
+        "junk": [worlds.Block(np.full((80, T), JUNK))],
     }
 
 
@@ -83,7 +85,8 @@ def read(port: Any, part: Any, sources: Any, counts: WorthCounts = COUNTS, step:
 def test_a_copy_of_held_out_text_is_worth_one_and_junk_nothing(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
-    result = read(worlds.Replica(*trained), part, sources)
+    counts = WorthCounts(gradient_samples=120, held_out_samples=120, samples_per_source=100)
+    result = read(worlds.Replica(*trained), part, sources, counts)
     assert result.normaliser_relative_error is not None
     for name in ("copy", "fresh"):
         worth = result.worth[name]

@@ -63,7 +63,9 @@ def test_a_batch_gives_each_text_what_it_gets_alone(texts: list[str], cut: int) 
 
 def test_case_punctuation_and_white_space_do_not_hide_an_exact_copy(wiki: Sequence[str]) -> None:
     held_out = list(dict.fromkeys(wiki[:500]))
-    disguised = [f"  {text.upper()} ".replace(" ", " \n ").replace(",", " ; ").replace("-", "\u2013") for text in held_out]
+    disguised = [
+        f"  {text.upper()} ".replace(" ", " \n ").replace(",", " ; ").replace("-", "\u2013") for text in held_out
+    ]
     found = [match for match in HeldOutIndex([held_out]).match(disguised) if match.kind == "exact"]
     assert [match.document for match in found] == list(range(len(held_out)))
 
@@ -73,7 +75,9 @@ def test_every_planted_copy_is_found_and_names_its_document(wiki: Sequence[str])
     held_out, training = distinct[:1000], distinct[1000:2000]
     planted = [text for pair in zip(training, held_out, strict=True) for text in pair]
     found = HeldOutIndex([held_out[:300], held_out[300:]]).match(planted)
-    assert {match.document: match.held_out for match in found if match.kind == "exact"} == {2 * i + 1: i for i in range(1000)}
+    assert {match.document: match.held_out for match in found if match.kind == "exact"} == {
+        2 * i + 1: i for i in range(1000)
+    }
 
 
 def test_nine_in_ten_near_duplicates_from_jaccard_eight_tenths_are_found(wiki: Sequence[str]) -> None:
@@ -100,7 +104,10 @@ def test_false_alarms_on_real_text_are_at_most_one_in_a_thousand(wiki: Sequence[
 
 
 def test_text_without_spaces_is_compared_by_its_characters() -> None:
-    text = "\u6f22\u5b57\u3068\u4eee\u540d\u3092\u4f7f\u3063\u3066\u66f8\u304b\u308c\u305f\u6587\u7ae0\u3067\u3059\u3002" * 2
+    text = (
+        "\u6f22\u5b57\u3068\u4eee\u540d\u3092\u4f7f\u3063\u3066\u66f8\u304b\u308c\u305f\u6587\u7ae0\u3067\u3059\u3002"
+        * 2
+    )
     changed = text[:-4] + "\u308b" + text[-3:]
     assert 0.5 < similarity(text, changed) < 1
     (match,) = HeldOutIndex([[text]], threshold=0.5).match([changed])

@@ -113,7 +113,7 @@ class Teller:
         }
         self.journal.write(
             "reading", step, part="steer", nats_per_token=loss, standard_error=0.021, bits_per_byte=loss * 0.45,
-            worst_decile_nats_per_token=loss + 0.9, source_nats_per_token={name: loss - 0.3 for name in self.names.values()},
+            worst_decile_nats_per_token=loss + 0.9, source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
             slices={name: {"nats_per_token": loss + more, "tokens": 4000} for name, more in SLICES.items()},
             worth=worth, seconds=1.2, documents=256,
         )  # fmt: skip

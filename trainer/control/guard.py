@@ -30,7 +30,7 @@ class GuardConfig(Config):
     anchor_lag: int = Field(default=6, ge=0, description="newest readings kept out of the anchor")
     history_readings: int = Field(default=100, ge=8, description="accepted readings from which the jitter is estimated")
     margin: float = Field(
-        default=0.9, ge=0, description="rise that is tolerated for good, in jitter standard deviations"
+        default=0.85, ge=0, description="rise that is tolerated for good, in jitter standard deviations"
     )
     clip: float = Field(default=2.5, gt=0, description="most that one reading may count, in standard errors")
     warn_every: float = Field(default=10, gt=1, description="evidence (and least mean healthy readings) to a warning")

@@ -84,8 +84,9 @@ class Reader:
         ``record=False`` for a reading that may stop half-way: it leaves the quarantine alone.
         """
         is_first, num_rows = record and not self._quarantine.knows(name), 0
-        source = source.model_copy(update={"format": "jsonl"}) if is_indexed(source) else source
-        rows = read_rows(files_of(source, self._base, self._cache), source, self.config.max_row_bytes)
+        files = files_of(source, self._base, self._cache)
+        as_read = source.model_copy(update={"format": "jsonl"}) if is_indexed(source) else source
+        rows = read_rows(files, as_read, self.config.max_row_bytes)
         for row in islice(rows, source.max_rows):
             if isinstance(row, Row) and not matches(row.columns, source.where):
                 continue

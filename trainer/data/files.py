@@ -92,17 +92,22 @@ def write_index(config: SourceConfig, base: Path, file: Path, note: Callable[[in
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(f".{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as stream:
-        for number, row in enumerate(islice(_stream_rows(config, base), config.max_rows), start=1):
-            line = (
-                f"malformed: {row.reason}" if isinstance(row, Malformed) else json.dumps(dict(row.columns), default=str)
-            )
-            stream.write(line + "\n")
-            if number % 1000 == 0:
-                note(number)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(file)
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            for number, row in enumerate(islice(_stream_rows(config, base), config.max_rows), start=1):
+                line = (
+                    f"malformed: {row.reason}"
+                    if isinstance(row, Malformed)
+                    else json.dumps(dict(row.columns), default=str)
+                )
+                stream.write(line + "\n")
+                if number % 1000 == 0:
+                    note(number)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)  # gone already when all went well
 
 
 def _stream_rows(config: SourceConfig, base: Path) -> Iterator[Row | Malformed]:

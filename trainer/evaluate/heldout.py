@@ -22,6 +22,7 @@ from trainer.evaluate.windows import (
     Samples,
     Segment,
     cut_windows,
+    derived_hash,
     derived_rng,
     gather_samples,
     ratio_standard_error,
@@ -205,7 +206,7 @@ def _nested_order(part: Part, seed: int) -> IntArray:
     proportion.
     """
     documents = all_documents(part)
-    ticket = np.array([derived_rng(seed, "steer", part.ids[document]).random() for document in documents])
+    ticket = np.array([derived_hash(seed, "steer", part.ids[document]) for document in documents], dtype=np.uint64)
     slice_of = np.asarray(part.slice_of)[documents]
     key = np.empty(len(documents))
     for index in np.unique(slice_of):

@@ -193,10 +193,14 @@ def gather_samples(segments: Sequence[Segment], samples: IntArray) -> Samples:
     return Samples(token_ids=np.concatenate(ids), num_valid=np.concatenate(valid))
 
 
+def derived_hash(*names: object) -> int:
+    """64 bits that are a pure function of the names."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest(), "little")
+
+
 def derived_rng(*names: object) -> np.random.Generator:
     """A generator that is a pure function of the names: derived, never held."""
-    digest = hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.PCG64(derived_hash(*names)))
 
 
 def fixed_batches(num_valid: IntArray, batch_rows: int) -> list[IntArray]:

@@ -33,7 +33,6 @@ _PLAIN_KEYS = {
     "tie_word_embeddings",
     "max_position_embeddings",
     "rms_norm_eps",
-    "rope_theta",
     "rope_parameters",
     "attention_dropout",
     "initializer_range",

@@ -76,7 +76,7 @@ def _note(
 
 
 def _note_broken_rule(path: KeyPath, details: ErrorDetails, document: Document, known: frozenset[KeyPath]) -> None:
-    """A rule of a part's own, unless the same was said already, and with the right line, by the checks between parts."""
+    """A rule of a part's own, unless the checks between parts have said the same already, with the right line."""
     message = str(details["ctx"]["error"]) if "ctx" in details else details["msg"]
     meant = _meant(path, message, document)
     is_about_the_whole = meant == path

@@ -1,0 +1,124 @@
+"""Which source helps, which hurts, and what steering is worth: the quickstart in many variants, as ordinary runs of ``trainer fit``.
+
+A cell is one run folder; a cell that is finished is not run again, so the study can be stopped and gone on with. The table is made from the run
+folders alone. Usage: ``python -m tests.benchmarks.study [--jobs 2] [--only PREFIX] [--table]``.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = Path(os.environ.get("STUDY_RUNS", ROOT / "runs" / "study"))
+RESULTS = Path(__file__).parent / "results" / "study.json"
+SOURCES = ("wikipedia", "written", "invented", "scrambled")
+SEEDS = (17, 18, 19, 20, 21)
+SWEEP = (0.1, 0.25, 0.4, 0.55, 0.7)  # share of real data; the rest in equal parts over the three synthetic sources
+CONSTANT = "control.policy={kind: constant}"
+
+
+def shares(parts: dict[str, float]) -> str:
+    """The shares as an override."""
+    total = sum(parts.values())
+    return "mixture.shares={" + ", ".join(f"{name}: {parts.get(name, 0.0) / total:.6f}" for name in SOURCES) + "}"
+
+
+def cells() -> dict[str, list[str]]:
+    """Overrides of every cell, by name."""
+    plan: dict[str, list[str]] = {}
+    for seed in SEEDS:
+        own = [f"seed={seed}"]
+        plan[f"steered/{seed}"] = own
+        plan[f"static-0.25/{seed}"] = [*own, CONSTANT]
+        if seed in SEEDS[:3]:
+            for left_out in SOURCES:
+                kept = {name: 1.0 for name in SOURCES if name != left_out}
+                plan[f"without-{left_out}/{seed}"] = [*own, CONSTANT, shares(kept)]
+            for real in SWEEP:
+                if real != 0.25:
+                    rest = (1 - real) / 3
+                    plan[f"static-{real}/{seed}"] = [*own, CONSTANT, shares({name: real if name == "wikipedia" else rest for name in SOURCES})]
+    return plan
+
+
+def run(name: str, overrides: list[str], recipe: str = "recipes/quickstart.yaml") -> None:
+    """Train one cell, or go on with it."""
+    folder = RUNS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = [word for item in ["monitor.wandb.mode=off", *overrides] for word in ("--set", item)]
+    command = [sys.executable, "-m", "trainer", "fit", recipe, "--run", str(folder), *sets]
+    with (folder / "log.txt").open("a") as log:
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    print(f"{name}: exit {code}", flush=True)
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """What a finished cell says of itself."""
+    journal = RUNS / name / "journal.jsonl"
+    if not journal.is_file():
+        return None
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    reports = [line for line in lines if line["kind"] == "report"]
+    if not reports:
+        return None
+    steps = [line for line in lines if line["kind"] == "step"]
+    moves = [line for line in lines if line["kind"] == "decision" and line["action"] != "keep"]
+    lowest = {name: min(line["shares"][name] for line in steps) / 1e6 for name in steps[0]["shares"]}
+    return {
+        "report_nats_per_token": reports[-1]["nats_per_token"],
+        "report_bits_per_byte": reports[-1]["bits_per_byte"],
+        "worst_slice": reports[-1]["worst_slice"],
+        "final_shares": {name: share / 1e6 for name, share in steps[-1]["shares"].items()},
+        "lowest_shares": lowest,
+        "epochs": steps[-1]["epochs"],
+        "moves": [{"step": line["step"], "action": line["action"], "shares": line["shares"]} for line in moves],
+        "steps": len(steps),
+    }
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard error."""
+    return f"{mean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The study as a table: report loss by variant, and paired against equal static shares."""
+    loss: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, found in results.items():
+        variant, seed = name.rsplit("/", 1)
+        loss[variant][seed] = found["report_nats_per_token"]
+    rows = ["| variant | seeds | report loss, nats per token | minus equal static shares, same seeds |", "| --- | --- | --- | --- |"]
+    for variant in sorted(loss):
+        paired = [loss[variant][seed] - loss["static-0.25"][seed] for seed in loss[variant] if seed in loss.get("static-0.25", {})]
+        rows.append(f"| {variant} | {len(loss[variant])} | {spread(list(loss[variant].values()))} | {spread(paired) if paired else ''} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run what is missing, then write results and table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", default="", help="only cells whose name starts so")
+    parser.add_argument("--table", action="store_true", help="only make the table from what is there")
+    arguments = parser.parse_args()
+    plan = cells()
+    if not arguments.table:
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            for name, overrides in plan.items():
+                if name.startswith(tuple(arguments.only.split(","))) and result(name) is None:
+                    pool.submit(run, name, overrides)
+    results = {name: found for name in plan if (found := result(name)) is not None}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Observations for the tests of control: real ones, made of numbers instead of a model."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+
+from trainer.records import SHARE_ONE, Kind, Observation, Reading, Worth
+
+DOCUMENT_NATS = np.random.default_rng(7).normal(4.0, 0.6, 40)  # the spread between documents, nats per token
+DOCUMENT_TOKENS = np.random.default_rng(8).integers(20, 200, 40)
+
+
+def _reading(step: int, shift: float, rng: np.random.Generator | None) -> Reading:
+    noise = rng.normal(0.0, 0.06, 40) if rng is not None else 0.0
+    nats = (DOCUMENT_NATS + shift + noise) * DOCUMENT_TOKENS
+    return Reading(
+        step=step,
+        nats=nats,
+        tokens=DOCUMENT_TOKENS,
+        num_bytes=DOCUMENT_TOKENS * 4,
+        slice_of=np.zeros(40, dtype=np.int64),
+        slices=("all",),
+    )
+
+
+@pytest.fixture(scope="session")
+def observe() -> Callable[..., Observation]:
+    """``observe(step, shares, ...)``: ``loss`` shifts the held-out loss, ``worth`` is {source: value or Worth}."""
+
+    def build(
+        step: int,
+        shares: Mapping[str, int],
+        *,
+        kinds: Mapping[str, Kind] | None = None,
+        worth: Mapping[str, float | Worth] | None = None,
+        loss: float = 0.0,
+        steps: int = 400,
+        rng: np.random.Generator | None = None,
+        reading: Reading | None = None,
+    ) -> Observation:
+        assert sum(shares.values()) == SHARE_ONE
+        measured = {
+            name: value if isinstance(value, Worth) else Worth(value=value, standard_error=0.08, num_samples=64)
+            for name, value in (worth or {}).items()
+        }
+        first, *_ = shares
+        return Observation(
+            step=step,
+            progress=min(1.0, step / steps),
+            reading=reading if reading is not None else _reading(step, loss, rng),
+            worth=measured,
+            shares=dict(shares),
+            kinds=kinds or {name: "real" if name == first else "synthetic" for name in shares},
+            epochs=dict.fromkeys(shares, 1.0),
+        )
+
+    return build

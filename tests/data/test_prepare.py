@@ -1,0 +1,395 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+
+from tests.data.corpus import (
+    RECIPES,
+    WIKIPEDIA,
+    all_ids,
+    documents,
+    prepared,
+    recipe,
+    small_files,
+    wiki_entries,
+    write_jsonl,
+)
+from trainer.data.documents import bucket_of
+from trainer.data.sources import DataConfig
+from trainer.data.store import PreparedData, is_complete, open_prepared
+from trainer.records import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    small_files(tmp_path)
+    return tmp_path
+
+
+def by_bucket(**changes: Any) -> dict[str, Any]:
+    return {"kind": "bucket", "source": "web", "by": "id", "of": 10, "steer": [8], "report": [9], **changes}
+
+
+def stores(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "cache" / "stores").iterdir() if path.is_dir())
+
+
+def texts_of(data: PreparedData, source: str) -> list[str]:
+    segment = data.sources[source].segments[0]
+    return [data.decode(segment.document_tokens(i)) for i in range(segment.num_documents)]
+
+
+def test_the_quickstarts_data_is_prepared_as_its_recipe_says(tmp_path: Path) -> None:
+    titles = list(wiki_entries())
+    made = {
+        name: {"kind": "synthetic", "path": f"data/{name}.jsonl.xz", "slice": "topic", "provenance": ["source_title"]}
+        for name in ("written", "invented", "scrambled")
+    }
+    tree = recipe(
+        sequence_length=128,
+        tokenizer={"train_bpe": 2048},
+        sources={"wikipedia": {**WIKIPEDIA, "sample": {"by": "title", "of": 10, "buckets": [0]}}, **made},
+        held_out=by_bucket(source="wikipedia", by="title"),
+        cache=str(tmp_path / "cache"),
+    )
+    data = prepared(RECIPES, tree)
+    assert list(data.sources) == ["wikipedia", "written", "invented", "scrambled"]
+    assert all_ids(data, "wikipedia") == [title for title in titles if bucket_of(title, 10) == 0]
+    assert data.steer.ids == [title for title in titles if bucket_of(title, 10) == 8]
+    assert data.report.ids == [title for title in titles if bucket_of(title, 10) == 9]
+    assert len(data.steer.slices) == 12
+    assert data.vocabulary_size == 2048
+    written = data.sources["written"].segments[0]
+    assert bucket_of(written.describe(0)["source_title"], 10) < 8
+    assert data.quarantine["sources"]["wikipedia"] == {"rows": 10033, "quarantined": 0, "reasons": {}}
+
+
+def test_held_out_buckets_leave_training_before_sampling_narrows_it(folder: Path) -> None:
+    tree = recipe(held_out=by_bucket())
+    tree["sources"]["web"]["sample"] = {"by": "id", "of": 10, "buckets": [0, 1]}
+    data = prepared(folder, tree)
+    ids = [row["id"] for row in documents(200, "web")]
+    assert data.steer.ids == [name for name in ids if bucket_of(name, 10) == 8]
+    assert data.report.ids == [name for name in ids if bucket_of(name, 10) == 9]
+    assert all_ids(data, "web") == [name for name in ids if bucket_of(name, 10) in (0, 1)]
+
+
+def test_held_out_by_share_depends_on_text_and_seed_only(folder: Path) -> None:
+    data = prepared(folder, recipe())
+    held_out = {*data.steer.ids, *data.report.ids}
+    assert 20 < len(held_out) < 60
+    assert not held_out & set(all_ids(data, "web"))
+    assert not set(data.steer.ids) & set(data.report.ids)
+    assert set(prepared(folder, recipe(), seed=1).steer.ids) != set(data.steer.ids)
+    write_jsonl(folder / "web.jsonl", reversed(documents(250, "web")))
+    more = prepared(folder, recipe())
+    assert held_out <= {*more.steer.ids, *more.report.ids}
+
+
+def test_held_out_data_sets_of_their_own_are_used_whole(folder: Path) -> None:
+    write_jsonl(folder / "s.jsonl", documents(10, "steer"))
+    write_jsonl(folder / "r.jsonl", documents(12, "report"))
+    part = {"kind": "real", "id_column": "id"}
+    tree = recipe(
+        held_out={"kind": "dataset", "steer": {**part, "path": "s.jsonl"}, "report": {**part, "path": "r.jsonl"}}
+    )
+    data = prepared(folder, tree)
+    assert (len(data.steer.ids), len(data.report.ids), len(all_ids(data, "web"))) == (10, 12, 200)
+    write_jsonl(
+        folder / "r.jsonl", [*documents(12, "report"), {"id": "x", "text": documents(1, "steer")[0]["text"].upper()}]
+    )
+    with pytest.raises(UserError, match="disjoint, but share 1 documents"):
+        prepared(folder, tree)
+
+
+def test_a_document_twice_in_held_out_data_stays_in_report_only(folder: Path) -> None:
+    twins = [{"id": f"web{i}", "text": "the very same words in every one of these rows"} for i in range(40)]
+    write_jsonl(folder / "web.jsonl", [*documents(200, "web", start=100), *twins])
+    data = prepared(folder, recipe(held_out=by_bucket()))
+    steer = {data.decode(data.steer.document_tokens(i)) for i in range(len(data.steer.ids))}
+    report = {data.decode(data.report.document_tokens(i)) for i in range(len(data.report.ids))}
+    assert twins[0]["text"] in report
+    assert not steer & report
+    assert data.held_out["left_steer_for_report"] > 0
+
+
+@pytest.mark.parametrize(
+    "held_out",
+    [
+        by_bucket(source="made"),
+        {"kind": "share", "source": "made"},
+        {
+            "kind": "dataset",
+            "steer": {"kind": "synthetic", "path": "made.jsonl"},
+            "report": {"kind": "real", "path": "web.jsonl"},
+        },
+    ],
+)
+def test_synthetic_documents_are_refused_as_held_out(held_out: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="held-out documents must be real"):
+        DataConfig.model_validate(recipe(held_out=held_out))
+
+
+def test_an_empty_held_out_part_is_an_error(folder: Path) -> None:
+    with pytest.raises(UserError, match="the held-out part `steer` has no documents"):
+        prepared(folder, recipe(held_out=by_bucket(of=10**9, steer=[1], report=[2])))
+
+
+def test_a_planted_held_out_document_is_dropped_from_every_source_and_counted(folder: Path) -> None:
+    rows = documents(200, "web")
+    held_out = [row for row in rows if bucket_of(row["id"], 10) in (8, 9)]
+    copies = [{"id": f"copy{i}", "text": f"  {row['text'].upper()}!"} for i, row in enumerate(held_out)]
+    long_id = next(name for name in (f"long{i}" for i in range(1000)) if bucket_of(name, 10) == 8)
+    long = {"id": long_id, "text": " ".join(f"w{i}" for i in range(100))}
+    near = {"id": "near", "text": str(long["text"]).replace("w50 ", "changed ")}
+    twin_id = next(name for name in (f"twin{i}" for i in range(1000)) if bucket_of(name, 10) == 3)
+    write_jsonl(folder / "web.jsonl", [*rows, long, {"id": twin_id, "text": held_out[0]["text"]}])
+    write_jsonl(folder / "made.jsonl", [*documents(60, "made"), *copies, near])
+    data = prepared(folder, recipe(held_out=by_bucket()))
+    assert data.contamination["made"] == {"exact": len(copies), "near": 1, "dropped": len(copies) + 1}
+    assert data.contamination["web"] == {"exact": 1, "near": 0, "dropped": 1}
+    assert all_ids(data, "made") == [row["id"] for row in documents(60, "made")]
+    assert twin_id not in all_ids(data, "web")
+    fatal = recipe(held_out=by_bucket(), contamination={"action": "fatal"})
+    with pytest.raises(
+        UserError, match=rf"1 documents of source 'web' are held out .*{twin_id} is {held_out[0]['id']}"
+    ):
+        prepared(folder, fatal)
+
+
+def test_malformed_rows_are_set_aside_with_their_place(folder: Path) -> None:
+    bad: list[Any] = [
+        b"{",
+        b'{"text": "\xff"}',
+        {"text": None},
+        {"id": "no text"},
+        {"text": " \n"},
+        {"text": "a\x00b"},
+        {"text": 5},
+    ]
+    bad += [{"text": "x" * 2000}, b'{"text": "lone \\ud800"}']
+    write_jsonl(folder / "made.jsonl", [*documents(30, "made"), *bad, *documents(30, "made", start=30)])
+    data = prepared(folder, recipe(max_row_bytes=1000))
+    assert all_ids(data, "made") == [row["id"] for row in documents(60, "made")]
+    listed = [json.loads(line) for line in (data.folder / data.quarantine["file"]).read_text().splitlines()]
+    assert [(row["source"], row["file"], row["line"]) for row in listed] == [
+        ("made", "made.jsonl", 31 + i) for i in range(len(bad))
+    ]
+    assert [row["reason"] for row in listed] == [
+        "bad JSON",
+        "bad UTF-8",
+        "missing or null text",
+        "missing or null text",
+        "empty text",
+        "NUL byte",
+        "text is not a string",
+        "row over 1000 bytes",
+        "bad UTF-8",
+    ]
+    assert data.quarantine["sources"]["made"]["quarantined"] == len(bad)
+
+
+def test_too_many_malformed_rows_stop_and_the_list_is_kept(folder: Path) -> None:
+    write_jsonl(folder / "web.jsonl", [*documents(200, "web"), *[b"{"] * 11])
+    with pytest.raises(UserError, match="11 of 211 rows of source 'web' are malformed") as error:
+        prepared(folder, recipe())
+    (kept,) = (folder / "cache" / "stores").glob("*.quarantine.jsonl")
+    assert str(kept) in str(error.value)
+    assert len(kept.read_text().splitlines()) == 11
+    assert stores(folder) == []
+    assert prepared(folder, recipe(max_quarantined_share=0.2)).quarantine["sources"]["web"]["quarantined"] == 11
+
+
+def test_a_limit_of_zero_tolerates_nothing(folder: Path) -> None:
+    write_jsonl(folder / "web.jsonl", [*documents(200, "web"), b"{"])
+    with pytest.raises(UserError, match="1 of 201 rows"):
+        prepared(folder, recipe(max_quarantined_share=0))
+
+
+def test_a_wrong_text_column_says_so(folder: Path) -> None:
+    tree = recipe()
+    tree["sources"]["web"]["text_column"] = "body"
+    with pytest.raises(UserError, match=r"200 of 200 rows of source 'web' are malformed .missing or null text: 200"):
+        prepared(folder, tree)
+
+
+def test_rows_are_filtered_by_column_value_and_counted_off(folder: Path) -> None:
+    tree = recipe()
+    tree["sources"]["made"] |= {"where": {"topic": ["t0", "t2"]}, "max_documents": 7}
+    ids = [row["id"] for row in documents(60, "made") if row["topic"] in ("t0", "t2")]
+    assert all_ids(prepared(folder, tree), "made") == ids[:7]
+    tree["sources"]["made"] = {"kind": "synthetic", "path": "made.jsonl", "id_column": "id", "max_rows": 20}
+    assert all_ids(prepared(folder, tree), "made") == [row["id"] for row in documents(20, "made")]
+
+
+def test_texts_come_back_from_tokens_byte_for_byte(folder: Path) -> None:
+    rows = [
+        {"text": text}
+        for text in ("Caf\u00e9 \u6f22\u5b57 \U0001f600", " two  spaces \n\ttab ", "a <|endoftext|> b", "x")
+    ]
+    write_jsonl(folder / "made.jsonl", rows)
+    data = prepared(folder, recipe())
+    assert texts_of(data, "made") == [row["text"] for row in rows]
+    assert "Caf\u00e9 \u6f22\u5b57 \U0001f600" in data.document_texts("made", 0)
+
+
+def test_a_document_cannot_forge_its_own_end(folder: Path) -> None:
+    write_jsonl(folder / "made.jsonl", [{"text": "a <|endoftext|> b"}, {"text": "c"}])
+    data = prepared(folder, recipe())
+    segment = data.sources["made"].segments[0]
+    tokens = segment.gather(np.arange(segment.num_samples)).ravel()[: segment.num_tokens]
+    assert (tokens == data.end_of_document).sum() == 2
+
+
+def test_the_tokenizer_has_not_seen_held_out_text(folder: Path) -> None:
+    rows = documents(300, "web")
+    for row in rows:
+        if bucket_of(row["id"], 10) in (8, 9):
+            row["text"] = f"zyzzyva zyzzyva zyzzyva zyzzyva {row['id']} " * 3
+    write_jsonl(folder / "web.jsonl", rows)
+    data = prepared(folder, recipe(held_out=by_bucket(), tokenizer={"train_bpe": 500}))
+    vocabulary = Tokenizer.from_file(str(data.tokenizer_folder / "tokenizer.json")).get_vocab()
+    assert not [token for token in vocabulary if "zy" in token]
+
+
+def test_transformers_loads_the_tokenizer(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    data = prepared(folder, recipe())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(data.tokenizer_folder))
+    assert tokenizer.eos_token_id == tokenizer.pad_token_id == data.end_of_document
+    assert len(tokenizer) == data.vocabulary_size
+    text = "made number 3 tells, caf\u00e9"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    segment = data.sources["made"].segments[0]
+    assert tokenizer(data.document_texts("made", 0)[0])["input_ids"] == segment.document_tokens(0).tolist()
+
+
+def test_a_pretrained_tokenizer_is_taken_from_its_folder(folder: Path) -> None:
+    trained = prepared(folder, recipe())
+    tree = recipe(tokenizer={"pretrained": str(trained.tokenizer_folder)})
+    again = prepared(folder, tree)
+    assert again.folder != trained.folder
+    assert again.sources["web"].segments[0].fingerprint == trained.sources["web"].segments[0].fingerprint
+    assert (again.end_of_document, again.vocabulary_size) == (trained.end_of_document, trained.vocabulary_size)
+    tree["tokenizer"]["end_of_document"] = "<none>"
+    with pytest.raises(UserError, match="no such end-of-document token"):
+        prepared(folder, tree)
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        prepared(folder, recipe(tokenizer={"pretrained": "empty"}))
+
+
+def test_processes_change_nothing_but_the_time(folder: Path) -> None:
+    alone = prepared(folder, recipe())
+    together = prepared(folder, recipe(num_proc=2, cache="other"))
+    assert together.fingerprint == alone.fingerprint
+    for name in alone.sources:
+        assert together.sources[name].segments[0].fingerprint == alone.sources[name].segments[0].fingerprint
+
+
+def test_a_second_run_opens_the_store_and_reads_nothing(folder: Path) -> None:
+    first = prepared(folder, recipe())
+    calls: list[str] = []
+    again = prepared(folder, recipe(), progress=lambda what, documents: calls.append(what))
+    assert (again.folder, calls) == (first.folder, [])
+    assert again.steer.ids == first.steer.ids
+
+
+def test_content_and_settings_name_the_store_and_nothing_else_does(folder: Path) -> None:
+    first = prepared(folder, recipe(held_out=by_bucket()))
+    os.utime(folder / "web.jsonl", (1, 1))  # touched, not changed
+    assert prepared(folder, recipe(held_out=by_bucket()), seed=5).folder == first.folder
+    (folder / "moved").mkdir()
+    for name in ("web.jsonl", "made.jsonl"):
+        (folder / name).rename(folder / "moved" / name)
+    assert prepared(folder / "moved", recipe(held_out=by_bucket(), cache="../cache")).folder == first.folder
+    write_jsonl(folder / "moved" / "made.jsonl", documents(60, "mad3"))
+    assert prepared(folder / "moved", recipe(held_out=by_bucket(), cache="../cache")).folder != first.folder
+
+
+def test_only_a_complete_store_is_opened(folder: Path) -> None:
+    data = prepared(folder, recipe())
+    (data.folder / "complete").unlink()
+    with pytest.raises(UserError, match="no complete prepared store"):
+        open_prepared(data.folder)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.data.corpus import prepared, recipe
+def die(what, documents):
+    if what == "prepare made":
+        os.kill(os.getpid(), signal.SIGKILL)
+prepared(Path(sys.argv[1]), recipe(), progress=die)
+"""
+
+
+def test_a_killed_preparation_leaves_no_store_and_is_done_anew(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=RECIPES.parent, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = stores(folder)
+    assert not is_complete(left)
+    data = prepared(folder, recipe())
+    assert stores(folder) == [data.folder]
+    assert all_ids(data, "made") == [row["id"] for row in documents(60, "made")]
+
+
+def test_the_others_wait_for_the_main_process(folder: Path) -> None:
+    seen: list[PreparedData] = []
+    waiting = Thread(target=lambda: seen.append(prepared(folder, recipe(), is_main=False)))
+    waiting.start()
+    time.sleep(0.3)
+    assert not seen
+    data = prepared(folder, recipe())
+    waiting.join(timeout=20)
+    assert [each.folder for each in seen] == [data.folder]
+
+
+def test_the_others_stop_when_the_main_process_fails(folder: Path) -> None:
+    write_jsonl(folder / "made.jsonl", [b"{"] * 20)
+    errors: list[UserError] = []
+
+    def wait() -> None:
+        try:
+            prepared(folder, recipe(), is_main=False)
+        except UserError as error:
+            errors.append(error)
+
+    waiting = Thread(target=wait)
+    waiting.start()
+    time.sleep(0.3)
+    with pytest.raises(UserError):
+        prepared(folder, recipe())
+    waiting.join(timeout=20)
+    assert "could not prepare the data: 20 of 20 rows of source 'made' are malformed" in str(errors[0])
+
+
+def test_the_others_do_not_wait_for_a_dead_main_process(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no life for 0\.3 s"):
+        prepared(folder, recipe(), is_main=False, patience_s=0.3)
+
+
+def test_a_source_that_is_wholly_held_out_is_an_error(folder: Path) -> None:
+    tree = recipe(held_out=by_bucket())
+    tree["sources"]["made"]["where"] = {"topic": "none"}
+    with pytest.raises(UserError, match="source 'made' has no training documents"):
+        prepared(folder, tree)
+
+
+def test_a_stream_is_prepared_like_a_file(folder: Path) -> None:
+    plain = prepared(folder, recipe())
+    tree = recipe()
+    tree["sources"]["made"]["streaming"] = True
+    streamed = prepared(folder, tree)
+    assert streamed.sources["made"].segments[0].fingerprint == plain.sources["made"].segments[0].fingerprint
