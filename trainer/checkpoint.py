@@ -1,7 +1,9 @@
-"""Checkpoints that are complete or absent: written aside, hashed, renamed, then pointed to; the old one goes only after the new one is verified.
+"""Checkpoints that are complete or absent: written aside, hashed, renamed, then pointed to; the old one goes only after
+the new one is verified.
 
-Writing in place and deleting the oldest first (what the usual libraries do) leaves nothing to resume from when a process dies at the wrong
-moment. Here a folder with its final name is whole by construction, its manifest proves it, and a damaged one is passed over, loudly.
+Writing in place and deleting the oldest first (what the usual libraries do) leaves nothing to resume from when a
+process dies at the wrong moment. Here a folder with its final name is whole by construction, its manifest proves it,
+and a damaged one is passed over, loudly.
 """
 
 import hashlib
@@ -43,7 +45,9 @@ def folder_name(step: int) -> str:
 
 
 def save(root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int) -> tuple[Path, int]:
-    """Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts the engine's files into the folder it is given."""
+    """Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts the engine's files
+    into the folder it is given.
+    """
     root.mkdir(parents=True, exist_ok=True)
     aside = root / f".{folder_name(step)}.partial"
     shutil.rmtree(aside, ignore_errors=True)
@@ -97,7 +101,8 @@ def damage(folder: Path) -> str | None:
 
 
 def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint (up to step ``at_most``) that is whole; a damaged one is named through ``warn`` and the one before is used.
+    """The newest checkpoint (up to step ``at_most``) that is whole; a damaged one is named through ``warn`` and the one
+    before is used.
 
     ``UserError`` when checkpoints exist and none is whole: starting anew in silence would throw the run away.
     """
@@ -107,10 +112,17 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
     for folder in folders:
         problem = damage(folder)
         if problem is None:
-            return Checkpoint(folder=folder, step=int(folder.name.removeprefix("step-")), state=json.loads((folder / STATE).read_text()))
+            return Checkpoint(
+                folder=folder,
+                step=int(folder.name.removeprefix("step-")),
+                state=json.loads((folder / STATE).read_text()),
+            )
         warn(f"checkpoint {folder} is damaged: {problem}; trying the one before")
     if folders and at_most is None:
-        raise UserError(f"no checkpoint in {root} is whole", remedy="restore one from a backup, or start anew with another --run folder")
+        raise UserError(
+            f"no checkpoint in {root} is whole",
+            remedy="restore one from a backup, or start anew with another --run folder",
+        )
     return None
 
 
@@ -134,7 +146,8 @@ def require_space(root: Path, bytes_each: int, keep: int) -> None:
     free, need = shutil.disk_usage(existing).free, bytes_each * (keep + 1)
     if free < need:
         raise UserError(
-            f"checkpoints need {need / 1e9:.2f} GB in {root} ({keep} kept and one being written), {free / 1e9:.2f} GB are free",
+            f"checkpoints need {need / 1e9:.2f} GB in {root} ({keep} kept and one being written), "
+            f"{free / 1e9:.2f} GB are free",
             remedy="free some space, lower checkpoint.keep, or choose another --run folder",
         )
 

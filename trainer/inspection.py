@@ -1,7 +1,8 @@
 """Looking back at a run from its folder: what a batch held, where a sample was used, how good a checkpoint is.
 
-Ids follow from seed and ledger alone, so an audit needs neither the model nor the data. Names and texts come from the prepared store when it is at
-hand; and then ``fed`` is predicted from it, which proves that what was trained on is what the ledger says.
+Ids follow from seed and ledger alone, so an audit needs neither the model nor the data. Names and texts come from the
+prepared store when it is at hand; and then ``fed`` is predicted from it, which proves that what was trained on is what
+the ledger says.
 """
 
 import json
@@ -57,7 +58,11 @@ class RunFolder:
 def open_run(folder: Path) -> RunFolder:
     """Read a run folder; ``UserError`` when it is none."""
     if not (folder / "ledger.jsonl").is_file() or not (folder / "recipe.yaml").is_file():
-        raise UserError("this is no run folder: ledger.jsonl and recipe.yaml are missing", got=str(folder), remedy="Give the folder of a run")
+        raise UserError(
+            "this is no run folder: ledger.jsonl and recipe.yaml are missing",
+            got=str(folder),
+            remedy="Give the folder of a run",
+        )
     recipe = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
     facts = [from_record(record) for record in read(folder / "ledger.jsonl")]
     plan = Plan(recipe.seed, Ledger(facts))
@@ -113,7 +118,11 @@ def uses_of(run: RunFolder, source: str, sample: int, segment: int = 0) -> Itera
         place = epoch * size + plan.place_of(index, epoch, sample)
         if place < drawn:
             step = plan.step_that_draws(index, place)
-            yield from ((step, slot) for slot in slots_of(run, step) if (slot.source, slot.segment, slot.sample) == (source, segment, sample))
+            yield from (
+                (step, slot)
+                for slot in slots_of(run, step)
+                if (slot.source, slot.segment, slot.sample) == (source, segment, sample)
+            )
 
 
 def show_step(run: RunFolder, step: int, *, as_json: bool) -> str:
@@ -122,15 +131,24 @@ def show_step(run: RunFolder, step: int, *, as_json: bool) -> str:
     if as_json:
         fed = run.fed.get(step)
         predicted = predicted_fed(run, step, data) if data else None
-        return json.dumps({"step": step, "fed": fed, "predicted_fed": predicted, "slots": [asdict(slot) for slot in slots]})
+        return json.dumps(
+            {"step": step, "fed": fed, "predicted_fed": predicted, "slots": [asdict(slot) for slot in slots]}
+        )
     lines = [f"step {step}: {len(slots)} samples from slot {slots[0].slot}"]
     if step in run.fed:
         lines.append(f"fed as journalled  {run.fed[step]}")
     if data:
         lines.append(f"fed from the store {predicted_fed(run, step, data)}")
     for slot in slots:
-        named = ", ".join(ref.id for ref in data.sources[slot.source].segments[slot.segment].documents(slot.sample)) if data else ""
-        lines.append(f"{slot.slot:>10}  rank {slot.rank}  {slot.source}:{slot.sample}  segment {slot.segment}  epoch {slot.epoch}  {named}")
+        named = (
+            ", ".join(ref.id for ref in data.sources[slot.source].segments[slot.segment].documents(slot.sample))
+            if data
+            else ""
+        )
+        lines.append(
+            f"{slot.slot:>10}  rank {slot.rank}  {slot.source}:{slot.sample}  segment {slot.segment}  "
+            f"epoch {slot.epoch}  {named}"
+        )
     return "\n".join(lines)
 
 
@@ -138,7 +156,9 @@ def show_sample(run: RunFolder, name: str, *, as_json: bool) -> str:
     """The steps that used SOURCE:ID, where ID is a sample's number or (with the store at hand) a document's id."""
     source, _, wanted = name.partition(":")
     if source not in run.plan.sources or not wanted:
-        raise UserError("a sample is named SOURCE:ID", got=name, remedy=f"Sources of this run: {', '.join(run.plan.sources)}")
+        raise UserError(
+            "a sample is named SOURCE:ID", got=name, remedy=f"Sources of this run: {', '.join(run.plan.sources)}"
+        )
     data = run.prepared()
     samples = [int(wanted)] if wanted.isdigit() else _samples_of_document(data, source, wanted)
     size = run.plan.segments[run.plan.segment_index(source, 0)].num_samples
@@ -148,7 +168,10 @@ def show_sample(run: RunFolder, name: str, *, as_json: bool) -> str:
     if as_json:
         return json.dumps({"sample": name, "uses": [{"step": step, **asdict(slot)} for step, slot in uses]})
     lines = [f"{name}: used {len(uses)} times in {run.last_step} steps (samples {', '.join(map(str, samples))})"]
-    lines += [f"  step {step}  slot {slot.slot}  rank {slot.rank}  sample {slot.sample}  epoch {slot.epoch}" for step, slot in uses]
+    lines += [
+        f"  step {step}  slot {slot.slot}  rank {slot.rank}  sample {slot.sample}  epoch {slot.epoch}"
+        for step, slot in uses
+    ]
     if data:
         lines += [f"  | {text[:160]}" for text in data.document_texts(source, samples[0])[:3]]
     return "\n".join(lines)
@@ -193,7 +216,11 @@ def held_out_figures(folder: Path) -> dict[str, Any]:
 
 def _samples_of_document(data: "PreparedData | None", source: str, document_id: str) -> list[int]:
     if data is None:
-        raise UserError("a document is found by its id only with the prepared store at hand", got=document_id, remedy="Give the sample's number")
+        raise UserError(
+            "a document is found by its id only with the prepared store at hand",
+            got=document_id,
+            remedy="Give the sample's number",
+        )
     segment = data.sources[source].segments[0]
     for document in range(segment.num_documents):
         if str(segment.describe(document)["id"]) == document_id:
@@ -212,6 +239,8 @@ def _ranks(run: RunFolder, batch: Batch) -> "np.ndarray[Any, np.dtype[np.int64]]
     topology = [fact for fact in run.topologies if fact.step <= batch.step][-1]
     ranks = np.zeros(len(batch.source), dtype=np.int64)
     for rank in range(topology.world_size):
-        for cell in Cells(rank=rank, world_size=topology.world_size, micro_batch=topology.micro_batch).positions(len(ranks)):
+        for cell in Cells(rank=rank, world_size=topology.world_size, micro_batch=topology.micro_batch).positions(
+            len(ranks)
+        ):
             ranks[cell] = rank
     return ranks

@@ -1,7 +1,8 @@
 """The training loop and what happens after a step: evaluate, steer, save. It knows verbs, not libraries.
 
-Everything a batch depends on is in the ledger, everything measured is in the journal, and everything else a run needs to go on is in
-``RunState``. The figures of a step are read one step late, so that a GPU always has the next step queued before the host waits for anything.
+Everything a batch depends on is in the ledger, everything measured is in the journal, and everything else a run needs
+to go on is in ``RunState``. The figures of a step are read one step late, so that a GPU always has the next step queued
+before the host waits for anything.
 """
 
 import socket
@@ -137,11 +138,11 @@ class Outcome:
     reason: str
 
 
-class RanksDisagree(RuntimeError):
+class RanksDisagreeError(RuntimeError):
     """Ranks hold different ledgers: going on would train on different batches."""
 
 
-class NonFinite(RuntimeError):
+class NonFiniteError(RuntimeError):
     """Loss or gradient was not finite several steps in a row."""
 
 
@@ -151,9 +152,7 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
     while state.position < run.training.steps:
         batch = run.stream.next()
         unread.append(_launch(run, state, batch))
-        state = replace(
-            state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens
-        )
+        state = replace(state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens)
         due = _due(run, state)
         interrupted = False
         while len(unread) > (0 if due else 1):
@@ -166,7 +165,9 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
             if outcome:
                 return state, outcome
         if interrupted:
-            return state, Outcome(state="interrupted", step=state.step, reason="stopped by a signal; a checkpoint is saved")
+            return state, Outcome(
+                state="interrupted", step=state.step, reason="stopped by a signal; a checkpoint is saved"
+            )
     return state, Outcome(state="finished", step=state.step, reason=f"all {run.training.steps} steps are done")
 
 
@@ -181,9 +182,7 @@ class _Launched:
 def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
     rate = run.training.rate(state.position)
     started_s = time.monotonic()
-    figures = run.engine.train_step(
-        batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest
-    )
+    figures = run.engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
     return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
 
@@ -218,7 +217,7 @@ def _settle(run: Run, state: RunState, launched: _Launched) -> tuple[RunState, b
     if not figures.ledgers_agree:
         digests = run.engine.gather((run.ledger.digest, socket.gethostname()))
         named = ", ".join(f"rank {rank} on {host}: {digest:016x}" for rank, (digest, host) in enumerate(digests))
-        raise RanksDisagree(f"after step {batch.step} the ranks hold different ledgers: {named}")
+        raise RanksDisagreeError(f"after step {batch.step} the ranks hold different ledgers: {named}")
     skipped = 0 if figures.updated else state.skipped_in_a_row + 1
     if not figures.updated:
         _report_nonfinite(run, batch, figures, skipped)
@@ -229,9 +228,11 @@ def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skippe
     names, plan = run.plan.sources, batch.plan
     samples = [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
     run.journal.write("nonfinite", batch.step, loss=figures.loss, grad_norm=figures.grad_norm, samples=samples)
-    run.warn(f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights")
+    run.warn(
+        f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights"
+    )
     if skipped >= NONFINITE_LIMIT:
-        raise NonFinite(
+        raise NonFiniteError(
             f"loss or gradient was not finite {skipped} steps in a row, up to step {batch.step}; its samples "
             f"(source:segment:sample): {', '.join(samples[:16])}{', ...' if len(samples) > 16 else ''}. "
             f"Lower training.learning_rate, or look at the samples with: trainer audit {run.folder} --step {batch.step}"
@@ -319,7 +320,9 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
     if dict(decision.shares) != run.plan.shares(decision.from_step):
         run.stream.append([Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
         for change in run.plan.lag_changes(run.stream.state):
-            run.journal.write("lag", state.step, source=change.source, before_millionths=change.before, after_millionths=change.after)
+            run.journal.write(
+                "lag", state.step, source=change.source, before_millionths=change.before, after_millionths=change.after
+            )
     if decision.action == "stop":
         return state, Outcome(state="stopped-by-guard", step=state.step, reason=decision.reason)
     return state, None
@@ -329,7 +332,10 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     """Weights, optimizer and schedule position of the last checkpoint; new samples at new steps."""
     saved = checkpoint.latest(run.folder / "checkpoints", warn=run.warn, at_most=state.step - 1)
     if saved is None:
-        run.warn(f"the guard asks for a rollback after step {state.step}, but no checkpoint is there yet: going on with the new shares")
+        run.warn(
+            f"the guard asks for a rollback after step {state.step}, but no checkpoint is there yet: "
+            "going on with the new shares"
+        )
         run.stream.append([Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
         return state
     run.engine.restore(saved.folder)
@@ -364,7 +370,9 @@ def save_checkpoint(run: Run, state: RunState) -> None:
                 state={**state.to_json(), **offsets},
                 keep=run.checkpoint.keep,
             )
-            run.journal.write("checkpoint", state.step, folder=folder.name, seconds=time.monotonic() - started_s, bytes=num_bytes)
+            run.journal.write(
+                "checkpoint", state.step, folder=folder.name, seconds=time.monotonic() - started_s, bytes=num_bytes
+            )
         except OSError as error:  # all ranks must end together, with the reason
             problem = f"the checkpoint after step {state.step} could not be saved: {error}"
     problem = run.engine.broadcast(problem)
@@ -374,5 +382,7 @@ def save_checkpoint(run: Run, state: RunState) -> None:
 
 def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:
     """Size of the global batch and shares, from the first step on."""
-    return [BatchSize(step=1, global_batch=global_batch), Shares(step=1, shares=dict(shares), reason="the recipe's starting shares")]
-
+    return [
+        BatchSize(step=1, global_batch=global_batch),
+        Shares(step=1, shares=dict(shares), reason="the recipe's starting shares"),
+    ]

@@ -1,7 +1,8 @@
-"""Facts that the parts hand each other: frozen values without behaviour, so that no part needs to import another to be understood.
+"""Facts that the parts hand each other: frozen values without behaviour, so that no part needs to import another to be
+understood.
 
-Everything here is plain data (numpy at most). Quantities wear their unit; shares are integers in millionths, because shares that
-are added up over a million steps must not drift by a rounding error.
+Everything here is plain data (numpy at most). Quantities wear their unit; shares are integers in millionths, because
+shares that are added up over a million steps must not drift by a rounding error.
 """
 
 # D held-out documents in document order
@@ -32,11 +33,18 @@ class Config(BaseModel):
 class UserError(Exception):
     """A mistake in what the user gave us: shown as text without a stack trace, exit code 2.
 
-    ``what`` says what is wrong, ``got`` the offending value, ``remedy`` what to do, ``file`` and ``line`` where it stands.
+    ``what`` says what is wrong, ``got`` the offending value, ``remedy`` what to do, ``file`` and ``line`` where it
+    stands.
     """
 
     def __init__(
-        self, what: str, *, got: object = None, remedy: str | None = None, file: Path | str | None = None, line: int | None = None
+        self,
+        what: str,
+        *,
+        got: object = None,
+        remedy: str | None = None,
+        file: Path | str | None = None,
+        line: int | None = None,
     ) -> None:
         self.what, self.got, self.remedy, self.file, self.line = what, got, remedy, file, line
         super().__init__(str(self))
@@ -52,8 +60,9 @@ class UserError(Exception):
 class Reading:
     """One evaluation on held-out real documents.
 
-    ``nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8 bytes, ``slice_of[D]`` an
-    index into ``slices``. ``source_nats_per_token`` is the loss on a fixed sample of each training source.
+    ``nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8 bytes,
+    ``slice_of[D]`` an index into ``slices``. ``source_nats_per_token`` is the loss on a fixed sample of each training
+    source.
     """
 
     step: int
@@ -77,7 +86,9 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Worth:
-    """What a token of a source is worth now, in units of a fresh real token (1 = as good, 0 = useless, below 0 = harmful)."""
+    """What a token of a source is worth now, in units of a fresh real token (1 = as good, 0 = useless, below 0 =
+    harmful).
+    """
 
     value: float
     standard_error: float
@@ -111,7 +122,9 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the guard thinks of a reading: ``ok``, ``warn`` (freeze the shares), ``cut`` a source, ``rollback`` or ``stop``."""
+    """What the guard thinks of a reading: ``ok``, ``warn`` (freeze the shares), ``cut`` a source, ``rollback`` or
+    ``stop``.
+    """
 
     action: Literal["ok", "warn", "cut", "rollback", "stop"]
     reason: str
@@ -121,7 +134,8 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What came of policy and guard: the shares in force from ``from_step`` on, why, and on what evidence (JSON-able)."""
+    """What came of policy and guard: the shares in force from ``from_step`` on, why, and on what evidence (JSON-able).
+    """
 
     from_step: int
     action: Action

@@ -1,7 +1,9 @@
-"""Which source helps, which hurts, and what steering is worth: the quickstart in many variants, as ordinary runs of ``trainer fit``.
+"""Which source helps, which hurts, and what steering is worth: the quickstart in many variants, as ordinary runs of
+``trainer fit``.
 
-A cell is one run folder; a cell that is finished is not run again, so the study can be stopped and gone on with. The table is made from the run
-folders alone. Usage: ``python -m tests.benchmarks.study [--jobs 2] [--only PREFIX] [--table]``.
+A cell is one run folder; a cell that is finished is not run again, so the study can be stopped and gone on with. The
+table is made from the run folders alone. Usage: ``python -m tests.benchmarks.study [--jobs 2] [--only PREFIX]
+[--table]``.
 """
 
 import argparse
@@ -27,7 +29,7 @@ CONSTANT = "control.policy={kind: constant}"
 def shares(parts: dict[str, float]) -> str:
     """The shares as an override."""
     total = sum(parts.values())
-    return "mixture.shares={" + ", ".join(f"{name}: {parts.get(name, 0.0) / total:.6f}" for name in SOURCES) + "}"
+    return "mixture.shares={" + ", ".join(f"{name}: {parts.get(name, 0.0) / total:.9f}" for name in SOURCES) + "}"
 
 
 def cells() -> dict[str, list[str]]:
@@ -44,7 +46,11 @@ def cells() -> dict[str, list[str]]:
             for real in SWEEP:
                 if real != 0.25:
                     rest = (1 - real) / 3
-                    plan[f"static-{real}/{seed}"] = [*own, CONSTANT, shares({name: real if name == "wikipedia" else rest for name in SOURCES})]
+                    plan[f"static-{real}/{seed}"] = [
+                        *own,
+                        CONSTANT,
+                        shares({name: real if name == "wikipedia" else rest for name in SOURCES}),
+                    ]
     return plan
 
 
@@ -94,10 +100,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, found in results.items():
         variant, seed = name.rsplit("/", 1)
         loss[variant][seed] = found["report_nats_per_token"]
-    rows = ["| variant | seeds | report loss, nats per token | minus equal static shares, same seeds |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| variant | seeds | report loss, nats per token | minus equal static shares, same seeds |",
+        "| --- | --- | --- | --- |",
+    ]
     for variant in sorted(loss):
-        paired = [loss[variant][seed] - loss["static-0.25"][seed] for seed in loss[variant] if seed in loss.get("static-0.25", {})]
-        rows.append(f"| {variant} | {len(loss[variant])} | {spread(list(loss[variant].values()))} | {spread(paired) if paired else ''} |")
+        paired = [
+            loss[variant][seed] - loss["static-0.25"][seed]
+            for seed in loss[variant]
+            if seed in loss.get("static-0.25", {})
+        ]
+        rows.append(
+            f"| {variant} | {len(loss[variant])} | {spread(list(loss[variant].values()))} | {spread(paired) if paired else ''} |"
+        )
     return "\n".join(rows)
 
 

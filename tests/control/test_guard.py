@@ -138,6 +138,8 @@ def test_without_a_source_to_blame_it_warns_then_rolls_back_then_stops(observe):
     actions = [verdict.action for verdict in verdicts if "has risen" in verdict.reason]
     assert actions[:2] == ["warn", "rollback"]
     assert verdicts[59].action == "ok"
+    rollback = next(verdict for verdict in verdicts if verdict.action == "rollback")
+    assert 400 < rollback.evidence["anchor_step"] <= 600  # the rise began after step 600
     again = rise()
     _, verdicts = judged(observe, again, state=state)
     assert "stop" in [verdict.action for verdict in verdicts]

@@ -13,13 +13,13 @@ KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
 FEEDBACK = ControlConfig(policy={"kind": "feedback", "warm_up": 0.0})
 SCHEDULE = ControlConfig(
-    policy={"kind": "schedule", "points": [{"at": 1.0, "shares": {"real": 0.1, "written": 0.5, "bad": 0.4}}]}
+    policy={"kind": "schedule", "points": [{"at": 1, "shares": {"real": 0.1, "written": 0.5, "bad": 0.4}}]}
 )
 POISON = {"real": 0.9, "written": 0.8, "bad": -0.5}
 
 
 def steered(observe, config, losses, worth=None, shares=SHARES):
-    """The decisions after readings whose held-out loss is shifted by ``losses``; the state goes through JSON each time."""
+    """The decisions after readings whose held-out loss is shifted by ``losses``; the state goes through JSON."""
     state, decisions = initial_state(config, shares, KINDS), []
     for number, loss in enumerate(losses):
         seen = observe(10 * number + 10, shares, worth=worth, loss=loss, steps=10 * len(losses))
@@ -54,7 +54,7 @@ def test_worth_is_measured_when_policy_or_guard_want_it():
 def test_a_move_says_why_with_figures(observe):
     move = next(d for d in steered(observe, FEEDBACK, losses(9, 0), POISON) if d.action == "move")
     assert move.shares["bad"] < SHARES["bad"]
-    assert "bad from 0.300 to 0.030 (a token of it is worth -0.50 ± " in move.reason
+    assert "bad from 0.300 to 0.050 (a token of it is worth -0.50 ± " in move.reason
     figures = move.evidence["policy"]["sources"]["bad"]
     assert {"worth", "worth_standard_error", "gap", "gap_standard_error", "reference", "num_readings"} <= set(figures)
     assert move.evidence["policy"]["z"] == 3.0

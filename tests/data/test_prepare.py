@@ -256,7 +256,9 @@ def test_the_tokenizer_has_not_seen_held_out_text(folder: Path) -> None:
     for row in rows:
         if bucket_of(row["id"], 10) in (8, 9):
             row["text"] = f"zyzzyva zyzzyva zyzzyva zyzzyva {row['id']} " * 3
-    write_jsonl(folder / "web.jsonl", rows)
+    held_out = [row["text"] for row in rows if "zyzzyva" in row["text"]]
+    copies = [{"id": f"copy{i}", "text": text} for i, text in enumerate(held_out) if bucket_of(f"copy{i}", 10) < 8]
+    write_jsonl(folder / "web.jsonl", [*rows, *copies])
     data = prepared(folder, recipe(held_out=by_bucket(), tokenizer={"train_bpe": 500}))
     vocabulary = Tokenizer.from_file(str(data.tokenizer_folder / "tokenizer.json")).get_vocab()
     assert not [token for token in vocabulary if "zy" in token]
@@ -322,6 +324,8 @@ def test_only_a_complete_store_is_opened(folder: Path) -> None:
     (data.folder / "complete").unlink()
     with pytest.raises(UserError, match="no complete prepared store"):
         open_prepared(data.folder)
+    (data.folder / "store.json").unlink()
+    assert all_ids(prepared(folder, recipe()), "web") == all_ids(data, "web")
 
 
 KILLED = """

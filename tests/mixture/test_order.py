@@ -54,7 +54,9 @@ def test_slots_of_several_sources_are_permuted_in_one_call_as_they_are_alone() -
 
 
 def test_places_are_spread_evenly_over_samples() -> None:
-    """Chi-square of where the first place lands over 4,000 epochs of 50 samples; 49 degrees of freedom, 99.9th percentile 85."""
+    """Chi-square of where the first place lands over 4,000 epochs of 50 samples; 49 degrees of freedom, 99.9th
+    percentile 85.
+    """
     epochs = 4000
     keys = np.stack([round_keys(3, "s", 0, epoch) for epoch in range(epochs)], axis=1)
     landed = permute(np.zeros(epochs, dtype=np.int64), np.full(epochs, 50), keys)
@@ -72,7 +74,10 @@ def test_the_order_is_pinned() -> None:
     """Golden values of feistel-1: a change here would reorder every run that is to be resumed."""
     assert NUM_ROUNDS == 6
     assert epoch_order(10, seed=17).tolist() == GOLDEN
-    assert permute(np.array([0, 1, 2]), np.full(3, 10**12), np.repeat(round_keys(17, "w", 0, 3)[:, None], 3, 1)).tolist() == GOLDEN_WIDE
+    assert (
+        permute(np.array([0, 1, 2]), np.full(3, 10**12), np.repeat(round_keys(17, "w", 0, 3)[:, None], 3, 1)).tolist()
+        == GOLDEN_WIDE
+    )
 
 
 GOLDEN = [1, 0, 9, 3, 7, 8, 6, 2, 4, 5]

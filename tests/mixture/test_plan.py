@@ -14,7 +14,7 @@ from trainer.mixture.plan import (
     MARK_EVERY_STEPS,
     Batch,
     Cells,
-    MissingSamples,
+    MissingSamplesError,
     MixtureConfig,
     Plan,
     State,
@@ -27,7 +27,9 @@ KINDS: tuple[Kind, ...] = ("real", "synthetic")
 
 
 def ledger_of(sizes: dict[str, tuple[Kind, int]], shares: dict[str, int], global_batch: int) -> Ledger:
-    facts: list[Fact] = [Segment(step=1, source=s, kind=kind, segment=0, num_samples=n) for s, (kind, n) in sizes.items()]
+    facts: list[Fact] = [
+        Segment(step=1, source=s, kind=kind, segment=0, num_samples=n) for s, (kind, n) in sizes.items()
+    ]
     return Ledger([*facts, BatchSize(step=1, global_batch=global_batch), Shares(step=1, shares=shares)])
 
 
@@ -62,7 +64,9 @@ def ledgers_with_changes(draw: st.DrawFn) -> tuple[Ledger, int]:
 
 @given(case=ledgers_with_changes())
 @settings(max_examples=150, deadline=None)
-def test_synthetic_samples_are_the_nearest_integer_of_the_integral_through_every_change(case: tuple[Ledger, int]) -> None:
+def test_synthetic_samples_are_the_nearest_integer_of_the_integral_through_every_change(
+    case: tuple[Ledger, int],
+) -> None:
     ledger, steps = case
     plan = Plan(0, ledger)
     plan.refresh()
@@ -138,7 +142,9 @@ def test_a_mark_replaces_all_that_came_before_it(case: tuple[Ledger, int], at: i
     at = min(at, steps)
     whole = Plan(0, ledger)
     mark = whole.mark(whole.state(at))
-    facts = [fact for fact in ledger.facts if fact.step < at] + [mark] + [fact for fact in ledger.facts if fact.step >= at]
+    facts = (
+        [fact for fact in ledger.facts if fact.step < at] + [mark] + [fact for fact in ledger.facts if fact.step >= at]
+    )
     lines = [from_record(to_record(fact)) for fact in facts]
     resumed = Plan(0, Ledger(lines))
     for step in range(at, steps + 1):
@@ -171,11 +177,17 @@ def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
 
 @given(case=ledgers_with_changes(), with_mark=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(case: tuple[Ledger, int], with_mark: bool) -> None:
+def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(
+    case: tuple[Ledger, int], with_mark: bool
+) -> None:
     ledger, steps = case
     plan = Plan(3, ledger)
     plan.refresh()
-    used = [(k, e, i, s.step) for s, b, _ in walk(plan, steps) for k, e, i in zip(b.source.tolist(), b.epoch.tolist(), b.sample.tolist(), strict=True)]
+    used = [
+        (k, e, i, s.step)
+        for s, b, _ in walk(plan, steps)
+        for k, e, i in zip(b.source.tolist(), b.epoch.tolist(), b.sample.tolist(), strict=True)
+    ]
     if with_mark:
         ledger.append(plan.mark(plan.state(max(steps, ledger.facts[-1].step))))
     for source, epoch, sample, step in used[:: max(1, len(used) // 20)]:
@@ -198,7 +210,9 @@ def test_a_segment_joins_and_retires_at_its_step_and_segments_are_used_evenly() 
     plan = Plan(0, ledger)
     used: Counter[tuple[int, int]] = Counter()
     for state, batch, _ in walk(plan, 60):
-        used.update((0 if state.step < 5 else 1 if state.step < 40 else 2, g) for g in batch.segment[batch.source == 1].tolist())
+        used.update(
+            (0 if state.step < 5 else 1 if state.step < 40 else 2, g) for g in batch.segment[batch.source == 1].tolist()
+        )
     assert used[0, 1] == 0 and used[2, 0] == 0
     assert abs(used[1, 0] - 35 * 4 * 30 / 120) <= 1  # in proportion to their sizes: both finish an epoch together
 
@@ -206,12 +220,14 @@ def test_a_segment_joins_and_retires_at_its_step_and_segments_are_used_evenly() 
 def test_a_source_without_live_segments_is_a_clear_error() -> None:
     ledger = ledger_of({"real": ("real", 100), "made": ("synthetic", 30)}, {"real": 500_000, "made": 500_000}, 8)
     ledger.append(Retire(step=2, source="made", segment=0))
-    with pytest.raises(MissingSamples, match="made"):
+    with pytest.raises(MissingSamplesError, match="made"):
         list(walk(Plan(0, ledger), 3))
 
 
 def test_a_cut_drops_the_lag_and_says_so() -> None:
-    ledger = ledger_of({"a": ("synthetic", 9), "b": ("synthetic", 9), "r": ("real", 9)}, {"a": 300_000, "b": 300_000, "r": 400_000}, 1)
+    ledger = ledger_of(
+        {"a": ("synthetic", 9), "b": ("synthetic", 9), "r": ("real", 9)}, {"a": 300_000, "b": 300_000, "r": 400_000}, 1
+    )
     ledger.append(Shares(step=2, shares={"a": 0, "b": 600_000, "r": 400_000}))
     plan = Plan(0, ledger)
     changes = {change.source: change for change in plan.lag_changes(plan.state(2))}
@@ -230,7 +246,12 @@ def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypa
     plan = Plan(0, ledger)
     near = plan.state(3)
     far = State(
-        step=1_000_001, slot=512 * 10**6, synthetic_lag=near.synthetic_lag, lags=near.lags, cursors=near.cursors + 10**8, segment_lags=near.segment_lags
+        step=1_000_001,
+        slot=512 * 10**6,
+        synthetic_lag=near.synthetic_lag,
+        lags=near.lags,
+        cursors=near.cursors + 10**8,
+        segment_lags=near.segment_lags,
     )
     ledger.append(plan.mark(far))
     counted = []

@@ -1,4 +1,4 @@
-"""Run folders as a run leaves them: a believable story with a cut, a rollback and a report, written through the journal itself."""
+"""Run folders as a run leaves them: a believable story with a move and a cut, written through the journal itself."""
 
 import json
 import math
@@ -29,7 +29,7 @@ GLOBAL_BATCH, SEQUENCE_LENGTH, EVERY_STEPS = 32, 128, 25
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """What happens: ``crash_at`` ends the journal in the middle of the line after that step; ``rename`` gives other names."""
+    """What happens. ``crash_at`` ends the journal in the middle of the line after that step; ``rename`` renames."""
 
     name: str = "story"
     steps: int = 400
@@ -82,7 +82,14 @@ class Teller:
         self.journal.write(
             "start", 0, recipe_name=self.story.name, world_size=2, environment=environment | {"git_commit": "0f3c2a1"},
             resumed_from=None, segments=segments, store="store/5f2e", parameters=1_180_000,
-            quarantine={self.names["spam"]: {"missing text": 3, "bad JSON": 1}},
+            quarantine={
+                "file": "quarantine.jsonl",
+                "sources": {
+                    self.names["spam"]: {
+                        "rows": 1334, "quarantined": 4, "reasons": {"missing text": 3, "bad JSON": 1}
+                    }
+                },
+            },
             contamination={self.names["written"]: {"exact": 2, "near": 5, "dropped": 7}},
         )  # fmt: skip
         for name, segment in segments.items():
@@ -113,14 +120,19 @@ class Teller:
         }
         self.journal.write(
             "reading", step, part="steer", nats_per_token=loss, standard_error=0.021, bits_per_byte=loss * 0.45,
-            worst_decile_nats_per_token=loss + 0.9, source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
+            worst_decile_nats_per_token=loss + 0.9,
+            source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
             slices={name: {"nats_per_token": loss + more, "tokens": 4000} for name, more in SLICES.items()},
             worth=worth, seconds=1.2, documents=256,
         )  # fmt: skip
 
     def decision(self, step: int) -> None:
         spam, written = self.names["spam"], self.names["written"]
-        guard: dict[str, Any] = {"action": "ok", "reason": "held-out loss fell 3.1 standard errors", "z": -3.1}
+        guard: dict[str, Any] = {
+            "nats_per_token": 4.31, "anchor_nats_per_token": 4.33, "difference": -0.02, "jitter_sd": 0.012, "z": -1.7,
+            "evidence": 0.2, "warn_at": 10, "alarm_at": 2000,
+        }  # fmt: skip
+        before = dict(self.shares)
         action, reason = "keep", "no source's worth differs from the others beyond 2 standard errors"
         if self.story.steered and step == 100:
             self.shares = {**self.shares, spam: 125_000, written: 375_000}
@@ -128,10 +140,13 @@ class Teller:
         elif self.story.steered and step == 200:
             self.shares = {**self.shares, spam: 0, written: 500_000}
             action, reason = "cut", f"guard: {spam} does harm in three readings"
-            guard = {"action": "cut", "reason": "harm in three readings", "source": spam, "z": 6.2}
+            guard |= {"z": 6.2, "evidence": 4100.0, "strikes": 1}
+        standing = {"worth": -0.61, "worth_standard_error": 0.12, "gap": -0.95, "gap_standard_error": 0.14}
         evidence = {
-            "policy": {"reason": reason, "proposed": dict(self.shares), "floor": 20_000, "ceiling": 800_000},
+            "policy": {"sources": {spam: standing | {"num_readings": 4}}, "margin": 0.25, "z": 3.0},
             "guard": guard,
+            "shares_before": before,
+            "progress": step / self.story.steps,
         }
         self.journal.write(
             "decision", step, from_step=step + 1, action=action, shares=self.shares, reason=reason, evidence=evidence
@@ -147,8 +162,8 @@ class Teller:
             for name, more in SLICES.items()
         }
         self.journal.write(
-            "report", steps, part="report", bits_per_byte=bits, nats_per_token=bits / 0.45, standard_error=0.018, slices=slices,
-            worst_slice={"name": "people", "bits_per_byte": bits + 0.124},
+            "report", steps, part="report", bits_per_byte=bits, nats_per_token=bits / 0.45, standard_error=0.018,
+            slices=slices, worst_slice={"name": "people", "bits_per_byte": bits + 0.124},
         )  # fmt: skip
         self.journal.write("sample", steps, prompt="The river", text=self.story.sample_text)
         tokens = steps * GLOBAL_BATCH * SEQUENCE_LENGTH

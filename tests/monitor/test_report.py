@@ -62,7 +62,7 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
     for words in (
         "story finished", "all steps done", "bits per byte", "95 %:", "people", "75 % → 75 %",
         "spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved", "written 25 % → 37.5 %, spam 25 % → 12.5 %",
-        "1 × cut", "evidence of harm 4,100 (warns at 10, alarms at 2,000)", "worth -0.61 ± 0.12", "CC-BY-SA-4.0",
+        "1 cut, 9 ok", "evidence of harm 4,100 (warns at 10, alarms at 2,000)", "worth -0.61 ± 0.12", "CC-BY-SA-4.0",
         "missing text 3, bad JSON 1", "exact 2, near 5, dropped 7", "The river rises", "0f3c2a1", "global_batch: 32",
     ):  # fmt: skip
         assert words in page.text
@@ -165,8 +165,9 @@ def test_thinning_keeps_totals_means_and_the_last_state() -> None:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_draws_the_charts_without_an_error(tell: Callable[..., Path], tmp_path: Path) -> None:
     write_report([tell(steps=60)], tmp_path / "report.html")
-    command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               "--virtual-time-budget=8000", "--enable-logging=stderr", "--dump-dom", (tmp_path / "report.html").as_uri()]  # fmt: skip
+    switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    switches += ["--virtual-time-budget=8000", "--enable-logging=stderr"]
+    command = ["chromium", *switches, (tmp_path / "report.html").as_uri()]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert done.stdout.count('class="main-svg"') >= 7
     assert "CONSOLE" not in done.stderr

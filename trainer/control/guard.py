@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.control.detector import LOG_EMPTY, RATES, DetectorSettings, Look, Track, look
+from trainer.control.detector import LOG_EMPTY, MIN_DIFFERENCES, RATES, DetectorSettings, Look, Track, look
 from trainer.control.pooling import Standing, remember, standings
 from trainer.records import Config, FloatArray, Kind, Observation, Reading, Verdict
 
@@ -132,7 +132,7 @@ def judge(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tupl
 
 
 def _fresh_track() -> dict[str, Any]:
-    return {"means": [], "documents": [], "log_evidence": [LOG_EMPTY] * len(RATES)}
+    return {"means": [], "steps": [], "documents": [], "log_evidence": [LOG_EMPTY] * len(RATES)}
 
 
 def _looked(
@@ -156,11 +156,15 @@ def _looked(
     means_SH[0, config.history_readings - num_before :] = state["means"]
     track = Track(means=means_SH, log_evidence=np.array([state["log_evidence"]], dtype=np.float64))
     track, found = look(settings, track, np.array([mean]), np.array([pair_variance]))
-    if float(found.log_evidence[0]) < settings.suspicion:
+    steps_before = state["steps"]
+    if (
+        float(found.log_evidence[0]) < settings.suspicion and not state["frozen"]
+    ):  # after an alarm nothing is normal yet
         past_D = past_D + (loss_D - past_D) / min(num_before + 1, config.anchor_readings)
+        means = [float(value) for value in track.means[0] if not np.isnan(value)]
+        state = {**state, "means": means, "steps": [*steps_before, seen.step][-config.history_readings :]}
     state = {
         **state,
-        "means": [float(value) for value in track.means[0] if not np.isnan(value)],
         "documents": past_D.tolist(),
         "log_evidence": track.log_evidence[0].tolist(),
         "worths": remember(state["worths"], seen),
@@ -169,6 +173,7 @@ def _looked(
     if bool(found.ready[0]):
         figures |= {
             "anchor_nats_per_token": float(found.anchor[0]),
+            "anchor_step": steps_before[-1 - min(config.anchor_lag, num_before - MIN_DIFFERENCES)],
             "difference": mean - float(found.anchor[0]),
             "jitter_sd": float(found.jitter[0]),
             "pair_standard_error": math.sqrt(pair_variance),
@@ -190,7 +195,10 @@ def _pair_variance(difference_D: FloatArray, weight_D: FloatArray) -> float:
 def _alarmed(
     config: GuardConfig, state: dict[str, Any], seen: Observation, figures: dict[str, Any]
 ) -> tuple[dict[str, Any], Verdict]:
-    """The next rung of the ladder; the evidence starts again from nothing, so that the remedy gets its chance."""
+    """The next rung of the ladder; the evidence starts again from nothing, so that the remedy gets its chance.
+
+    A rollback should go to the last checkpoint at or before ``anchor_step`` (in the evidence), the anchor's newest reading.
+    """
     strikes = (state["strikes"] if state["quiet"] < config.memory_readings else 0) + 1
     state = {
         **state,
@@ -207,6 +215,7 @@ def _alarmed(
         "sources": {name: standing.as_evidence() for name, standing in found.items()},
     }
     what = f"Held-out loss has risen: {_in_words(figures)}"
+    times = f"for the {_nth(strikes)} time"
     if config.cut and blamed is not None:
         standing = found[blamed]
         worth = f"{standing.worth:.2f} ± {standing.worth_standard_error:.2f} of a fresh real one"
@@ -216,13 +225,11 @@ def _alarmed(
         state = {**state, **_fresh_track(), "rollbacks": state["rollbacks"] + 1}
         return state, Verdict(
             action="rollback",
-            reason=f"{what}, for the {_nth(strikes)} time, and no source is to blame.",
+            reason=f"{what}, {times}, and no source is to blame.",
             evidence=figures,
         )
     if strikes > 1 and config.stop:
-        return state, Verdict(
-            action="stop", reason=f"{what}, for the {_nth(strikes)} time, and nothing has helped.", evidence=figures
-        )
+        return state, Verdict(action="stop", reason=f"{what}, {times}, and nothing has helped.", evidence=figures)
     return state, Verdict(action="warn", reason=f"{what}; no source is to blame beyond the error.", evidence=figures)
 
 
@@ -247,4 +254,4 @@ def _in_words(figures: Mapping[str, Any]) -> str:
 
 
 def _nth(count: int) -> str:
-    return {2: "second", 3: "third"}.get(count, f"{count}th")
+    return {1: "first", 2: "second", 3: "third"}.get(count, f"{count}th")

@@ -121,7 +121,7 @@ class PreparedSegment:
             raise IndexError(f"sample must be in 0..{self.num_samples - 1}, got {sample}")
         first = sample * self.sequence_length
         last = min(first + self.sequence_length, self.num_tokens)
-        low = int(np.searchsorted(self._token_offsets, first, side="left"))
+        low = int(np.searchsorted(self._token_offsets, first, side="right")) - 1
         high = int(np.searchsorted(self._token_offsets, last, side="left"))
         refs = []
         for document in range(low, high):

@@ -1,10 +1,12 @@
 """From the plan to this rank's micro-batches: a memory-mapped gather, done ahead of time in one background thread.
 
-The plan decides who is in the global batch; here it is only dealt out. What is planned ahead is worthless once a fact changes the plan, so
-facts enter the ledger through ``Stream.append``, which throws away what was prefetched: a decision after step n governs batch n + 1.
+The plan decides who is in the global batch; here it is only dealt out. What is planned ahead is worthless once a fact
+changes the plan, so facts enter the ledger through ``Stream.append``, which throws away what was prefetched: a decision
+after step n governs batch n + 1.
 """
 
-# G samples of the global batch, T tokens a sample, B samples of a micro-batch, R ranks, M micro-batches per rank, K sources
+# G samples of the global batch, T tokens a sample, B samples of a micro-batch, R ranks, M micro-batches per rank,
+# K sources
 
 import hashlib
 from collections import deque
@@ -48,7 +50,9 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatch:
-    """This rank's part of a global batch. ``target_tokens`` counts the predicted tokens of the whole global batch, on all ranks alike."""
+    """This rank's part of a global batch. ``target_tokens`` counts the predicted tokens of the whole global batch, on
+    all ranks alike.
+    """
 
     step: int
     plan: Batch
@@ -71,7 +75,9 @@ def _fed_keys(length: int) -> Words:
 
 
 def sample_hashes(tokens: IntArray) -> Words:
-    """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then splitmix64's finaliser, so that rows may be summed."""
+    """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then splitmix64's finaliser, so that
+    rows may be summed.
+    """
     keys = _fed_keys(tokens.shape[1])
     word: Words = (tokens.astype(np.uint64) + np.uint64(1)) @ keys[1:] + keys[0]
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -101,7 +107,9 @@ def fed(batch: Batch, stores: Mapping[tuple[int, int], SampleStore], length: int
 
 
 class Stream:
-    """This rank's batches, one per step, in the order of the plan. Not to be given to ``accelerator.prepare``: it deals the ranks itself."""
+    """This rank's batches, one per step, in the order of the plan. Not to be given to ``accelerator.prepare``: it deals
+    the ranks itself.
+    """
 
     def __init__(
         self,
@@ -199,7 +207,8 @@ class Stream:
         shares = capped_shares(self.plan.shares(cap.step), kinds, set(cap.sources))
         if shares is None:
             raise UserError(
-                f"before step {cap.step} {names} would go over its cap, and no other source of its kind has a share to take it",
+                f"before step {cap.step} {names} would go over its cap, "
+                "and no other source of its kind has a share to take it",
                 remedy="raise mixture.max_epochs, lower training.steps, or give another source of the kind a share",
             )
         return Shares(step=cap.step, shares=shares, reason=f"cap: {names} reached")

@@ -1,8 +1,8 @@
 """The engine over Hugging Face Accelerate: one process, DDP, and whatever else ``accelerate launch`` says.
 
-Accelerate launches, wraps and averages; data, order, loss normalisation and schedule are ours. The loader is never given to ``prepare`` (it would
-deal the ranks a second time), nor is a scheduler (it would count the steps once per process), and accumulation is a plain loop with ``no_sync``
-(Accelerate would divide the loss again).
+Accelerate launches, wraps and averages; data, order, loss normalisation and schedule are ours. The loader is never
+given to ``prepare`` (it would deal the ranks a second time), nor is a scheduler (it would count the steps once per
+process), and accumulation is a plain loop with ``no_sync`` (Accelerate would divide the loss again).
 """
 
 # B samples of a micro-batch, T tokens, V vocabulary
@@ -19,9 +19,8 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, gather_object
 from safetensors.torch import load_model, save_model
 
-from trainer.evaluate.worth import Shard
 from trainer.model.objective import normalised, summed_loss
-from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.model.optimizer import Shard, TrainingConfig, build_optimizer
 from trainer.records import FloatArray, StepFigures, UserError
 
 if TYPE_CHECKING:
@@ -38,14 +37,19 @@ HALF = 1 << 32
 def check_launch() -> None:
     """Refuse a launch that started another number of processes than was asked for, before anything is trained.
 
-    ``accelerate launch --cpu --num_processes 4`` starts one process, says nothing, and leaves MASTER_ADDR without WORLD_SIZE behind.
+    ``accelerate launch --cpu --num_processes 4`` starts one process, says nothing, and leaves MASTER_ADDR without
+    WORLD_SIZE behind.
     """
     started = os.environ.get("WORLD_SIZE")
     remedy = (
-        "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 -m trainer fit RECIPE"
+        "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
+        "-m trainer fit RECIPE"
     )
     if os.environ.get("MASTER_ADDR") and started is None:
-        raise UserError("MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one", remedy=remedy)
+        raise UserError(
+            "MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one",
+            remedy=remedy,
+        )
     for origin, expected in _expected_processes():
         if expected != int(started or 1):
             raise UserError(f"{origin} asks for {expected} processes, but {int(started or 1)} started", remedy=remedy)
@@ -62,12 +66,17 @@ def _expected_processes() -> Iterable[tuple[str, int]]:
             from ruamel.yaml import YAML
 
             configured = YAML(typ="safe").load(Path(value)) or {}
-            if not any(name == "--num_processes" for name, _ in _launcher_arguments()) and "num_processes" in configured:
+            if (
+                not any(name == "--num_processes" for name, _ in _launcher_arguments())
+                and "num_processes" in configured
+            ):
                 yield f"the launch file {value}", int(configured["num_processes"])
 
 
 def _launcher_arguments() -> list[tuple[str, str]]:
-    """``--name value`` pairs of the accelerate launcher that started this process; empty elsewhere (and where /proc is not)."""
+    """``--name value`` pairs of the accelerate launcher that started this process; empty elsewhere (and where /proc is
+    not).
+    """
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -76,12 +85,17 @@ def _launcher_arguments() -> list[tuple[str, str]]:
         return []
     own = words[words.index("launch") + 1 :]
     own = own[: own.index("fit")] if "fit" in own else own
-    pairs = [word.split("=", 1) if "=" in word else [word, following] for word, following in zip(own, [*own[1:], ""], strict=True)]
+    pairs = [
+        word.split("=", 1) if "=" in word else [word, following]
+        for word, following in zip(own, [*own[1:], ""], strict=True)
+    ]
     return [(name.replace("-", "_").replace("__", "--", 1), value) for name, value in pairs if name.startswith("--")]
 
 
 def open_accelerator(training: TrainingConfig) -> Accelerator:
-    """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where they contradict each other."""
+    """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where they contradict each
+    other.
+    """
     check_launch()
     precision = {"fp32": "no", "bf16": "bf16"}[training.precision]
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -90,7 +104,9 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
             f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
             remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
         )
-    sharded = any(os.environ.get(name, "false").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
+    sharded = any(
+        os.environ.get(name, "false").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+    )
     on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         mixed_precision=precision,
@@ -108,7 +124,9 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
 class AccelerateEngine:
     """One process or DDP. See ``loop.Engine`` for the verbs."""
 
-    def __init__(self, model: "PreTrainedModel", training: TrainingConfig, *, seed: int, accelerator: Accelerator | None = None) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", training: TrainingConfig, *, seed: int, accelerator: Accelerator | None = None
+    ) -> None:
         self._accelerator = accelerator or open_accelerator(training)
         self._seed, self._training = seed, training
         if training.compile:
@@ -155,7 +173,9 @@ class AccelerateEngine:
         """One optimizer step on this rank's part of the global batch, launched; nothing here waits for the device."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        torch.manual_seed(step_seed(self._seed, batch.step, self.rank))  # dropout: derived, so that a resume needs no saved state
+        torch.manual_seed(
+            step_seed(self._seed, batch.step, self.rank)
+        )  # dropout: derived, so that a resume needs no saved state
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, micro in enumerate(batch.micro_batches):
             with self._accumulating(last=number == len(batch.micro_batches) - 1):
@@ -189,10 +209,14 @@ class AccelerateEngine:
         elif not is_bad:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return PendingStep(torch.cat([figures, norm[None], is_bad[None].double()]), batch.target_tokens, self.world_size, ledger_digest)
+        return PendingStep(
+            torch.cat([figures, norm[None], is_bad[None].double()]), batch.target_tokens, self.world_size, ledger_digest
+        )
 
     def _reduced_figures(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "Tensor":
-        """The one all-reduce of a step beyond training: six numbers, float64 (sums of 32-bit halves are exact on 2^20 ranks)."""
+        """The one all-reduce of a step beyond training: six numbers, float64 (sums of 32-bit halves are exact on 2^20
+        ranks).
+        """
         low, high = batch.fed % HALF, batch.fed // HALF
         own = torch.tensor([low, high, float(stop), ledger_digest % HALF, ledger_digest // HALF], dtype=torch.float64)
         figures = torch.cat([nats[None], own.to(self.device, non_blocking=True)])
@@ -224,7 +248,9 @@ class AccelerateEngine:
         for number, (ids, num_valid) in enumerate(batches):
             with self._accumulating(last=number == len(batches) - 1):
                 summed = summed_loss(self._model(input_ids=ids).logits, ids, num_valid)
-                self._accelerator.backward(normalised(summed, global_target_tokens=target_tokens, averaged_over=self.world_size))
+                self._accelerator.backward(
+                    normalised(summed, global_target_tokens=target_tokens, averaged_over=self.world_size)
+                )
         self._model.train()
 
     @property
@@ -268,7 +294,9 @@ class AccelerateEngine:
     # Keeping
 
     def snapshot(self) -> Callable[[Path], None]:
-        """A function that writes weights (safetensors) and optimizer (tensors only: it is read back with ``weights_only``)."""
+        """A function that writes weights (safetensors) and optimizer (tensors only: it is read back with
+        ``weights_only``).
+        """
         model, optimizer = self._accelerator.unwrap_model(self._model), _raw(self._optimizer)
 
         def write(folder: Path) -> None:
@@ -280,7 +308,9 @@ class AccelerateEngine:
     def restore(self, folder: Path) -> None:
         """Load what ``snapshot`` wrote; every rank reads the same files."""
         load_model(self._accelerator.unwrap_model(self._model), str(folder / WEIGHTS), device=str(self.device))
-        _raw(self._optimizer).load_state_dict(torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True))
+        _raw(self._optimizer).load_state_dict(
+            torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True)
+        )
 
     def save_model(self, folder: Path) -> None:
         """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
@@ -297,7 +327,12 @@ class AccelerateEngine:
             for prompt in prompts:
                 ids = torch.tensor([list(prompt)], device=self.device)
                 out = model.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=True, temperature=0.8, top_k=50
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=num_tokens,
+                    do_sample=True,
+                    temperature=0.8,
+                    top_k=50,
                 )
                 texts.append(out[0, len(prompt) :].tolist())
         model.train()
@@ -332,7 +367,8 @@ class PendingStep:
             updated=not is_bad,
             fed=(int(low) + int(high) * HALF) % (1 << 64),
             stop_asked=stop > 0,
-            ledgers_agree=digest_low == self._world_size * (self._digest % HALF) and digest_high == self._world_size * (self._digest // HALF),
+            ledgers_agree=digest_low == self._world_size * (self._digest % HALF)
+            and digest_high == self._world_size * (self._digest // HALF),
         )
 
 

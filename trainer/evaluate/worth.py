@@ -86,18 +86,6 @@ class WorthCounts:
         return (self.gradient_samples + forwards * FORWARD_COST) * sequence_length
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """What this rank holds of one parameter: local tensors of one shape (FSDP2: the local part), moved in place."""
-
-    weight: "Tensor"
-    gradient: "Tensor | None"  # None: the parameter took no part
-    exp_avg_sq: "Tensor | None"  # None: the optimizer has not stepped
-    optimizer_steps: int
-    beta2: float
-    epsilon: float
-
-
 class WorthPort(ForwardPort, Protocol):
     """What evidence needs of an engine beyond forwards. It is called between steps, when all gradients are cleared."""
 

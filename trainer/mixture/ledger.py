@@ -1,7 +1,8 @@
 """The ledger: the append-only list of facts from which, with the seed, every batch of a run follows.
 
-A batch must not depend on what some process remembered. So whatever governs the data is a fact with the step it starts from; a fact never
-touches a batch before its step, facts are only appended, and the list can be written as lines of JSON and compared by a digest.
+A batch must not depend on what some process remembered. So whatever governs the data is a fact with the step it starts
+from; a fact never touches a batch before its step, facts are only appended, and the list can be written as lines of
+JSON and compared by a digest.
 """
 
 import hashlib
@@ -72,7 +73,9 @@ class Retire:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """Before batch ``step`` the weights went back to those after ``to_step``; slots [first_slot, last_slot) are used and discarded."""
+    """Before batch ``step`` the weights went back to those after ``to_step``; slots [first_slot, last_slot) are used
+    and discarded.
+    """
 
     fact: ClassVar[str] = "rollback"
     step: int
@@ -84,7 +87,9 @@ class Rollback:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """The state before batch ``step``, so that nobody has to count from the beginning: see ``plan.State`` for the fields."""
+    """The state before batch ``step``, so that nobody has to count from the beginning: see ``plan.State`` for the
+    fields.
+    """
 
     fact: ClassVar[str] = "mark"
     step: int
@@ -111,7 +116,9 @@ def from_record(record: Mapping[str, Any]) -> Fact:
     if kind not in _FACTS:
         raise UserError("a ledger line holds no known fact", got=record, remedy=f"known facts: {', '.join(_FACTS)}")
     if kind == "mark":
-        fields["segments"] = {s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()}
+        fields["segments"] = {
+            s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()
+        }
     return _FACTS[kind](**fields)
 
 
@@ -127,7 +134,9 @@ class Ledger:
     def append(self, fact: Fact) -> None:
         """Add a fact. A step before the last fact's would change the past and is refused."""
         if self.facts and fact.step < self.facts[-1].step:
-            raise ValueError(f"the ledger stands at step {self.facts[-1].step}; a fact from step {fact.step} would change the past")
+            raise ValueError(
+                f"the ledger stands at step {self.facts[-1].step}; a fact from step {fact.step} would change the past"
+            )
         self.facts.append(fact)
         self._hash.update(json.dumps(to_record(fact), sort_keys=True, separators=(",", ":")).encode())
 

@@ -1,7 +1,9 @@
-"""Which sample of a segment comes next: a keyed bijection on [0, N), so that an epoch's order needs no memory and no generator state.
+"""Which sample of a segment comes next: a keyed bijection on [0, N), so that an epoch's order needs no memory and no
+generator state.
 
-A shuffled index array costs 8 bytes a sample and O(N) on every resume; a Feistel network with cycle walking costs neither, at any N up
-to 2^62, and each epoch gets its own key. The algorithm is versioned: a run's order must not change when the library does.
+A shuffled index array costs 8 bytes a sample and O(N) on every resume; a Feistel network with cycle walking costs
+neither, at any N up to 2^62, and each epoch gets its own key. The algorithm is versioned: a run's order must not change
+when the library does.
 """
 
 # n slots, each with its own key and domain; all arithmetic is modulo 2^64
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from trainer.records import IntArray
 
 ORDER_VERSION = "feistel-1"
-NUM_ROUNDS = 6  # 4 give a pseudo-random permutation for ideal round functions (Luby-Rackoff); two more for ours, which is not ideal
+NUM_ROUNDS = 6  # 4 suffice for ideal round functions (Luby and Rackoff); two more because ours is not ideal
 MIN_BITS = 4  # narrower halves leave too few round functions to shuffle two or three samples well
 
 Words = NDArray[np.uint64]
@@ -36,10 +38,11 @@ def round_keys(seed: int, source: str, segment: int, epoch: int) -> Words:
 
 
 def permute(index: IntArray, size: IntArray, keys: Words) -> IntArray:
-    """Place ``index[n]`` of an epoch over ``size[n]`` samples under ``keys[NUM_ROUNDS, n]``: the sample drawn, int64 [n] in [0, size).
+    """Place ``index[n]`` of an epoch over ``size[n]`` samples under ``keys[NUM_ROUNDS, n]``: the sample drawn, int64
+    [n] in [0, size).
 
-    For fixed size and keys this is a bijection. Points that leave [0, size) are sent through again (cycle walking); the domain is the
-    next power of two, so on average fewer than one extra pass is needed.
+    For fixed size and keys this is a bijection. Points that leave [0, size) are sent through again (cycle walking); the
+    domain is the next power of two, so on average fewer than one extra pass is needed.
     """
     return _walk(index, size, keys, _feistel)
 

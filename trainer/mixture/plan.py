@@ -1,13 +1,15 @@
 """Who is in a batch: exact counts for every source, spread over ranks and micro-batches, all in integers.
 
-Random draws miss a share of 0.2 in a batch of 256 by 2.5 points (one standard deviation) and never make up for it; largest remainder without
-carry repeats the same error for ever. Here the synthetic total is the nearest integer of the integral of its share, and inside a kind the
-sources are unit jobs scheduled by earliest deadline, which keeps each within one sample of its own integral at every step.
+Random draws miss a share of 0.2 in a batch of 256 by 2.5 points (one standard deviation) and never make up for it;
+largest remainder without carry repeats the same error for ever. Here the synthetic total is the nearest integer of the
+integral of its share, and inside a kind the sources are unit jobs scheduled by earliest deadline, which keeps each
+within one sample of its own integral at every step.
 
-Why earliest deadline suffices: let X_i(n) be the integral of source i, its m-th sample released when X_i > m - 1 and due when X_i >= m. In any
-window the jobs due number at most floor(sum of the growth of X_i) and the kind draws at least that many; the jobs released always fill what the
-kind draws. Unit jobs with integer times are scheduled by earliest deadline whenever that is possible at all (Horn 1974; the same argument as
-proportionate fairness, Baruah et al. 1996), so no source leaves the interval [floor X_i, ceil X_i].
+Why earliest deadline suffices: let X_i(n) be the integral of source i, its m-th sample released when X_i > m - 1 and
+due when X_i >= m. In any window the jobs due number at most floor(sum of the growth of X_i) and the kind draws at least
+that many; the jobs released always fill what the kind draws. Unit jobs with integer times are scheduled by earliest
+deadline whenever that is possible at all (Horn 1974; the same argument as proportionate fairness, Baruah et al. 1996),
+so no source leaves the interval [floor X_i, ceil X_i].
 """
 
 # G samples of the global batch, K sources, S segments ever seen, R ranks, M micro-batches per rank
@@ -34,7 +36,9 @@ class MixtureConfig(Config):
 
     global_batch: int = Field(gt=0, description="samples per optimizer step, over all ranks")
     shares: dict[str, float] = Field(min_length=1, description="starting share of each source; they sum to 1")
-    max_epochs: dict[str, float] = Field(default_factory=dict, description="most epochs of a source; at the cap its share goes to its kind")
+    max_epochs: dict[str, float] = Field(
+        default_factory=dict, description="most epochs of a source; at the cap its share goes to its kind"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -46,7 +50,9 @@ class MixtureConfig(Config):
                 raise ValueError(f"shares.{name} must be in [0, 1], got {share}; did you mean {share / 100}?")
         for name, epochs in self.max_epochs.items():
             if epochs <= 0:
-                raise ValueError(f"max_epochs.{name} must be above 0, got {epochs}; set the share to 0 to leave a source out")
+                raise ValueError(
+                    f"max_epochs.{name} must be above 0, got {epochs}; set the share to 0 to leave a source out"
+                )
         return self
 
     def shares_in_millionths(self) -> dict[str, int]:
@@ -55,7 +61,9 @@ class MixtureConfig(Config):
 
 
 def round_shares(shares: Mapping[str, float]) -> dict[str, int]:
-    """Shares as multiples of a thousandth that sum to SHARE_ONE exactly (largest remainder; a positive share stays positive if it can)."""
+    """Shares as multiples of a thousandth that sum to SHARE_ONE exactly (largest remainder; a positive share stays
+    positive if it can).
+    """
     total = sum(shares.values())
     steps = SHARE_ONE // SHARE_STEP
     exact = {name: share / total * steps for name, share in shares.items()}
@@ -68,7 +76,9 @@ def round_shares(shares: Mapping[str, float]) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The global batch of a step, sorted by source: slot ``first_slot + i`` holds ``sample[i]`` of ``segment[i]`` of ``source[i]``. All [G]."""
+    """The global batch of a step, sorted by source: slot ``first_slot + i`` holds ``sample[i]`` of ``segment[i]`` of
+    ``source[i]``. All [G].
+    """
 
     step: int
     first_slot: int
@@ -80,9 +90,11 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """All that is to be known before batch ``step``: slots drawn, lags (integral minus drawn, in millionths of a sample) and cursors.
+    """All that is to be known before batch ``step``: slots drawn, lags (integral minus drawn, in millionths of a
+    sample) and cursors.
 
-    ``lags`` [K] by source, ``cursors`` [S] samples drawn from each segment, ``segment_lags`` [S] in samples times the source's size.
+    ``lags`` [K] by source, ``cursors`` [S] samples drawn from each segment, ``segment_lags`` [S] in samples times the
+    source's size.
     """
 
     step: int
@@ -103,7 +115,7 @@ class LagChange:
     after: int
 
 
-class MissingSamples(ValueError):
+class MissingSamplesError(ValueError):
     """A source has a share but no live segment to draw from."""
 
 
@@ -161,7 +173,9 @@ class Plan:
             case Shares():
                 unknown = sorted(set(fact.shares) - set(self.sources))
                 if unknown:
-                    raise ValueError(f"shares name sources without a segment: {', '.join(unknown)}; known: {', '.join(self.sources)}")
+                    raise ValueError(
+                        f"shares name sources without a segment: {', '.join(unknown)}; known: {', '.join(self.sources)}"
+                    )
                 self._shares = dict(fact.shares)
             case BatchSize():
                 self._global_batch = fact.global_batch
@@ -178,7 +192,8 @@ class Plan:
 
     def _freeze_terms(self, step: int) -> None:
         live = tuple(
-            tuple(i for i, segment in enumerate(self.segments) if segment.source == source and i not in self._retired) for source in self.sources
+            tuple(i for i, segment in enumerate(self.segments) if segment.source == source and i not in self._retired)
+            for source in self.sources
         )
         shares = np.array([self._shares.get(source, 0) for source in self.sources], dtype=np.int64)
         terms = _Terms(step, self._global_batch, shares, live)
@@ -203,12 +218,23 @@ class Plan:
         """The state before the first batch."""
         self.refresh()
         zeros = np.zeros(len(self.segments), dtype=np.int64)
-        return State(step=1, slot=0, synthetic_lag=0, lags=np.zeros(len(self.sources), dtype=np.int64), cursors=zeros, segment_lags=zeros)
+        return State(
+            step=1,
+            slot=0,
+            synthetic_lag=0,
+            lags=np.zeros(len(self.sources), dtype=np.int64),
+            cursors=zeros,
+            segment_lags=zeros,
+        )
 
     def state(self, step: int) -> State:
-        """The state before batch ``step``: the last mark, and at most MARK_EVERY_STEPS batches counted (not materialised) from there."""
+        """The state before batch ``step``: the last mark, and at most MARK_EVERY_STEPS batches counted (not
+        materialised) from there.
+        """
         self.refresh()
-        marks = [mark for mark in self._marks[-64:] if mark.step <= step] or [mark for mark in self._marks if mark.step <= step]
+        marks = [mark for mark in self._marks[-64:] if mark.step <= step] or [
+            mark for mark in self._marks if mark.step <= step
+        ]
         state = self._from_mark(marks[-1]) if marks else self.start()
         while state.step < step:
             state = self._advance(state)[0]
@@ -270,7 +296,9 @@ class Plan:
     def mark(self, state: State) -> Mark:
         """The state as a ledger fact."""
         segments: dict[str, dict[str, tuple[int, int]]] = {source: {} for source in self.sources}
-        for segment, cursor, lag in zip(self.segments, state.cursors.tolist(), state.segment_lags.tolist(), strict=False):
+        for segment, cursor, lag in zip(
+            self.segments, state.cursors.tolist(), state.segment_lags.tolist(), strict=False
+        ):
             segments[segment.source][str(segment.segment)] = (cursor, lag)
         lags = dict(zip(self.sources, state.lags.tolist(), strict=False))
         return Mark(step=state.step, slot=state.slot, synthetic_lag=state.synthetic_lag, lags=lags, segments=segments)
@@ -299,7 +327,9 @@ class Plan:
         )
 
     def _rebased(self, state: State) -> State:
-        """The state as the terms that start at its step want it: lags of cut sources dropped, each at most one sample, sums kept."""
+        """The state as the terms that start at its step want it: lags of cut sources dropped, each at most one sample,
+        sums kept.
+        """
         terms = self.terms(state.step)
         state = self._padded(state)
         if terms.step != state.step:
@@ -311,7 +341,9 @@ class Plan:
                 lags[active] = settle_lags(state.lags[active], terms.shares[active], total)
         segment_lags = state.segment_lags
         before = self._terms[bisect_right(self._starts, state.step - 1) - 1] if state.step > self._starts[0] else None
-        if before is not None and before.live != terms.live:  # the unit of a segment lag is its source's size, which has changed
+        if (
+            before is not None and before.live != terms.live
+        ):  # the unit of a segment lag is its source's size, which has changed
             segment_lags = np.zeros_like(segment_lags)
         return replace(state, lags=lags, segment_lags=segment_lags)
 
@@ -333,7 +365,9 @@ class Plan:
                 drawn[live[0]] = counts[k]
                 continue
             if not live:
-                raise MissingSamples(f"source {self.sources[k]} has a share of {terms.shares[k] / SHARE_ONE:g} but no live segment")
+                raise MissingSamplesError(
+                    f"source {self.sources[k]} has a share of {terms.shares[k] / SHARE_ONE:g} but no live segment"
+                )
             rows = list(live)
             sizes = np.array([self.segments[i].num_samples for i in rows], dtype=np.int64)
             drawn[rows] = apportion(segment_lags[rows], sizes * counts[k], int(counts[k]), int(sizes.sum()))
@@ -363,7 +397,9 @@ class Plan:
         epochs, places, takes = (np.array([row[field] for row in rows], dtype=np.int64) for field in (1, 2, 3))
         row_of_slot = np.repeat(np.arange(len(rows)), takes)
         within = np.arange(len(row_of_slot)) - np.repeat(np.cumsum(takes) - takes, takes)
-        keys = np.stack([round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1)
+        keys = np.stack(
+            [round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1
+        )
         sizes = np.array([self.segments[i].num_samples for i, *_ in rows], dtype=np.int64)
         source = np.array([self._source_of[i] for i, *_ in rows], dtype=np.int64)
         segment = np.array([self.segments[i].segment for i, *_ in rows], dtype=np.int64)
@@ -378,10 +414,12 @@ class Plan:
 
 
 def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntArray:
-    """Split ``count`` samples over parts that are owed ``lags + weights`` (in 1/``unit`` of a sample): int64 counts that sum to ``count``.
+    """Split ``count`` samples over parts that are owed ``lags + weights`` (in 1/``unit`` of a sample): int64 counts
+    that sum to ``count``.
 
-    Each part first gets the whole samples it is owed; what is left goes to the parts whose next sample falls due soonest. Stays within one
-    sample of every part's due as long as the lags start within one sample and sum to the rest of the total (module docstring).
+    Each part first gets the whole samples it is owed; what is left goes to the parts whose next sample falls due
+    soonest. Stays within one sample of every part's due as long as the lags start within one sample and sum to the rest
+    of the total (module docstring).
     """
     due = lags + weights
     counts: IntArray = np.maximum(due // unit, 0)
@@ -396,7 +434,8 @@ def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntAr
 
 
 def settle_lags(lags: IntArray, weights: IntArray, total: int) -> IntArray:
-    """Lags within one sample (exclusive) that sum to ``total``: what is missing is shared out in proportion to ``weights``.
+    """Lags within one sample (exclusive) that sum to ``total``: what is missing is shared out in proportion to
+    ``weights``.
 
     Unchanged when they already do. ``|total|`` is at most half a sample, so room is always found.
     """
@@ -416,11 +455,17 @@ def settle_lags(lags: IntArray, weights: IntArray, total: int) -> IntArray:
 
 
 def capped_shares(shares: Mapping[str, int], kinds: Mapping[str, Kind], spent: set[str]) -> dict[str, int] | None:
-    """Shares with the ``spent`` sources at 0 and the rest of each kind scaled up to the kind's share; None when a kind has nobody left."""
+    """Shares with the ``spent`` sources at 0 and the rest of each kind scaled up to the kind's share; None when a kind
+    has nobody left.
+    """
     result: dict[str, int] = {}
     for kind in ("real", "synthetic"):
         total = sum(share for source, share in shares.items() if kinds[source] == kind)
-        left = {source: share for source, share in shares.items() if kinds[source] == kind and source not in spent and share > 0}
+        left = {
+            source: share
+            for source, share in shares.items()
+            if kinds[source] == kind and source not in spent and share > 0
+        }
         if total and not left:
             return None
         exact = {source: Fraction(total * share, sum(left.values())) for source, share in left.items()}

@@ -45,10 +45,9 @@ def token_losses(logits_BTV: "Tensor", input_ids_BT: "Tensor", num_valid_B: "Ten
     targets_BT = torch.roll(input_ids_BT, -1, dims=1).masked_fill(position_T >= num_valid_B[:, None], IGNORED)
     # The last input predicts a token that is not here; it stays in the call, for cutting it off would copy the logits.
     targets_BT[:, -1] = IGNORED
-    with torch.autocast(device_type=logits_BTV.device.type, enabled=False):
-        losses = cross_entropy(
-            logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="none"
-        )
+    losses = cross_entropy(
+        logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED, reduction="none"
+    )
     return losses.view(targets_BT.shape)[:, :-1]
 
 

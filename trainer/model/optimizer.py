@@ -4,6 +4,7 @@ The position, not the step, is what the rate depends on: a rollback goes back in
 """
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -12,6 +13,7 @@ from trainer.records import Config
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 class CosineSchedule(Config):
@@ -19,7 +21,9 @@ class CosineSchedule(Config):
 
     kind: Literal["cosine"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    final_share: float = Field(default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest")
+    final_share: float = Field(
+        default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
+    )
 
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
@@ -34,7 +38,9 @@ class WarmupStableDecaySchedule(Config):
     kind: Literal["wsd"] = "wsd"
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
     decay_share: float = Field(default=0.2, gt=0, le=1, description="part of the steps over which the rate falls")
-    final_share: float = Field(default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest")
+    final_share: float = Field(
+        default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
+    )
 
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
@@ -61,25 +67,47 @@ class TrainingConfig(Config):
     """How the model is trained."""
 
     steps: int = Field(gt=0, description="optimizer steps")
-    micro_batch: int = Field(gt=0, description="most samples in one forward on one process; accumulation follows from it")
+    micro_batch: int = Field(
+        gt=0, description="most samples in one forward on one process; accumulation follows from it"
+    )
     learning_rate: float = Field(gt=0, description="highest learning rate")
-    schedule: Schedule = Field(default_factory=CosineSchedule, description="cosine, wsd or constant, by schedule position")
+    schedule: Schedule = Field(
+        default_factory=CosineSchedule, description="cosine, wsd or constant, by schedule position"
+    )
     weight_decay: float = Field(default=0.1, ge=0, description="of matrices; vectors (norms, biases) are not decayed")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="of AdamW")
     epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
-    clip_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch")
-    precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of the forward and backward; weights are kept in fp32")
+    clip_norm: float = Field(
+        default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="bf16", description="of the forward and backward; weights are kept in fp32"
+    )
     compile: bool = Field(default=False, description="torch.compile the model")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.schedule.warmup_steps >= self.steps:
-            raise ValueError(f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be fewer than steps ({self.steps})")
+            raise ValueError(
+                f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be fewer than steps ({self.steps})"
+            )
         return self
 
     def rate(self, position: int) -> float:
         """Learning rate at schedule position 0 .. steps - 1."""
         return self.learning_rate * self.schedule.factor(position, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What this rank holds of one parameter: local tensors of one shape (FSDP2: the local part), moved in place."""
+
+    weight: "Tensor"
+    gradient: "Tensor | None"  # None: the parameter took no part
+    exp_avg_sq: "Tensor | None"  # None: the optimizer has not stepped
+    optimizer_steps: int
+    beta2: float
+    epsilon: float
 
 
 def build_optimizer(model: "torch.nn.Module", training: TrainingConfig) -> "torch.optim.AdamW":
@@ -92,5 +120,9 @@ def build_optimizer(model: "torch.nn.Module", training: TrainingConfig) -> "torc
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=training.learning_rate, betas=training.betas, eps=training.epsilon, fused=True
+        [group for group in groups if group["params"]],
+        lr=training.learning_rate,
+        betas=training.betas,
+        eps=training.epsilon,
+        fused=True,
     )

@@ -9,7 +9,7 @@ from trainer.records import SHARE_ONE
 
 
 def percent(share: int) -> str:
-    """A share in millionths as percent, with at most one decimal: 330000 -> "33 %", 12500 -> "1.3 %"."""
+    """A share in millionths as percent, with at most one decimal: 330000 -> "33 %", 12600 -> "1.3 %"."""
     value = share * 100 / SHARE_ONE
     text = f"{value:.0f}" if value >= 9.95 and abs(value - round(value)) < 0.05 else f"{value:.1f}".removesuffix(".0")
     return f"{text} %"

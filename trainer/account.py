@@ -1,0 +1,89 @@
+"""What a run says of itself: at the start where and on what it runs, at the end final figures, model and texts."""
+
+import platform
+import shutil
+import socket
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from trainer import checkpoint
+from trainer.evaluate.heldout import Reader, all_documents, summary
+from trainer.loop import Engine, Run, RunState
+from trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trainer.data.store import PreparedData
+
+PROMPT_TOKENS, SAMPLE_TOKENS, NUM_SAMPLES = 12, 48, 4
+VERSIONS = ("torch", "accelerate", "transformers", "datasets", "numpy", "deepspeed", "pytorch-lightning", "wandb")
+
+
+def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoint.Checkpoint | None) -> None:
+    """Check the space for checkpoints, and journal what this launch is: sources, environment, what it goes on from."""
+    parameters = run.engine.num_parameters
+    if run.engine.is_main:
+        checkpoint.require_space(run.folder / "checkpoints", 12 * parameters, recipe.checkpoint.keep)
+    run.journal.write(
+        "start",
+        saved.step if saved else 0,
+        recipe_name=recipe.name,
+        world_size=run.engine.world_size,
+        parameters=parameters,
+        resumed_from=saved.folder.name if saved else None,
+        store=str(data.folder),
+        quarantine=data.quarantine,
+        contamination=data.contamination,
+        segments={
+            name: {
+                "kind": source.kind,
+                "license": source.license,
+                "num_samples": sum(segment.num_samples for segment in source.segments),
+                "num_tokens": sum(segment.num_tokens for segment in source.segments),
+                "num_documents": sum(segment.num_documents for segment in source.segments),
+            }
+            for name, source in data.sources.items()
+        },
+        steer_documents=len(run.reader.documents),
+        environment=_environment(run.engine),
+    )
+
+
+def _environment(engine: Engine) -> dict[str, Any]:
+    installed = {
+        dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions() if dist.metadata["Name"]
+    }
+    return {
+        "host": socket.gethostname(),
+        "device": str(engine.device),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **{name: installed[name] for name in VERSIONS if name in installed},
+    }
+
+
+def write_final_figures(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> None:
+    """The figures nobody steered by, sample texts, and the model as transformers loads it."""
+    reader = Reader(
+        part=data.report,
+        documents=all_documents(data.report),
+        samples={},
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+        document_batch=recipe.evaluation.document_batch,
+    )
+    run.journal.write("report", state.step, part="report", **summary(reader.read(run.engine, step=state.step)))
+    run.engine.save_model(run.folder / "model")
+    if run.engine.is_main:
+        shutil.copytree(data.tokenizer_folder, run.folder / "model", dirs_exist_ok=True)
+        prompts = [
+            [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
+        ]
+        for prompt, text in zip(
+            prompts, run.engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed), strict=True
+        ):
+            run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
+
+
+def _beginning(data: "PreparedData", document: int) -> list[int]:
+    start, end = data.steer.offsets[document], data.steer.offsets[document + 1]
+    return [int(token) for token in data.steer.tokens[start : min(end, start + PROMPT_TOKENS)]]

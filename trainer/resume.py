@@ -1,0 +1,145 @@
+"""Going on with a run: its newest whole checkpoint, its ledger cut back to it, and what changed since it was saved."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from trainer import checkpoint
+from trainer.control.steer import initial_state
+from trainer.loop import Engine, RunState, starting_facts
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares, Topology, from_record, to_record
+from trainer.mixture.plan import accumulation
+from trainer.monitor.journal import AppendOnlyFile, cut, read
+from trainer.recipe import Recipe
+from trainer.records import UserError
+
+if TYPE_CHECKING:
+    from trainer.data.store import PreparedData
+
+
+class RecordedLedger(Ledger):
+    """A ledger whose facts also go to a file (on the main rank), line by line, as they are taken."""
+
+    def __init__(self, facts: Sequence[Fact], file: AppendOnlyFile | None) -> None:
+        self._file: AppendOnlyFile | None = None
+        super().__init__(facts)
+        self._file = file
+
+    @override
+    def append(self, fact: Fact) -> None:
+        super().append(fact)
+        if self._file is not None:
+            self._file.append(to_record(fact))
+
+    def sync(self) -> int:
+        """Wait until all facts are on the disk; the offset they reach."""
+        return self._file.sync() if self._file is not None else 0
+
+
+def open_ledger(
+    folder: Path, recipe: Recipe, data: "PreparedData", engine: Engine, saved: checkpoint.Checkpoint | None
+) -> RecordedLedger:
+    """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first."""
+    records: list[dict[str, Any]] = []
+    path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
+    if engine.is_main:
+        for file, key in ((path, "ledger_offset"), (journal, "journal_offset")):
+            if file.exists():
+                cut(file, int(saved.state[key]) if saved else 0)
+        records = list(read(path)) if path.exists() else []
+    facts = [from_record(record) for record in engine.broadcast(records)]
+    ledger = RecordedLedger(facts, AppendOnlyFile(path) if engine.is_main else None)
+    step = saved.step + 1 if saved else 1
+    if not facts:
+        for fact in [
+            *_segment_facts(data),
+            *starting_facts(recipe.mixture.global_batch, recipe.mixture.shares_in_millionths()),
+        ]:
+            ledger.append(fact)
+    else:
+        _check_same_data(ledger, data)
+    size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
+    if size != recipe.mixture.global_batch:
+        ledger.append(BatchSize(step=step, global_batch=recipe.mixture.global_batch))
+    topology = Topology(
+        step=step,
+        world_size=engine.world_size,
+        micro_batch=recipe.training.micro_batch,
+        accumulation=accumulation(recipe.mixture.global_batch, engine.world_size, recipe.training.micro_batch),
+    )
+    known = [fact for fact in ledger.facts if isinstance(fact, Topology)]
+    if not known or (known[-1].world_size, known[-1].micro_batch, known[-1].accumulation) != (
+        topology.world_size,
+        topology.micro_batch,
+        topology.accumulation,
+    ):
+        ledger.append(topology)
+    return ledger
+
+
+def _segment_facts(data: "PreparedData") -> list[Fact]:
+    return [
+        Segment(
+            step=1,
+            source=source.name,
+            kind=source.kind,
+            segment=number,
+            num_samples=segment.num_samples,
+            fingerprint=segment.fingerprint,
+        )
+        for source in data.sources.values()
+        for number, segment in enumerate(source.segments)
+    ]
+
+
+def _check_same_data(ledger: Ledger, data: "PreparedData") -> None:
+    """The prepared segments must be those the run began with: other bytes under the same name would be another run."""
+    prepared = {(fact.source, fact.segment): fact for fact in _segment_facts(data) if isinstance(fact, Segment)}
+    for fact in ledger.facts:
+        if isinstance(fact, Segment):
+            now = prepared.get((fact.source, fact.segment))
+            if now is None or (now.fingerprint, now.num_samples) != (fact.fingerprint, fact.num_samples):
+                raise UserError(
+                    f"the data of source {fact.source} is not what this run began with",
+                    got=f"{now.num_samples} samples, fingerprint {now.fingerprint[:12]}" if now else "no such segment",
+                    remedy=f"Bring back the {fact.num_samples} samples with fingerprint {fact.fingerprint[:12]}, "
+                    "or start a new --run folder",
+                )
+
+
+def newest_checkpoint(folder: Path, engine: Engine, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint, found once by the main rank: all ranks must resume from the same one."""
+    found: checkpoint.Checkpoint | UserError | None = None
+    if engine.is_main:
+        checkpoint.clean(folder / "checkpoints")
+        try:
+            found = checkpoint.latest(folder / "checkpoints", warn=warn)
+        except UserError as error:
+            found = error
+    found = engine.broadcast(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def starting_state(recipe: Recipe, ledger: Ledger, saved: checkpoint.Checkpoint | None) -> RunState:
+    """The state of the checkpoint, or that before the first step."""
+    if saved is None:
+        kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
+        return RunState(control=initial_state(recipe.control, recipe.mixture.shares_in_millionths(), kinds))
+    fields = {key: saved.state[key] for key in ("step", "position", "tokens", "control", "anchor", "skipped_in_a_row")}
+    return RunState(**fields)
+
+
+def replayed(run: Path | None) -> dict[int, list[Fact]] | None:
+    """Another run's decisions by the step they govern from; None when nothing is replayed."""
+    if run is None:
+        return None
+    facts: dict[int, list[Fact]] = {}
+    for record in read(run / "ledger.jsonl"):
+        fact = from_record(record)
+        if isinstance(fact, Shares | BatchSize) and fact.step > 1:
+            facts.setdefault(fact.step, []).append(fact)
+    return facts
