@@ -106,11 +106,13 @@ def report(folders: list[Path], output: Path | None) -> int:
 
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     from trainer.data.prepare import prepare
+    from trainer.engines import require_checkpoints
     from trainer.engines.accelerate import check_launch
     from trainer.monitor.progress import TerminalProgress
 
     recipe = loaded.recipe
     check_launch()
+    require_checkpoints()
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         check_recipe_unchanged(folder, recipe)
@@ -159,7 +161,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
 
 
 def _build_engine(recipe: Recipe, data: "PreparedData") -> "AccelerateEngine":
-    from trainer.engines.accelerate import AccelerateEngine
+    from trainer.engines import open_engine
     from trainer.model.build import build_model
 
     model = build_model(
@@ -169,7 +171,7 @@ def _build_engine(recipe: Recipe, data: "PreparedData") -> "AccelerateEngine":
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
-    return AccelerateEngine(model, recipe.training, seed=recipe.seed)
+    return open_engine(model, recipe.training, seed=recipe.seed)
 
 
 @contextmanager

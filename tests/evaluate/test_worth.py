@@ -188,6 +188,7 @@ def test_ranks_agree_and_find_what_one_process_finds(
     alone = worlds.in_ranks(1, work)[0]
     results = worlds.in_ranks(world_size, work)
     assert all(result == results[0] for result in results)
+    assert results[0].scale == pytest.approx(alone.scale, rel=1e-4)
     for name, worth in alone.worth.items():
         assert results[0].worth[name].value == pytest.approx(worth.value, abs=1e-3)
 

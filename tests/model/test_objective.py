@@ -81,13 +81,14 @@ def test_a_batch_of_weightless_samples_has_a_gradient_of_exactly_zero() -> None:
     assert all(not parameter.grad.any() for parameter in model.parameters())
 
 
-def test_the_softmax_is_fp32_under_bf16_autocast() -> None:
+def test_the_softmax_is_fp32_for_bf16_logits_and_under_autocast() -> None:
     logits = torch.randn(2, 6, 50, generator=torch.Generator().manual_seed(1)).bfloat16()
     ids, valid = random_ids(2, 6), torch.tensor([6, 6])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = token_losses(logits, ids, valid)
-    assert losses.dtype == torch.float32
-    assert torch.equal(losses, token_losses(logits.float(), ids, valid))
+    for enabled in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses = token_losses(logits, ids, valid)
+        assert losses.dtype == torch.float32
+        assert torch.equal(losses, token_losses(logits.float(), ids, valid))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

@@ -1,1 +1,55 @@
-"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``loop.Engine`` names."""
+"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``loop.Engine`` names.
+
+What is launched is the launcher's business (``accelerate launch`` leaves it in the environment), so the choice of the
+engine is read from there and stands in one place.
+"""
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from trainer.records import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from trainer.engines.accelerate import AccelerateEngine
+    from trainer.model.optimizer import TrainingConfig
+
+Sharding = Literal["none", "deepspeed", "fsdp"]
+
+
+def launched_sharding() -> Sharding:
+    """What the launcher asks to spread over the ranks, beside the batch."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return "deepspeed"
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return "fsdp"
+    return "none"
+
+
+def require_checkpoints() -> None:
+    """``UserError`` when this launch could train but not save: said before the data is prepared, not at the end."""
+    named = {"deepspeed": "DeepSpeed ZeRO", "fsdp": "FSDP2"}.get(launched_sharding())
+    if named is not None:
+        raise UserError(
+            f"checkpoints cannot be saved under {named}: model and optimizer are spread over the ranks",
+            remedy="Launch on one device, on several with DDP (launch/accelerate/ddp.yaml), "
+            "or on CPU processes (launch/accelerate/cpu_processes.yaml)",
+        )
+
+
+def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: int) -> "AccelerateEngine":
+    """The engine that the launcher describes, with the model on its devices. Every rank calls it."""
+    match launched_sharding():
+        case "deepspeed":
+            from trainer.engines.deepspeed import DeepSpeedEngine
+
+            return DeepSpeedEngine(model, training, seed=seed)
+        case "fsdp":
+            from trainer.engines.fsdp import ShardedEngine
+
+            return ShardedEngine(model, training, seed=seed)
+        case "none":
+            from trainer.engines.accelerate import AccelerateEngine
+
+            return AccelerateEngine(model, training, seed=seed)

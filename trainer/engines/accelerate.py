@@ -178,24 +178,26 @@ class AccelerateEngine:
         )  # dropout: derived, so that a resume needs no saved state
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, micro in enumerate(batch.micro_batches):
-            with self._accumulating(last=number == len(batch.micro_batches) - 1):
-                nats += self._forward_backward(micro, batch)
+            last = number == len(batch.micro_batches) - 1
+            with self._accumulating(last=last):
+                nats += self._forward_backward(micro, batch, last=last)
         return self._update(batch, nats, stop=stop, ledger_digest=ledger_digest)
 
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self._accelerator.no_sync(self._model)
 
-    def _forward_backward(self, micro: "MicroBatch", batch: "StepBatch") -> "Tensor":
+    def _forward_backward(self, micro: "MicroBatch", batch: "StepBatch", *, last: bool) -> "Tensor":
         input_ids = micro.input_ids.to(self.device, non_blocking=True)
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
         summed = summed_loss(self._model(input_ids=input_ids).logits, input_ids, num_valid)
-        loss = normalised(summed, global_target_tokens=batch.target_tokens, averaged_over=self._averaged_over(batch))
-        self._accelerator.backward(loss)
+        # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them is told of the accumulation
+        loss = normalised(summed, global_target_tokens=batch.target_tokens, averaged_over=self.world_size)
+        self._backward(loss, last=last)
         return summed.detach().double()
 
-    def _averaged_over(self, batch: "StepBatch") -> int:
-        """By what the engine divides gradients on its own: DDP averages over ranks."""
-        return self.world_size
+    def _backward(self, loss: "Tensor", *, last: bool) -> None:
+        """Add the gradient of a micro-batch; ``last`` says that the step follows."""
+        self._accelerator.backward(loss)
 
     def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "PendingStep":
         norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)

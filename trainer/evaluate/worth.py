@@ -39,6 +39,7 @@ from trainer.evaluate.windows import (
     reduced_nats,
     row_targets,
 )
+from trainer.model.optimizer import Shard
 from trainer.records import Config, FloatArray, IntArray, UserError, Worth
 
 if TYPE_CHECKING:

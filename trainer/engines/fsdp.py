@@ -1,0 +1,69 @@
+"""The engine over FSDP2: weights, gradients and optimizer state are spread over the ranks, parameter by parameter.
+
+Accelerate shards and gathers; a step is that of DDP (FSDP averages over ranks as well). Only what looks at single
+parameters differs: a rank holds its part of each. FSDP1 is refused: on two gloo processes it ends with a segmentation
+fault, and torch gives it up.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+from typing_extensions import override
+
+from trainer.engines.accelerate import AccelerateEngine, open_accelerator
+from trainer.evaluate.worth import Shard
+from trainer.records import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from trainer.model.optimizer import TrainingConfig
+
+
+class ShardedEngine(AccelerateEngine):
+    """FSDP2. See ``loop.Engine`` for the verbs."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        training: "TrainingConfig",
+        *,
+        seed: int,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        accelerator = accelerator or open_accelerator(training)
+        if not accelerator.is_fsdp2:
+            raise UserError(
+                "FSDP was launched, but Accelerate would not shard with FSDP2",
+                got=f"{accelerator.distributed_type} on {accelerator.device.type}",
+                remedy="Set fsdp_version: 2 in the launch file; Accelerate needs CUDA devices for it",
+            )
+        super().__init__(model, training, seed=seed, accelerator=accelerator)
+
+    @property
+    @override
+    def shard_copies(self) -> int:
+        """Every rank holds another part."""
+        return 1
+
+    @override
+    def shards(self) -> Iterable[Shard]:
+        """This rank's part of weights, gradients and Adam's second moments: views, so that moving them moves the
+        model.
+        """
+        for shard in super().shards():
+            yield Shard(
+                weight=_local(shard.weight.detach()),
+                gradient=_local(shard.gradient),
+                exp_avg_sq=_local(shard.exp_avg_sq),
+                optimizer_steps=shard.optimizer_steps,
+                beta2=shard.beta2,
+                epsilon=shard.epsilon,
+            )
+
+
+def _local(tensor: torch.Tensor | None) -> Any:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor  # type: ignore[no-untyped-call]
