@@ -14,7 +14,7 @@ import pytest
 from trainer.monitor.charts import figures
 from trainer.monitor.history import Steps, read_history, thin
 from trainer.monitor.journal import Journal
-from trainer.monitor.report import write_report
+from trainer.monitor.report import _for_script, write_report
 from trainer.records import UserError
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -114,6 +114,11 @@ def test_what_comes_from_data_is_escaped_everywhere(tell: Callable[..., Path], t
     assert ATTACK + "__FIGURES__ __PLOTLY__" in page.text
     traces = json.dumps(charts_of(page))
     assert "<img" not in traces
+
+
+def test_no_text_in_the_figures_can_end_their_script() -> None:
+    assert "<" not in _for_script({"name": ATTACK})
+    assert json.loads(_for_script({"name": ATTACK})) == {"name": ATTACK}
 
 
 def test_the_report_loads_nothing_from_anywhere(tell: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,206 +1,72 @@
-"""Why the share was what it was at a step, in words, from the lines of journal and ledger alone.
+"""Names a store after what decides its content, and finds it again without reading the data.
 
-The ledger says which shares governed a step and from which step on; the journal says what was measured, what the policy
-proposed on it and what the guard thought. Neither is computed again: what is told is what was decided on at the time.
+The fingerprint is a hash of the files' content and of the settings that change a byte of the store; paths, file times
+and the number of processes are no part of it. Reading 4 GB to find out that nothing changed would cost seconds at
+every start, so a second, cheap key (paths, sizes, times of change) leads to the fingerprint found last time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+import os
+from pathlib import Path
 from typing import Any
 
-from trainer.monitor.journal import Line, number
-from trainer.monitor.words import (
-    changes_in_words,
-    evidence_in_words,
-    figure,
-    guard_in_words,
-    percent,
-    plus_minus,
-    shares_in_words,
-)
-from trainer.records import SHARE_ONE, UserError
+from trainer.data.documents import files_of
+from trainer.data.files import content_hash, is_indexed, stamp
+from trainer.data.sources import DataConfig, HeldOutByShare, HeldOutDataset
+from trainer.data.store import STORE_FORMAT
 
-BOUND_NAMES = ("floor", "floors", "real_floor", "ceiling", "ceilings", "max_move", "bounds")
-SHARE_NAMES = ("proposed", "proposal", "shares", "shares_before")
+CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"
+_WITHOUT_EFFECT = {"cache", "num_proc", "sources", "held_out"}
+_ORIGIN = {"path", "package", "hub", "configuration", "revision", "streaming"}
 
 
-def explain(journal_lines: Iterable[Line], ledger_lines: Iterable[Line], step: int) -> str:
-    """Text for step ``step`` (the batch of that step). UserError when the run has no shares in force at that step."""
-    journal = list(journal_lines)
-    facts = [line for line in ledger_lines if line["fact"] == "shares"]
-    force = [fact for fact in facts if fact["step"] <= step]
-    last_step = max((line["step"] for line in journal if line["kind"] == "step"), default=None)
-    if not force:
-        raise UserError(
-            "no shares were in force at this step", got=step, remedy=f"The ledger begins at {_begin(facts)}"
-        )
-    if last_step is not None and step > last_step:
-        raise UserError("the run has not come to this step", got=step, remedy=f"Its last step is {last_step}")
-    now, before = force[-1], force[-2] if len(force) > 1 else None
-    decisions = [line for line in journal if line["kind"] == "decision"]
-    decision = next((line for line in reversed(decisions) if line["from_step"] == now["step"]), None)
-    paragraphs = [_headline(journal, now, step)]
-    if decision is None:
-        paragraphs += _without_decision(journal, now, before)
-    else:
-        paragraphs += _decided(journal, decision, before)
-    paragraphs += _since(decisions, now, step)
-    paragraphs += _events(journal, now["step"], step)
-    paragraphs += _next_change(facts, now, step)
-    return "\n\n".join(paragraphs) + "\n"
+def cache_folder(config: DataConfig, base: Path) -> Path:
+    """data.cache, else $HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
+    if config.cache is not None:
+        return (base / config.cache.expanduser()).resolve()
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser().resolve() if named else Path.home() / ".cache" / "hybrid-trainer"
 
 
-def _begin(facts: Sequence[Line]) -> str:
-    return f"step {facts[0]['step']}" if facts else "no shares at all: is this a ledger?"
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=False, default=str).encode()).hexdigest()
 
 
-def _headline(journal: Sequence[Line], now: Line, step: int) -> str:
-    kinds: dict[str, str] = {}
-    for line in journal:
-        if line["kind"] == "start":
-            kinds |= {source: segment.get("kind", "") for source, segment in line.get("segments", {}).items()}
-    text = f"Step {step}: {shares_in_words(now['shares'])}"
-    if kinds:
-        synthetic = sum(share for source, share in now["shares"].items() if kinds.get(source) == "synthetic")
-        text += f" (synthetic {percent(synthetic)})"
-    drawn = next((line["counts"] for line in journal if line["kind"] == "step" and line["step"] == step), None)
-    if drawn is not None:
-        text += f".\nDrawn in this step: {', '.join(f'{count} {source}' for source, count in drawn.items())}"
-    return f"{text}.\nIn force since step {now['step']}."
+def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
+    rule = config.held_out
+    return {
+        "format": STORE_FORMAT,
+        "settings": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+        "held_out": rule.kind if isinstance(rule, HeldOutDataset) else rule.model_dump(mode="json"),
+        "seed": seed if isinstance(rule, HeldOutByShare) else None,  # no other choice of documents depends on it
+    }
 
 
-def _without_decision(journal: Sequence[Line], now: Line, before: Line | None) -> list[str]:
-    cap = next(
-        (line for line in journal if line["kind"] == "cap" and line["step"] in (now["step"], now["step"] - 1)), None
-    )
-    if cap is not None:
-        epochs = f" after {figure(cap['epochs'])} epochs" if "epochs" in cap else ""
-        return [f"Not a decision on evidence: source {cap['source']} reached the cap of its epochs{epochs}."]
-    reason = now.get("reason") or "no reason is recorded"
-    if before is None:
-        return [f"These are the shares the run began with ({reason}); nothing had been decided yet."]
-    changed = changes_in_words(before["shares"], now["shares"])
-    return [f"Changed: {changed}.\nReason in the ledger: {reason}. The journal holds no decision for it."]
+def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
+    folder = base / Path(config.tokenizer.pretrained).expanduser() if config.tokenizer.pretrained else None
+    return sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
 
 
-def _decided(journal: Sequence[Line], decision: Line, before: Line | None) -> list[str]:
-    evidence = decision.get("evidence", {})
-    old = before["shares"] if before else {}
-    paragraphs = [f"Decided after step {decision['step']}: {decision['action']}.\nWhy: {_sentence(decision['reason'])}"]
-    if old:
-        paragraphs[0] += f"\nChanged: {changes_in_words(old, decision['shares'])}."
-    paragraphs += _measured(journal, decision["step"])
-    paragraphs += _told("Policy", evidence.get("policy", {}))
-    guard = evidence.get("guard", {})
-    paragraphs += _told("Guard", {"reason": guard_in_words(guard), **guard} if isinstance(guard, Mapping) else guard)
-    rest = {key: value for key, value in evidence.items() if key not in ("policy", "guard", *SHARE_NAMES)}
-    if rest:
-        paragraphs.append("Further evidence:\n" + _listed(rest))
-    return paragraphs + _otherwise(decision, evidence, old)
+def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
+    """The fingerprint, and the inputs behind it: {source: [{file, sha256}]}."""
+    inputs: dict[str, Any] = {}
+    for name, source in config.every_source.items():
+        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files_of(source, base, cache)]
+    inputs["tokenizer"] = [
+        {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
+    ]
+    # Not where a file lies, but its name (default ids have it); licence and kind stand in the manifest.
+    sources = {name: source.model_dump(mode="json", exclude=_ORIGIN) for name, source in config.every_source.items()}
+    return _hash([_settings(config, seed), list(sources.items()), inputs]), inputs
 
 
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
-
-
-def _measured(journal: Sequence[Line], step: int) -> list[str]:
-    """What the last readings at or before ``step`` said, with their errors."""
-    readings = [line for line in journal if line["kind"] == "reading" and line["step"] <= step]
-    if not readings:
-        return []
-    reading = readings[-1]
-    loss = plus_minus(reading["nats_per_token"], reading.get("standard_error"))
-    text = f"Measured after step {reading['step']}: held-out loss {loss} nats per token"
-    if "documents" in reading:
-        text += f" on {figure(reading['documents'])} real documents"
-    if len(readings) > 1:
-        change = number(reading["nats_per_token"]) - number(readings[-2]["nats_per_token"])
-        text += f" ({change:+.3f} against step {readings[-2]['step']})"
-    if reading.get("worst_decile_nats_per_token") is not None:
-        text += f"; worst tenth {figure(reading['worst_decile_nats_per_token'])}"
-    worths = [_worth(source, worth) for source, worth in reading.get("worth", {}).items()]
-    if worths:
-        text += ".\nWorth of a token, in fresh real tokens (1 as good, 0 useless, below 0 harmful):\n" + "\n".join(
-            worths
-        )
-        return [text]
-    return [text + "."]
-
-
-def _worth(source: str, worth: Mapping[str, Any]) -> str:
-    value, error = number(worth["value"]), number(worth["standard_error"])
-    text = f"  {source}: {plus_minus(value, error)} on {figure(worth.get('num_samples'))} samples"
-    if error > 0:
-        text += f", {abs(value) / error:.1f} standard errors {'above' if value >= 0 else 'below'} 0"
-    return text
-
-
-def _told(who: str, said: Any) -> list[str]:
-    """What policy or guard had to say: its action and reason, its bounds, its figures."""
-    if not isinstance(said, Mapping):
-        return [f"{who}: {said}."] if said else []
-    figures = dict(said)
-    action, reason = figures.pop("action", None), figures.pop("reason", None)
-    about = figures.pop("source", None)
-    bounds = {key: figures.pop(key) for key in BOUND_NAMES if key in figures}
-    figures = {key: value for key, value in figures.items() if key not in SHARE_NAMES}
-    head = ", ".join(str(part) for part in (action, about) if part)
-    text = f"{who}: {'; '.join(part for part in (head, reason) if part) or 'its figures'}".rstrip(".") + "."
-    if bounds:
-        text += "\n  bounds: " + ", ".join(f"{name} {value}" for name, value in evidence_in_words(bounds))
-    if figures:
-        text += "\n" + _listed(figures)
-    return [text] if len(said) > 1 or reason else []
-
-
-def _listed(evidence: Mapping[str, Any]) -> str:
-    return "\n".join(f"  {name}: {value}" for name, value in evidence_in_words(evidence))
-
-
-def _otherwise(decision: Line, evidence: Mapping[str, Any], old: Mapping[str, int]) -> list[str]:
-    """What would have been in force instead, where the lines know it."""
-    policy = evidence.get("policy")
-    proposed = None
-    for holder in (evidence, policy if isinstance(policy, Mapping) else {}):
-        proposed = proposed or next(
-            (holder[key] for key in SHARE_NAMES[:3] if isinstance(holder.get(key), Mapping)), None
-        )
-    if proposed and dict(proposed) != dict(decision["shares"]):
-        return [f"Without the guard the policy's proposal would have come into force: {shares_in_words(proposed)}."]
-    if old and dict(old) != dict(decision["shares"]):
-        return [f"Without this decision the shares would have stayed at {shares_in_words(old)}."]
-    return []
-
-
-def _since(decisions: Sequence[Line], now: Line, step: int) -> list[str]:
-    """The decisions in between that left the shares as they were."""
-    later = [line for line in decisions if now["step"] < line["from_step"] <= step]
-    if not later:
-        return []
-    last = later[-1]
-    times = "once" if len(later) == 1 else f"{len(later)} times"
-    text = f"Looked at again {times} since and left as it was; last after step {last['step']}"
-    return [f"{text} ({last['action']}): {_sentence(last['reason'])}"]
-
-
-def _events(journal: Sequence[Line], first: int, last: int) -> list[str]:
-    texts = []
-    for line in journal:
-        if not first <= line["step"] <= last:
-            continue
-        if line["kind"] == "lag":
-            lags = " to ".join(
-                f"{number(line[key]) / SHARE_ONE:.3f}" for key in ("before_millionths", "after_millionths")
-            )
-            texts.append(f"After step {line['step']} the lag of {line['source']} was clipped from {lags} samples.")
-        elif line["kind"] == "rollback":
-            texts.append(
-                f"Rolled back to step {line['to_step']} before step {line['step']}: {_sentence(line['reason'])}"
-            )
-    return ["\n".join(texts)] if texts else []
-
-
-def _next_change(facts: Sequence[Line], now: Line, step: int) -> list[str]:
-    later = next((fact for fact in facts if fact["step"] > step), None)
-    if later is None:
-        return []
-    return [f"Next change: from step {later['step']}, {changes_in_words(now['shares'], later['shares'])}."]
+def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
+    """A key that all processes of a run compute alike, reading no data. Raises UserError where a file is missing."""
+    stamps: dict[str, Any] = {}
+    for name, source in config.every_source.items():
+        files = files_of(source, base, cache)
+        stamps[name] = [str(file) for file in files] if is_indexed(source) else [stamp(file) for file in files]
+    stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
+    sources = {name: source.model_dump(mode="json") for name, source in config.every_source.items()}
+    return _hash([_settings(config, seed), list(sources.items()), stamps])[:32]

@@ -1,216 +1,308 @@
-"""The mirror of the journal in Weights & Biases: one run, one curve, and never a reason for training to stop or wait.
+"""Prepares a recipe's data once: split, decontaminate, tokenise, pack, store; every later run opens the store.
 
-All of W&B happens in one background thread behind a queue: ``init`` alone takes 1 s offline and up to minutes when a
-server does not answer, and a log call 0.2-0.3 ms. A failure ends the mirror with one warning; the journal, which it is
-a view of, lacks nothing. The lines of one step become one row, logged when a later step begins. What was logged is
-remembered in ``wandb/mirror.json``, so that after a resume the steps which are trained again are not logged again,
-also after kill -9 (of what W&B itself loses then, its last few seconds, the journal has the copy).
+The store is keyed by a fingerprint of the files' content and of every setting that changes a byte of it, so a changed
+file is never mistaken for the old one, and five seeds share one store. It is written aside and renamed when whole: a
+preparation that is killed leaves no store, only a folder that the next one removes. Training text is streamed (read,
+matched against the held-out documents, tokenised, appended), so memory holds a few batches and the held-out documents,
+whatever the size of the sources.
 """
 
-import contextlib
 import json
-import queue
+import os
+import shutil
+import socket
 import sys
-import threading
-import uuid
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from trainer.monitor.journal import Line, WandbConfig, number
-from trainer.records import SHARE_ONE
+import numpy as np
+from numpy.typing import NDArray
 
-QUEUE_LINES = 10_000  # at 0.3 ms a line the thread is 3 s behind when it overflows; more means that it hangs
-FINISH_S = 60.0  # an upload gets a minute at the end of the run; what is missing then, `wandb sync` can send
-INIT_S = 60.0
+from trainer.data.documents import Document, Reader, batches, files_of
+from trainer.data.files import index_file, is_indexed, write_index
+from trainer.data.fingerprint import cache_folder, content_fingerprint, stamp_key
+from trainer.data.heldout_split import chunks, collect_held_out
+from trainer.data.packing import SegmentWriter, write_part
+from trainer.data.quarantine import Quarantine
+from trainer.data.sources import DataConfig, SourceConfig
+from trainer.data.store import COMPLETE, MANIFEST, STORE_FORMAT, PreparedData, is_complete, open_prepared
+from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
+from trainer.data.waiting import Announcement, await_store
+from trainer.measures.contamination import HeldOutIndex, Match
+from trainer.records import UserError
 
+Progress = Callable[[str, int], None]  # what is being done, documents done so far
+Encoded = tuple[NDArray[Any], NDArray[np.int64]]
 
-def warn_on_console(text: str) -> None:
-    """Print a warning to stderr."""
-    print(f"warning: {text}", file=sys.stderr)  # noqa: T201
+__all__ = ["PreparedData", "Progress", "open_prepared", "prepare"]
 
-
-def row(line: Line) -> dict[str, Any]:
-    """What a line of the journal contributes to the W&B row of its step, by panel key; empty when it has no panel."""
-    match line["kind"]:
-        case "step":
-            return _step_row(line)
-        case "reading":
-            return _reading_row(line)
-        case "decision":
-            return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
-        case "rollback" | "cap" | "nonfinite" as kind:
-            return {"event": f"{kind}: {line.get('reason') or line.get('source') or ''}".rstrip(": ")}
-        case _:
-            return {}
+_EXAMPLES = 3
 
 
-def _shares(shares: Mapping[str, int], what: str) -> dict[str, float]:
-    return {f"share/{source}/{what}": share / SHARE_ONE for source, share in shares.items()}
+def prepare(
+    config: DataConfig,
+    *,
+    seed: int,
+    base: Path = Path(),
+    is_main: bool = True,
+    progress: Progress | None = None,
+    patience_s: float = 120.0,
+) -> PreparedData:
+    """The prepared data of a recipe in folder ``base``; from the store where it is there already.
 
-
-def _step_row(line: Line) -> dict[str, Any]:
-    counts = line["counts"]
-    drawn = max(1, sum(counts.values()))
-    return {
-        "loss/train": number(line["loss"]),
-        "learning_rate": number(line["learning_rate"]),
-        "grad_norm": number(line["grad_norm"]),
-        "seconds": number(line["seconds"]),
-        **_shares(line["shares"], "target"),
-        **{f"share/{source}/drawn": count / drawn for source, count in counts.items()},
-        **{f"epochs/{source}": number(epochs) for source, epochs in line["epochs"].items()},
-    }
-
-
-def _reading_row(line: Line) -> dict[str, Any]:
-    values = {
-        "loss/held_out": number(line["nats_per_token"]),
-        "loss/held_out_standard_error": number(line.get("standard_error")),
-        "loss/worst_decile": number(line.get("worst_decile_nats_per_token")),
-        "bits_per_byte/held_out": number(line.get("bits_per_byte")),
-    }
-    for name, figures in line.get("slices", {}).items():
-        values[f"loss/slice/{name}"] = number(figures["nats_per_token"])
-    for source, nats in line.get("source_nats_per_token", {}).items():
-        values[f"loss/source/{source}"] = number(nats)
-    for source, worth in line.get("worth", {}).items():
-        values[f"worth/{source}"] = number(worth["value"])
-        values[f"worth/{source}/standard_error"] = number(worth["standard_error"])
-    return values
-
-
-class WandbMirror:
-    """A view for the journal of the main rank. ``note`` returns at once, whatever W&B does.
-
-    ``run_id`` is the id a checkpoint holds; without one the id remembered in the run ``folder`` is taken, else a new
-    one is made. The attribute ``run_id`` is what a checkpoint should hold.
+    Only the main process prepares. The others wait for its store, and raise UserError when it failed or has given no
+    sign of life for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
     """
+    base, cache = base.resolve(), cache_folder(config, base)
+    cache.mkdir(parents=True, exist_ok=True)
+    key = stamp_key(config, seed=seed, base=base, cache=cache)
+    if not is_main:
+        return open_prepared(await_store(cache, key, patience_s))
+    with Announcement(cache, key) as announcement:
+        if (known := announcement.known_store()) is None:
+            known = _prepared_folder(
+                config, seed=seed, base=base, cache=cache, note=progress or (lambda what, documents: None)
+            )
+            announcement.point_to(known)
+    return open_prepared(known)
 
-    def __init__(
+
+def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
+    for name, source in config.every_source.items():
+        if is_indexed(source) and not (index := index_file(source, base, cache)).exists():
+            write_index(source, base, index, lambda documents, name=name: note(f"index {name}", documents))  # type: ignore[misc]
+    fingerprint, inputs = content_fingerprint(config, seed=seed, base=base, cache=cache)
+    folder = cache / "stores" / fingerprint[:32]
+    if is_complete(folder):
+        return folder
+    folder.parent.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # stores appear whole: one without its marker was half deleted
+    remove_abandoned(folder)
+    aside = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    aside.mkdir()
+    try:
+        _Preparation(config, seed=seed, base=base, cache=cache, folder=aside, note=note).write(fingerprint, inputs)
+        _publish(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already when all went well
+    return folder
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what processes of this machine that are no longer alive left of this store."""
+    for left in folder.parent.glob(f"{folder.name}.*.tmp"):
+        host, pid = left.name.removesuffix(".tmp").removeprefix(f"{folder.name}.").rsplit(".", 1)
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
+def _publish(aside: Path, folder: Path) -> None:
+    for file in aside.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    (aside / COMPLETE).touch()
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not is_complete(folder):
+            raise  # anything but another run that finished the same store first
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What every source is packed with."""
+
+    index: HeldOutIndex
+    held_out_ids: list[str]
+    tokenizer: TokenizerFacts
+
+
+class _Preparation:
+    """One preparation, from files to a complete folder."""
+
+    def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
+        self.config, self.base, self.folder, self.note = config, base, folder, note
+        self._source_bytes = {
+            name: sum(file.stat().st_size for file in files_of(source, base, cache))
+            for name, source in config.sources.items()
+        }
+        self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
+        self.reader = Reader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
+        self.found: dict[str, dict[str, int]] = {}
+
+    def write(self, fingerprint: str, inputs: dict[str, Any]) -> None:
+        """Writes everything. On any error the quarantine is kept beside the stores."""
+        try:
+            steer, report, facts = collect_held_out(self.reader, self.config)
+            self.note("held-out documents", len(steer) + len(report))
+            index = HeldOutIndex([*chunks(steer), *chunks(report)], self.config.contamination.threshold)
+            # chunks() restarts at `report`, so documents are numbered as in steer + report.
+            ids = [document.id for document in (*steer, *report)]
+            tokenizer = build_tokenizer(
+                self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
+            )
+            tools = _Tools(index, ids, tokenizer)
+            sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
+            encoder = Encoder.load(tokenizer)
+            for part, documents in (("steer", steer), ("report", report)):
+                write_part(self.folder / part, documents, *_encode_chunks(encoder, documents))
+        except UserError:
+            self.quarantine.keep()
+            raise
+        finally:
+            self.quarantine.close()
+        self._write_manifest(fingerprint, inputs, tokenizer, sources, facts)
+
+    def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
+        """Real training text, spread evenly over the real sources where there is more than the tokenizer needs."""
+        real = {name: source for name, source in self.config.sources.items() if source.kind == "real"}
+        budget = self.config.tokenizer.max_training_bytes
+        stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
+        for name, source in real.items():
+            left = source.max_documents or sys.maxsize
+            for number, batch in enumerate(batches(self.reader.training(name, source, record=False))):
+                if left <= 0 or budget <= 0:
+                    break
+                if number % stride == 0:
+                    clean, _ = _without_held_out(batch[:left], index)
+                    budget -= sum(document.num_bytes for document in clean)
+                    yield [document.text for document in clean]
+                left -= len(batch)
+
+    def _write_source(self, number: int, name: str, tools: _Tools) -> dict[str, Any]:
+        source = self.config.sources[name]
+        contaminated = _Contaminated(name)
+        folder, end = self.folder / f"source-{number}", tools.tokenizer.end_of_document
+        writer = SegmentWriter(folder, self.config.sequence_length, end, tools.tokenizer.dtype)
+        num_documents = 0
+        clean = self._clean_batches(name, source, tools.index, contaminated)
+        for batch, (ids, lengths) in self._tokenised(clean, tools.tokenizer):
+            writer.append(batch, ids, lengths)
+            num_documents += len(batch)
+            self.note(f"prepare {name}", num_documents)
+        segment = writer.close()
+        if self.config.contamination.action == "fatal":
+            contaminated.refuse(tools.held_out_ids)
+        if not num_documents:
+            found = f"{contaminated.num_found} held-out documents and no other"
+            remedy = "Check its `where`, `sample`, `text_column`, and data.held_out"
+            raise UserError(f"source {name!r} has no training documents", got=found, remedy=remedy)
+        self.found[name] = {**contaminated.counts, "dropped": contaminated.num_found}
+        facts = {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
+        return {"name": name, "kind": source.kind, "license": source.license, "segment": facts}
+
+    def _clean_batches(
+        self, name: str, source: SourceConfig, index: HeldOutIndex, contaminated: "_Contaminated"
+    ) -> Iterator[list[Document]]:
+        """Training batches without held-out documents, up to ``max_documents``."""
+        left = source.max_documents or sys.maxsize
+        for batch in batches(self.reader.training(name, source)):
+            if left:  # else the source is only read on, for its malformed rows
+                clean, matches = _without_held_out(batch, index)
+                contaminated.add(batch, matches)
+                yield clean[:left]
+                left -= len(clean[:left])
+
+    def _tokenised(
+        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
+    ) -> Iterator[tuple[list[Document], Encoded]]:
+        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenised."""
+        workers = self.config.num_proc
+        executor: Executor
+        encode: Callable[[list[str]], Encoded]
+        if workers == 1:
+            executor, encode = ThreadPoolExecutor(1), Encoder.load(tokenizer).encode_documents
+        else:
+            # spawn: a forked copy of the tokenizer's threads would hang
+            context = get_context("spawn")
+            executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(tokenizer,))
+            encode = encode_in_worker
+        waiting: deque[tuple[list[Document], Future[Encoded]]] = deque()
+        with executor:
+            for batch in stream:
+                waiting.append((batch, executor.submit(encode, [document.text for document in batch])))
+                if len(waiting) > 2 * workers:
+                    first, encoded = waiting.popleft()
+                    yield first, encoded.result()
+            while waiting:
+                first, encoded = waiting.popleft()
+                yield first, encoded.result()
+
+    def _write_manifest(
         self,
-        config: WandbConfig,
-        folder: Path,
-        *,
-        name: str,
-        run_id: str | None = None,
-        recipe: Mapping[str, Any] | None = None,
-        warn: Callable[[str], None] = warn_on_console,
+        fingerprint: str,
+        inputs: dict[str, Any],
+        tokenizer: TokenizerFacts,
+        sources: list[dict[str, Any]],
+        facts: dict[str, Any],
     ) -> None:
-        self._config, self._folder, self._warn = config, folder, warn
-        self._name, self._recipe = config.name or name, dict(recipe or {})
-        self._memory = folder / "wandb" / "mirror.json"
-        memory = self._remembered()
-        self.run_id: str = run_id or memory.get("run_id") or uuid.uuid4().hex[:8]
-        known = memory if memory.get("run_id") == self.run_id else {}
-        self._logged_step: int = known.get("step", -1)
-        self._tokens: int = known.get("tokens", 0)  # trained up to the row in hand
-        self._row: dict[str, Any] = {}
-        self._row_step = -1
-        self._failed = False
-        self._lines: queue.Queue[Line | None] = queue.Queue(QUEUE_LINES)
-        self._thread: threading.Thread | None = None
-        if config.mode != "off":
-            self._thread = threading.Thread(target=self._mirror, name="wandb-mirror", daemon=True)
-            self._thread.start()
+        manifest = {
+            "format": STORE_FORMAT,
+            "fingerprint": fingerprint,
+            "sequence_length": self.config.sequence_length,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "end_of_document": tokenizer.end_of_document,
+            "sources": sources,
+            "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
+            "contamination": self.found,
+            "held_out": facts,
+            "inputs": inputs,
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
-    def note(self, line: Line) -> None:
-        """Take a line of the journal."""
-        if self._thread is None or self._failed:
-            return
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self._fail(f"it is {QUEUE_LINES} lines behind")
 
-    def finish(self, timeout_s: float = FINISH_S) -> None:
-        """Log what is left and close the W&B run; gives up after ``timeout_s``."""
-        if self._thread is None or self._failed:
-            return
-        with contextlib.suppress(queue.Full):  # then it hangs, and the join below says so
-            self._lines.put(None, timeout=timeout_s)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            self._fail(f"it did not finish within {timeout_s:.0f} s")
-        self._thread = None
+class _Contaminated:
+    """The training documents of one source that are held-out documents: how many, and the first few."""
 
-    def _fail(self, reason: object) -> None:
-        if not self._failed:
-            self._failed = True
-            self._warn(
-                f"Weights & Biases is switched off for the rest of this run: {reason}. The journal has everything"
+    def __init__(self, source: str) -> None:
+        self.source, self.counts = source, {"exact": 0, "near": 0}
+        self._examples: list[tuple[str, int]] = []
+
+    @property
+    def num_found(self) -> int:
+        """Exact and near ones."""
+        return sum(self.counts.values())
+
+    def add(self, batch: list[Document], matches: list[Match]) -> None:
+        """Counts the matches of a batch."""
+        for match in matches:
+            self.counts[match.kind] += 1
+            if len(self._examples) < _EXAMPLES:
+                self._examples.append((batch[match.document].id, match.held_out))
+
+    def refuse(self, held_out_ids: list[str]) -> None:
+        """Raises UserError if there is any."""
+        if self.num_found:
+            exact, near = self.counts["exact"], self.counts["near"]
+            raise UserError(
+                f"{self.num_found} documents of source {self.source!r} are held out ({exact} exactly, {near} nearly)",
+                got=[f"{document} is {held_out_ids[held_out]}" for document, held_out in self._examples],
+                remedy="Take them out of the source, or say `contamination: {action: drop}`",
             )
 
-    def _mirror(self) -> None:
-        """The thread: the only place where wandb is touched."""
-        try:
-            run = self._open()
-            while (line := self._lines.get()) is not None and not self._failed:
-                self._take(run, line)
-            self._log(run)
-            run.finish()
-        except ModuleNotFoundError as error:
-            self._fail(f"{error} (pip install 'hybrid-trainer[wandb]', or set monitor.wandb.mode to off)")
-        except Exception as error:  # noqa: BLE001  whatever happens in W&B, training goes on
-            self._fail(f"{type(error).__name__}: {error}")
 
-    def _open(self) -> Any:
-        import wandb
+def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match]]:
+    matches = index.match([document.text for document in batch])
+    found = {match.document for match in matches}
+    return [document for place, document in enumerate(batch) if place not in found], matches
 
-        offline = self._config.mode == "offline"
-        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
-            project=self._config.project,
-            entity=self._config.entity,
-            name=self._name,
-            id=self.run_id,
-            resume="allow",
-            dir=self._folder,
-            mode="offline" if offline else "online",
-            config=self._recipe,
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, init_timeout=INIT_S,
-                x_disable_stats=offline, x_disable_meta=offline,
-            ),
-        )  # fmt: skip
-        run.define_metric("step")
-        run.define_metric("*", step_metric="step")
-        self._logged_step = max(self._logged_step, run.step - 1)  # online, the server knows what it has
-        return run
 
-    def _take(self, run: Any, line: Line) -> None:
-        step = int(line["step"])
-        if line["kind"] == "start":
-            run.config.update({"start": dict(line)}, allow_val_change=True)
-        elif line["kind"] in ("report", "finish"):
-            run.summary.update(
-                {line["kind"]: {key: value for key, value in line.items() if key not in ("kind", "step")}}
-            )
-        if step <= self._logged_step:
-            return
-        if step > self._row_step:
-            self._log(run)
-            self._row_step = step
-        if line["kind"] == "step":
-            self._tokens += int(line["tokens"])
-        self._row |= row(line)
-
-    def _log(self, run: Any) -> None:
-        """Log the row in hand, and remember it before the next one begins."""
-        if not self._row:
-            return
-        run.log({"step": self._row_step, "tokens": self._tokens, **self._row}, step=self._row_step)
-        self._logged_step, self._row = self._row_step, {}
-        aside = self._memory.with_suffix(".tmp")
-        aside.write_text(json.dumps({"run_id": self.run_id, "step": self._logged_step, "tokens": self._tokens}))
-        aside.replace(self._memory)
-
-    def _remembered(self) -> dict[str, Any]:
-        """What an earlier process logged; empty when there was none."""
-        if not self._memory.exists():
-            return {}
-        try:
-            return dict(json.loads(self._memory.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:  # a power cut can leave it empty
-            self._warn(f"{self._memory} cannot be read ({error}): Weights & Biases may get some steps twice")
-            return {}
+def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:
+    encoded = [encoder.encode(texts) for texts in chunks(documents)]
+    return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])

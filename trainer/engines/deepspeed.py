@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from typing_extensions import override
 
 from trainer.engines.accelerate import AccelerateEngine, PendingStep, open_accelerator
-from trainer.evaluate.worth import Shard
+from trainer.model.optimizer import Shard
 from trainer.model.objective import normalised, summed_loss
 from trainer.records import UserError
 

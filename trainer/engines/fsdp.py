@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from trainer.engines.accelerate import AccelerateEngine, open_accelerator
-from trainer.evaluate.worth import Shard
+from trainer.model.optimizer import Shard
 from trainer.records import UserError
 
 if TYPE_CHECKING:
@@ -66,4 +66,4 @@ class ShardedEngine(AccelerateEngine):
 
 
 def _local(tensor: torch.Tensor | None) -> Any:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor  # type: ignore[no-untyped-call]
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -2,15 +2,15 @@
 
 A batch of rows never depends on the number of processes, only who computes it does: batch b belongs to rank b mod R,
 every rank fills zeros elsewhere, and one sum of a float64 vector joins them. Adding zeros is exact, so a reading is the
-same bits on 1 rank and on 1,000. Rows are sorted by length before they are batched: on Wikipedia introductions (7 to
-400 tokens) padding falls from half of the tokens to a tenth.
+same bits on 1 rank and on 1,000. Rows are sorted by length before they are batched: on Wikipedia introductions (27 to
+459 tokens, windows of 128, batches of 32) padding falls from 29 % of the tokens to 3 %.
 """
 
 # N rows, T tokens of a row, D documents, B rows of a batch, W width of a batch, V vocabulary
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -143,10 +143,6 @@ class Windows:
         is_token = (within > 0) & (place < end[:, None])
         found = np.asarray(self.part.tokens[np.where(is_token, place, begin[:, None])], dtype=np.int64)
         return np.where(is_token, found, self.end_of_document)
-
-    def select(self, rows: IntArray) -> "Windows":
-        """Only these windows."""
-        return replace(self, documents=self.documents[rows], starts=self.starts[rows], num_valid=self.num_valid[rows])
 
 
 @dataclass(frozen=True, kw_only=True)

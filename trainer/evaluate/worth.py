@@ -132,8 +132,8 @@ def sized(config: WorthConfig, *, num_sources: int, sequence_length: int, interv
     """Counts that cost ``max_compute_share`` of ``interval_tokens`` (trained between two readings); stated counts stay.
 
     In proportions 3 : 1.5 : 1 (gradient, held-out, each source): a sample of each of K sources costs 4 + 2K/3 trained
-    samples. With half the gradient samples values spread twice their standard error, which is that of the samples and
-    not of the direction. At least 12, 6 and 4 whatever the budget, since less is no evidence; at most 64 times that.
+    samples. With 32 gradient samples instead of 48 the values spread up to twice their standard error, which knows of
+    the samples but not of the direction. At least 12, 6 and 4 whatever the budget, and at most 64 times that.
     """
     per_unit = GRADIENT_PART + 2 * FORWARD_COST * (HELD_OUT_PART + num_sources)
     unit = config.max_compute_share * interval_tokens / sequence_length / per_unit

@@ -1,308 +1,261 @@
-"""Prepares a recipe's data once: split, decontaminate, tokenise, pack, store; every later run opens the store.
+"""The report: one HTML file that needs no server, no network and no other file, made from run folders alone.
 
-The store is keyed by a fingerprint of the files' content and of every setting that changes a byte of it, so a changed
-file is never mistaken for the old one, and five seeds share one store. It is written aside and renamed when whole: a
-preparation that is killed leaves no store, only a folder that the next one removes. Training text is streamed (read,
-matched against the held-out documents, tokenised, appended), so memory holds a few batches and the held-out documents,
-whatever the size of the sources.
+It reads journal, outcome and recipe as they lie there, so it can be made while the run goes on, after a crash, or
+years later; several runs are compared. plotly.js is inside once (4.8 MB, the same in every report); a content security
+policy forbids the page to load anything. Whatever comes from data is escaped: by jinja2 in the page, by \\u003c in the
+charts' JSON.
 """
 
 import json
-import os
-import shutil
-import socket
-import sys
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from trainer.monitor import charts
+from trainer.monitor.history import History, read_history
+from trainer.monitor.journal import Line, number
+from trainer.monitor.words import (
+    changes_in_words,
+    duration,
+    evidence_in_words,
+    figure,
+    guard_in_words,
+    percent,
+    plus_minus,
+)
+from trainer.records import SHARE_ONE, UserError
 
-from trainer.data.documents import Document, Reader, batches, files_of
-from trainer.data.files import index_file, is_indexed, write_index
-from trainer.data.fingerprint import cache_folder, content_fingerprint, stamp_key
-from trainer.data.heldout_split import chunks, collect_held_out
-from trainer.data.packing import SegmentWriter, write_part
-from trainer.data.quarantine import Quarantine
-from trainer.data.sources import DataConfig, SourceConfig
-from trainer.data.store import COMPLETE, MANIFEST, STORE_FORMAT, PreparedData, is_complete, open_prepared
-from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
-from trainer.data.waiting import Announcement, await_store
-from trainer.measures.contamination import HeldOutIndex, Match
-from trainer.records import UserError
-
-Progress = Callable[[str, int], None]  # what is being done, documents done so far
-Encoded = tuple[NDArray[Any], NDArray[np.int64]]
-
-__all__ = ["PreparedData", "Progress", "open_prepared", "prepare"]
-
-_EXAMPLES = 3
-
-
-def prepare(
-    config: DataConfig,
-    *,
-    seed: int,
-    base: Path = Path(),
-    is_main: bool = True,
-    progress: Progress | None = None,
-    patience_s: float = 120.0,
-) -> PreparedData:
-    """The prepared data of a recipe in folder ``base``; from the store where it is there already.
-
-    Only the main process prepares. The others wait for its store, and raise UserError when it failed or has given no
-    sign of life for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
-    """
-    base, cache = base.resolve(), cache_folder(config, base)
-    cache.mkdir(parents=True, exist_ok=True)
-    key = stamp_key(config, seed=seed, base=base, cache=cache)
-    if not is_main:
-        return open_prepared(await_store(cache, key, patience_s))
-    with Announcement(cache, key) as announcement:
-        if (known := announcement.known_store()) is None:
-            known = _prepared_folder(
-                config, seed=seed, base=base, cache=cache, note=progress or (lambda what, documents: None)
-            )
-            announcement.point_to(known)
-    return open_prepared(known)
+TEMPLATE = "report.html.j2"
+INTERVAL = charts.INTERVAL
+MAX_ROWS = 400  # of a table of decisions; a run that decided more often shows the last ones
+TITLES = {
+    "held-out": ("Held-out loss", "On real documents never trained on (steer part); the band is the 95 % interval."),
+    "shares": ("Shares", "Areas: the target. Dotted: what was really drawn."),
+    "epochs": ("Epochs", "How often each source has been gone through."),
+    "worth": ("Worth", "What a token of the source is worth now, in fresh real tokens, ± one standard error."),
+    "slices": ("Slices", "Held-out loss of each group of real documents (of many, the twelve worst)."),
+    "source-loss": ("Loss on the sources", "On a fixed sample of each training source."),
+    "train": ("Training loss", "Of the batches as they were drawn: it moves with the mixture, too."),
+}
+STATE_CLASSES = {"finished": "good", "stopped-by-guard": "bad", "failed": "bad", "interrupted": "warn"}
 
 
-def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
-    for name, source in config.every_source.items():
-        if is_indexed(source) and not (index := index_file(source, base, cache)).exists():
-            write_index(source, base, index, lambda documents, name=name: note(f"index {name}", documents))  # type: ignore[misc]
-    fingerprint, inputs = content_fingerprint(config, seed=seed, base=base, cache=cache)
-    folder = cache / "stores" / fingerprint[:32]
-    if is_complete(folder):
-        return folder
-    folder.parent.mkdir(exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)  # stores appear whole: one without its marker was half deleted
-    remove_abandoned(folder)
-    aside = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    aside.mkdir()
-    try:
-        _Preparation(config, seed=seed, base=base, cache=cache, folder=aside, note=note).write(fingerprint, inputs)
-        _publish(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone already when all went well
-    return folder
+def write_report(run_folders: Sequence[Path], output: Path) -> None:
+    """Write the report on these runs to ``output``. UserError when a folder holds no journal, or none is given."""
+    import jinja2
+
+    if not run_folders:
+        raise UserError("a report needs at least one run folder")
+    histories = dict(zip(_labels(run_folders), map(read_history, run_folders), strict=True))
+    drawn: dict[str, charts.Figure] = {}
+    runs = [_run(label, history, f"run{index}", drawn) for index, (label, history) in enumerate(histories.items())]
+    if len(histories) > 1:
+        across = {"held-out": charts.compared(histories), "synthetic": charts.compared_synthetic(histories)}
+        drawn |= {f"compared-{name}": chart for name, chart in across.items() if chart is not None}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer.monitor", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(
+        title=", ".join(histories), runs=runs, compared=[name for name in drawn if name.startswith("compared-")]
+    )
+    # The library and the figures go in last: they are megabytes of trusted text that no template should look at.
+    library = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    for mark, text in (("__PLOTLY__", library), ("__FIGURES__", _for_script(drawn))):
+        before, _, after = page.rpartition(mark)  # the last one is the template's, whatever a text above it says
+        page = before + text + after
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(output.name + ".tmp")
+    aside.write_text(page, encoding="utf-8", errors="backslashreplace")
+    aside.replace(output)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes what processes of this machine that are no longer alive left of this store."""
-    for left in folder.parent.glob(f"{folder.name}.*.tmp"):
-        host, pid = left.name.removesuffix(".tmp").removeprefix(f"{folder.name}.").rsplit(".", 1)
-        if host == socket.gethostname() and not _is_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+def _for_script(value: Any) -> str:
+    """JSON that can stand inside a script element: no "<" can end it."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True
+def _labels(folders: Sequence[Path]) -> Iterator[str]:
+    """A name for each run: the folder's, with its parent's where two are alike."""
+    names = Counter(folder.resolve().name for folder in folders)
+    seen: Counter[str] = Counter()
+    for folder in map(Path.resolve, folders):
+        label = folder.name if names[folder.name] == 1 else f"{folder.parent.name}/{folder.name}"
+        seen[label] += 1
+        yield label if seen[label] == 1 else f"{label} ({seen[label]})"
 
 
-def _publish(aside: Path, folder: Path) -> None:
-    for file in aside.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-    (aside / COMPLETE).touch()
-    try:
-        aside.rename(folder)
-    except OSError:
-        if not is_complete(folder):
-            raise  # anything but another run that finished the same store first
+def _run(label: str, run: History, key: str, drawn: dict[str, charts.Figure]) -> dict[str, Any]:
+    """All that the page shows of one run; its charts go into ``drawn``."""
+    figures = charts.figures(run)
+    drawn |= {f"{key}-{name}": chart for name, chart in figures.items()}
+    decisions = [_decision(line, before) for line, before in _with_before(run)]
+    return {
+        "key": key,
+        "label": label,
+        "name": run.name,
+        "state": run.state,
+        "state_class": STATE_CLASSES.get(run.state, "warn"),
+        "reason": run.reason,
+        "traceback": str((run.outcome or {}).get("traceback") or ""),
+        "cards": list(_cards(run)),
+        "charts": [(f"{key}-{name}", *TITLES[name]) for name in figures],
+        "sources": list(_sources(run)),
+        "slices": list(_slices(run)),
+        "moves": [row for row in decisions if row["action"] != "keep"][-MAX_ROWS:],
+        "keeps": [row for row in decisions if row["action"] == "keep"][-MAX_ROWS:],
+        "num_decisions": len(decisions),
+        "verdicts": sorted(Counter(row["verdict"] for row in decisions).items()),
+        "events": list(_events(run)),
+        "samples": [(str(line["prompt"]), str(line["text"])) for line in run.lines.get("sample", [])],
+        "environment": list(_environment(run)),
+        "recipe": run.recipe,
+    }
 
 
-@dataclass(frozen=True)
-class _Tools:
-    """What every source is packed with."""
-
-    index: HeldOutIndex
-    held_out_ids: list[str]
-    tokenizer: TokenizerFacts
+def _report_bits(report: Line) -> tuple[float, float]:
+    """Bits per byte of the report and their standard error, from the one in nats per token by the same factor."""
+    bits, nats = number(report["bits_per_byte"]), number(report["nats_per_token"])
+    return bits, number(report.get("standard_error")) * bits / nats if nats else 0.0
 
 
-class _Preparation:
-    """One preparation, from files to a complete folder."""
+def _cards(run: History) -> Iterator[tuple[str, str, str]]:
+    """(name, figure, small print) of the headline."""
+    if run.report is not None:
+        bits, error = _report_bits(run.report)
+        yield "Report, bits per byte", plus_minus(bits, error), _interval(bits, error)
+        if worst := run.report.get("worst_slice"):
+            yield "Worst slice, bits per byte", figure(worst["bits_per_byte"]), str(worst["name"])
+    elif readings := run.lines.get("reading"):
+        last = readings[-1]
+        loss = plus_minus(last["nats_per_token"], last.get("standard_error"))
+        yield "Held-out (steer), nats per token", loss, f"after step {last['step']}; no final report yet"
+    if run.last_step:
+        synthetic = [percent(round(share * SHARE_ONE)) for share in run.synthetic_share()[[0, -1]]]
+        yield "Synthetic share", f"{synthetic[0]} → {synthetic[1]}", "first and last step"
+        yield "Steps", figure(run.last_step), f"{figure(run.steps.tokens.sum())} tokens"
+    if decisions := run.lines.get("decision"):
+        changed = sum(dict(line["shares"]) != dict(before) for line, before in _with_before(run))
+        yield "Changes of share", figure(changed), f"in {len(decisions)} decisions"
+    if finish := run.lines.get("finish"):
+        yield "Time", duration(number(finish[-1]["seconds"])), "since the last start"
 
-    def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
-        self.config, self.base, self.folder, self.note = config, base, folder, note
-        self._source_bytes = {
-            name: sum(file.stat().st_size for file in files_of(source, base, cache))
-            for name, source in config.sources.items()
+
+def _interval(value: float, error: float) -> str:
+    if not error > 0:
+        return "no interval"
+    return f"95 %: {value - INTERVAL * error:.3f} to {value + INTERVAL * error:.3f}"
+
+
+def _sources(run: History) -> Iterator[dict[str, str]]:
+    """What is known of each source: the facts of its data, and how much of it was used."""
+    segments = run.start.get("segments", {})
+    readings = [line for line in run.lines.get("reading", []) if line.get("worth")]
+    worths = readings[-1]["worth"] if readings else {}
+    for index, source in enumerate(run.sources):
+        segment = segments.get(source, {})
+        worth = worths.get(source)
+        shares = run.steps.shares[[0, -1], index] if run.last_step else [0.0, 0.0]
+        begin, end = (percent(round(float(share) * SHARE_ONE)) for share in shares)
+        yield {
+            "name": source,
+            "colour": charts.colour(index),
+            "kind": run.kinds.get(source, ""),
+            "license": str(segment.get("license") or "unknown"),
+            "documents": figure(segment.get("num_documents")),
+            "tokens": figure(segment.get("num_tokens")),
+            "share": f"{begin} → {end}" if run.last_step else "-",
+            "epochs": f"{run.steps.epochs[-1, index]:.2f}" if run.last_step else "-",
+            "worth": plus_minus(worth["value"], worth["standard_error"]) if worth else "-",
+            "quarantine": _counts(run.start.get("quarantine", {}), source),
+            "contamination": _counts(run.start.get("contamination", {}), source),
         }
-        self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
-        self.reader = Reader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
-        self.found: dict[str, dict[str, int]] = {}
 
-    def write(self, fingerprint: str, inputs: dict[str, Any]) -> None:
-        """Writes everything. On any error the quarantine is kept beside the stores."""
-        try:
-            steer, report, facts = collect_held_out(self.reader, self.config)
-            self.note("held-out documents", len(steer) + len(report))
-            index = HeldOutIndex([*chunks(steer), *chunks(report)], self.config.contamination.threshold)
-            # chunks() restarts at `report`, so documents are numbered as in steer + report.
-            ids = [document.id for document in (*steer, *report)]
-            tokenizer = build_tokenizer(
-                self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
-            )
-            tools = _Tools(index, ids, tokenizer)
-            sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
-            encoder = Encoder.load(tokenizer)
-            for part, documents in (("steer", steer), ("report", report)):
-                write_part(self.folder / part, documents, *_encode_chunks(encoder, documents))
-        except UserError:
-            self.quarantine.keep()
-            raise
-        finally:
-            self.quarantine.close()
-        self._write_manifest(fingerprint, inputs, tokenizer, sources, facts)
 
-    def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
-        """Real training text, spread evenly over the real sources where there is more than the tokenizer needs."""
-        real = {name: source for name, source in self.config.sources.items() if source.kind == "real"}
-        budget = self.config.tokenizer.max_training_bytes
-        stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
-        for name, source in real.items():
-            left = source.max_documents or sys.maxsize
-            for number, batch in enumerate(batches(self.reader.training(name, source, record=False))):
-                if left <= 0 or budget <= 0:
-                    break
-                if number % stride == 0:
-                    clean, _ = _without_held_out(batch[:left], index)
-                    budget -= sum(document.num_bytes for document in clean)
-                    yield [document.text for document in clean]
-                left -= len(batch)
+def _counts(found: Any, source: str) -> str:
+    """What was counted for a source, in words; "none" when nothing was."""
+    if not isinstance(found, Mapping):
+        return "-"
+    by_source = found.get("sources", found)
+    counted = by_source.get(source, {}) if isinstance(by_source, Mapping) else {}
+    if isinstance(counted, int):
+        return figure(counted)
+    if not isinstance(counted, Mapping):
+        return "none"
+    reasons = counted.get("reasons", counted)
+    told = [f"{name} {value}" for name, value in evidence_in_words(reasons) if value not in ("0", "none")]
+    return ", ".join(told) or "none"
 
-    def _write_source(self, number: int, name: str, tools: _Tools) -> dict[str, Any]:
-        source = self.config.sources[name]
-        contaminated = _Contaminated(name)
-        folder, end = self.folder / f"source-{number}", tools.tokenizer.end_of_document
-        writer = SegmentWriter(folder, self.config.sequence_length, end, tools.tokenizer.dtype)
-        num_documents = 0
-        clean = self._clean_batches(name, source, tools.index, contaminated)
-        for batch, (ids, lengths) in self._tokenised(clean, tools.tokenizer):
-            writer.append(batch, ids, lengths)
-            num_documents += len(batch)
-            self.note(f"prepare {name}", num_documents)
-        segment = writer.close()
-        if self.config.contamination.action == "fatal":
-            contaminated.refuse(tools.held_out_ids)
-        if not num_documents:
-            found = f"{contaminated.num_found} held-out documents and no other"
-            remedy = "Check its `where`, `sample`, `text_column`, and data.held_out"
-            raise UserError(f"source {name!r} has no training documents", got=found, remedy=remedy)
-        self.found[name] = {**contaminated.counts, "dropped": contaminated.num_found}
-        facts = {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
-        return {"name": name, "kind": source.kind, "license": source.license, "segment": facts}
 
-    def _clean_batches(
-        self, name: str, source: SourceConfig, index: HeldOutIndex, contaminated: "_Contaminated"
-    ) -> Iterator[list[Document]]:
-        """Training batches without held-out documents, up to ``max_documents``."""
-        left = source.max_documents or sys.maxsize
-        for batch in batches(self.reader.training(name, source)):
-            if left:  # else the source is only read on, for its malformed rows
-                clean, matches = _without_held_out(batch, index)
-                contaminated.add(batch, matches)
-                yield clean[:left]
-                left -= len(clean[:left])
-
-    def _tokenised(
-        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
-    ) -> Iterator[tuple[list[Document], Encoded]]:
-        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenised."""
-        workers = self.config.num_proc
-        executor: Executor
-        encode: Callable[[list[str]], Encoded]
-        if workers == 1:
-            executor, encode = ThreadPoolExecutor(1), Encoder.load(tokenizer).encode_documents
-        else:
-            # spawn: a forked copy of the tokenizer's threads would hang
-            context = get_context("spawn")
-            executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(tokenizer,))
-            encode = encode_in_worker
-        waiting: deque[tuple[list[Document], Future[Encoded]]] = deque()
-        with executor:
-            for batch in stream:
-                waiting.append((batch, executor.submit(encode, [document.text for document in batch])))
-                if len(waiting) > 2 * workers:
-                    first, encoded = waiting.popleft()
-                    yield first, encoded.result()
-            while waiting:
-                first, encoded = waiting.popleft()
-                yield first, encoded.result()
-
-    def _write_manifest(
-        self,
-        fingerprint: str,
-        inputs: dict[str, Any],
-        tokenizer: TokenizerFacts,
-        sources: list[dict[str, Any]],
-        facts: dict[str, Any],
-    ) -> None:
-        manifest = {
-            "format": STORE_FORMAT,
-            "fingerprint": fingerprint,
-            "sequence_length": self.config.sequence_length,
-            "vocabulary_size": tokenizer.vocabulary_size,
-            "end_of_document": tokenizer.end_of_document,
-            "sources": sources,
-            "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
-            "contamination": self.found,
-            "held_out": facts,
-            "inputs": inputs,
+def _slices(run: History) -> Iterator[dict[str, str]]:
+    """The slices of the final report, or of the last reading; the worst first."""
+    readings = [line for line in run.lines.get("reading", []) if line.get("slices")]
+    last = run.report or (readings[-1] if readings else {})
+    slices = last.get("slices", {})
+    for name in sorted(slices, key=lambda name: -number(slices[name]["nats_per_token"])):
+        found = slices[name]
+        yield {
+            "name": name,
+            "bits": figure(found.get("bits_per_byte")),
+            "nats": figure(found["nats_per_token"]),
+            "documents": figure(found.get("documents")),
         }
-        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-class _Contaminated:
-    """The training documents of one source that are held-out documents: how many, and the first few."""
-
-    def __init__(self, source: str) -> None:
-        self.source, self.counts = source, {"exact": 0, "near": 0}
-        self._examples: list[tuple[str, int]] = []
-
-    @property
-    def num_found(self) -> int:
-        """Exact and near ones."""
-        return sum(self.counts.values())
-
-    def add(self, batch: list[Document], matches: list[Match]) -> None:
-        """Counts the matches of a batch."""
-        for match in matches:
-            self.counts[match.kind] += 1
-            if len(self._examples) < _EXAMPLES:
-                self._examples.append((batch[match.document].id, match.held_out))
-
-    def refuse(self, held_out_ids: list[str]) -> None:
-        """Raises UserError if there is any."""
-        if self.num_found:
-            exact, near = self.counts["exact"], self.counts["near"]
-            raise UserError(
-                f"{self.num_found} documents of source {self.source!r} are held out ({exact} exactly, {near} nearly)",
-                got=[f"{document} is {held_out_ids[held_out]}" for document, held_out in self._examples],
-                remedy="Take them out of the source, or say `contamination: {action: drop}`",
-            )
+def _with_before(run: History) -> Iterator[tuple[Line, Mapping[str, int]]]:
+    """Each decision with the shares that were in force before it."""
+    before: Mapping[str, int] = {}
+    if run.last_step:
+        first = run.steps.shares[0]
+        before = {name: round(share * SHARE_ONE) for name, share in zip(run.sources, first.tolist(), strict=True)}
+    for line in run.lines.get("decision", []):
+        told = line.get("evidence", {}).get("shares_before")
+        yield line, told if isinstance(told, Mapping) else before
+        before = line["shares"]
 
 
-def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match]]:
-    matches = index.match([document.text for document in batch])
-    found = {match.document for match in matches}
-    return [document for place, document in enumerate(batch) if place not in found], matches
+def _decision(line: Line, before: Mapping[str, int]) -> dict[str, Any]:
+    evidence = {key: value for key, value in line.get("evidence", {}).items() if key != "shares_before"}
+    guard = evidence.get("guard")
+    guard = guard if isinstance(guard, Mapping) else {}
+    action = str(line["action"])
+    return {
+        "step": line["step"],
+        "from_step": line["from_step"],
+        "action": action,
+        "action_class": {"move": "info", "keep": "", "warn": "warn"}.get(action, "bad"),
+        "changes": changes_in_words(before, line["shares"]).replace("->", "→"),
+        "reason": str(line["reason"]),
+        "guard": guard_in_words(guard),
+        # What is not the policy's to do is the guard's; a guard that let the policy do as it liked said ok.
+        "verdict": str(guard.get("action") or (action if action not in ("keep", "move") else "ok")),
+        "evidence": list(evidence_in_words(evidence)),
+    }
 
 
-def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:
-    encoded = [encoder.encode(texts) for texts in chunks(documents)]
-    return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])
+def _events(run: History) -> Iterator[tuple[int, str, str]]:
+    """(step, what, words) of what happened beside training: resumes, rollbacks, caps, clipped lags, and the like."""
+    for line in run.lines.get("start", [])[1:]:
+        yield line["step"], "resumed", f"from {line.get('resumed_from')}, {line.get('world_size')} processes"
+    for kind in ("rollback", "cap", "lag", "nonfinite"):
+        for line in run.lines.get(kind, []):
+            rest = {key: value for key, value in line.items() if key not in ("kind", "step", "samples", "ranks")}
+            yield line["step"], kind, "; ".join(f"{name} {value}" for name, value in evidence_in_words(rest))
+    if saved := run.lines.get("checkpoint"):
+        yield saved[-1]["step"], "checkpoint", f"the last of {len(saved)}: {saved[-1].get('folder')}"
+
+
+def _environment(run: History) -> Iterator[tuple[str, str]]:
+    start = run.start
+    if parameters := start.get("parameters"):
+        yield "parameters", figure(parameters)
+    for key in ("world_size", "store", "steer_documents"):
+        if key in start:
+            yield key.replace("_", " "), str(start[key])
+    yield from evidence_in_words(start.get("environment", {}))
+    yield "run folder", str(run.folder)

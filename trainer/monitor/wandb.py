@@ -1,72 +1,216 @@
-"""Names a store after what decides its content, and finds it again without reading the data.
+"""The mirror of the journal in Weights & Biases: one run, one curve, and never a reason for training to stop or wait.
 
-The fingerprint is a hash of the files' content and of the settings that change a byte of the store; paths, file times
-and the number of processes are no part of it. Reading 4 GB to find out that nothing changed would cost seconds at
-every start, so a second, cheap key (paths, sizes, times of change) leads to the fingerprint found last time.
+All of W&B happens in one background thread behind a queue: ``init`` alone takes 1 s offline and up to minutes when a
+server does not answer, and a log call 0.2-0.3 ms. A failure ends the mirror with one warning; the journal, which it is
+a view of, lacks nothing. The lines of one step become one row, logged when a later step begins. What was logged is
+remembered in ``wandb/mirror.json``, so that after a resume the steps which are trained again are not logged again,
+also after kill -9 (of what W&B itself loses then, its last few seconds, the journal has the copy).
 """
 
-import hashlib
+import contextlib
 import json
-import os
+import queue
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.data.documents import files_of
-from trainer.data.files import content_hash, is_indexed, stamp
-from trainer.data.sources import DataConfig, HeldOutByShare, HeldOutDataset
-from trainer.data.store import STORE_FORMAT
+from trainer.monitor.journal import Line, WandbConfig, number
+from trainer.records import SHARE_ONE
 
-CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"
-_WITHOUT_EFFECT = {"cache", "num_proc", "sources", "held_out"}
-_ORIGIN = {"path", "package", "hub", "configuration", "revision", "streaming"}
+QUEUE_LINES = 10_000  # at 0.3 ms a line the thread is 3 s behind when it overflows; more means that it hangs
+FINISH_S = 60.0  # an upload gets a minute at the end of the run; what is missing then, `wandb sync` can send
+INIT_S = 60.0
 
 
-def cache_folder(config: DataConfig, base: Path) -> Path:
-    """data.cache, else $HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
-    if config.cache is not None:
-        return (base / config.cache.expanduser()).resolve()
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser().resolve() if named else Path.home() / ".cache" / "hybrid-trainer"
+def warn_on_console(text: str) -> None:
+    """Print a warning to stderr."""
+    print(f"warning: {text}", file=sys.stderr)  # noqa: T201
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=False, default=str).encode()).hexdigest()
+def row(line: Line) -> dict[str, Any]:
+    """What a line of the journal contributes to the W&B row of its step, by panel key; empty when it has no panel."""
+    match line["kind"]:
+        case "step":
+            return _step_row(line)
+        case "reading":
+            return _reading_row(line)
+        case "decision":
+            return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
+        case "rollback" | "cap" | "nonfinite" as kind:
+            return {"event": f"{kind}: {line.get('reason') or line.get('source') or ''}".rstrip(": ")}
+        case _:
+            return {}
 
 
-def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
-    rule = config.held_out
+def _shares(shares: Mapping[str, int], what: str) -> dict[str, float]:
+    return {f"share/{source}/{what}": share / SHARE_ONE for source, share in shares.items()}
+
+
+def _step_row(line: Line) -> dict[str, Any]:
+    counts = line["counts"]
+    drawn = max(1, sum(counts.values()))
     return {
-        "format": STORE_FORMAT,
-        "settings": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
-        "held_out": rule.kind if isinstance(rule, HeldOutDataset) else rule.model_dump(mode="json"),
-        "seed": seed if isinstance(rule, HeldOutByShare) else None,  # no other choice of documents depends on it
+        "loss/train": number(line["loss"]),
+        "learning_rate": number(line["learning_rate"]),
+        "grad_norm": number(line["grad_norm"]),
+        "seconds": number(line["seconds"]),
+        **_shares(line["shares"], "target"),
+        **{f"share/{source}/drawn": count / drawn for source, count in counts.items()},
+        **{f"epochs/{source}": number(epochs) for source, epochs in line["epochs"].items()},
     }
 
 
-def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
-    folder = base / Path(config.tokenizer.pretrained).expanduser() if config.tokenizer.pretrained else None
-    return sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
+def _reading_row(line: Line) -> dict[str, Any]:
+    values = {
+        "loss/held_out": number(line["nats_per_token"]),
+        "loss/held_out_standard_error": number(line.get("standard_error")),
+        "loss/worst_decile": number(line.get("worst_decile_nats_per_token")),
+        "bits_per_byte/held_out": number(line.get("bits_per_byte")),
+    }
+    for name, figures in line.get("slices", {}).items():
+        values[f"loss/slice/{name}"] = number(figures["nats_per_token"])
+    for source, nats in line.get("source_nats_per_token", {}).items():
+        values[f"loss/source/{source}"] = number(nats)
+    for source, worth in line.get("worth", {}).items():
+        values[f"worth/{source}"] = number(worth["value"])
+        values[f"worth/{source}/standard_error"] = number(worth["standard_error"])
+    return values
 
 
-def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
-    """The fingerprint, and the inputs behind it: {source: [{file, sha256}]}."""
-    inputs: dict[str, Any] = {}
-    for name, source in config.every_source.items():
-        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files_of(source, base, cache)]
-    inputs["tokenizer"] = [
-        {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
-    ]
-    # Not where a file lies, but its name (default ids have it); licence and kind stand in the manifest.
-    sources = {name: source.model_dump(mode="json", exclude=_ORIGIN) for name, source in config.every_source.items()}
-    return _hash([_settings(config, seed), list(sources.items()), inputs]), inputs
+class WandbMirror:
+    """A view for the journal of the main rank. ``note`` returns at once, whatever W&B does.
 
+    ``run_id`` is the id a checkpoint holds; without one the id remembered in the run ``folder`` is taken, else a new
+    one is made. The attribute ``run_id`` is what a checkpoint should hold.
+    """
 
-def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
-    """A key that all processes of a run compute alike, reading no data. Raises UserError where a file is missing."""
-    stamps: dict[str, Any] = {}
-    for name, source in config.every_source.items():
-        files = files_of(source, base, cache)
-        stamps[name] = [str(file) for file in files] if is_indexed(source) else [stamp(file) for file in files]
-    stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
-    sources = {name: source.model_dump(mode="json") for name, source in config.every_source.items()}
-    return _hash([_settings(config, seed), list(sources.items()), stamps])[:32]
+    def __init__(
+        self,
+        config: WandbConfig,
+        folder: Path,
+        *,
+        name: str,
+        run_id: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        warn: Callable[[str], None] = warn_on_console,
+    ) -> None:
+        self._config, self._folder, self._warn = config, folder, warn
+        self._name, self._recipe = config.name or name, dict(recipe or {})
+        self._memory = folder / "wandb" / "mirror.json"
+        memory = self._remembered()
+        self.run_id: str = run_id or memory.get("run_id") or uuid.uuid4().hex[:8]
+        known = memory if memory.get("run_id") == self.run_id else {}
+        self._logged_step: int = known.get("step", -1)
+        self._tokens: int = known.get("tokens", 0)  # trained up to the row in hand
+        self._row: dict[str, Any] = {}
+        self._row_step = -1
+        self._failed = False
+        self._lines: queue.Queue[Line | None] = queue.Queue(QUEUE_LINES)
+        self._thread: threading.Thread | None = None
+        if config.mode != "off":
+            self._thread = threading.Thread(target=self._mirror, name="wandb-mirror", daemon=True)
+            self._thread.start()
+
+    def note(self, line: Line) -> None:
+        """Take a line of the journal."""
+        if self._thread is None or self._failed:
+            return
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._fail(f"it is {QUEUE_LINES} lines behind")
+
+    def finish(self, timeout_s: float = FINISH_S) -> None:
+        """Log what is left and close the W&B run; gives up after ``timeout_s``."""
+        if self._thread is None or self._failed:
+            return
+        with contextlib.suppress(queue.Full):  # then it hangs, and the join below says so
+            self._lines.put(None, timeout=timeout_s)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._fail(f"it did not finish within {timeout_s:.0f} s")
+        self._thread = None
+
+    def _fail(self, reason: object) -> None:
+        if not self._failed:
+            self._failed = True
+            self._warn(
+                f"Weights & Biases is switched off for the rest of this run: {reason}. The journal has everything"
+            )
+
+    def _mirror(self) -> None:
+        """The thread: the only place where wandb is touched."""
+        try:
+            run = self._open()
+            while (line := self._lines.get()) is not None and not self._failed:
+                self._take(run, line)
+            self._log(run)
+            run.finish()
+        except ModuleNotFoundError as error:
+            self._fail(f"{error} (pip install 'hybrid-trainer[wandb]', or set monitor.wandb.mode to off)")
+        except Exception as error:  # noqa: BLE001  whatever happens in W&B, training goes on
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _open(self) -> Any:
+        import wandb
+
+        offline = self._config.mode == "offline"
+        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self._config.project,
+            entity=self._config.entity,
+            name=self._name,
+            id=self.run_id,
+            resume="allow",
+            dir=self._folder,
+            mode="offline" if offline else "online",
+            config=self._recipe,
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True, init_timeout=INIT_S,
+                x_disable_stats=offline, x_disable_meta=offline,
+            ),
+        )  # fmt: skip
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")
+        self._logged_step = max(self._logged_step, run.step - 1)  # online, the server knows what it has
+        return run
+
+    def _take(self, run: Any, line: Line) -> None:
+        step = int(line["step"])
+        if line["kind"] == "start":
+            run.config.update({"start": dict(line)}, allow_val_change=True)
+        elif line["kind"] in ("report", "finish"):
+            run.summary.update(
+                {line["kind"]: {key: value for key, value in line.items() if key not in ("kind", "step")}}
+            )
+        if step <= self._logged_step:
+            return
+        if step > self._row_step:
+            self._log(run)
+            self._row_step = step
+        if line["kind"] == "step":
+            self._tokens += int(line["tokens"])
+        self._row |= row(line)
+
+    def _log(self, run: Any) -> None:
+        """Log the row in hand, and remember it before the next one begins."""
+        if not self._row:
+            return
+        run.log({"step": self._row_step, "tokens": self._tokens, **self._row}, step=self._row_step)
+        self._logged_step, self._row = self._row_step, {}
+        aside = self._memory.with_suffix(".tmp")
+        aside.write_text(json.dumps({"run_id": self.run_id, "step": self._logged_step, "tokens": self._tokens}))
+        aside.replace(self._memory)
+
+    def _remembered(self) -> dict[str, Any]:
+        """What an earlier process logged; empty when there was none."""
+        if not self._memory.exists():
+            return {}
+        try:
+            return dict(json.loads(self._memory.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:  # a power cut can leave it empty
+            self._warn(f"{self._memory} cannot be read ({error}): Weights & Biases may get some steps twice")
+            return {}

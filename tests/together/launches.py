@@ -1,0 +1,295 @@
+"""Real runs of the real command line, small enough that a suite can afford dozens: how they are written, started and
+read back.
+
+A single process is forked from a server that has imported torch and transformers once (start-up falls from 8 s to under
+1 s) and then calls the same ``main`` as the command; several processes go through ``accelerate launch``. Nothing of the
+trainer is replaced.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+PATIENCE_S = 240.0
+POLL_S = 0.002
+EVALUATE_EVERY, SAVE_EVERY = 5, 10
+
+RECIPE = f"""\
+name: together
+seed: 5
+model:
+  architecture: llama
+  hidden_size: 32
+  intermediate_size: 64
+  num_hidden_layers: 2
+  num_attention_heads: 2
+  tie_word_embeddings: true
+data:
+  sequence_length: 32
+  tokenizer: {{train_bpe: 300}}
+  sources:
+    real: {{kind: real, path: real.jsonl, id_column: title, slice: topic, license: CC0-1.0}}
+    good: {{kind: synthetic, path: good.jsonl, id_column: title, license: CC0-1.0}}
+    bad: {{kind: synthetic, path: bad.jsonl, id_column: title, license: CC0-1.0}}
+  held_out: {{kind: bucket, source: real, by: title, of: 5, steer: [3], report: [4]}}
+mixture:
+  global_batch: 12
+  shares: {{real: 0.5, good: 0.25, bad: 0.25}}
+control:
+  policy:
+    kind: schedule
+    points:
+      - {{at: 0.3, shares: {{real: 0.4, good: 0.45, bad: 0.15}}}}
+      - {{at: 0.7, shares: {{real: 0.7, good: 0.3, bad: 0}}}}
+  guard: {{min_documents: 8}}
+evaluation:
+  every_steps: {EVALUATE_EVERY}
+  steer_documents: 24
+  source_samples: 4
+  worth: {{enabled: "on", gradient_samples: 4, held_out_samples: 4, samples_per_source: 4}}
+training:
+  steps: 50
+  micro_batch: 3
+  learning_rate: 3.0e-3
+  schedule: {{kind: cosine, warmup_steps: 5}}
+  precision: fp32
+checkpoint: {{every_steps: {SAVE_EVERY}, keep: 2}}
+monitor: {{wandb: {{mode: "off"}}}}
+"""
+
+FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_readings: 2, z: 0.5, margin: 0.0}"]
+
+
+def write_recipe(folder: Path, *, num_documents: int = 200) -> Path:
+    """A recipe file with its three data files beside it: 200 real documents of 4 topics, 100 of each synthetic source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate({"real": num_documents, "good": num_documents // 2, "bad": num_documents // 2}.items()):
+        generator = random.Random(seed)
+        words = ["".join(generator.choice("bdfklmnprst") + generator.choice("aeiou") for _ in range(3)) for _ in range(120)]
+        rows = (
+            {
+                "title": f"{name} {number}",
+                "topic": ("rivers", "towns", "birds", "tools")[number % 4],
+                "text": " ".join(generator.choices(words, weights=[1 / (rank + 3) for rank in range(120)], k=generator.randint(8, 22))),
+            }
+            for number in range(count)
+        )
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = folder / "together.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+# Starting
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code (negative: the signal that killed it) and all it printed."""
+
+    code: int
+    output: str
+
+
+@dataclass
+class Live:
+    """A command that runs in a process of its own."""
+
+    process: Any  # multiprocessing's or subprocess's: both have pid
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    def code(self) -> int | None:
+        """Exit code; None while it runs."""
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.poll()
+        code: int | None = self.process.exitcode
+        return code
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, patience_s: float = PATIENCE_S) -> Ended:
+        deadline = time.monotonic() + patience_s
+        while (code := self.code()) is None:
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+                raise TimeoutError(f"still running after {patience_s:g} s:\n{self.log.read_text(errors='replace')[-3000:]}")
+            time.sleep(POLL_S)
+        return Ended(code, self.log.read_text(errors="replace"))
+
+
+def _server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "trainer.run",
+            "trainer.engines.accelerate",
+            "trainer.inspection",
+            "trainer.data.prepare",
+            "trainer.monitor.report",
+            "transformers.models.llama.modeling_llama",
+        ]
+    )
+    return context
+
+
+def _become_command(arguments: list[str], variables: dict[str, str], log: str, die_after: tuple[str, int] | None) -> None:
+    """The forked process's body: the command line, with its output in a file."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update(variables)
+    if die_after is not None:
+        _die_after_line(*die_after)
+    from trainer.cli import main
+
+    sys.argv = ["trainer", *arguments]
+    main()
+
+
+def _die_after_line(kind: str, count: int) -> None:
+    """kill -9 of this process by itself, right after the ``count``-th journal line of a kind has been written."""
+    write, seen = os.write, [0]
+
+    def counting(descriptor: int, data: bytes) -> int:
+        done = write(descriptor, data)
+        if data.startswith(f'{{"kind":"{kind}"'.encode()):
+            seen[0] += 1
+            if seen[0] == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    os.write = counting
+
+
+def variables(cache: Path) -> dict[str, str]:
+    """Environment of every command here."""
+    return {"HYBRID_TRAINER_CACHE": str(cache), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A recipe with its data, the cache of prepared stores, and room for run folders."""
+
+    folder: Path
+    recipe: Path
+
+    def log(self) -> Path:
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        return logs / f"{len(list(logs.iterdir())):04d}.txt"
+
+    def command(self, *arguments: str, die_after: tuple[str, int] | None = None, extra: dict[str, str] | None = None) -> Live:
+        """`trainer ARGUMENTS` in one process."""
+        log, given = self.log(), {**variables(self.folder / "cache"), **(extra or {})}
+        process = _server().Process(target=_become_command, args=(list(arguments), given, str(log), die_after))
+        process.start()
+        return Live(process, log)
+
+    def fit(self, run: Path, *sets: str, more: Sequence[str] = (), **how: Any) -> Live:
+        """`trainer fit` in one process."""
+        return self.command("fit", str(self.recipe), "--run", str(run), *more, *_sets(sets), **how)
+
+    def launch(self, run: Path, *sets: str, options: Sequence[str] | None = None, processes: int = 1, extra: dict[str, str] | None = None) -> Live:
+        """`accelerate launch OPTIONS -m trainer fit`; the options for so many processes on CPUs if none are given."""
+        if options is None:
+            options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--main_process_port", str(free_port())]
+            options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+            extra = {"ACCELERATE_USE_CPU": "true", **(extra or {})}
+        words = [ACCELERATE, "launch", *options, "-m", "trainer", "fit", str(self.recipe), "--run", str(run), *_sets(sets)]
+        return self.process(words, extra)
+
+    def process(self, words: Sequence[str], extra: dict[str, str] | None = None) -> Live:
+        """Any command line, as a shell would start it."""
+        log = self.log()
+        given = {**os.environ, **variables(self.folder / "cache"), "PYTHONPATH": str(Path.cwd()), **(extra or {})}
+        with log.open("w") as file:
+            return Live(subprocess.Popen(words, stdout=file, stderr=file, env=given), log)
+
+
+def _sets(sets: Sequence[str]) -> list[str]:
+    return [word for one in sets for word in ("--set", one)]
+
+
+# Reading back
+
+
+def lines(run: Path, kind: str | None = None, file: str = "journal.jsonl") -> list[dict[str, Any]]:
+    """Whole journal lines, of one kind or all; also while the run goes on."""
+    path = run / file
+    raw = path.read_bytes() if path.exists() else b""
+    parsed = [json.loads(line) for line in raw.splitlines(keepends=True) if line.endswith(b"\n")]
+    return [line for line in parsed if kind is None or line["kind"] == kind]
+
+
+def by_step(run: Path, field: str) -> dict[int, Any]:
+    """A field of the step lines, by step."""
+    return {line["step"]: line[field] for line in lines(run, "step")}
+
+
+def decisions(run: Path) -> list[dict[str, Any]]:
+    """Decision lines as written."""
+    return lines(run, "decision")
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """The run's own word on how it ended."""
+    told: dict[str, Any] = json.loads((run / "outcome.json").read_text())
+    return told
+
+
+def wait_until(live: Live, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
+    """Wait for a condition; False when the process ended before it came true."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if live.code() is not None:
+            return False
+        if time.monotonic() > deadline:
+            live.send(signal.SIGKILL)
+            raise TimeoutError(f"waited {patience_s:g} s in vain:\n{live.log.read_text(errors='replace')[-3000:]}")
+        time.sleep(POLL_S)
+    return True
+
+
+def reached(run: Path, step: int) -> Callable[[], bool]:
+    """Whether the journal has the step."""
+    return lambda: any(line["step"] >= step for line in lines(run, "step"))
+
+
+def predicted(run: Path) -> dict[int, int]:
+    """``fed`` by step from the ledger and the prepared store alone."""
+    from trainer.inspection import open_run, predicted_fed
+
+    opened = open_run(run)
+    data = opened.prepared()
+    assert data is not None
+    return {step: predicted_fed(opened, step, data) for step in range(1, opened.last_step + 1)}
+
+
+def weights(run: Path) -> tuple[str, bytes, Any]:
+    """Name of the last checkpoint, the bytes of its weights, and its optimizer state."""
+    import torch
+
+    folder = max((run / "checkpoints").glob("step-*"))
+    return folder.name, (folder / "model.safetensors").read_bytes(), torch.load(folder / "optimizer.pt", weights_only=True)
