@@ -330,7 +330,9 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
 
 def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     """Weights, optimizer and schedule position of the last checkpoint; new samples at new steps."""
-    saved = checkpoint.latest(run.folder / "checkpoints", warn=run.warn, at_most=state.step - 1)
+    root, accepted = run.folder / "checkpoints", decision.evidence.get("guard", {}).get("anchor_step", state.step - 1)
+    saved = checkpoint.latest(root, warn=run.warn, at_most=accepted)
+    saved = saved or checkpoint.latest(root, warn=run.warn, at_most=state.step - 1)
     if saved is None:
         run.warn(
             f"the guard asks for a rollback after step {state.step}, but no checkpoint is there yet: "

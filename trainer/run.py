@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from trainer.account import write_final_figures, write_start
 from trainer.control.steer import needs_worth
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import WorthCounts, sized
+from trainer.evaluate.worth import WorthCounts, held_out_rows, sized
 from trainer.loop import Engine, Outcome, Run, RunState, train
 from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
@@ -269,12 +269,14 @@ def _worth_counts(recipe: Recipe, data: "PreparedData", interval_tokens: int) ->
     enabled = recipe.evaluation.worth.enabled
     if enabled == "off" or (enabled == "auto" and not needs_worth(recipe.control)):
         return None
-    return sized(
+    counts = sized(
         recipe.evaluation.worth,
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
         interval_tokens=interval_tokens,
     )
+    held_out_rows(data.steer, counts, sequence_length=data.sequence_length)  # too few documents are an error now
+    return counts
 
 
 def _tell(folder: Path) -> None:

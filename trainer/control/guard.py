@@ -197,7 +197,7 @@ def _alarmed(
 ) -> tuple[dict[str, Any], Verdict]:
     """The next rung of the ladder; the evidence starts again from nothing, so that the remedy gets its chance.
 
-    A rollback should go to the last checkpoint at or before ``anchor_step`` (in the evidence), the anchor's newest reading.
+    A rollback should go to the last checkpoint at or before ``anchor_step``, the newest reading of the anchor.
     """
     strikes = (state["strikes"] if state["quiet"] < config.memory_readings else 0) + 1
     state = {

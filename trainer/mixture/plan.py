@@ -16,7 +16,7 @@ so no source leaves the interval [floor X_i, ceil X_i].
 
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Self
@@ -246,8 +246,25 @@ class Plan:
 
     def draw(self, state: State) -> tuple[Batch, State]:
         """The batch that ``state`` stands before, and the state after it."""
-        after, drawn = self._advance(state)
-        return self._materialise(state, drawn), after
+        return self.draw_ahead(state, 1)[0]
+
+    def draw_ahead(self, state: State, steps: int) -> list[tuple[Batch, State]]:
+        """The next ``steps`` batches, each with the state after it, as ``draw`` gives them one by one; fewer where a later one lacks samples.
+
+        Small batches cost mostly numpy calls, which are shared here.
+        """
+        befores, drawns, afters = [state], [], []
+        while len(afters) < steps:
+            try:
+                after, drawn = self._advance(befores[-1])
+            except MissingSamples:
+                if not afters:
+                    raise
+                break
+            drawns.append(drawn)
+            afters.append(after)
+            befores.append(after)
+        return list(zip(self._materialise(befores[:-1], drawns), afters, strict=True))
 
     def segment_index(self, source: str, segment: int) -> int:
         """Where a segment stands in ``segments`` and in a state's ``cursors``."""
@@ -383,34 +400,42 @@ class Plan:
         )
         return after, drawn
 
-    def _materialise(self, state: State, drawn: IntArray) -> Batch:
+    def _materialise(self, states: Sequence[State], drawns: Sequence[IntArray]) -> list[Batch]:
         """Which samples: slots sorted by source, each with segment, epoch and sample number."""
-        cursors = self._padded(state).cursors
         rows: list[tuple[int, int, int, int]] = []  # segment index, epoch, first place in the epoch, samples
-        for i in sorted(np.flatnonzero(drawn).tolist(), key=self._source_of.__getitem__):
-            size, cursor, left = self.segments[i].num_samples, int(cursors[i]), int(drawn[i])
-            while left:
-                epoch, place = divmod(cursor, size)
-                take = min(left, size - place)
-                rows.append((i, epoch, place, take))
-                cursor, left = cursor + take, left - take
+        for state, drawn in zip(states, drawns, strict=True):
+            cursors = self._padded(state).cursors
+            for i in sorted(np.flatnonzero(drawn).tolist(), key=self._source_of.__getitem__):
+                size, cursor, left = self.segments[i].num_samples, int(cursors[i]), int(drawn[i])
+                while left:
+                    epoch, place = divmod(cursor, size)
+                    take = min(left, size - place)
+                    rows.append((i, epoch, place, take))
+                    cursor, left = cursor + take, left - take
         epochs, places, takes = (np.array([row[field] for row in rows], dtype=np.int64) for field in (1, 2, 3))
         row_of_slot = np.repeat(np.arange(len(rows)), takes)
         within = np.arange(len(row_of_slot)) - np.repeat(np.cumsum(takes) - takes, takes)
-        keys = np.stack(
-            [round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1
-        )
+        keys = np.stack([round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1)
         sizes = np.array([self.segments[i].num_samples for i, *_ in rows], dtype=np.int64)
-        source = np.array([self._source_of[i] for i, *_ in rows], dtype=np.int64)
-        segment = np.array([self.segments[i].segment for i, *_ in rows], dtype=np.int64)
-        return Batch(
-            step=state.step,
-            first_slot=state.slot,
-            source=source[row_of_slot],
-            segment=segment[row_of_slot],
-            epoch=epochs[row_of_slot],
-            sample=permute(places[row_of_slot] + within, sizes[row_of_slot], keys[:, row_of_slot]),
-        )
+        source = np.array([self._source_of[i] for i, *_ in rows], dtype=np.int64)[row_of_slot]
+        segment = np.array([self.segments[i].segment for i, *_ in rows], dtype=np.int64)[row_of_slot]
+        epoch = epochs[row_of_slot]
+        sample = permute(places[row_of_slot] + within, sizes[row_of_slot], keys[:, row_of_slot])
+        batches, begin = [], 0
+        for state, drawn in zip(states, drawns, strict=True):
+            slots = slice(begin, begin + int(drawn.sum()))
+            batches.append(
+                Batch(
+                    step=state.step,
+                    first_slot=state.slot,
+                    source=source[slots],
+                    segment=segment[slots],
+                    epoch=epoch[slots],
+                    sample=sample[slots],
+                )
+            )
+            begin = slots.stop
+        return batches
 
 
 def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntArray:

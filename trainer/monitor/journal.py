@@ -1,9 +1,9 @@
 """The run's own record: append-only JSON lines that survive kill -9, used for the journal and for the ledger.
 
 A line is one ``os.write`` on a descriptor opened with O_APPEND, newline included, so a process that dies leaves whole
-lines and at most one torn one at the end; a line counts only when its newline is there. A write costs 70 us at most
-(measured on a busy machine) and never waits for the disk: ``sync`` does, and is called when a checkpoint is saved, whose manifest holds the byte offset.
-On resume ``cut`` takes the file back to that offset.
+lines and at most one torn one at the end; a line counts only when its newline is there. A write takes 70 us on a busy
+machine and never waits for the disk: ``sync`` does, and is called when a checkpoint is saved, whose manifest holds the
+byte offset. On resume ``cut`` takes the file back to that offset.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The policy that follows evidence: share goes from sources whose tokens are worth less than the others' to the best ones.
+"""The policy that follows evidence: share goes from sources whose tokens are worth less to those worth more.
 
 Additive increase, multiplicative decrease (AIMD; Chiu and Jain 1989): a source that the pooled evidence condemns keeps
 half its share at each decision, a tenth when the evidence is overwhelming, so that a bad one of share 0.25 is at a

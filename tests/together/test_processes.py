@@ -1,0 +1,72 @@
+"""The same recipe on one, two, three and four processes: the same samples, the same decisions, the same losses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.together.conftest import launched
+from tests.together.launches import Place, by_step, decisions, lines, predicted
+
+STEPS = list(range(1, 51))
+
+
+def decided(run: Path) -> list[tuple[int, str, dict[str, int], str]]:
+    return [(line["step"], line["action"], line["shares"], line["reason"]) for line in decisions(run)]
+
+
+def assert_same_run(run: Path, alone: Path, world_size: int) -> None:
+    assert lines(run, "start")[0]["world_size"] == world_size
+    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert by_step(run, "counts") == by_step(alone, "counts")
+    assert decided(run) == decided(alone)
+    losses, expected = by_step(run, "loss"), by_step(alone, "loss")
+    assert list(losses) == STEPS
+    assert max(abs(losses[step] / expected[step] - 1) for step in STEPS) < 1e-4
+    for mine, other in zip(lines(run, "reading"), lines(alone, "reading"), strict=True):
+        assert mine["step"] == other["step"]
+        assert mine["nats_per_token"] == pytest.approx(other["nats_per_token"], rel=1e-4)
+
+
+def test_a_run_changes_its_shares_at_least_twice_and_ends_with_one_source_cut(alone: Path) -> None:
+    shares = [tuple(line.values()) for line in by_step(alone, "shares").values()]
+    assert len(set(shares)) > 2
+    assert by_step(alone, "shares")[50]["bad"] == 0
+    assert by_step(alone, "counts")[50]["bad"] == 0
+    assert by_step(alone, "loss")[50] < 0.9 * by_step(alone, "loss")[1]  # it does learn
+
+
+def test_fed_is_what_ledger_and_store_predict(alone: Path) -> None:
+    assert {step: int(fed) for step, fed in by_step(alone, "fed").items()} == predicted(alone)
+
+
+def test_two_processes_train_on_the_same_samples_to_the_same_losses(pair: Path, alone: Path) -> None:
+    assert_same_run(pair, alone, 2)
+    assert {step: int(fed) for step, fed in by_step(pair, "fed").items()} == predicted(pair)
+
+
+def test_three_processes_train_on_the_same_samples_to_the_same_losses(trio: Path, alone: Path) -> None:
+    assert_same_run(trio, alone, 3)
+
+
+@pytest.mark.slow
+def test_four_processes_train_on_the_same_samples_to_the_same_losses(place: Place, alone: Path) -> None:
+    assert_same_run(launched(place, 4), alone, 4)
+
+
+def test_audit_prints_the_journalled_and_the_predicted_fed_and_which_rank_had_what(place: Place, pair: Path) -> None:
+    ended = place.command("audit", str(pair), "--step", "37", "--json").wait()
+    told = json.loads(ended.output)
+    assert told["fed"] == told["predicted_fed"] == int(by_step(pair, "fed")[37])
+    assert {slot["rank"] for slot in told["slots"]} == {0, 1}
+    assert [slot["slot"] for slot in told["slots"]] == list(range(36 * 12, 37 * 12))
+
+
+@pytest.mark.slow
+def test_more_ranks_than_samples_in_a_batch_train_to_the_same_losses(place: Place) -> None:
+    few = ["mixture.global_batch=2", "training.steps=12", "training.schedule.warmup_steps=2"]
+    trio, alone = launched(place, 3, *few), place.folder / "few-alone"
+    assert place.fit(alone, *few).wait().code == 0
+    assert by_step(trio, "fed") == by_step(alone, "fed")
+    for step, loss in by_step(alone, "loss").items():
+        assert by_step(trio, "loss")[step] == pytest.approx(loss, rel=1e-4)
