@@ -106,7 +106,7 @@ def predicted_fed(run: RunFolder, step: int, data: "PreparedData") -> int:
         for name, source in data.sources.items()
         for number, segment in enumerate(source.segments)
     }
-    return fed(run.plan.batch(step), stores, data.sequence_length)
+    return fed(run.plan.batch(step), stores)
 
 
 def uses_of(run: RunFolder, source: str, sample: int, segment: int = 0) -> Iterator[tuple[int, Slot]]:

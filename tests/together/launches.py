@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,33 +149,45 @@ def _server() -> Any:
     return context
 
 
-def _become_command(arguments: list[str], variables: dict[str, str], log: str, die_after: tuple[str, int] | None) -> None:
+def _become_command(arguments: list[str], variables: dict[str, str], log: str, strike: "Strike | None") -> None:
     """The forked process's body: the command line, with its output in a file."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(variables)
-    if die_after is not None:
-        _die_after_line(*die_after)
+    if strike is not None:
+        _watch_writes(strike)
     from trainer.cli import main
 
     sys.argv = ["trainer", *arguments]
     main()
 
 
-def _die_after_line(kind: str, count: int) -> None:
-    """kill -9 of this process by itself, right after the ``count``-th journal line of a kind has been written."""
-    write, seen = os.write, [0]
+@dataclass(frozen=True)
+class Strike:
+    """A process kills itself with signal 9 right after it has written its ``count``-th journal line of a kind; its
+    first step line it marks by touching ``alive``.
+    """
 
-    def counting(descriptor: int, data: bytes) -> int:
+    alive: Path
+    kind: str = ""
+    count: int = 0
+
+
+def _watch_writes(strike: Strike) -> None:
+    write, seen = os.write, Counter[str]()
+
+    def watched(descriptor: int, data: bytes) -> int:
         done = write(descriptor, data)
-        if data.startswith(f'{{"kind":"{kind}"'.encode()):
-            seen[0] += 1
-            if seen[0] == count:
-                os.kill(os.getpid(), signal.SIGKILL)
+        kind = data.partition(b'{"kind":"')[2].partition(b'"')[0].decode()
+        seen[kind] += 1
+        if kind == "step" and seen[kind] == 1:
+            strike.alive.touch()
+        if kind == strike.kind and seen[kind] == strike.count:
+            os.kill(os.getpid(), signal.SIGKILL)
         return done
 
-    os.write = counting
+    os.write = watched
 
 
 def variables(cache: Path) -> dict[str, str]:
@@ -200,10 +213,10 @@ class Place:
         logs.mkdir(exist_ok=True)
         return logs / f"{len(list(logs.iterdir())):04d}.txt"
 
-    def command(self, *arguments: str, die_after: tuple[str, int] | None = None, extra: dict[str, str] | None = None) -> Live:
+    def command(self, *arguments: str, strike: Strike | None = None, extra: dict[str, str] | None = None) -> Live:
         """`trainer ARGUMENTS` in one process."""
         log, given = self.log(), {**variables(self.folder / "cache"), **(extra or {})}
-        process = _server().Process(target=_become_command, args=(list(arguments), given, str(log), die_after))
+        process = _server().Process(target=_become_command, args=(list(arguments), given, str(log), strike))
         process.start()
         return Live(process, log)
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from trainer.mixture.order import Words
 from trainer.mixture.plan import Batch, Cells, Plan, State, capped_shares
 from trainer.records import IntArray, UserError
 
-# Steps are planned and gathered a block at a time, because a small batch costs mostly calls: in blocks of 16 a batch of 32 x 128 tokens takes
-# a sixth of the time. A block is bounded by tokens, since a decision throws blocks away, and by slots, since every rank plans them all.
+# Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks of 16 a batch of
+# 32 samples of 128 tokens takes a tenth of the time. A block is bounded by its tokens, for a decision throws blocks
+# away, and by its slots, for every rank plans them all.
 BLOCK_STEPS, BLOCK_BYTES, BLOCK_SLOTS = 16, 4 << 20, 1 << 14
 PREFETCH_BLOCKS = 2  # one being handed out, one ready
 FED_VERSION = "fed-1"
@@ -46,7 +47,9 @@ class SampleStore(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What one forward sees: ``input_ids[B, T]`` and ``num_valid[B]`` (0 marks a padding sample, which weighs nothing)."""
+    """What one forward sees: ``input_ids[B, T]`` and ``num_valid[B]``, where 0 marks a padding sample, which weighs
+    nothing.
+    """
 
     input_ids: torch.Tensor
     num_valid: torch.Tensor
@@ -73,19 +76,20 @@ class _CapReached:
 
 
 @lru_cache(maxsize=8)
-def _fed_keys(length: int) -> Words:
+def _fed_keys(length: int) -> tuple[Words, np.uint64]:
+    """Odd keys of the positions, and the constant of the sum."""
     digest = hashlib.shake_128(FED_VERSION.encode()).digest(8 * (length + 1))
-    return np.frombuffer(digest, dtype="<u8").astype(np.uint64) | np.uint64(1)
+    keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64) | np.uint64(1)
+    return keys[1:], keys.sum(dtype=np.uint64)
 
 
 def sample_hashes(tokens: IntArray) -> Words:
     """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then splitmix64's finaliser, so that
     rows may be summed.
     """
-    keys = _fed_keys(tokens.shape[1])
-    positional = keys[1:]
-    # sum((token + 1) * key), without a copy of the tokens: einsum also beats matmul, which has no BLAS for integers
-    word: Words = np.einsum("nt,t->n", tokens.view(np.uint64), positional) + (positional.sum() + keys[0])
+    keys, constant = _fed_keys(tokens.shape[1])
+    # keys[0] + sum((token + 1) * key), without a copy of the tokens; matmul, with no BLAS for integers, is slower
+    word: Words = np.einsum("nt,t->n", tokens.view(np.uint64), keys) + constant
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
@@ -95,36 +99,43 @@ def by_segment(source: IntArray, segment: IntArray) -> Iterator[tuple[tuple[int,
     """Each (source, segment) that occurs, with the places where it does."""
     pairs = (source << 32) | segment
     order = np.argsort(pairs, kind="stable")
-    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
-    for start, end in pairwise([*starts.tolist(), len(order)]):
-        rows = order[start:end]
-        yield divmod(int(pairs[rows[0]]), 1 << 32), rows
+    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1)).tolist()
+    for start, end in pairwise([*starts, len(order)]):
+        places = order[start:end]
+        yield divmod(int(pairs[places[0]]), 1 << 32), places
 
 
-def fed(batch: Batch, stores: Mapping[tuple[int, int], SampleStore], length: int) -> int:
+def fed(batch: Batch, stores: Mapping[tuple[int, int], SampleStore]) -> int:
     """What a run must journal as ``fed`` for this batch, from the plan and the store alone."""
-    parts = (
-        sample_hashes(stores[pair].gather(batch.sample[rows])).sum(dtype=np.uint64)
-        for pair, rows in by_segment(batch.source, batch.segment)
+    hashes = (
+        sample_hashes(stores[pair].gather(batch.sample[slots])).sum(dtype=np.uint64)
+        for pair, slots in by_segment(batch.source, batch.segment)
     )
-    return sum(map(int, parts)) % (1 << 64)
+    return sum(map(int, hashes)) % (1 << 64)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a global batch goes on this rank: slot ``positions[i]`` to row ``rows[i]`` of M micro-batches of ``width`` rows."""
+    """Where a global batch goes on this rank: slot ``slots[i]`` to row ``rows[i]`` of M micro-batches of ``width``."""
 
-    positions: IntArray
+    slots: IntArray
     rows: IntArray
     num_micro: int
     width: int
 
     @classmethod
-    def of(cls, cells: Cells, global_batch: int) -> "_Layout":
+    def of(cls, cells: Cells, global_batch: int) -> Self:
         parts = cells.positions(global_batch)
         width = -(-global_batch // (cells.world_size * len(parts)))
         rows = np.concatenate([m * width + np.arange(len(part)) for m, part in enumerate(parts)])
         return cls(np.concatenate(parts), rows, len(parts), width)
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_micro * self.width
+
+    def micro_rows(self, first_row: int) -> list[tuple[int, int]]:
+        return [(first_row + m * self.width, first_row + (m + 1) * self.width) for m in range(self.num_micro)]
 
 
 class Stream:
@@ -155,7 +166,9 @@ class Stream:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
 
     def next(self) -> StepBatch:
-        """The next step's batch. ``UserError`` when a source is spent and nobody of its kind is left to take its share."""
+        """The next step's batch. ``UserError`` when a source is spent and nobody of its kind is left to take its
+        share.
+        """
         while True:
             while len(self._pending) < PREFETCH_BLOCKS:
                 self._pending.append(self._worker.submit(self._prepare))
@@ -202,37 +215,19 @@ class Stream:
 
     def _block_steps(self, global_batch: int) -> int:
         layout = self._layout(global_batch)
-        step_bytes = layout.num_micro * layout.width * self._length * 8
-        return max(1, min(BLOCK_STEPS, BLOCK_BYTES // step_bytes, BLOCK_SLOTS // global_batch))
+        affordable = BLOCK_BYTES // (layout.num_rows * self._length * 8)
+        return max(1, min(BLOCK_STEPS, affordable, BLOCK_SLOTS // global_batch))
 
     def _gathered(self, drawn: Sequence[tuple[Batch, State]]) -> list[StepBatch]:
-        """Tokens and valid counts of all steps of a block, in one buffer that the micro-batches are views of."""
+        """All steps of a block, whose micro-batches are views of one buffer."""
         layouts = [self._layout(len(batch.source)) for batch, _ in drawn]
         slot_starts = np.cumsum([0, *(len(batch.source) for batch, _ in drawn)])
-        row_starts = np.cumsum([0, *(layout.num_micro * layout.width for layout in layouts)])
-        row_of_slot = np.full(slot_starts[-1], -1)  # of other ranks
+        row_starts = np.cumsum([0, *(layout.num_rows for layout in layouts)])
+        row_of_slot = np.full(slot_starts[-1], -1)  # other ranks' slots have no row
         for layout, first_slot, first_row in zip(layouts, slot_starts, row_starts, strict=False):
-            row_of_slot[first_slot + layout.positions] = first_row + layout.rows
-        source, segment, sample = (
-            np.concatenate([getattr(batch, column) for batch, _ in drawn]) for column in ("source", "segment", "sample")
-        )
-        num_rows = int(row_starts[-1])
-        input_ids = torch.empty((num_rows, self._length), dtype=torch.int64, pin_memory=self._pin)
-        num_valid = torch.zeros(num_rows, dtype=torch.int64, pin_memory=self._pin)
-        tokens, valid = input_ids.numpy(), np.empty(len(sample), dtype=np.int64)
-        for pair, slots in by_segment(source, segment):
-            store = self._stores[pair]
-            valid[slots] = store.valid_tokens(sample[slots])
-            own = slots[row_of_slot[slots] >= 0]
-            if own.size:
-                tokens[row_of_slot[own]] = store.gather(sample[own])
-        is_own = row_of_slot >= 0
-        num_valid.numpy()[row_of_slot[is_own]] = valid[is_own]
-        empty = np.ones(num_rows, dtype=bool)
-        empty[row_of_slot[is_own]] = False
-        tokens[empty] = self._padding
-        hashes = sample_hashes(tokens)
-        hashes[empty] = 0
+            row_of_slot[first_slot + layout.slots] = first_row + layout.rows
+        input_ids, num_valid, valid = self._read([batch for batch, _ in drawn], row_of_slot, int(row_starts[-1]))
+        hashes = np.where(num_valid.numpy() > 0, sample_hashes(input_ids.numpy()), np.uint64(0))
         fed_parts = np.add.reduceat(hashes, row_starts[:-1]).tolist()
         targets = np.add.reduceat(np.maximum(valid - 1, 0), slot_starts[:-1]).tolist()
         return [
@@ -240,8 +235,8 @@ class Stream:
                 step=batch.step,
                 plan=batch,
                 micro_batches=tuple(
-                    MicroBatch(input_ids=input_ids[row : row + layout.width], num_valid=num_valid[row : row + layout.width])
-                    for row in range(first_row, first_row + layout.num_micro * layout.width, layout.width)
+                    MicroBatch(input_ids=input_ids[row:end], num_valid=num_valid[row:end])
+                    for row, end in layout.micro_rows(first_row)
                 ),
                 target_tokens=target_tokens,
                 fed=fed_part,
@@ -251,6 +246,26 @@ class Stream:
                 drawn, layouts, row_starts[:-1].tolist(), targets, fed_parts, strict=True
             )
         ]
+
+    def _read(
+        self, batches: Sequence[Batch], row_of_slot: IntArray, num_rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor, IntArray]:
+        """Own samples as ``input_ids[rows, T]`` and ``num_valid[rows]``, and valid tokens of all slots of all ranks."""
+        source, segment, sample = (
+            np.concatenate([getattr(batch, column) for batch in batches]) for column in ("source", "segment", "sample")
+        )
+        input_ids = torch.empty((num_rows, self._length), dtype=torch.int64, pin_memory=self._pin)
+        num_valid = torch.zeros(num_rows, dtype=torch.int64, pin_memory=self._pin)
+        tokens, valid = input_ids.numpy(), np.empty(len(sample), dtype=np.int64)
+        for pair, slots in by_segment(source, segment):
+            valid[slots] = self._stores[pair].valid_tokens(sample[slots])
+            own = slots[row_of_slot[slots] >= 0]
+            if own.size:
+                tokens[row_of_slot[own]] = self._stores[pair].gather(sample[own])
+        own = np.flatnonzero(row_of_slot >= 0)
+        num_valid.numpy()[row_of_slot[own]] = valid[own]
+        tokens[num_valid.numpy() == 0] = self._padding
+        return input_ids, num_valid, valid
 
     def _spent(self, after: State) -> frozenset[str]:
         if not self._max_epochs:
@@ -270,4 +285,3 @@ class Stream:
                 remedy="raise mixture.max_epochs, lower training.steps, or give another source of the kind a share",
             )
         return Shares(step=cap.step, shares=shares, reason=f"cap: {names} reached")
-

@@ -249,22 +249,22 @@ class Plan:
         return self.draw_ahead(state, 1)[0]
 
     def draw_ahead(self, state: State, steps: int) -> list[tuple[Batch, State]]:
-        """The next ``steps`` batches, each with the state after it, as ``draw`` gives them one by one; fewer where a later one lacks samples.
+        """The next ``steps`` batches, each with the state after it, as ``draw`` gives them one by one; fewer, but one,
+        where a later one lacks samples.
 
         Small batches cost mostly numpy calls, which are shared here.
         """
-        befores, drawns, afters = [state], [], []
-        while len(afters) < steps:
+        states, drawns = [state], list[IntArray]()
+        while len(drawns) < steps:
             try:
-                after, drawn = self._advance(befores[-1])
-            except MissingSamples:
-                if not afters:
+                state, drawn = self._advance(states[-1])
+            except MissingSamplesError:
+                if not drawns:
                     raise
                 break
+            states.append(state)
             drawns.append(drawn)
-            afters.append(after)
-            befores.append(after)
-        return list(zip(self._materialise(befores[:-1], drawns), afters, strict=True))
+        return list(zip(self._materialise(states[:-1], drawns), states[1:], strict=True))
 
     def segment_index(self, source: str, segment: int) -> int:
         """Where a segment stands in ``segments`` and in a state's ``cursors``."""
@@ -415,27 +415,23 @@ class Plan:
         epochs, places, takes = (np.array([row[field] for row in rows], dtype=np.int64) for field in (1, 2, 3))
         row_of_slot = np.repeat(np.arange(len(rows)), takes)
         within = np.arange(len(row_of_slot)) - np.repeat(np.cumsum(takes) - takes, takes)
-        keys = np.stack([round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1)
+        keys = np.stack(
+            [round_keys(self.seed, self.segments[i].source, self.segments[i].segment, e) for i, e, _, _ in rows], axis=1
+        )
         sizes = np.array([self.segments[i].num_samples for i, *_ in rows], dtype=np.int64)
-        source = np.array([self._source_of[i] for i, *_ in rows], dtype=np.int64)[row_of_slot]
-        segment = np.array([self.segments[i].segment for i, *_ in rows], dtype=np.int64)[row_of_slot]
-        epoch = epochs[row_of_slot]
-        sample = permute(places[row_of_slot] + within, sizes[row_of_slot], keys[:, row_of_slot])
-        batches, begin = [], 0
-        for state, drawn in zip(states, drawns, strict=True):
-            slots = slice(begin, begin + int(drawn.sum()))
-            batches.append(
-                Batch(
-                    step=state.step,
-                    first_slot=state.slot,
-                    source=source[slots],
-                    segment=segment[slots],
-                    epoch=epoch[slots],
-                    sample=sample[slots],
-                )
-            )
-            begin = slots.stop
-        return batches
+        source = np.array([self._source_of[i] for i, *_ in rows], dtype=np.int64)
+        segment = np.array([self.segments[i].segment for i, *_ in rows], dtype=np.int64)
+        columns = {
+            "source": source[row_of_slot],
+            "segment": segment[row_of_slot],
+            "epoch": epochs[row_of_slot],
+            "sample": permute(places[row_of_slot] + within, sizes[row_of_slot], keys[:, row_of_slot]),
+        }
+        ends = np.cumsum([int(drawn.sum()) for drawn in drawns]).tolist()
+        return [
+            Batch(step=state.step, first_slot=state.slot, **{name: all_[start:end] for name, all_ in columns.items()})
+            for state, start, end in zip(states, [0, *ends], ends, strict=False)
+        ]
 
 
 def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntArray:
