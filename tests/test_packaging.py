@@ -80,7 +80,7 @@ def test_an_installed_wheel_brings_the_recipes_with_their_data(tmp_path: Path) -
         f"launch/{file.relative_to(ROOT / 'launch')}" for file in (ROOT / "launch").rglob("*") if file.is_file()
     }
     assert {f"trainer/shipped/{name}" for name in shipped} <= set(files)
-    code = "import trainer, trainer.recipe as r; print(trainer.__file__); [r.load_recipe(s.path) for s in r.shipped_recipes()]"
+    code = "import trainer.recipe as r; print(r.__file__); [r.load_recipe(s.path) for s in r.shipped_recipes()]"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, env={"PYTHONPATH": "."}
     )

@@ -1,0 +1,200 @@
+"""A run goes on: after a signal, on other processes, with another batch, from an older checkpoint, past its end."""
+
+import json
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.together.launches import Ended, Place, by_step, decisions, lines, outcome, predicted, reached, wait_until
+from trainer.inspection import open_run, slots_of
+
+LONGER = "training.steps=60"
+
+
+def stopped(place: Place, run: Path, after: int, number: int, *sets: str, processes: int = 1) -> Ended:
+    """Run until a step, send a signal, and wait for the end."""
+    live = place.fit(run, *sets) if processes == 1 else place.launch(run, *sets, processes=processes)
+    assert wait_until(live, reached(run, after)), live.wait().output
+    live.send(number)
+    return live.wait()
+
+
+@pytest.fixture(scope="module")
+def legs(place: Place, alone: Path) -> Path:
+    """60 steps in three legs: two processes until SIGTERM, one until SIGUSR1, three with a smaller global batch."""
+    run = place.folder / "legs"
+    stopped(place, run, 12, signal.SIGTERM, LONGER, processes=2)
+    first = outcome(run)
+    assert (first["state"], first["exit_code"]) == ("interrupted", 75)
+    assert (run / "checkpoints" / f"step-{first['step']:08d}").is_dir()
+    second = stopped(place, run, first["step"] + 10, signal.SIGUSR1, LONGER)
+    assert second.code == 75 and outcome(run)["state"] == "interrupted"
+    third = place.launch(run, LONGER, "mixture.global_batch=9", processes=3).wait()
+    assert third.code == 0, third.output
+    return run
+
+
+def test_two_then_one_then_three_processes_and_another_batch_train_every_step_once(legs: Path) -> None:
+    assert [line["world_size"] for line in lines(legs, "start")] == [2, 1, 3]
+    assert list(by_step(legs, "fed")) == list(range(1, 61))
+    assert {sum(counts.values()) for counts in by_step(legs, "counts").values()} == {12, 9}
+    assert outcome(legs)["state"] == "finished"
+
+
+def test_fed_is_predicted_through_every_leg(legs: Path) -> None:
+    assert {step: int(fed) for step, fed in by_step(legs, "fed").items()} == predicted(legs)
+
+
+def test_no_sample_is_lost_or_doubled_within_an_epoch_through_every_leg(legs: Path) -> None:
+    run = open_run(legs)
+    used = Counter((slot.source, slot.epoch, slot.sample) for step in range(1, 61) for slot in slots_of(run, step))
+    assert set(used.values()) == {1}
+    sizes = {name: source["num_samples"] for name, source in lines(legs, "start")[0]["segments"].items()}
+    newest = {name: max(epoch for source, epoch, _ in used if source == name) for name in sizes}
+    assert newest["real"] >= 1, "no epoch of the real source was completed: the test shows nothing"
+    for name, size in sizes.items():
+        for epoch in range(newest[name]):
+            assert {sample for source, e, sample in used if (source, e) == (name, epoch)} == set(range(size))
+
+
+def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Path) -> None:
+    run = place.folder / "terminated"
+    ended = stopped(place, run, 7, signal.SIGTERM)
+    told = outcome(run)
+    assert ended.code == 75
+    assert told["state"] == "interrupted" and told["step"] == max(by_step(run, "fed"))
+    assert lines(run)[-1]["kind"] == "finish"
+    assert place.fit(run).wait().code == 0
+    assert by_step(run, "loss") == by_step(alone, "loss")
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(place: Place, alone: Path) -> None:
+    before = (alone / "journal.jsonl").read_bytes()
+    ended = place.fit(alone).wait()
+    assert ended.code == 0
+    assert "is finished" in ended.output
+    assert (alone / "journal.jsonl").read_bytes() == before
+
+
+@pytest.fixture
+def copied(place: Place, alone: Path, request: pytest.FixtureRequest) -> Path:
+    """A finished run of 50 steps to do things to."""
+    return Path(shutil.copytree(alone, place.folder / request.node.name))
+
+
+def test_more_steps_go_on_from_the_end(place: Place, copied: Path, alone: Path) -> None:
+    ended = place.fit(copied, LONGER).wait()
+    assert ended.code == 0, ended.output
+    fed = by_step(copied, "fed")
+    assert list(fed) == list(range(1, 61))
+    assert {step: fed[step] for step in range(1, 51)} == by_step(alone, "fed")
+    assert lines(copied, "start")[-1]["resumed_from"] == "step-00000050"
+
+
+def test_a_changed_recipe_is_refused_and_the_difference_shown(place: Place, copied: Path) -> None:
+    ended = place.fit(copied, LONGER, "training.learning_rate=0.5", "seed=6").wait()
+    assert ended.code == 2
+    assert "training.learning_rate: 0.003 -> 0.5" in ended.output and "seed: 5 -> 6" in ended.output
+    assert "training.steps" not in ended.output.partition("the recipe is not the one")[2]
+
+
+def test_keys_that_change_no_sample_may_change(place: Place, copied: Path) -> None:
+    allowed = [LONGER, "training.micro_batch=5", "checkpoint.every_steps=7", "evaluation.document_batch=3"]
+    ended = place.fit(copied, *allowed).wait()
+    assert ended.code == 0, ended.output
+    assert {step: int(fed) for step, fed in by_step(copied, "fed").items()} == predicted(copied)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(place: Place, copied: Path, alone: Path) -> None:
+    flip_a_bit(copied / "checkpoints" / "step-00000050" / "model.safetensors")
+    ended = place.fit(copied, LONGER).wait()
+    assert ended.code == 0, ended.output
+    assert "step-00000050 is damaged: model.safetensors does not match its SHA-256" in ended.output
+    assert lines(copied, "start")[-1]["resumed_from"] == "step-00000040"
+    fed = by_step(copied, "fed")
+    assert {step: fed[step] for step in range(1, 51)} == by_step(alone, "fed")
+    assert {step: int(value) for step, value in fed.items()} == predicted(copied)
+
+
+def test_when_no_checkpoint_is_whole_the_run_is_not_thrown_away_in_silence(place: Place, copied: Path) -> None:
+    before = (copied / "journal.jsonl").read_bytes()
+    for folder in (copied / "checkpoints").glob("step-*"):
+        weights = folder / "optimizer.pt"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    ended = place.fit(copied, LONGER).wait()
+    assert ended.code == 2
+    assert ended.output.count("is damaged: optimizer.pt has") == 2
+    assert "is whole" in ended.output and "restore one from a backup" in ended.output
+    assert (copied / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("harm", ["shortened", "gone"])
+def test_a_ledger_that_is_not_the_one_the_checkpoint_knew_is_refused(place: Place, copied: Path, harm: str) -> None:
+    ledger = copied / "ledger.jsonl"
+    ledger.unlink() if harm == "gone" else ledger.write_bytes(ledger.read_bytes()[:-200])
+    ended = place.fit(copied, LONGER).wait()
+    assert ended.code == 2
+    assert "ledger.jsonl" in ended.output and "fewer than the checkpoint knew" in ended.output
+
+
+def test_checkpoints_do_not_pile_up(alone: Path) -> None:
+    assert sorted(path.name for path in (alone / "checkpoints").glob("step-*")) == ["step-00000040", "step-00000050"]
+    assert (alone / "checkpoints" / "latest").read_text().strip() == "step-00000050"
+
+
+def test_replaying_a_ledger_gives_the_same_samples_without_own_decisions(place: Place, alone: Path) -> None:
+    run = place.folder / "replayed"
+    other_policy = ["control.policy={kind: constant}", "training.learning_rate=1.0e-3"]
+    ended = place.fit(run, *other_policy, more=["--ledger", str(alone)]).wait()
+    assert ended.code == 0, ended.output
+    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert by_step(run, "shares") == by_step(alone, "shares")
+    assert decisions(run) == []
+
+
+def test_replaying_a_run_with_two_batch_sizes_survives_an_interruption(place: Place, legs: Path) -> None:
+    run = place.folder / "replayed-legs"
+    change = next(step for step, counts in by_step(legs, "counts").items() if sum(counts.values()) == 9)
+    replay = ["--ledger", str(legs)]
+    live = place.fit(run, LONGER, more=replay)
+    assert wait_until(live, reached(run, change + 2)), live.wait().output
+    live.send(signal.SIGTERM)
+    assert live.wait().code == 75
+    ended = place.fit(run, LONGER, more=replay).wait()
+    assert ended.code == 0, ended.output
+    assert by_step(run, "fed") == by_step(legs, "fed")
+
+
+def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(place: Place, alone: Path) -> None:
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    told = json.loads(place.command("evaluate", str(alone)).wait().output)
+    model = AutoModelForCausalLM.from_pretrained(alone / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(alone / "model")
+    data = open_run(alone).prepared()
+    assert data is not None
+    nats = tokens = 0.0
+    with torch.no_grad():
+        for document in range(len(data.report.offsets) - 1):
+            ids = np.asarray(data.report.tokens[data.report.offsets[document] : data.report.offsets[document + 1]], dtype=np.int64)
+            assert tokenizer.encode(tokenizer.decode(ids.tolist()), add_special_tokens=False) == ids.tolist()
+            for start in range(0, len(ids), data.sequence_length - 1):
+                nats_here, tokens_here = window_nats(model, ids, start, data.sequence_length, data.end_of_document)
+                nats, tokens = nats + nats_here, tokens + tokens_here
+    assert nats / tokens == pytest.approx(told["report"]["nats_per_token"], rel=1e-5)
+    assert told["report"]["nats_per_token"] == pytest.approx(lines(alone, "report")[-1]["nats_per_token"], rel=1e-6)
+
+
+def window_nats(model: object, ids: object, start: int, length: int, end_of_document: int) -> tuple[float, float]:
+    raise NotImplementedError
