@@ -101,11 +101,11 @@ def plan(
 
 
 @app.command()
-def evaluate(run: RunFolder) -> None:
+def evaluate(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Held-out figures of the newest checkpoint."""
     from trainer import run as runs
 
-    raise typer.Exit(runs.evaluate(run))
+    raise typer.Exit(runs.evaluate(run, as_json))
 
 
 @app.command()

@@ -214,6 +214,22 @@ def held_out_figures(folder: Path) -> dict[str, Any]:
     return figures
 
 
+def show_held_out(figures: dict[str, Any]) -> str:
+    """Held-out figures as a table a person reads: both parts, then the slices, worst first."""
+    lines = [f"after step {figures['step']}: loss in nats per token ± standard error, bits per byte, documents"]
+    for part in ("steer", "report"):
+        found = figures[part]
+        error = f" ± {found['standard_error']:.4f}" if found["standard_error"] is not None else ""
+        lines.append(
+            f"{part:<8}{found['nats_per_token']:.4f}{error}   {found['bits_per_byte']:.4f}   {found['documents']} documents"
+        )
+        by_loss = sorted(found["slices"].items(), key=lambda item: -float(item[1]["bits_per_byte"]))
+        lines += [
+            f"  {slice_['bits_per_byte']:.4f} bits per byte  {name} ({slice_['documents']})" for name, slice_ in by_loss
+        ]
+    return "\n".join(lines)
+
+
 def _samples_of_document(data: "PreparedData | None", source: str, document_id: str) -> list[int]:
     if data is None:
         raise UserError(

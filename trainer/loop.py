@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from trainer import checkpoint
-from trainer.control.steer import ControlConfig, needs_worth, steer
+from trainer.control.steer import ControlConfig, steer
 from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
+from trainer.evaluate.windows import Part, Segment
 from trainer.evaluate.worth import WorthCounts, WorthPort, read_worth
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan
@@ -105,6 +106,16 @@ class RunState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorthPlan:
+    """What is measured for the worth of the sources at each reading from progress ``start`` on."""
+
+    counts: WorthCounts
+    start: float
+    sources: Mapping[str, Sequence[Segment]]
+    part: Part
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """The parts of a run, built by ``trainer.run``."""
 
@@ -120,9 +131,7 @@ class Run:
     ledger: Ledger
     journal: JournalWriter
     reader: Reader
-    worth: WorthCounts | None
-    worth_sources: Mapping[str, Any]
-    steer_part: Any
+    worth: WorthPlan | None  # None: nobody asks for evidence on the sources
     replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
     stop_asked: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
@@ -256,19 +265,7 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
     reading = run.reader.read(run.engine, step=state.step)
-    worth: Mapping[str, Worth] = {}
-    if run.worth is not None and needs_worth(run.control) and not last:
-        worth = read_worth(
-            run.steer_part,
-            run.worth_sources,
-            run.worth,
-            run.engine,
-            step=state.step,
-            seed=run.seed,
-            sequence_length=run.reader.sequence_length,
-            end_of_document=run.reader.end_of_document,
-            batch_rows=run.reader.document_batch,
-        ).worth
+    worth = {} if last else _measure_worth(run, state)
     anchor = None if state.anchor is None else np.array(state.anchor)
     run.journal.write(
         "reading",
@@ -283,6 +280,23 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     if run.replay is not None or last:
         return state, None
     return _decide(run, state, reading, worth)
+
+
+def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
+    plan = run.worth
+    if plan is None or state.position < plan.start * run.training.steps:
+        return {}
+    return read_worth(
+        plan.part,
+        plan.sources,
+        plan.counts,
+        run.engine,
+        step=state.step,
+        seed=run.seed,
+        sequence_length=run.reader.sequence_length,
+        end_of_document=run.reader.end_of_document,
+        batch_rows=run.reader.document_batch,
+    ).worth
 
 
 def vars_of(worth: Worth) -> dict[str, float]:

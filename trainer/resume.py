@@ -39,15 +39,24 @@ class RecordedLedger(Ledger):
 
 
 def open_ledger(
-    folder: Path, recipe: Recipe, data: "PreparedData", engine: Engine, saved: checkpoint.Checkpoint | None
+    folder: Path,
+    recipe: Recipe,
+    data: "PreparedData",
+    engine: Engine,
+    saved: checkpoint.Checkpoint | None,
+    *,
+    replaying: bool = False,
 ) -> RecordedLedger:
-    """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first."""
+    """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first.
+
+    The recipe's global batch counts from here on, except where another run's facts, its batch sizes among them, are
+    being replayed.
+    """
     records: list[dict[str, Any]] = []
     path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
     if engine.is_main:
         for file, key in ((path, "ledger_offset"), (journal, "journal_offset")):
-            if file.exists():
-                cut(file, int(saved.state[key]) if saved else 0)
+            cut(file, int(saved.state[key]) if saved else 0)
         records = list(read(path)) if path.exists() else []
     facts = [from_record(record) for record in engine.broadcast(records)]
     ledger = RecordedLedger(facts, AppendOnlyFile(path) if engine.is_main else None)
@@ -61,7 +70,7 @@ def open_ledger(
     else:
         _check_same_data(ledger, data)
     size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
-    if size != recipe.mixture.global_batch:
+    if size != recipe.mixture.global_batch and not replaying:
         ledger.append(BatchSize(step=step, global_batch=recipe.mixture.global_batch))
     topology = Topology(
         step=step,

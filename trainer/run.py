@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.account import write_final_figures, write_start
-from trainer.control.steer import needs_worth
+from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import WorthCounts, held_out_rows, sized
-from trainer.loop import Engine, Outcome, Run, RunState, train
+from trainer.evaluate.worth import held_out_rows, sized
+from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
@@ -68,12 +68,13 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
         return EXIT_CODES[outcome.state]
 
 
-def evaluate(folder: Path) -> int:
+def evaluate(folder: Path, as_json: bool) -> int:
     """Print the held-out figures of the newest checkpoint."""
-    from trainer.inspection import held_out_figures
+    from trainer.inspection import held_out_figures, show_held_out
     from trainer.monitor.journal import jsonable
 
-    _say(json.dumps(jsonable(held_out_figures(folder)), indent=1))
+    figures = held_out_figures(folder)
+    _say(json.dumps(jsonable(figures)) if as_json else show_held_out(figures))
     return DONE
 
 
@@ -120,7 +121,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
     engine = _build_engine(recipe, data)
     saved = newest_checkpoint(folder, engine, _warn)
-    ledger = open_ledger(folder, recipe, data, engine, saved)
+    ledger = open_ledger(folder, recipe, data, engine, saved, replaying=replay is not None)
     state = starting_state(recipe, ledger, saved)
     if saved is not None:
         engine.restore(saved.folder)
@@ -234,9 +235,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         ledger=ledger,
         journal=journal,
         reader=_reader(recipe, data, interval_tokens),
-        worth=_worth_counts(recipe, data, interval_tokens),
-        worth_sources=segments,
-        steer_part=data.steer,
+        worth=_worth_plan(recipe, data, interval_tokens),
         replay=replayed(replay),
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
@@ -264,19 +263,24 @@ def _reader(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> Reade
     )
 
 
-def _worth_counts(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> WorthCounts | None:
-    """How much is measured for the worth of the sources; None when nobody asks for it."""
-    enabled = recipe.evaluation.worth.enabled
-    if enabled == "off" or (enabled == "auto" and not needs_worth(recipe.control)):
+def _worth_plan(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> WorthPlan | None:
+    """How much is measured for the worth of the sources, and from when on; None when nobody asks for it.
+
+    What the budget of the whole run allows is spent on the readings that count.
+    """
+    enabled, start = recipe.evaluation.worth.enabled, worth_from(recipe.control)
+    if enabled == "off" or (enabled == "auto" and start is None):
         return None
+    start = start or 0.0
     counts = sized(
         recipe.evaluation.worth,
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
-        interval_tokens=interval_tokens,
+        interval_tokens=round(interval_tokens / (1 - start)),
     )
     held_out_rows(data.steer, counts, sequence_length=data.sequence_length)  # too few documents are an error now
-    return counts
+    segments = {name: source.segments for name, source in data.sources.items()}
+    return WorthPlan(counts=counts, start=start, sources=segments, part=data.steer)
 
 
 def _tell(folder: Path) -> None:

@@ -14,12 +14,17 @@ from trainer.records import UserError
 
 
 def finished_outcome(folder: Path, recipe: Recipe) -> str | None:
-    """Why a run has nothing left to do under this recipe; None when it has."""
-    path = folder / "outcome.json"
-    if not path.is_file():
+    """Why a run has nothing left to do under this recipe; None when it has.
+
+    The recipe is read before the outcome: a main rank that goes on removes the outcome first and changes the recipe
+    then, so a slower rank never takes the new recipe for the one that is finished.
+    """
+    planned_steps = _planned_steps(folder)
+    try:
+        outcome = json.loads((folder / "outcome.json").read_text())
+    except FileNotFoundError:
         return None
-    outcome = json.loads(path.read_text())
-    if outcome["state"] != "finished" or _planned_steps(folder) != recipe.training.steps:
+    if outcome["state"] != "finished" or planned_steps != recipe.training.steps:
         return None
     return str(outcome["reason"])
 

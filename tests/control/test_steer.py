@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainer.control import ControlConfig, initial_state, needs_worth, steer
+from trainer.control import ControlConfig, initial_state, steer, worth_from
 from trainer.records import SHARE_ONE
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
@@ -37,7 +37,7 @@ def losses(healthy, raised, by=0.02):
 
 
 def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
-    assert not needs_worth(ControlConfig())
+    assert worth_from(ControlConfig()) is None
     decisions = steered(observe, ControlConfig(), losses(20, 0))
     assert {decision.action for decision in decisions} == {"keep"}
     assert all(decision.shares == SHARES for decision in decisions)
@@ -45,10 +45,10 @@ def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
 
 
 def test_worth_is_measured_when_policy_or_guard_want_it():
-    assert needs_worth(FEEDBACK)
-    assert needs_worth(ControlConfig(guard={"measure_worth": True}))
-    assert not needs_worth(ControlConfig(guard={"measure_worth": True, "enabled": False}))
-    assert not needs_worth(SCHEDULE)
+    assert worth_from(FEEDBACK) == FEEDBACK.policy.warm_up
+    assert worth_from(ControlConfig(guard={"measure_worth": True})) == 0
+    assert worth_from(ControlConfig(guard={"measure_worth": True, "enabled": False})) is None
+    assert worth_from(SCHEDULE) is None
 
 
 def test_a_move_says_why_with_figures(observe):

@@ -32,7 +32,9 @@ class Kill:
     phase: str
 
 
-def kill_once(place: Place, run: Path, aim: str, generator: random.Random, *sets: str, most_delay_s: float = 1.0) -> Kill | None:
+def kill_once(
+    place: Place, run: Path, aim: str, generator: random.Random, *sets: str, most_delay_s: float = 1.0
+) -> Kill | None:
     """Start or resume the run and kill it at a live moment; None when it finished before."""
     alive = run.with_name(f"{run.name}.alive")
     alive.unlink(missing_ok=True)
@@ -70,7 +72,9 @@ def phase_of(run: Path) -> str:
         return "between reading and decision"
     if _evaluation_is_due(last):
         return "inside an evaluation"
-    return {"step": "between steps", "decision": "after a decision", "checkpoint": "after a save"}.get(last["kind"], last["kind"])
+    return {"step": "between steps", "decision": "after a decision", "checkpoint": "after a save"}.get(
+        last["kind"], last["kind"]
+    )
 
 
 def finish(place: Place, run: Path, *sets: str) -> None:

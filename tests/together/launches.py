@@ -75,14 +75,22 @@ FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_readings: 2, z: 0
 def write_recipe(folder: Path, *, num_documents: int = 200) -> Path:
     """A recipe file with its three data files beside it: 200 real documents of 4 topics, 100 of each synthetic source."""
     folder.mkdir(parents=True, exist_ok=True)
-    for seed, (name, count) in enumerate({"real": num_documents, "good": num_documents // 2, "bad": num_documents // 2}.items()):
+    for seed, (name, count) in enumerate(
+        {"real": num_documents, "good": num_documents // 2, "bad": num_documents // 2}.items()
+    ):
         generator = random.Random(seed)
-        words = ["".join(generator.choice("bdfklmnprst") + generator.choice("aeiou") for _ in range(3)) for _ in range(120)]
+        words = [
+            "".join(generator.choice("bdfklmnprst") + generator.choice("aeiou") for _ in range(3)) for _ in range(120)
+        ]
         rows = (
             {
                 "title": f"{name} {number}",
                 "topic": ("rivers", "towns", "birds", "tools")[number % 4],
-                "text": " ".join(generator.choices(words, weights=[1 / (rank + 3) for rank in range(120)], k=generator.randint(8, 22))),
+                "text": " ".join(
+                    generator.choices(
+                        words, weights=[1 / (rank + 3) for rank in range(120)], k=generator.randint(8, 22)
+                    )
+                ),
             }
             for number in range(count)
         )
@@ -129,7 +137,9 @@ class Live:
         while (code := self.code()) is None:
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
-                raise TimeoutError(f"still running after {patience_s:g} s:\n{self.log.read_text(errors='replace')[-3000:]}")
+                raise TimeoutError(
+                    f"still running after {patience_s:g} s:\n{self.log.read_text(errors='replace')[-3000:]}"
+                )
             time.sleep(POLL_S)
         return Ended(code, self.log.read_text(errors="replace"))
 
@@ -192,7 +202,12 @@ def _watch_writes(strike: Strike) -> None:
 
 def variables(cache: Path) -> dict[str, str]:
     """Environment of every command here."""
-    return {"HYBRID_TRAINER_CACHE": str(cache), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    return {
+        "HYBRID_TRAINER_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def free_port() -> int:
@@ -224,13 +239,39 @@ class Place:
         """`trainer fit` in one process."""
         return self.command("fit", str(self.recipe), "--run", str(run), *more, *_sets(sets), **how)
 
-    def launch(self, run: Path, *sets: str, options: Sequence[str] | None = None, processes: int = 1, extra: dict[str, str] | None = None) -> Live:
+    def launch(
+        self,
+        run: Path,
+        *sets: str,
+        options: Sequence[str] | None = None,
+        processes: int = 1,
+        extra: dict[str, str] | None = None,
+    ) -> Live:
         """`accelerate launch OPTIONS -m trainer fit`; the options for so many processes on CPUs if none are given."""
         if options is None:
-            options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--main_process_port", str(free_port())]
+            options = [
+                "--multi_gpu",
+                "--num_processes",
+                str(processes),
+                "--num_machines",
+                "1",
+                "--main_process_port",
+                str(free_port()),
+            ]
             options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
             extra = {"ACCELERATE_USE_CPU": "true", **(extra or {})}
-        words = [ACCELERATE, "launch", *options, "-m", "trainer", "fit", str(self.recipe), "--run", str(run), *_sets(sets)]
+        words = [
+            ACCELERATE,
+            "launch",
+            *options,
+            "-m",
+            "trainer",
+            "fit",
+            str(self.recipe),
+            "--run",
+            str(run),
+            *_sets(sets),
+        ]
         return self.process(words, extra)
 
     def process(self, words: Sequence[str], extra: dict[str, str] | None = None) -> Live:
@@ -305,4 +346,8 @@ def weights(run: Path) -> tuple[str, bytes, Any]:
     import torch
 
     folder = max((run / "checkpoints").glob("step-*"))
-    return folder.name, (folder / "model.safetensors").read_bytes(), torch.load(folder / "optimizer.pt", weights_only=True)
+    return (
+        folder.name,
+        (folder / "model.safetensors").read_bytes(),
+        torch.load(folder / "optimizer.pt", weights_only=True),
+    )

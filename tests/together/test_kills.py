@@ -41,7 +41,9 @@ def test_twenty_kills_leave_no_trace(place: Place) -> None:
     finish(place, twin, steps)
     kills = kill_many(place, run, 20, 1, steps)
     assert len(kills) == 20
-    assert {"between reading and decision", "inside a save", "inside an evaluation", "between steps"} <= {kill.phase for kill in kills}
+    assert {"between reading and decision", "inside a save", "inside an evaluation", "between steps"} <= {
+        kill.phase for kill in kills
+    }
     cells = compare(run, twin)
     assert all(equal == total for equal, total in cells.values()), cells
 

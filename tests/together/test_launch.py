@@ -23,7 +23,9 @@ def assert_refused(ended: Ended, run: Path, *said: str) -> None:
 
 def test_accelerate_launch_cpu_which_starts_one_process_in_silence_is_refused(place: Place) -> None:
     run = place.folder / "silently-one"
-    ended = place.launch(run, options=["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]).wait()
+    ended = place.launch(
+        run, options=["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    ).wait()
     assert_refused(ended, run, REMEDY)
 
 
@@ -81,7 +83,9 @@ def test_a_second_launch_on_a_run_folder_is_refused_and_told_who_has_it(place: P
 
 def test_the_plain_command_is_the_same_program(place: Place) -> None:
     run = place.folder / "plain"
-    ended = place.process([sys.executable, "-m", "trainer", "fit", str(place.recipe), "--run", str(run), "--set", "trainig.steps=3"]).wait()
+    ended = place.process(
+        [sys.executable, "-m", "trainer", "fit", str(place.recipe), "--run", str(run), "--set", "trainig.steps=3"]
+    ).wait()
     assert ended.code == 2
     assert "trainig" in ended.output and "Traceback" not in ended.output
     assert os.listdir(place.folder).count("plain") == 0

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,9 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(place: Place, copied: Path, alone: Path) -> None:
+def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(
+    place: Place, copied: Path, alone: Path
+) -> None:
     flip_a_bit(copied / "checkpoints" / "step-00000050" / "model.safetensors")
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 0, ended.output
@@ -175,26 +178,24 @@ def test_replaying_a_run_with_two_batch_sizes_survives_an_interruption(place: Pl
 
 
 def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(place: Place, alone: Path) -> None:
-    import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    told = json.loads(place.command("evaluate", str(alone)).wait().output)
+    told = json.loads(place.command("evaluate", str(alone), "--json").wait().output)
     model = AutoModelForCausalLM.from_pretrained(alone / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(alone / "model")
     data = open_run(alone).prepared()
     assert data is not None
-    nats = tokens = 0.0
-    with torch.no_grad():
-        for document in range(len(data.report.offsets) - 1):
-            ids = np.asarray(data.report.tokens[data.report.offsets[document] : data.report.offsets[document + 1]], dtype=np.int64)
-            assert tokenizer.encode(tokenizer.decode(ids.tolist()), add_special_tokens=False) == ids.tolist()
-            for start in range(0, len(ids), data.sequence_length - 1):
-                nats_here, tokens_here = window_nats(model, ids, start, data.sequence_length, data.end_of_document)
-                nats, tokens = nats + nats_here, tokens + tokens_here
+    nats, tokens = 0.0, 0
+    for start, end in pairwise(data.report.offsets.tolist()):
+        ids = data.report.tokens[start:end].tolist()
+        assert tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids
+        with_context = [data.end_of_document, *ids]
+        for first in range(0, len(ids), data.sequence_length - 1):  # windows overlap by one token, which is context
+            window = torch.tensor([with_context[first : first + data.sequence_length]])
+            with torch.no_grad():
+                mean_nats = model(input_ids=window, labels=window).loss
+            nats, tokens = nats + float(mean_nats) * (window.shape[1] - 1), tokens + window.shape[1] - 1
+    assert tokens == told["report"]["tokens"]
     assert nats / tokens == pytest.approx(told["report"]["nats_per_token"], rel=1e-5)
     assert told["report"]["nats_per_token"] == pytest.approx(lines(alone, "report")[-1]["nats_per_token"], rel=1e-6)
-
-
-def window_nats(model: object, ids: object, start: int, length: int, end_of_document: int) -> tuple[float, float]:
-    raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from trainer.control.guard import GuardConfig, judge
 from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
-from trainer.control.steer import ControlConfig, initial_state, needs_worth, steer
+from trainer.control.steer import ControlConfig, initial_state, steer, worth_from
 
 __all__ = [
     "ConstantConfig",
@@ -14,6 +14,6 @@ __all__ = [
     "SchedulePoint",
     "initial_state",
     "judge",
-    "needs_worth",
     "steer",
+    "worth_from",
 ]

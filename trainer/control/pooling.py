@@ -86,11 +86,11 @@ def _compared(worths: Mapping[str, list[float]], name: str, drawn: Mapping[str, 
 
 
 def _pooled(rows: FloatArray, decay: float) -> Standing:
-    """Exponentially weighted means over ``rows`` [R, 5]; see ``_weighted`` for the errors."""
-    weights = decay ** np.arange(len(rows) - 1, -1, -1, dtype=np.float64)
-    worth, worth_error = _weighted(rows[:, 0], rows[:, 1], weights, PRIOR_SD**2)
+    """Means over ``rows`` [R, 5], recent and precise readings weighing more; see ``_weighted`` for the errors."""
+    recency = decay ** np.arange(len(rows) - 1, -1, -1, dtype=np.float64)
+    worth, worth_error = _weighted(rows[:, 0], rows[:, 1], recency, PRIOR_SD**2)
     prior_variance = PRIOR_SD**2 * float(rows[-1, 4])
-    gap, gap_error = _weighted(rows[:, 0] - rows[:, 2], np.hypot(rows[:, 1], rows[:, 3]), weights, prior_variance)
+    gap, gap_error = _weighted(rows[:, 0] - rows[:, 2], np.hypot(rows[:, 1], rows[:, 3]), recency, prior_variance)
     return Standing(
         worth=worth,
         worth_standard_error=worth_error,
@@ -102,19 +102,23 @@ def _pooled(rows: FloatArray, decay: float) -> Standing:
 
 
 def _weighted(
-    values: FloatArray, errors: FloatArray, weights: FloatArray, prior_variance: float
+    values: FloatArray, errors: FloatArray, recency: FloatArray, prior_variance: float
 ) -> tuple[float, float]:
-    """Weighted mean and its standard error: from the scatter between readings, never less than within them.
+    """Mean weighted by recency over variance, and its standard error: what the readings scatter, never less than their
+    own errors.
 
-    Scatter: the unbiased variance for reliability weights, sum w (x - mean)^2 / (V1 - V2/V1) with V1 = sum w, V2 = sum
-    w^2. Few readings say little about their own scatter, so it is averaged, by degrees of freedom, with the prior
-    ``PRIOR_SD`` on top of the error within (the posterior scale of a normal variance under a scaled inverse chi-square
-    prior).
+    The variance of a reading is its squared error plus ``prior_variance`` between readings (late in a run a gradient
+    drowns in its noise and errors triple: such readings must not drown the precise ones). Whether that is too little or
+    too much is told by the mean squared residual in those units; few readings say little about it, so it is averaged,
+    by degrees of freedom, with 1 counting for ``PRIOR_READINGS`` (the posterior scale of a normal variance under a
+    scaled inverse chi-square prior).
     """
-    total, squares = weights.sum(), (weights**2).sum()
-    mean = float((weights * values).sum() / total)
-    within = float((weights * errors**2).sum() / total)
-    freedom = total**2 / squares - 1
-    scatter = float((weights * (values - mean) ** 2).sum() / (total - squares / total)) if freedom > 0 else 0.0
-    variance = (PRIOR_READINGS * (prior_variance + within) + freedom * scatter) / (PRIOR_READINGS + freedom)
-    return mean, math.sqrt(max(variance, within) * squares) / float(total)
+    variances = errors**2 + prior_variance
+    weights = recency / variances
+    mean = float((weights * values).sum() / weights.sum())
+    effective = recency.sum() ** 2 / (recency**2).sum()
+    residual = float((weights * (values - mean) ** 2).sum() / recency.sum()) * effective / max(effective - 1, 1.0)
+    inflation = (PRIOR_READINGS + (effective - 1) * residual) / (PRIOR_READINGS + effective - 1)
+    between = inflation * float((weights**2 * variances).sum())
+    within = float((weights**2 * errors**2).sum())
+    return mean, math.sqrt(max(between, within)) / float(weights.sum())

@@ -34,9 +34,11 @@ def initial_state(config: ControlConfig, shares: Mapping[str, int], kinds: Mappi
     }
 
 
-def needs_worth(config: ControlConfig) -> bool:
-    """Whether the loop has to measure the worth of the sources at each reading."""
-    return POLICIES[config.policy.kind].needs_worth or (config.guard.enabled and config.guard.measure_worth)
+def worth_from(config: ControlConfig) -> float | None:
+    """Progress from which the worth of the sources has to be measured at each reading; None for never."""
+    if config.guard.enabled and config.guard.measure_worth:
+        return 0.0
+    return POLICIES[config.policy.kind].worth_from(config.policy)
 
 
 def steer(config: ControlConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Decision]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, gather_object
 from safetensors.torch import load_model, save_model
 
@@ -108,11 +108,11 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
         os.environ.get(name, "false").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
     )
     on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=on_cpu and not sharded,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharded) else None,
-    )
+    # buffers (rotary frequencies) are equal by construction: DDP would broadcast them before every forward
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    if on_cpu and (several or sharded):
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu and not sharded, kwargs_handlers=handlers)
     if several and accelerator.distributed_type == DistributedType.NO:
         raise UserError(
             "several processes were started, but Accelerate would train each alone",
@@ -200,9 +200,8 @@ class AccelerateEngine:
         self._accelerator.backward(loss)
 
     def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "PendingStep":
-        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
+        norm = self._clip().detach().double()
         figures = self._reduced_figures(batch, nats, stop=stop, ledger_digest=ledger_digest)
-        norm = torch.as_tensor(norm, device=self.device).detach().double()
         is_bad = ~torch.isfinite(norm + figures[0])
         if self.device.type == "cuda":  # the fused kernel skips on the device itself, so that the host need not look
             _raw(self._optimizer).found_inf = is_bad.float()
@@ -214,6 +213,11 @@ class AccelerateEngine:
         return PendingStep(
             torch.cat([figures, norm[None], is_bad[None].double()]), batch.target_tokens, self.world_size, ledger_digest
         )
+
+    def _clip(self) -> "Tensor":
+        """Scale the gradients down to the recipe's norm; the norm over all ranks before it, a plain scalar."""
+        norm: Tensor = self._accelerator.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
+        return norm
 
     def _reduced_figures(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "Tensor":
         """The one all-reduce of a step beyond training: six numbers, float64 (sums of 32-bit halves are exact on 2^20
@@ -299,7 +303,7 @@ class AccelerateEngine:
         """A function that writes weights (safetensors) and optimizer (tensors only: it is read back with
         ``weights_only``).
         """
-        model, optimizer = self._accelerator.unwrap_model(self._model), _raw(self._optimizer)
+        model, optimizer = _bare(self._model), _raw(self._optimizer)
 
         def write(folder: Path) -> None:
             save_model(model, str(folder / WEIGHTS))
@@ -308,20 +312,18 @@ class AccelerateEngine:
         return write
 
     def restore(self, folder: Path) -> None:
-        """Load what ``snapshot`` wrote; every rank reads the same files."""
-        load_model(self._accelerator.unwrap_model(self._model), str(folder / WEIGHTS), device=str(self.device))
-        _raw(self._optimizer).load_state_dict(
-            torch.load(folder / OPTIMIZER, map_location=self.device, weights_only=True)
-        )
+        """Load what ``snapshot`` wrote; every rank reads the same files, on the CPU (neither library knows "cpu:0")."""
+        load_model(_bare(self._model), str(folder / WEIGHTS))
+        _raw(self._optimizer).load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
 
     def save_model(self, folder: Path) -> None:
         """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
         if self.is_main:
-            self._accelerator.unwrap_model(self._model).save_pretrained(str(folder))
+            _bare(self._model).save_pretrained(str(folder))
 
     def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
         """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt."""
-        model = self._accelerator.unwrap_model(self._model)
+        model = _bare(self._model)
         model.eval()
         texts = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -377,6 +379,13 @@ class PendingStep:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """A 63-bit seed for the random numbers of one step on one rank."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _bare(model: Any) -> Any:
+    """The model below DDP. Accelerate's own ``unwrap_model`` imports DeepSpeed where it is installed: 2 s, and a line on
+    stdout.
+    """
+    return getattr(model, "module", model)
 
 
 def _raw(optimizer: Any) -> Any:

@@ -84,6 +84,10 @@ class DeepSpeedEngine(AccelerateEngine):
         """All weights, the held-out gradient, and Adam's second moments, gathered from the ranks. All call it."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        # DeepSpeed links parameters and optimizer state once, after the step of the first parameter group: the others'
+        # state is not there yet.
+        self._model.optimizer._hp_optimizer_states_linked = False
+        self._model.optimizer._lazy_init_hp_params_optimizer_state()
         inner = self._model.optimizer.optimizer
         steps = next((int(state["step"]) for state in inner.state.values() if "step" in state), 0)
         group = inner.param_groups[0]

@@ -43,6 +43,11 @@ class ShardedEngine(AccelerateEngine):
             )
         super().__init__(model, training, seed=seed, accelerator=accelerator)
 
+    @override
+    def _clip(self) -> torch.Tensor:
+        norm = super()._clip()
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
     @property
     @override
     def shard_copies(self) -> int:

@@ -19,17 +19,21 @@ PolicyConfig = Annotated[ConstantConfig | ScheduleConfig | FeedbackConfig, Field
 
 
 class Policy(NamedTuple):
-    """A policy's functions, and whether it needs the worth of the sources measured at each reading."""
+    """A policy's functions. ``worth_from``: progress from which it needs the worth of the sources; None for never."""
 
     begin: Callable[..., dict[str, Any]]  # (config, shares, kinds) -> state
     propose: Callable[..., tuple[dict[str, Any], Proposal]]  # (config, state, seen) -> state, proposal
-    needs_worth: bool
+    worth_from: Callable[..., float | None]  # (config)
+
+
+def _never(_config: object) -> None:
+    """A policy that asks for no evidence."""
 
 
 POLICIES = {
-    "constant": Policy(constant.begin, constant.propose, needs_worth=False),
-    "schedule": Policy(schedule.begin, schedule.propose, needs_worth=False),
-    "feedback": Policy(feedback.begin, feedback.propose, needs_worth=True),
+    "constant": Policy(constant.begin, constant.propose, _never),
+    "schedule": Policy(schedule.begin, schedule.propose, _never),
+    "feedback": Policy(feedback.begin, feedback.propose, feedback.worth_from),
 }
 
 __all__ = ["POLICIES", "ConstantConfig", "FeedbackConfig", "Policy", "PolicyConfig", "ScheduleConfig", "SchedulePoint"]

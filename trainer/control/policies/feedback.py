@@ -29,7 +29,7 @@ class FeedbackConfig(Config):
     warm_up: float = Field(
         default=0.3, ge=0, lt=1, description="progress before which no worth counts: early ones mislead"
     )
-    min_readings: int = Field(default=3, ge=2, description="readings of a source before it is judged")
+    min_readings: int = Field(default=2, ge=2, description="readings of a source before it is judged")
     decay: float = Field(default=0.8, gt=0, le=1, description="weight of a reading relative to the one after it")
     z: float = Field(default=3.0, gt=0, description="standard errors by which evidence must exceed a threshold")
     gain_z: float = Field(
@@ -91,6 +91,11 @@ def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str,
             floor = max(floor, config.real_floor * share / all_real)
         floors[name] = min(share // SHARE_STEP * SHARE_STEP, _thousandth_up(config.floors.get(name, floor)))
     return {"readings": [], "floors": floors}
+
+
+def worth_from(config: FeedbackConfig) -> float:
+    """Progress from which worths count: measuring them earlier would be for nothing."""
+    return config.warm_up
 
 
 def propose(config: FeedbackConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:

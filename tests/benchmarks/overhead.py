@@ -1,0 +1,74 @@
+"""What evaluation and evidence cost in the quickstart at their defaults, from token counts: no clock is asked.
+
+A reading is a forward over held-out documents and a few samples of each source, evidence about the sources a backward
+and two forwards; both are counted in tokens trained (forward and backward) over the tokens trained between readings.
+"""
+
+from pathlib import Path
+
+from tests.benchmarks.figures import Figure, Result
+from trainer.data.prepare import prepare
+from trainer.data.store import PreparedData
+from trainer.evaluate.heldout import plan_steer, reading_cost_tokens
+from trainer.evaluate.worth import sized
+from trainer.recipe import Recipe, load_recipe
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+READING_AT_MOST, EVIDENCE_AT_MOST = 0.05, 0.10
+
+
+def run(rounds: int = 1) -> Result:
+    """Counts, which no round changes."""
+    recipe = load_recipe(RECIPE, []).recipe
+    return costs(recipe, prepare(recipe.data, seed=recipe.seed, base=RECIPE.parent))
+
+
+def costs(recipe: Recipe, data: PreparedData) -> Result:
+    """Both costs as parts of the training between two readings."""
+    length, num_sources = data.sequence_length, len(data.sources)
+    interval_tokens = recipe.mixture.global_batch * length * recipe.evaluation.every_steps
+    documents = plan_steer(
+        data.steer,
+        recipe.evaluation,
+        interval_tokens=interval_tokens,
+        seed=recipe.seed,
+        num_sources=num_sources,
+        sequence_length=length,
+    )
+    reading = reading_cost_tokens(
+        data.steer,
+        documents,
+        num_sources=num_sources,
+        source_samples=recipe.evaluation.source_samples,
+        sequence_length=length,
+    )
+    counts = sized(
+        recipe.evaluation.worth, num_sources=num_sources, sequence_length=length, interval_tokens=interval_tokens
+    )
+    worth = counts.cost_tokens(num_sources=num_sources, sequence_length=length)
+    return Result(
+        title="compute of evaluation and evidence over the training between two readings, from token counts",
+        figures=[
+            _part("a reading of held-out documents", reading / interval_tokens, READING_AT_MOST),
+            _part("evidence about the sources", worth / interval_tokens, EVIDENCE_AT_MOST),
+        ],
+        details={
+            "interval_tokens": interval_tokens,
+            "reading_cost_tokens": reading,
+            "worth_cost_tokens": worth,
+            "documents": len(documents),
+        },
+    )
+
+
+def _part(name: str, value: float, most: float) -> Figure:
+    return Figure(
+        name=f"{name}, part of the training",
+        value=value,
+        unit="ratio",
+        low=value,
+        high=value,
+        rounds=1,
+        target=f"<= {most:g}",
+        is_met=value <= most,
+    )
