@@ -87,15 +87,18 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None: every file is there with its size and hash."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+        written = [(name, int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # a flipped bit can do any of these
         return f"no readable {MANIFEST} ({type(error).__name__})"
-    for name, entry in files.items():
+    if STATE not in files:
+        return f"{MANIFEST} does not name {STATE}"
+    for name, num_bytes, sha256 in written:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, {entry['bytes']} were written"
-        if _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != num_bytes:
+            return f"{name} has {path.stat().st_size} bytes, {num_bytes} were written"
+        if _sha256(path) != sha256:
             return f"{name} does not match its SHA-256"
     return None
 
@@ -106,17 +109,11 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
 
     ``UserError`` when checkpoints exist and none is whole: starting anew in silence would throw the run away.
     """
-    folders = sorted((p for p in root.glob("step-*") if p.is_dir()), reverse=True) if root.is_dir() else []
-    if at_most is not None:
-        folders = [folder for folder in folders if int(folder.name.removeprefix("step-")) <= at_most]
-    for folder in folders:
+    folders = [folder for folder in _folders(root) if at_most is None or _step(folder) <= at_most]
+    for folder in reversed(folders):
         problem = damage(folder)
         if problem is None:
-            return Checkpoint(
-                folder=folder,
-                step=int(folder.name.removeprefix("step-")),
-                state=json.loads((folder / STATE).read_text()),
-            )
+            return Checkpoint(folder=folder, step=_step(folder), state=json.loads((folder / STATE).read_text()))
         warn(f"checkpoint {folder} is damaged: {problem}; trying the one before")
     if folders and at_most is None:
         raise UserError(
@@ -138,26 +135,49 @@ def clean(root: Path) -> None:
         shutil.rmtree(left)
 
 
+def set_aside_newer(root: Path, step: int) -> None:
+    """Rename the damaged checkpoints after ``step``, from where the run goes on: they must not count among those kept,
+    or with ``keep`` 1 a checkpoint would be removed as the older one as soon as it is written.
+    """
+    for folder in _folders(root):
+        if _step(folder) > step:
+            damaged = root / f"damaged-{folder.name}"
+            shutil.rmtree(damaged, ignore_errors=True)
+            folder.rename(damaged)
+
+
 def require_space(root: Path, bytes_each: int, keep: int) -> None:
-    """Refuse to start a run whose checkpoints cannot fit: ``keep`` of them and the one being written."""
+    """Refuse to start a run whose checkpoints cannot fit: ``keep`` of them (less those already there) and the one being
+    written.
+    """
     existing = root
     while not existing.exists():
         existing = existing.parent
-    free, need = shutil.disk_usage(existing).free, bytes_each * (keep + 1)
+    free = shutil.disk_usage(existing).free
+    need = bytes_each * (keep + 1 - min(keep, len(_folders(root))))
     if free < need:
         raise UserError(
-            f"checkpoints need {need / 1e9:.2f} GB in {root} ({keep} kept and one being written), "
+            f"checkpoints need {need / 1e9:.2f} GB more in {root} ({keep} kept and one being written), "
             f"{free / 1e9:.2f} GB are free",
             remedy="free some space, lower checkpoint.keep, or choose another --run folder",
         )
 
 
 def _remove_old(root: Path, keep: int) -> None:
-    folders = sorted(p for p in root.glob("step-*") if p.is_dir())
-    for folder in folders[:-keep]:
+    for folder in _folders(root)[:-keep]:
         shutil.rmtree(folder)
     for left in root.glob(".step-*.replaced"):
         shutil.rmtree(left)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Checkpoint folders with their final names, by step."""
+    named = [folder for folder in root.glob("step-*") if folder.name.removeprefix("step-").isdigit()]
+    return sorted((folder for folder in named if folder.is_dir()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _point(root: Path, name: str) -> None:

@@ -21,7 +21,7 @@ from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
 from trainer.evaluate.windows import Part, Segment
 from trainer.evaluate.worth import WorthCounts, WorthPort, read_worth
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
-from trainer.mixture.plan import MARK_EVERY_STEPS, Plan
+from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
 from trainer.records import Decision, Observation, Reading, StepFigures, Worth
@@ -160,6 +160,7 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
     unread: deque[_Launched] = deque()
     while state.position < run.training.steps:
         batch = run.stream.next()
+        _note_caps(run, batch)
         unread.append(_launch(run, state, batch))
         state = replace(state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens)
         due = _due(run, state)
@@ -193,6 +194,28 @@ def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
     started_s = time.monotonic()
     figures = run.engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
     return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
+
+
+def _note_caps(run: Run, batch: "StepBatch") -> None:
+    """Caps act inside the stream, at any step; here they are written down."""
+    for source, epochs in batch.capped.items():
+        shares = run.plan.shares(batch.step)
+        run.journal.write("cap", batch.step - 1, source=source, epochs=epochs, shares=shares)
+    if batch.capped:
+        _note_lags(run, run.plan.state(batch.step))
+
+
+def _note_lags(run: Run, state: State) -> None:
+    for change in run.plan.lag_changes(state):
+        run.journal.write(
+            "lag", state.step - 1, source=change.source, before_millionths=change.before, after_millionths=change.after
+        )
+
+
+def _take(run: Run, facts: Sequence[Fact]) -> None:
+    """Take facts that govern the next batch, and journal what they force the lags to."""
+    run.stream.append(facts)
+    _note_lags(run, run.stream.state)
 
 
 def _due(run: Run, state: RunState) -> bool:
@@ -253,7 +276,7 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
     outcome = None
     last = state.position >= run.training.steps
     if run.replay is not None and state.step + 1 in run.replay:
-        run.stream.append(run.replay[state.step + 1])
+        _take(run, run.replay[state.step + 1])
     if state.step % run.evaluation.every_steps == 0:
         state, outcome = _evaluate_and_steer(run, state, last=last)
         last = state.position >= run.training.steps
@@ -332,11 +355,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
     if decision.action == "rollback":
         return _roll_back(run, state, decision), None
     if dict(decision.shares) != run.plan.shares(decision.from_step):
-        run.stream.append([Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
-        for change in run.plan.lag_changes(run.stream.state):
-            run.journal.write(
-                "lag", state.step, source=change.source, before_millionths=change.before, after_millionths=change.after
-            )
+        _take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
     if decision.action == "stop":
         return state, Outcome(state="stopped-by-guard", step=state.step, reason=decision.reason)
     return state, None
@@ -352,7 +371,7 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
             f"the guard asks for a rollback after step {state.step}, but no checkpoint is there yet: "
             "going on with the new shares"
         )
-        run.stream.append([Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
+        _take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
         return state
     run.engine.restore(saved.folder)
     before = run.plan.state(saved.step + 1)
@@ -366,7 +385,7 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
         ),
         Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason),
     ]
-    run.stream.append(facts)
+    _take(run, facts)
     run.journal.write("rollback", state.step, to_step=saved.step, reason=decision.reason)
     return replace(state, position=int(saved.state["position"]), skipped_in_a_row=0)
 

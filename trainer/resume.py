@@ -1,6 +1,6 @@
 """Going on with a run: its newest whole checkpoint, its ledger cut back to it, and what changed since it was saved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,17 @@ from typing_extensions import override
 from trainer import checkpoint
 from trainer.control.steer import initial_state
 from trainer.loop import Engine, RunState, starting_facts
-from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares, Topology, from_record, to_record
+from trainer.mixture.ledger import (
+    BatchSize,
+    Fact,
+    Ledger,
+    Segment,
+    Shares,
+    Topology,
+    from_record,
+    to_record,
+    without_old_marks,
+)
 from trainer.mixture.plan import accumulation
 from trainer.monitor.journal import AppendOnlyFile, cut, read
 from trainer.recipe import Recipe
@@ -52,12 +62,12 @@ def open_ledger(
     The recipe's global batch counts from here on, except where another run's facts, its batch sizes among them, are
     being replayed.
     """
-    records: list[dict[str, Any]] = []
+    records: list[Mapping[str, Any]] = []
     path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
     if engine.is_main:
         for file, key in ((path, "ledger_offset"), (journal, "journal_offset")):
             cut(file, int(saved.state[key]) if saved else 0)
-        records = list(read(path)) if path.exists() else []
+        records = without_old_marks(read(path)) if path.exists() else []
     facts = [from_record(record) for record in engine.broadcast(records)]
     ledger = RecordedLedger(facts, AppendOnlyFile(path) if engine.is_main else None)
     step = saved.step + 1 if saved else 1
@@ -125,6 +135,8 @@ def newest_checkpoint(folder: Path, engine: Engine, warn: Callable[[str], None])
         checkpoint.clean(folder / "checkpoints")
         try:
             found = checkpoint.latest(folder / "checkpoints", warn=warn)
+            if found is not None:
+                checkpoint.set_aside_newer(folder / "checkpoints", found.step)
         except UserError as error:
             found = error
     found = engine.broadcast(found)

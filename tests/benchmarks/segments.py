@@ -13,7 +13,9 @@ VOCABULARY = 32_000
 _PIECE_TOKENS = 1 << 20
 
 
-def write_segment(folder: Path, *, num_samples: int, sequence_length: int, seed: int) -> PreparedSegment:
+def write_segment(
+    folder: Path, *, num_samples: int, sequence_length: int, seed: int, vocabulary: int = VOCABULARY
+) -> PreparedSegment:
     """A segment of ``num_samples`` full samples, uint16 on disk."""
     random = np.random.default_rng(seed)
     writer = SegmentWriter(folder, sequence_length, 0, np.dtype(np.uint16))
@@ -21,7 +23,7 @@ def write_segment(folder: Path, *, num_samples: int, sequence_length: int, seed:
     while left:
         count = min(left, _PIECE_TOKENS)
         document = Document(text="", num_bytes=count, id=str(left), slice="all", file="none", line=1, part="train")
-        writer.append([document], random.integers(1, VOCABULARY, count, dtype=np.uint16), np.array([count]))
+        writer.append([document], random.integers(1, vocabulary, count, dtype=np.uint16), np.array([count]))
         left -= count
     return writer.close()
 

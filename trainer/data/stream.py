@@ -11,8 +11,8 @@ after step n governs batch n + 1.
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Protocol, Self
@@ -67,6 +67,7 @@ class StepBatch:
     target_tokens: int
     fed: int  # this rank's part of the sum mod 2^64 over all samples
     after: State
+    capped: Mapping[str, float] = field(default_factory=dict)  # epochs of the sources whose cap acts from this step on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,25 +170,23 @@ class Stream:
         """The next step's batch. ``UserError`` when a source is spent and nobody of its kind is left to take its
         share.
         """
+        capped: dict[str, float] = {}
         while True:
-            while len(self._pending) < PREFETCH_BLOCKS:
+            while len(self._pending) < PREFETCH_STEPS:
                 self._pending.append(self._worker.submit(self._prepare))
-            if not self._ready:
-                self._ready.extend(self._pending.popleft().result())
-                continue
-            ready = self._ready.popleft()
+            ready = self._pending.popleft().result()
             if isinstance(ready, StepBatch):
                 self.state = ready.after
-                return ready
+                return replace(ready, capped=capped) if capped else ready
+            epochs = self.plan.epochs(self.state)
+            capped |= {name: epochs[name] for name in sorted(ready.sources)}
             self.append([self._cap(ready)])
 
     def append(self, facts: Iterable[Fact]) -> None:
-        """Take facts into the ledger and throw away what was planned without them."""
+        """Take facts into the ledger and throw away what was planned without them, failures included."""
         for future in self._pending:
             future.cancel()
-        for future in self._pending:
-            if not future.cancelled():
-                future.result()
+        wait(self._pending)
         self._pending.clear()
         self._ready.clear()
         self._ahead = self.state

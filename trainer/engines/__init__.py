@@ -4,6 +4,7 @@ What is launched is the launcher's business (``accelerate launch`` leaves it in 
 engine is read from there and stands in one place.
 """
 
+import logging
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from trainer.engines.accelerate import AccelerateEngine
     from trainer.model.optimizer import TrainingConfig
+
+# Importing accelerate imports deepspeed where it is installed, which then warns every CPU run that there is no GPU.
+logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 Sharding = Literal["none", "deepspeed", "fsdp"]
 

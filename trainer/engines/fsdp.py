@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
@@ -47,6 +48,18 @@ class ShardedEngine(AccelerateEngine):
     def _clip(self) -> torch.Tensor:
         norm = super()._clip()
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @override
+    def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        """As everywhere; then the gathered weights are dropped, which FSDP leaves to the backward that does not come.
+
+        Else the next forward would see the old weights wherever shards were moved or loaded in between.
+        """
+        logits = super().eval_logits(input_ids_BT)
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return logits
 
     @property
     @override

@@ -100,7 +100,9 @@ def build_model(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
 
+    hf_logging.disable_progress_bar()  # one bar for each file it reads or writes would tear our own
     settings = transformers_config(
         config, vocabulary_size=vocabulary_size, sequence_length=sequence_length, end_of_document=end_of_document
     )
