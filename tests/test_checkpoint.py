@@ -121,7 +121,9 @@ def test_a_kill_before_any_file_operation_of_a_save_leaves_a_whole_checkpoint(tm
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(place=st.integers(0, 10_000), bit=st.integers(0, 7), name=st.sampled_from([MANIFEST, STATE, "weights", "optimizer"]))
+@given(
+    place=st.integers(0, 10_000), bit=st.integers(0, 7), name=st.sampled_from([MANIFEST, STATE, "weights", "optimizer"])
+)
 def test_a_flipped_bit_anywhere_is_found_or_harmless(tmp_path: Path, place: int, bit: int, name: str) -> None:
     folder = save_step(tmp_path, 3)
     flip(folder / name, place, bit)
@@ -158,7 +160,7 @@ def test_when_none_is_whole_the_run_is_not_started_anew_in_silence(tmp_path: Pat
     for step in (10, 20):
         flip(save_step(tmp_path, step) / "weights", 0)
     warnings: list[str] = []
-    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
         latest(tmp_path, warn=warnings.append)
     assert len(warnings) == 2
 

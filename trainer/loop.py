@@ -107,10 +107,13 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True)
 class WorthPlan:
-    """What is measured for the worth of the sources at each reading from progress ``start`` on."""
+    """What is measured for the worth of the sources every so many steps, from schedule position
+    ``start`` to ``end``."""
 
     counts: WorthCounts
-    start: float
+    start: int
+    end: int
+    every_steps: int
     sources: Mapping[str, Sequence[Segment]]
     part: Part
 
@@ -307,7 +310,7 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
 
 def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     plan = run.worth
-    if plan is None or state.position < plan.start * run.training.steps:
+    if plan is None or state.step % plan.every_steps or not plan.start <= state.position <= plan.end:
         return {}
     return read_worth(
         plan.part,
@@ -319,6 +322,7 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
         sequence_length=run.reader.sequence_length,
         end_of_document=run.reader.end_of_document,
         batch_rows=run.reader.document_batch,
+        global_batch=run.plan.global_batch(state.step + 1),
     ).worth
 
 

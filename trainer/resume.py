@@ -1,6 +1,6 @@
 """Going on with a run: its newest whole checkpoint, its ledger cut back to it, and what changed since it was saved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from trainer.mixture.ledger import (
     Topology,
     from_record,
     to_record,
-    without_old_marks,
 )
 from trainer.mixture.plan import accumulation
 from trainer.monitor.journal import AppendOnlyFile, cut, read
@@ -27,6 +26,10 @@ from trainer.records import UserError
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
+
+
+MARKS_KEPT = 16  # further back than a rollback goes
+_MARK_LINE = b'{"fact":"mark"'
 
 
 class RecordedLedger(Ledger):
@@ -62,12 +65,12 @@ def open_ledger(
     The recipe's global batch counts from here on, except where another run's facts, its batch sizes among them, are
     being replayed.
     """
-    records: list[Mapping[str, Any]] = []
+    records: list[dict[str, Any]] = []
     path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
     if engine.is_main:
         for file, key in ((path, "ledger_offset"), (journal, "journal_offset")):
             cut(file, int(saved.state[key]) if saved else 0)
-        records = without_old_marks(read(path)) if path.exists() else []
+        records = _recent(path) if path.exists() else []
     facts = [from_record(record) for record in engine.broadcast(records)]
     ledger = RecordedLedger(facts, AppendOnlyFile(path) if engine.is_main else None)
     step = saved.step + 1 if saved else 1
@@ -96,6 +99,17 @@ def open_ledger(
     ):
         ledger.append(topology)
     return ledger
+
+
+def _recent(path: Path) -> list[dict[str, Any]]:
+    """The ledger's records without all but the newest marks.
+
+    A mark only saves counting, and a run goes on from the newest: with all of them a resume after a million steps takes
+    many times as long as one after ten.
+    """
+    with path.open("rb") as file:
+        marks = [number for number, line in enumerate(file, start=1) if line.startswith(_MARK_LINE)]
+    return list(read(path, skip=frozenset(marks[:-MARKS_KEPT])))
 
 
 def _segment_facts(data: "PreparedData") -> list[Fact]:

@@ -5,6 +5,7 @@ first, and kept in ``outcome.json``: launchers swallow exit codes.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from trainer.account import write_final_figures, write_start
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import held_out_rows, sized
+from trainer.evaluate.worth import held_out_samples, sized
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
@@ -235,7 +236,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         ledger=ledger,
         journal=journal,
         reader=_reader(recipe, data, interval_tokens),
-        worth=_worth_plan(recipe, data, interval_tokens),
+        worth=_worth_plan(recipe, data),
         replay=replayed(replay),
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
@@ -263,24 +264,33 @@ def _reader(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> Reade
     )
 
 
-def _worth_plan(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> WorthPlan | None:
-    """How much is measured for the worth of the sources, and from when on; None when nobody asks for it.
+def _worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
+    """How much is measured for the worth of the sources, and when; None when nobody asks for it.
 
-    What the budget of the whole run allows is spent on the readings that count.
+    What the budget of the whole run allows is spent on the few measurements that can still change something.
     """
-    enabled, start = recipe.evaluation.worth.enabled, worth_from(recipe.control)
-    if enabled == "off" or (enabled == "auto" and start is None):
+    config, steps, from_progress = recipe.evaluation.worth, recipe.training.steps, worth_from(recipe.control)
+    if config.enabled == "off" or (config.enabled == "auto" and from_progress is None):
         return None
-    start = start or 0.0
+    start, end = math.ceil((from_progress or 0.0) * steps), math.floor(config.until * steps)
+    every_steps = config.every_readings * recipe.evaluation.every_steps
+    measurements = max(1, end // every_steps - (start - 1) // every_steps)
     counts = sized(
-        recipe.evaluation.worth,
+        config,
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
-        interval_tokens=round(interval_tokens / (1 - start)),
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // measurements,
     )
-    held_out_rows(data.steer, counts, sequence_length=data.sequence_length)  # too few documents are an error now
+    held_out_samples(  # a steer part that is too small is an error now, not at the first measurement
+        data.steer,
+        counts,
+        step=0,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+    )
     segments = {name: source.segments for name, source in data.sources.items()}
-    return WorthPlan(counts=counts, start=start, sources=segments, part=data.steer)
+    return WorthPlan(counts=counts, start=start, end=end, every_steps=every_steps, sources=segments, part=data.steer)
 
 
 def _tell(folder: Path) -> None:

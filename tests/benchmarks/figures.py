@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
+Measured = TypeVar("Measured")
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("numpy", "torch", "transformers", "accelerate", "datasets", "pyarrow", "grain")
 
@@ -62,9 +63,9 @@ def figure(
     )
 
 
-def alternated(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def alternated(measures: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
     """``rounds`` turns of every measure, one after the other, the order turned round every time."""
-    values: dict[str, list[float]] = {name: [] for name in measures}
+    values: dict[str, list[Measured]] = {name: [] for name in measures}
     names = list(measures)
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):

@@ -32,7 +32,7 @@ def run(rounds: int = 7) -> Result:
         batch_ms.append(1e3 * _draw_s(plan, TURNS))
         huge_ms.append(1e3 * _draw_s(huge, 5))
         cell_us.append(1e6 * _median_s(lambda: [cell.positions(65_536) for cell in cells], TURNS) / len(cells))
-    peaks = {size: _peak_bytes(size) for size in (SMALL, LARGE)}
+    peaks = {size: peak_bytes(size) for size in (SMALL, LARGE)}
     return Result(
         title="planner, in milliseconds of this machine",
         figures=[
@@ -73,7 +73,7 @@ def _median_s(call: Callable[[], object], turns: int) -> float:
     return median(times)
 
 
-def _peak_bytes(num_samples: int) -> int:
+def peak_bytes(num_samples: int) -> int:
     """Most memory that Python and numpy hold while ten batches are planned, from an empty plan on."""
     tracemalloc.start()
     try:

@@ -10,7 +10,7 @@ only launched) as its whole time between two synchronisations. The GPU settings 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -51,9 +51,7 @@ class Setting:
     def build(self) -> Any:
         """The model, from a fixed seed."""
         config = ModelConfig(architecture="llama", tie_word_embeddings=True, **self.model)
-        return build_model(
-            config, vocabulary_size=VOCABULARY, end_of_document=0, sequence_length=self.length, seed=1
-        )
+        return build_model(config, vocabulary_size=VOCABULARY, end_of_document=0, sequence_length=self.length, seed=1)
 
     def training(self, steps: int = NEVER) -> TrainingConfig:
         """As in the quickstart; bf16 on a GPU."""
@@ -83,25 +81,35 @@ SETTINGS = (
 )
 
 
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds a step by the clock, and of processor time of all threads of the process."""
+
+    clock_s: float
+    processor_s: float
+
+
 class Clock:
     """When each step of a block began. The device is waited for at the first and the last one only."""
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._times: list[float] = []
+        self._times: list[tuple[float, float]] = []
 
     def tick(self, *, is_edge: bool) -> None:
         """Called where a step begins, and once after the last one."""
         if is_edge and self._device == "cuda":
             torch.cuda.synchronize()
-        self._times.append(time.perf_counter())
+        self._times.append((time.perf_counter(), time.process_time()))
 
-    def step_s(self) -> float:
-        """Seconds a step of the block that just ended."""
-        times, self._times = self._times, []
+    def block(self) -> StepTime:
+        """Of the block that just ended."""
+        clock, processor = zip(*self._times, strict=True)
+        self._times = []
+        mean = [(times[-1] - times[0]) / (len(times) - 1) for times in (clock, processor)]
         if self._device == "cuda":
-            return (times[-1] - times[0]) / (len(times) - 1)
-        return median(after - before for before, after in pairwise(times))
+            return StepTime(*mean)
+        return StepTime(median(after - before for before, after in pairwise(clock)), mean[1])
 
 
 class TimedStream:
@@ -136,7 +144,7 @@ def open_stream(setting: Setting, segments: dict[str, PreparedSegment]) -> Strea
     )
 
 
-def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Path) -> Callable[[], float]:
+def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Path) -> Callable[[], StepTime]:
     """A block of `loop.train`; it ends with the checkpoint that every run ends with, outside the timed steps."""
     clock, stream = Clock(setting.device), open_stream(setting, segments)
     engine = AccelerateEngine(setting.build(), setting.training(), seed=1)
@@ -154,8 +162,6 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         journal=Journal(folder / "journal.jsonl"),
         reader=None,  # no reading is due
         worth=None,
-        worth_sources={},
-        steer_part=None,
         replay=None,
         stop_asked=lambda: False,
         ledger_offset=lambda: 0,
@@ -163,16 +169,16 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
     )
     state = RunState()
 
-    def block() -> float:
+    def block() -> StepTime:
         nonlocal state
         steps = state.position + setting.block + 1
         state, _ = train(replace(run, training=setting.training(steps)), state)
-        return clock.step_s()
+        return clock.block()
 
     return block
 
 
-def bare_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[], float]:
+def bare_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[], StepTime]:
     """What one writes by hand."""
     model = setting.build().to(setting.device)
     optimizer = build_optimizer(model, setting.training())
@@ -192,7 +198,7 @@ def bare_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[], float
     return _blocks(setting, batches, step)
 
 
-def accelerate_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[], float]:
+def accelerate_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[], StepTime]:
     """The loop of Accelerate's own examples."""
     from accelerate import Accelerator
 
@@ -219,17 +225,17 @@ def _loss(setting: Setting, logits: Any, input_ids: Any, num_valid: Any) -> Any:
     return normalised(summed, global_target_tokens=target_tokens, averaged_over=1)
 
 
-def _blocks(setting: Setting, batches: list[MicroBatch], step: Callable[[MicroBatch], None]) -> Callable[[], float]:
+def _blocks(setting: Setting, batches: list[MicroBatch], step: Callable[[MicroBatch], None]) -> Callable[[], StepTime]:
     clock, number = Clock(setting.device), 0
 
-    def block() -> float:
+    def block() -> StepTime:
         nonlocal number
         for place in range(setting.block):
             clock.tick(is_edge=place == 0)
             step(batches[number % len(batches)])
             number += 1
         clock.tick(is_edge=True)
-        return clock.step_s()
+        return clock.block()
 
     return block
 
@@ -269,14 +275,12 @@ def compare(setting: Setting, rounds: int) -> tuple[list[Figure], dict[str, Any]
         }
         for block in loops.values():
             block()
-        seconds = alternated(loops, rounds)
-    found = [
-        figure(
-            f"{setting.name} on {setting.device}: ours over {peer}",
-            ratios(seconds["ours"], seconds[peer]),
-            "ratio",
-            at_most=setting.most,
-        )
-        for peer in ("bare PyTorch", "plain Accelerate")
-    ]
-    return found, {"step_s": seconds, "steps_a_block": setting.block}
+        times = alternated(loops, rounds)
+    clock = {name: [turn.clock_s for turn in blocks] for name, blocks in times.items()}
+    processor = {name: [turn.processor_s for turn in blocks] for name, blocks in times.items()}
+    found = []
+    for peer in ("bare PyTorch", "plain Accelerate"):
+        name = f"{setting.name} on {setting.device}: ours over {peer}"
+        found.append(figure(name, ratios(clock["ours"], clock[peer]), "ratio", at_most=setting.most))
+        found.append(figure(f"{name}, processor time", ratios(processor["ours"], processor[peer]), "ratio"))
+    return found, {"clock_s": clock, "processor_s": processor, "steps_a_block": setting.block}

@@ -224,6 +224,28 @@ def test_a_source_without_live_segments_is_a_clear_error() -> None:
         list(walk(Plan(0, ledger), 3))
 
 
+def test_batches_drawn_ahead_end_before_the_one_that_lacks_samples() -> None:
+    ledger = ledger_of({"real": ("real", 100), "made": ("synthetic", 30)}, {"real": 500_000, "made": 500_000}, 8)
+    ledger.append(Retire(step=4, source="made", segment=0))
+    plan = Plan(0, ledger)
+    assert [batch.step for batch, _ in plan.draw_ahead(plan.start(), 10)] == [1, 2, 3]
+
+
+@given(case=ledgers_with_changes(), block=st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_batches_drawn_ahead_are_those_drawn_one_by_one(case: tuple[Ledger, int], block: int) -> None:
+    ledger, steps = case
+    plan = Plan(0, ledger)
+    ahead = [one for first in range(1, steps + 1, block) for one in plan.draw_ahead(plan.state(first), block)]
+    assert len(ahead) >= steps
+    for (batch, after), (_, alone, then) in zip(ahead, walk(plan, steps), strict=False):
+        for field in ("source", "segment", "epoch", "sample"):
+            assert np.array_equal(getattr(batch, field), getattr(alone, field))
+        assert (batch.step, batch.first_slot, after.slot) == (alone.step, alone.first_slot, then.slot)
+        assert np.array_equal(after.cursors, then.cursors)
+        assert np.array_equal(after.lags, then.lags)
+
+
 def test_a_cut_drops_the_lag_and_says_so() -> None:
     ledger = ledger_of(
         {"a": ("synthetic", 9), "b": ("synthetic", 9), "r": ("real", 9)}, {"a": 300_000, "b": 300_000, "r": 400_000}, 1

@@ -58,7 +58,7 @@ evaluation:
   every_steps: {EVALUATE_EVERY}
   steer_documents: 24
   source_samples: 4
-  worth: {{enabled: "on", gradient_samples: 4, held_out_samples: 4, samples_per_source: 4}}
+  worth: {{enabled: "on", samples_per_step: 2, held_out_samples: 4}}
 training:
   steps: 50
   micro_batch: 3
@@ -73,7 +73,7 @@ FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_readings: 2, z: 0
 
 
 def write_recipe(folder: Path, *, num_documents: int = 200) -> Path:
-    """A recipe file with its three data files beside it: 200 real documents of 4 topics, 100 of each synthetic source."""
+    """A recipe file with its data beside it: 200 real documents of 4 topics, 100 of each of two synthetic sources."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate(
         {"real": num_documents, "good": num_documents // 2, "bad": num_documents // 2}.items()
@@ -226,7 +226,9 @@ class Place:
     def log(self) -> Path:
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
-        return logs / f"{len(list(logs.iterdir())):04d}.txt"
+        log = logs / f"{len(list(logs.iterdir())):04d}.txt"
+        log.touch()
+        return log
 
     def command(self, *arguments: str, strike: Strike | None = None, extra: dict[str, str] | None = None) -> Live:
         """`trainer ARGUMENTS` in one process."""
@@ -249,16 +251,8 @@ class Place:
     ) -> Live:
         """`accelerate launch OPTIONS -m trainer fit`; the options for so many processes on CPUs if none are given."""
         if options is None:
-            options = [
-                "--multi_gpu",
-                "--num_processes",
-                str(processes),
-                "--num_machines",
-                "1",
-                "--main_process_port",
-                str(free_port()),
-            ]
-            options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+            where = f"--multi_gpu --num_processes {processes} --num_machines 1 --main_process_port {free_port()}"
+            options = f"{where} --mixed_precision no --dynamo_backend no".split()
             extra = {"ACCELERATE_USE_CPU": "true", **(extra or {})}
         words = [
             ACCELERATE,

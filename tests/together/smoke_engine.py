@@ -2,13 +2,14 @@
 
     [launcher] -m tests.together.smoke_engine OUTPUT.json
 
-Five steps without and five with accumulation, of one small model on batches that a plan deals out: the samples of a step
-are the same on any number of processes. 7 samples a step, so that ranks are padded and weigh differently.
+Five steps without and five with accumulation, of one small model on batches that a plan deals out: the samples of a
+step are the same on any number of processes. 7 samples a step, so that ranks are padded and weigh differently.
 """
 
 import json
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def drive(engine: Engine) -> dict[str, Any]:
     return {
         "steps": [{**step, "fed": str(step["fed"])} for step in steps],
         "logits": [full(value).double().abs().mean().item() for value in logits],
-        "change": [(full(after) - full(before)).abs().max().item() for before, after in zip(logits, logits[1:])],  # noqa: B905
+        "change": [(full(after) - full(before)).abs().max().item() for before, after in pairwise(logits)],
         "worth": worth,
         "micro_batches": micro_batches,
         "num_parameters": engine.num_parameters,

@@ -9,6 +9,7 @@ evaluates, decides and saves. The port below is all that stands between.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from tests.together.smoke_engine import (
     SEED,
     SOURCES,
     STEPS,
-    STORES,
     TRAINING,
     HeldOut,
     new_model,
@@ -36,13 +36,16 @@ from trainer.checkpoint import CheckpointConfig
 from trainer.control.steer import ControlConfig, initial_state
 from trainer.data.stream import StepBatch, Stream
 from trainer.engines import open_engine
+from trainer.engines.accelerate import QUIET_S
 from trainer.evaluate.heldout import EvaluationConfig, Reader, all_documents
 from trainer.loop import Engine, Run, RunState, after_step, train
 from trainer.mixture.plan import Plan
 from trainer.model.objective import normalised, summed_loss
 from trainer.model.optimizer import Shard, build_optimizer
 
-SHORT = TRAINING.model_copy(update={"steps": STEPS, "schedule": TRAINING.schedule.model_copy(update={"warmup_steps": 1})})
+SHORT = TRAINING.model_copy(
+    update={"steps": STEPS, "schedule": TRAINING.schedule.model_copy(update={"warmup_steps": 1})}
+)
 CONTROL = ControlConfig.model_validate(
     {"policy": {"kind": "schedule", "points": [{"at": 0.4, "shares": {"real": 0.2, "made": 0.8}}]}}
 )
@@ -87,9 +90,7 @@ def assemble(engine: Engine, micro_batch: int, folder: Path) -> tuple[Run, RunSt
         checkpoint=CheckpointConfig(every_steps=STEPS, keep=1),
         folder=folder,
         engine=engine,
-        stream=open_stream(
-            plan, first_step=1, rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch
-        ),
+        stream=open_stream(plan, first_step=1, rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch),
         plan=plan,
         ledger=ledger,
         journal=Memory(),
@@ -303,6 +304,7 @@ def main() -> None:
         figures = [by_our_loop(MICRO_BATCHES[0], folder)]
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         output.write_text(json.dumps(figures))
+    time.sleep(QUIET_S)  # as AccelerateEngine.close does, before the process group is torn down
 
 
 if __name__ == "__main__":

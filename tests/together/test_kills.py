@@ -1,12 +1,24 @@
 """A run that is killed with signal 9 and resumed is the run that was never killed: bit for bit."""
 
+import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.together.kill9 import compare, finish, kill_many, kill_once
-from tests.together.launches import FEEDBACK, Place, Strike, lines, predicted
+from tests.together.launches import (
+    FEEDBACK,
+    Place,
+    Strike,
+    by_step,
+    lines,
+    outcome,
+    predicted,
+    reached,
+    wait_until,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -26,7 +38,8 @@ def test_kills_inside_save_evaluation_and_decision_leave_no_trace(place: Place, 
 def test_a_kill_before_the_first_checkpoint_starts_the_same_run_anew(place: Place, alone: Path) -> None:
     run, short = place.folder / "killed-early", "training.steps=50"
     ended = place.fit(run, short, strike=Strike(run.with_name("early.alive"), "decision", 1)).wait()
-    assert ended.code == -9 and not list((run / "checkpoints").glob("step-*"))
+    assert ended.code == -9
+    assert not list((run / "checkpoints").glob("step-*"))
     with (run / "journal.jsonl").open("ab") as journal, (run / "ledger.jsonl").open("ab") as ledger:
         journal.write(b'{"kind":"step","ste')  # torn: the newline that makes a line count is missing
         ledger.write(b'{"fact":"shares","step":6')
@@ -59,3 +72,17 @@ def test_kills_leave_no_trace_in_a_run_that_is_steered_by_feedback(place: Place)
     finish(place, run, *FEEDBACK)
     cells = compare(run, twin)
     assert all(equal == total for equal, total in cells.values()), cells
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_launch_and_the_next_one_goes_on(place: Place, alone: Path) -> None:
+    run = place.folder / "killed-rank"
+    live = place.launch(run, processes=2)
+    assert wait_until(live, reached(run, 12)), live.wait().output
+    ranks = [int(pid) for pid in Path(f"/proc/{live.pid}/task/{live.pid}/children").read_text().split()]
+    os.kill(ranks[-1], signal.SIGKILL)
+    assert live.wait().code != 0
+    assert outcome(run)["state"] == "failed", "the rank that is left says how the run ended"
+    assert place.launch(run, processes=2).wait().code == 0
+    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert [line["shares"] for line in lines(run, "decision")] == [line["shares"] for line in lines(alone, "decision")]

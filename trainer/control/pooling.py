@@ -18,13 +18,15 @@ import numpy as np
 from trainer.records import FloatArray, Observation, Worth
 
 MEMORY_READINGS = 16  # at a decay of 0.8 the seventeenth would weigh 0.02 of the newest
-PRIOR_SD = 0.15  # scatter of one worth between readings that is assumed before there are enough of them to tell
+PRIOR_SD = 0.08  # scatter of one worth between measurements (which samples were drawn), assumed until it is known
 PRIOR_READINGS = 4  # how many readings that assumption counts for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where a source stands: its pooled worth, the share-weighted mean of the others (``reference``), and the gap."""
+    """Where a source stands: its pooled worth, the worth of what its share could go to instead (``reference``: the
+    share-weighted mean of the sources worth more; of all others for the best), and the gap.
+    """
 
     worth: float
     worth_standard_error: float
@@ -65,17 +67,34 @@ def standings(
 ) -> dict[str, Standing]:
     """The standing of each source with a share above 0 that could be compared in ``min_readings`` readings."""
     drawn = {name: share for name, share in shares.items() if share > 0}
+    worths = {name: _pooled_worth(readings, name, decay) for name in drawn}
     result = {}
     for name in drawn:
-        rows = [row for reading in readings if (row := _compared(reading["worth"], name, drawn)) is not None]
+        better = {other: share for other, share in drawn.items() if worths[other] > worths[name]}
+        instead = better or {other: share for other, share in drawn.items() if other != name}
+        rows = [row for reading in readings if (row := _compared(reading["worth"], name, instead)) is not None]
         if len(rows) >= min_readings:
             result[name] = _pooled(np.array(rows, dtype=np.float64), decay)
     return result
 
 
-def _compared(worths: Mapping[str, list[float]], name: str, drawn: Mapping[str, int]) -> list[float] | None:
+def _pooled_worth(readings: list[dict[str, Any]], name: str, decay: float) -> float:
+    """The pooled worth of a source by itself; minus infinity where it was never measured."""
+    found = [reading["worth"][name] for reading in readings if name in reading["worth"]]
+    if not found:
+        return -math.inf
+    values, errors = np.array(found, dtype=np.float64).T
+    return _weighted(values, errors, _recency(len(found), decay), PRIOR_SD**2)[0]
+
+
+def _recency(count: int, decay: float) -> FloatArray:
+    recency: FloatArray = decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
+    return recency
+
+
+def _compared(worths: Mapping[str, list[float]], name: str, instead: Mapping[str, int]) -> list[float] | None:
     """One reading's worth, its error, the reference, its error, and how many sources' scatter the gap has; or None."""
-    others = [(drawn[other], *worths[other]) for other in drawn if other != name and other in worths]
+    others = [(share, *worths[other]) for other, share in instead.items() if other in worths]
     if name not in worths or not others:
         return None
     weight = math.fsum(share for share, _, _ in others)
@@ -87,7 +106,7 @@ def _compared(worths: Mapping[str, list[float]], name: str, drawn: Mapping[str, 
 
 def _pooled(rows: FloatArray, decay: float) -> Standing:
     """Means over ``rows`` [R, 5], recent and precise readings weighing more; see ``_weighted`` for the errors."""
-    recency = decay ** np.arange(len(rows) - 1, -1, -1, dtype=np.float64)
+    recency = _recency(len(rows), decay)
     worth, worth_error = _weighted(rows[:, 0], rows[:, 1], recency, PRIOR_SD**2)
     prior_variance = PRIOR_SD**2 * float(rows[-1, 4])
     gap, gap_error = _weighted(rows[:, 0] - rows[:, 2], np.hypot(rows[:, 1], rows[:, 3]), recency, prior_variance)

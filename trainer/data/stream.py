@@ -172,9 +172,12 @@ class Stream:
         """
         capped: dict[str, float] = {}
         while True:
-            while len(self._pending) < PREFETCH_STEPS:
+            while len(self._pending) < PREFETCH_BLOCKS:
                 self._pending.append(self._worker.submit(self._prepare))
-            ready = self._pending.popleft().result()
+            if not self._ready:
+                self._ready.extend(self._pending.popleft().result())
+                continue
+            ready = self._ready.popleft()
             if isinstance(ready, StepBatch):
                 self.state = ready.after
                 return replace(ready, capped=capped) if capped else ready
@@ -209,8 +212,9 @@ class Stream:
                 break
         if not drawn:
             return cap
-        self._ahead = drawn[-1][1]
-        return [*self._gathered(drawn), *cap]
+        steps = self._gathered(drawn)
+        self._ahead = drawn[-1][1]  # not before: a store that failed is asked again, no step is skipped
+        return [*steps, *cap]
 
     def _block_steps(self, global_batch: int) -> int:
         layout = self._layout(global_batch)

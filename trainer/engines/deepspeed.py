@@ -5,7 +5,8 @@ run. Its boundary is set by hand instead, so that what is left to undo is its av
 step is taken here and not by ``accelerator.backward``, which would step before anybody has looked at the figures.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +14,6 @@ from accelerate import Accelerator
 from typing_extensions import override
 
 from trainer.engines.accelerate import AccelerateEngine, PendingStep, open_accelerator
-from trainer.model.optimizer import Shard
-from trainer.model.objective import normalised, summed_loss
 from trainer.records import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ class DeepSpeedEngine(AccelerateEngine):
             _leave_out_shared_memory_op()
         accelerator = accelerator or open_accelerator(training)
         _configure(accelerator, training)
-        self._held_out: list[Tensor | None] = []
         super().__init__(model, training, seed=seed, accelerator=accelerator)
 
     @override
@@ -61,53 +59,15 @@ class DeepSpeedEngine(AccelerateEngine):
             torch.cat([figures, tail.to(self.device)]), batch.target_tokens, self.world_size, ledger_digest
         )
 
+    @contextmanager
     @override
-    def held_out_gradient(self, batches: Sequence[tuple["Tensor", "Tensor"]], *, target_tokens: int) -> None:
-        """The gradient goes past DeepSpeed, whose buffers are the optimizer's: every rank holds all weights."""
-        module = self._model.module
-        parameters = self._parameters()
-        sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
-        module.eval()
-        for ids, num_valid in batches:
-            summed = summed_loss(module(input_ids=ids).logits, ids, num_valid)
-            loss = normalised(summed, global_target_tokens=target_tokens, averaged_over=1)
-            for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-                if gradient is not None:
-                    total += gradient
-        module.train()
-        for total in sums:
-            torch.distributed.all_reduce(total)
-        self._held_out = list(sums)
-
-    @override
-    def shards(self) -> Iterable[Shard]:
-        """All weights, the held-out gradient, and Adam's second moments, gathered from the ranks. All call it."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        # DeepSpeed links parameters and optimizer state once, after the step of the first parameter group: the others'
-        # state is not there yet.
-        self._model.optimizer._hp_optimizer_states_linked = False
-        self._model.optimizer._lazy_init_hp_params_optimizer_state()
-        inner = self._model.optimizer.optimizer
-        steps = next((int(state["step"]) for state in inner.state.values() if "step" in state), 0)
-        group = inner.param_groups[0]
-        for parameter, gradient in zip(self._parameters(), self._held_out, strict=True):
-            yield Shard(
-                weight=parameter,
-                gradient=gradient,
-                exp_avg_sq=safe_get_full_optimizer_state(parameter, "exp_avg_sq") if steps else None,
-                optimizer_steps=steps,
-                beta2=group["betas"][1],
-                epsilon=group["eps"],
-            )
-
-    @override
-    def clear_gradients(self) -> None:
-        """Drop the held-out gradient; DeepSpeed clears its own in each step."""
-        self._held_out = []
-
-    def _parameters(self) -> "list[Tensor]":
-        return [parameter for parameter in self._model.module.parameters() if parameter.requires_grad]
+    def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
+        """Refused: DeepSpeed keeps weights twice, in its own flat buffers, and offers no way back."""
+        raise UserError(
+            "the worth of sources cannot be measured under DeepSpeed",
+            remedy="Use control.policy constant or schedule, or launch with DDP",
+        )
+        yield  # type: ignore[unreachable]  # makes it the generator that the others are
 
 
 def _configure(accelerator: Accelerator, training: "TrainingConfig") -> None:
@@ -137,8 +97,8 @@ def _configure(accelerator: Accelerator, training: "TrainingConfig") -> None:
 
 
 def _leave_out_shared_memory_op() -> None:
-    """DeepSpeed compiles a C++ all-reduce for CPUs at its first start (30 to 60 s, a compiler needed); a process that is
-    killed meanwhile leaves a lock behind on which every later run hangs. Gloo does without it.
+    """DeepSpeed compiles a C++ all-reduce for CPUs at its first start (30 to 60 s, a compiler needed); a process that
+    is killed meanwhile leaves a lock behind on which every later run hangs. Gloo does without it.
     """
     import importlib
 

@@ -5,8 +5,7 @@ parameters differs: a rank holds its part of each. FSDP1 is refused: on two gloo
 fault, and torch gives it up.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +14,6 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from trainer.engines.accelerate import AccelerateEngine, open_accelerator
-from trainer.model.optimizer import Shard
 from trainer.records import UserError
 
 if TYPE_CHECKING:
@@ -60,28 +58,3 @@ class ShardedEngine(AccelerateEngine):
             if isinstance(module, FSDPModule):
                 module.reshard()
         return logits
-
-    @property
-    @override
-    def shard_copies(self) -> int:
-        """Every rank holds another part."""
-        return 1
-
-    @override
-    def shards(self) -> Iterable[Shard]:
-        """This rank's part of weights, gradients and Adam's second moments: views, so that moving them moves the
-        model.
-        """
-        for shard in super().shards():
-            yield Shard(
-                weight=_local(shard.weight.detach()),
-                gradient=_local(shard.gradient),
-                exp_avg_sq=_local(shard.exp_avg_sq),
-                optimizer_steps=shard.optimizer_steps,
-                beta2=shard.beta2,
-                epsilon=shard.epsilon,
-            )
-
-
-def _local(tensor: torch.Tensor | None) -> Any:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

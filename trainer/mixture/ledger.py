@@ -99,7 +99,6 @@ class Mark:
     segments: Mapping[str, Mapping[str, tuple[int, int]]]  # source -> segment -> (cursor, lag)
 
 
-MARKS_KEPT = 16  # for a resume: they reach further back than a rollback does
 Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Mark
 GOVERNING = (Shares, BatchSize, Segment, Retire)
 _FACTS = {cls.fact: cls for cls in (Shares, BatchSize, Topology, Segment, Retire, Rollback, Mark)}
@@ -121,18 +120,6 @@ def from_record(record: Mapping[str, Any]) -> Fact:
             s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()
         }
     return _FACTS[kind](**fields)
-
-
-def without_old_marks(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records without all but the newest MARKS_KEPT marks.
-
-    A mark only saves counting, and a run goes on from the newest ones: with all of them a resume after a million steps
-    takes 5 times as long as one after ten.
-    """
-    listed = list(records)
-    marks = [place for place, record in enumerate(listed) if record.get("fact") == Mark.fact]
-    old = set(marks[:-MARKS_KEPT])
-    return [record for place, record in enumerate(listed) if place not in old]
 
 
 class Ledger:

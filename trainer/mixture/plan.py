@@ -208,6 +208,10 @@ class Plan:
         self.refresh()
         return self._terms[bisect_right(self._starts, step) - 1]
 
+    def global_batch(self, step: int) -> int:
+        """Samples of the global batch of ``step``."""
+        return self.terms(step).global_batch
+
     def shares(self, step: int) -> dict[str, int]:
         """Shares in force for batch ``step``, millionths by source."""
         return dict(zip(self.sources, self.terms(step).shares.tolist(), strict=True))

@@ -4,7 +4,6 @@ The position, not the step, is what the rate depends on: a rollback goes back in
 """
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,7 +12,6 @@ from trainer.records import Config
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 
 class CosineSchedule(Config):
@@ -96,18 +94,6 @@ class TrainingConfig(Config):
     def rate(self, position: int) -> float:
         """Learning rate at schedule position 0 .. steps - 1."""
         return self.learning_rate * self.schedule.factor(position, self.steps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """What this rank holds of one parameter: local tensors of one shape (FSDP2: the local part), moved in place."""
-
-    weight: "Tensor"
-    gradient: "Tensor | None"  # None: the parameter took no part
-    exp_avg_sq: "Tensor | None"  # None: the optimizer has not stepped
-    optimizer_steps: int
-    beta2: float
-    epsilon: float
 
 
 def build_optimizer(model: "torch.nn.Module", training: TrainingConfig) -> "torch.optim.AdamW":

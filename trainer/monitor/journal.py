@@ -11,7 +11,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -177,8 +177,9 @@ class SilentJournal:
         """Nothing to close."""
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read(path: Path, *, skip: Container[int] = ()) -> Iterator[dict[str, Any]]:
     """The lines of a JSONL file, in order; a torn last line (no newline) is ignored, also while a process is writing.
+    Lines whose number (from 1) is in ``skip`` are passed over unread.
 
     UserError with the line number when a line that is not the last is broken, or when there is no such file.
     """
@@ -188,6 +189,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         for index, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):
                 return
+            if index in skip:
+                continue
             try:
                 line = json.loads(raw)
             except ValueError:  # bad JSON, bad UTF-8

@@ -1,11 +1,12 @@
 """The policy that follows evidence: share goes from sources whose tokens are worth less to those worth more.
 
 Additive increase, multiplicative decrease (AIMD; Chiu and Jain 1989): a source that the pooled evidence condemns keeps
-half its share at each decision, a tenth when the evidence is overwhelming, so that a bad one of share 0.25 is at a
-floor of 0.01 after two to five decisions, of which a run of 400 steps has about ten. What it loses is dealt to those
-worth more. It judges by worth, never by loss: one template repeated has a low loss and is worth nothing, hard good text
-has a high loss and is worth much. A source is condemned below the others' mean minus a margin, and gains only above
-that mean, both beyond the error: between the two nothing moves, so that noise cannot make a share flap.
+half its share at each decision, next to nothing when the evidence is overwhelming, so that a bad one is soon at a
+floor of 0.01. What it loses goes to the sources that are not worth less than the best, in
+proportion to their shares. It judges by worth, never by loss: one template repeated has a low loss and is worth
+nothing, hard good text has a high loss and is worth much. A source is held against what its share could go to instead,
+the sources worth more, and condemned only when it lies below them by a margin and three standard errors; each decision
+rests on a measurement of its own, so that one piece of noise cannot cut twice.
 """
 
 from collections.abc import Mapping
@@ -27,25 +28,25 @@ class FeedbackConfig(Config):
 
     kind: Literal["feedback"]
     warm_up: float = Field(
-        default=0.3, ge=0, lt=1, description="progress before which no worth counts: early ones mislead"
+        default=0.15, ge=0, lt=1, description="progress before which no worth is measured: early ones mislead"
     )
-    min_readings: int = Field(default=2, ge=2, description="readings of a source before it is judged")
+    min_readings: int = Field(default=1, ge=1, description="readings of a source before it is judged")
     decay: float = Field(default=0.8, gt=0, le=1, description="weight of a reading relative to the one after it")
     z: float = Field(default=3.0, gt=0, description="standard errors by which evidence must exceed a threshold")
     gain_z: float = Field(
-        default=1.0, ge=0, description="standard errors above the others' mean from which a source gains"
+        default=1.0, ge=0, description="standard errors that a gaining source may lie below the better ones"
     )
     margin: float = Field(
-        default=0.2, ge=0, description="worth below the others' mean that is tolerated, in fresh real tokens"
+        default=0.1, ge=0, description="worth below that of better sources that is tolerated, in fresh real tokens"
     )
     harm: float = Field(default=0.0, description="worth below which, beyond error, the strong decrease is due")
     decrease: float = Field(
         default=0.5, gt=0, lt=1, description="factor on the share of a condemned source, per decision"
     )
     strong_decrease: float = Field(
-        default=0.1, gt=0, lt=1, description="factor when it is harmful, or behind by twice the margin, beyond error"
+        default=0.02, gt=0, lt=1, description="factor when it is harmful, or behind by twice the margin, beyond error"
     )
-    max_move: Share = Field(default=0.25, description="most share that one decision may move in all")
+    max_move: Share = Field(default=0.5, description="most share that one decision may move in all")
     floor: Share = Field(default=0.01, description="least share of a source that starts above 0")
     real_floor: Share = Field(default=0.1, description="least share of all real sources together")
     floors: dict[str, Share] = Field(default_factory=dict, description="floor of single sources, in place of the above")
@@ -105,6 +106,8 @@ def propose(config: FeedbackConfig, state: dict[str, Any], seen: Observation) ->
         early = {"progress": seen.progress, "warm_up": config.warm_up}
         return state, Proposal(shares=dict(seen.shares), reason=reason, evidence=early)
     readings = remember(state["readings"], seen)
+    if len(readings) == 0 or readings[-1]["step"] != seen.step:
+        return state, Proposal(shares=dict(seen.shares), reason="No worth was measured at this reading.", evidence={})
     state = {**state, "readings": readings}
     found = standings(readings, seen.shares, decay=config.decay, min_readings=config.min_readings)
     evidence = _evidence(config, readings, found)
@@ -154,9 +157,9 @@ def _targets(
         return {}
     scale = amount / fsum(freed.values())
     better = {
-        name: standing.gap
+        name: float(shares[name])
         for name, standing in found.items()
-        if name in room and standing.gap > config.gain_z * standing.gap_standard_error
+        if name in room and standing.gap > -config.gain_z * standing.gap_standard_error
     }
     gains = _filled(amount, better, room)
     left = amount - fsum(gains.values())

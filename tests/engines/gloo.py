@@ -1,0 +1,65 @@
+"""Functions run by real gloo processes: started as a launcher would start them, forked from a server that has imported
+torch and transformers once.
+"""
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 120.0
+
+
+def on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
+    """What ``function(*arguments)`` returns on each of so many ranks; AssertionError with its trace if one fails."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.engines.accelerate", "transformers.models.llama.modeling_llama"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(world_size):
+        variables = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "ACCELERATE_USE_CPU": "true",
+        }
+        given = variables if world_size > 1 else {}
+        process = context.Process(target=_body, args=(function, arguments, given, str(folder / f"rank{rank}.pickle")))
+        process.start()
+        processes.append(process)
+    for process in processes:
+        process.join(PATIENCE_S)
+        if process.is_alive():
+            process.kill()
+    results = []
+    for rank in range(world_size):
+        file = folder / f"rank{rank}.pickle"
+        assert file.exists(), f"rank {rank} said nothing within {PATIENCE_S:g} s"
+        result = pickle.loads(file.read_bytes())
+        file.unlink()
+        assert not isinstance(result, _Failed), f"rank {rank}:\n{result}"
+        results.append(result)
+    return results
+
+
+class _Failed(str):
+    """A traceback."""
+
+
+def _body(function: Callable[..., Any], arguments: tuple[Any, ...], variables: dict[str, str], file: str) -> None:
+    os.environ.update(variables)
+    try:
+        result = function(*arguments)
+    except BaseException:  # noqa: BLE001 - told to the test
+        result = _Failed(traceback.format_exc())
+    aside = Path(file + ".tmp")
+    aside.write_bytes(pickle.dumps(result))
+    aside.rename(file)

@@ -1,0 +1,164 @@
+"""What the ranks do in the tests of an engine: real steps of a tiny model on batches of a real plan."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.data.stream import Stream
+from trainer.engines.accelerate import AccelerateEngine
+from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
+from trainer.mixture.plan import Cells, Plan
+from trainer.model.build import ModelConfig, build_model
+from trainer.model.optimizer import TrainingConfig
+
+LENGTH, VOCABULARY, NUM_SAMPLES, SEED = 16, 64, 40, 11
+
+
+class Samples:
+    """A segment in memory; the last sample is half padding."""
+
+    def __init__(self, seed: int, num_samples: int = NUM_SAMPLES) -> None:
+        self.tokens = np.random.default_rng(seed).integers(1, VOCABULARY, (num_samples, LENGTH))
+        self.valid = np.full(num_samples, LENGTH)
+        self.valid[-1] = LENGTH // 2
+
+    def gather(self, samples: Any) -> Any:
+        return self.tokens[samples]
+
+    def valid_tokens(self, samples: Any) -> Any:
+        return self.valid[samples]
+
+
+def training(**more: Any) -> TrainingConfig:
+    return TrainingConfig(**{"steps": 20, "micro_batch": 3, "learning_rate": 1e-2, "precision": "fp32", **more})
+
+
+def tiny_model() -> Any:
+    config = ModelConfig.model_validate(
+        {
+            "architecture": "llama",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "tie_word_embeddings": True,
+        }
+    )
+    return build_model(config, vocabulary_size=VOCABULARY, end_of_document=0, sequence_length=LENGTH, seed=SEED)
+
+
+@dataclass
+class Bench:
+    """An engine, its model, and the stream that feeds it."""
+
+    engine: AccelerateEngine
+    model: Any
+    stream: Stream
+
+    def step(self, *, stop: bool = False, digest: int | None = None) -> Any:
+        digest = self.stream.plan.ledger.digest if digest is None else digest
+        return self.engine.train_step(self.stream.next(), learning_rate=1e-2, stop=stop, ledger_digest=digest).result()
+
+    def weights(self) -> dict[str, Any]:
+        return {name: value.detach().numpy().copy() for name, value in self.model.state_dict().items()}
+
+    def first_moments(self) -> dict[str, Any]:
+        """0.1 x the clipped gradients after the first step."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        inner = self.engine._optimizer.optimizer
+        return {names[id(parameter)]: state["exp_avg"].numpy().copy() for parameter, state in inner.state.items()}
+
+    def optimizer_steps(self) -> set[int]:
+        """How often the optimizer has stepped, by its own count."""
+        return {int(state["step"]) for state in self.engine._optimizer.optimizer.state.values()}
+
+
+@contextmanager
+def bench(micro_batch: int = 3, global_batch: int = 12, **more: Any) -> Iterator[Bench]:
+    model = tiny_model()
+    engine = AccelerateEngine(model, training(micro_batch=micro_batch, **more), seed=SEED)
+    facts = [
+        Segment(step=1, source="real", kind="real", segment=0, num_samples=NUM_SAMPLES),
+        Segment(step=1, source="made", kind="synthetic", segment=0, num_samples=NUM_SAMPLES),
+        BatchSize(step=1, global_batch=global_batch),
+        Shares(step=1, shares={"real": 600_000, "made": 400_000}),
+    ]
+    plan = Plan(SEED, Ledger(facts))
+    cells = Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch)
+    stores = {("real", 0): Samples(1), ("made", 0): Samples(2)}
+    stream = Stream(plan, stores, state=plan.start(), cells=cells, sequence_length=LENGTH, padding=0)
+    try:
+        yield Bench(engine, model, stream)
+    finally:
+        stream.close()
+
+
+def first_step(micro_batch: int, global_batch: int) -> tuple[Any, dict[str, Any]]:
+    """Figures and first moments of one step."""
+    with bench(micro_batch, global_batch) as on:
+        figures = on.step()
+        return figures, on.first_moments()
+
+
+def poisoned_on_one_rank() -> list[tuple[Any, dict[str, Any]]]:
+    """Figures and weights of three steps; in the second, one gradient of the last rank alone is not a number."""
+    with bench() as on:
+        results = [(on.step(), on.weights())]
+        parameter = next(parameter for name, parameter in on.model.named_parameters() if "down_proj" in name)
+        hook = parameter.register_hook(
+            lambda gradient: gradient * float("nan" if on.engine.rank == on.engine.world_size - 1 else 1)
+        )
+        results.append((on.step(), on.weights()))
+        hook.remove()
+        results.append((on.step(), on.weights()))
+        return results
+
+
+def asked_and_astray() -> list[tuple[bool, bool]]:
+    """(stop_asked, ledgers_agree) of steps where nobody, then one rank asks to stop, then one has another ledger."""
+    with bench() as on:
+        odd = on.engine.rank == on.engine.world_size - 1
+        quiet, asked = on.step(), on.step(stop=odd)
+        astray = on.step(digest=on.stream.plan.ledger.digest ^ (1 << 63 if odd else 0))
+        return [(figures.stop_asked, figures.ledgers_agree) for figures in (quiet, asked, astray)]
+
+
+def collectives_of_a_step() -> tuple[list[str], list[int]]:
+    """All collectives that gloo ran in one step (C++ ones included), and the sizes of those that Python asked for."""
+    sizes: list[int] = []
+    original = torch.distributed.all_reduce
+
+    def counted(tensor: torch.Tensor, *arguments: Any, **more: Any) -> Any:
+        sizes.append(tensor.numel())
+        return original(tensor, *arguments, **more)
+
+    with bench() as on:
+        on.step()  # the first step also checks parameter shapes and rebuilds buckets
+        on.step()
+        torch.distributed.all_reduce = counted
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            on.step()
+        torch.distributed.all_reduce = original
+    return [event.name for event in profile.events() if event.name.startswith("gloo:")], sizes
+
+
+def continued(folder: Any) -> tuple[list[Any], list[Any], dict[str, Any], dict[str, Any]]:
+    """Two steps after a snapshot, and the same two after it is restored in another engine."""
+    with bench() as on:
+        on.step()
+        on.step()
+        write = on.engine.snapshot()
+        if on.engine.is_main:
+            write(folder)
+        state = on.stream.state
+        expected = [on.step(), on.step()]
+        expected_weights = on.weights()
+        on.engine.restore(folder)
+        on.stream.state = state
+        on.stream.append([])
+        found = [on.step(), on.step()]
+        return expected, found, expected_weights, on.weights()

@@ -1,0 +1,62 @@
+"""On a GPU a step is launched without waiting for it, and a bad one is skipped by the device itself."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.together.smoke_engine import SEED, TRAINING, new_model, open_stream, starting_ledger
+from trainer.data.stream import StepBatch
+from trainer.engines.accelerate import AccelerateEngine
+from trainer.mixture.plan import Plan
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: no CUDA device here"),
+]
+
+
+@pytest.fixture
+def engine() -> AccelerateEngine:
+    return AccelerateEngine(new_model(), TRAINING, seed=SEED)
+
+
+@pytest.fixture
+def batches() -> Iterator[list[StepBatch]]:
+    stream = open_stream(Plan(SEED, starting_ledger()), first_step=1, rank=0, world_size=1, micro_batch=2)
+    yield [stream.next() for _ in range(4)]
+    stream.close()
+
+
+def weights(engine: AccelerateEngine) -> list[torch.Tensor]:
+    return [shard.weight.detach().clone() for shard in engine.shards()]
+
+
+def test_a_step_is_launched_without_waiting_for_the_device(engine: AccelerateEngine, batches: list[StepBatch]) -> None:
+    first, second, *_ = batches
+    assert engine.train_step(first, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = engine.train_step(second, learning_rate=1e-3, stop=False, ledger_digest=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert pending.result().updated
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_the_next_step_trains(
+    engine: AccelerateEngine, batches: list[StepBatch]
+) -> None:
+    first, second, third, _ = batches
+    assert engine.train_step(first, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
+    parameter = next(iter(engine.shards())).weight
+    kept = parameter.detach().clone()
+    with torch.no_grad():
+        parameter.fill_(float("nan"))
+    others = weights(engine)[1:]
+    figures = engine.train_step(second, learning_rate=1e-3, stop=False, ledger_digest=1).result()
+    assert not figures.updated
+    assert all(torch.equal(before, after) for before, after in zip(others, weights(engine)[1:], strict=True))
+    with torch.no_grad():
+        parameter.copy_(kept)
+    assert engine.train_step(third, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
+    assert not any(torch.equal(before, after) for before, after in zip(others, weights(engine)[1:], strict=True))

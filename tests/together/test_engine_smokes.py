@@ -1,0 +1,143 @@
+"""The same verbs drive one process, DDP, ZeRO-2, FSDP2 and ``pl.Trainer``, and the numbers agree."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.together.launches import ACCELERATE, Place
+from trainer.run import BAD_INPUT
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 180.0
+RELATIVE = 1e-4  # fp32 sums in another order
+GROUP = [
+    *(ACCELERATE, "launch", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+]
+SMOKE = ["-m", "tests.together.smoke_engine"]
+LAUNCHES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "plain": ([sys.executable, *SMOKE], {}),
+    "ddp": ([*GROUP, "--multi_gpu", *SMOKE], {"ACCELERATE_USE_CPU": "true"}),
+    "zero2": ([*GROUP, "--use_deepspeed", "--zero_stage", "2", *SMOKE], {}),
+    "fsdp2": (
+        [
+            *(*GROUP, "--use_fsdp", "--fsdp_version", "2", "--fsdp_cpu_ram_efficient_loading", "false"),
+            *("--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+            *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", *SMOKE),
+        ],
+        {"ACCELERATE_TORCH_DEVICE": "cpu"},
+    ),
+}
+ENGINES = {"ddp": "AccelerateEngine", "zero2": "DeepSpeedEngine", "fsdp2": "ShardedEngine"}
+NEEDS = {"zero2": "deepspeed"}
+
+
+def run_smoke(words: list[str], output: Path, *arguments: str, **variables: str) -> Any:
+    """The figures that a smoke leaves; its last words when it fails."""
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
+    process = subprocess.Popen(
+        [*words, str(output), *arguments],
+        cwd=ROOT,
+        env=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # not kill: the launcher has processes of its own to end
+        said, _ = process.communicate(timeout=60)
+        raise AssertionError(f"not done after {PATIENCE_S:g} s:\n{said[-6000:]}") from None
+    assert process.returncode == 0, said[-6000:]
+    return json.loads(output.read_text())
+
+
+def require(package: str | None) -> None:
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"NOT TESTED: {package} is not installed (pip install -e '.[all,dev]')")
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """``figures(launch)``: ten steps and a reading under that launch, run once."""
+    folder, known = tmp_path_factory.mktemp("smokes"), dict[str, dict[str, Any]]()
+
+    def run(name: str) -> dict[str, Any]:
+        require(NEEDS.get(name))
+        if name not in known:
+            words, variables = LAUNCHES[name]
+            known[name] = run_smoke(words, folder / f"{name}.json", **variables)
+        return known[name]
+
+    return run
+
+
+@pytest.mark.parametrize("launch", ENGINES)
+def test_two_processes_train_as_one_does_with_and_without_accumulation(
+    figures: Callable[[str], dict[str, Any]], launch: str
+) -> None:
+    plain, seen = figures("plain"), figures(launch)
+    assert seen["engine"] == ENGINES[launch]
+    assert (seen["world_size"], seen["num_parameters"]) == (2, plain["num_parameters"])
+    assert seen["micro_batches"] == [1] * 5 + [2] * 5
+    for key in ("fed", "updated", "stop_asked", "ledgers_agree"):
+        assert [step[key] for step in seen["steps"]] == [step[key] for step in plain["steps"]]
+    for key in ("loss", "grad_norm"):
+        expected = [step[key] for step in plain["steps"]]
+        assert [step[key] for step in seen["steps"]] == pytest.approx(expected, rel=RELATIVE)
+    assert seen["logits"] == pytest.approx(plain["logits"], rel=RELATIVE)
+    assert min(seen["change"]) > 0.1  # the weights moved in both halves: logits of about 0.2
+
+
+@pytest.mark.parametrize("launch", ENGINES)
+def test_evidence_is_the_same_on_two_processes_however_the_weights_are_spread(
+    figures: Callable[[str], dict[str, Any]], launch: str
+) -> None:
+    plain, seen = figures("plain")["worth"], figures(launch)["worth"]
+    assert plain["change_nats"] > 0.01
+    assert seen == pytest.approx(plain, rel=1e-3)  # differences of losses: fewer digits are left
+
+
+@pytest.mark.parametrize("launch", ENGINES)
+def test_ranks_agree_on_one_word(figures: Callable[[str], dict[str, Any]], launch: str) -> None:
+    seen = figures(launch)
+    assert (seen["reduced"], seen["broadcast"], seen["gathered"]) == ([2.0, 1.0], {"from": 0}, [0, 1])
+
+
+def test_a_lightning_trainer_steers_through_after_step_as_our_loop_does(tmp_path: Path) -> None:
+    require("pytorch_lightning")
+    smoke = ["-m", "tests.together.smoke_lightning"]
+    (ours,) = run_smoke([sys.executable, *smoke], tmp_path / "ours.json", str(tmp_path / "ours"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    assert [step for step, action, _ in ours["decisions"] if action == "move"] == [2]
+    for seen in run_smoke([*torchrun, *smoke], tmp_path / "lightning.json", str(tmp_path / "lightning")):
+        assert [step["fed"] for step in seen["steps"]] == [step["fed"] for step in ours["steps"]]
+        assert seen["decisions"] == ours["decisions"]
+        assert seen["saved"] == ours["saved"] == ["step-00000005"]
+        losses = [step["loss"] for step in ours["steps"]]
+        assert [step["loss"] for step in seen["steps"]] == pytest.approx(losses, rel=RELATIVE)
+        assert seen["readings"] == pytest.approx(ours["readings"], rel=RELATIVE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "named"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed ZeRO"), ("ACCELERATE_USE_FSDP", "FSDP2")]
+)
+def test_a_launch_that_could_not_save_is_refused_before_anything_is_prepared(
+    place: Place, variable: str, named: str
+) -> None:
+    run = place.folder / variable.lower()
+    ended = place.fit(run, extra={variable: "true"}).wait()
+    assert ended.code == BAD_INPUT, ended.output
+    assert f"checkpoints cannot be saved under {named}" in ended.output
+    assert "launch/accelerate/ddp.yaml" in ended.output
+    assert not (run / "journal.jsonl").exists()
