@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -34,6 +35,7 @@ SIZES = ((1024, 32), (1024, 256), (128, 32), (128, 256))  # tokens of a sample, 
 SHARES = {"a": 0.5, "b": 0.3, "c": 0.2}
 WORKERS = (0, 1, 2)
 CHOOSING_S, TURN_S = 0.25, 0.4
+PATIENCE_S = 60
 DRAINED = 64  # batches thrown away before a turn: more than any of them keeps ready
 
 
@@ -185,16 +187,15 @@ Build = Callable[[Spec], Iterator[torch.Tensor]]
 
 
 def variants() -> dict[str, dict[str, Build]]:
-    """The forms of each loader, by family."""
+    """The forms of each loader, by family; those with worker processes first, while their parent has no threads yet."""
     found: dict[str, dict[str, Build]] = {"ours": {"one thread": ours}}
     for family, build in (("datasets map", datasets_map), ("datasets stream", datasets_stream)):
         found[family] = {
             f"{'batched' if batched else 'rows'}, {workers} workers": partial(build, workers=workers, batched=batched)
-            for batched in (True, False)
-            for workers in WORKERS
+            for batched, workers in ((True, 2), (True, 1), (False, 2), (True, 0), (False, 0))
         }
-    found["grain"] = {f"{threads} threads": partial(grain_mix, workers=0, threads=threads) for threads in (0, 1, 2)}
-    found["grain"] |= {f"{workers} workers": partial(grain_mix, workers=workers, threads=1) for workers in (1, 2)}
+    found["grain"] = {f"{workers} workers": partial(grain_mix, workers=workers, threads=1) for workers in (2, 1)}
+    found["grain"] |= {f"{threads} threads": partial(grain_mix, workers=0, threads=threads) for threads in (0, 1, 2)}
     return found
 
 
@@ -210,25 +211,40 @@ class Host:
     """A process that holds the loaders of one family, so that no loader's threads disturb another's."""
 
     def __init__(self, family: str) -> None:
+        self._family = family
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, family), daemon=False)
+        self._process = context.Process(target=_serve, args=(theirs, self._family))
         self._process.start()
 
     def measure(self, variant: str, spec: Spec, seconds: float) -> Rate:
-        """One turn; the loader stays open for the next one of the same variant and spec."""
+        """One turn; the loader stays open for the next one of the same variant. A rate of 0 when it hangs, as torch's
+        workers do now and then when they are forked beside threads.
+        """
         self._pipe.send((variant, spec, seconds))
+        if not self._pipe.poll(PATIENCE_S):
+            self.restart()
+            return Rate(0.0, 0.0)
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    def restart(self) -> None:
+        """A fresh process, without the threads that loaders have left behind."""
+        self.close()
+        self._start()
+
     def close(self) -> None:
         """Ends the process with its workers."""
-        self._pipe.send(None)
-        self._process.join(timeout=20)
-        if self._process.is_alive():
-            self._process.kill()
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        for process in (*children, psutil.Process(self._process.pid)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.join()
 
 
 def _serve(pipe: Connection, family: str) -> None:
@@ -238,8 +254,8 @@ def _serve(pipe: Connection, family: str) -> None:
     datasets.disable_progress_bars()
     current: tuple[str, Path, int] | None = None
     loader: Any = None
-    while (asked := pipe.recv()) is not None:
-        variant, spec, seconds = asked
+    while True:
+        variant, spec, seconds = pipe.recv()
         key = (variant, spec.folder, spec.batch)
         try:
             if key != current:
@@ -301,6 +317,7 @@ def _compare(hosts: Mapping[str, Host], spec: Spec, label: str, rounds: int) -> 
         }
         first_turn[family] = {variant: round(rate) for variant, rate in rates.items()}
         chosen[family] = max(rates, key=rates.__getitem__)
+        hosts[family].restart()
     turns: dict[str, list[Rate]] = {family: [] for family in hosts}
     for number in range(rounds):
         for family in hosts if number % 2 == 0 else reversed(hosts):

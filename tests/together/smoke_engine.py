@@ -28,6 +28,7 @@ from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
+from trainer.records import UserError
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0
@@ -78,16 +79,16 @@ class Rows:
 
 
 class HeldOut:
-    """Forty held-out documents of one sample's length."""
+    """Eighty held-out documents of one sample's length."""
 
     def __init__(self) -> None:
-        rows = Rows(99, 41).rows[:40]
+        rows = Rows(99, 81).rows[:80]
         self.tokens = rows.ravel().astype(np.uint16)
-        self.offsets = np.arange(41, dtype=np.int64) * LENGTH
-        self.num_bytes = np.full(40, 4 * LENGTH, dtype=np.int64)
-        self.slice_of = np.zeros(40, dtype=np.int64)
+        self.offsets = np.arange(81, dtype=np.int64) * LENGTH
+        self.num_bytes = np.full(80, 4 * LENGTH, dtype=np.int64)
+        self.slice_of = np.zeros(80, dtype=np.int64)
         self.slices = ("all",)
-        self.ids = [f"document {number}" for number in range(40)]
+        self.ids = [f"document {number}" for number in range(80)]
 
 
 STORES = {name: Rows(number, size) for number, (name, (_, size)) in enumerate(SOURCES.items())}
@@ -124,7 +125,7 @@ def new_model() -> Any:
 
 
 def drive(engine: Engine) -> dict[str, Any]:
-    """Five steps, a reading of the worth, five more; what every engine must agree on."""
+    """Five steps, a measurement of the worth, five more; what every engine must agree on."""
     ledger = starting_ledger()
     plan = Plan(SEED, ledger)
     probe = torch.from_numpy(STORES["real"].rows[:2])
@@ -158,20 +159,25 @@ def drive(engine: Engine) -> dict[str, Any]:
     }
 
 
-def evidence(engine: Engine) -> dict[str, float]:
-    """The worth of the sources: held-out gradient, moves along it, forwards; through the engine's verbs alone."""
-    reading = read_worth(
-        HeldOut(),
-        {name: [store] for name, store in STORES.items()},
-        WorthCounts(gradient_samples=12, held_out_samples=8, samples_per_source=6),
-        engine,
-        step=STEPS,
-        seed=SEED,
-        sequence_length=LENGTH,
-        end_of_document=END,
-        batch_rows=4,
-    )
-    return {"scale": reading.scale, "change_nats": reading.held_out_change_nats, **reading.source_nats_per_token}
+def evidence(engine: Engine) -> dict[str, Any]:
+    """The worth of the sources: rehearsed steps that are taken back, forwards; or why it cannot be measured."""
+    try:
+        reading = read_worth(
+            HeldOut(),
+            {name: [store] for name, store in STORES.items()},
+            WorthCounts(samples_per_step=4, held_out_samples=8),
+            engine,
+            step=STEPS,
+            seed=SEED,
+            sequence_length=LENGTH,
+            end_of_document=END,
+            batch_rows=4,
+            global_batch=GLOBAL_BATCH,
+        )
+    except UserError as error:
+        return {"refused": error.what}
+    values = {name: worth.value for name, worth in reading.worth.items()}
+    return {"fresh_gain_nats": reading.fresh_gain_nats, **values}
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

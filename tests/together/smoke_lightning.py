@@ -41,7 +41,7 @@ from trainer.evaluate.heldout import EvaluationConfig, Reader, all_documents
 from trainer.loop import Engine, Run, RunState, after_step, train
 from trainer.mixture.plan import Plan
 from trainer.model.objective import normalised, summed_loss
-from trainer.model.optimizer import Shard, build_optimizer
+from trainer.model.optimizer import build_optimizer
 
 SHORT = TRAINING.model_copy(
     update={"steps": STEPS, "schedule": TRAINING.schedule.model_copy(update={"warmup_steps": 1})}
@@ -143,10 +143,6 @@ class Port:
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self._module.model.parameters())
 
-    @property
-    def shard_copies(self) -> int:
-        return self.world_size
-
     def train_step(self, batch: StepBatch, *, learning_rate: float, stop: bool, ledger_digest: int) -> Any:
         raise AssertionError("the step is Lightning's")
 
@@ -170,13 +166,10 @@ class Port:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def held_out_gradient(self, batches: Sequence[tuple[Any, Any]], *, target_tokens: int) -> None:
+    def rehearsal(self, *, rate_scale: float) -> Any:
         raise AssertionError("nobody asked for evidence")
 
-    def shards(self) -> Iterable[Shard]:
-        raise AssertionError("nobody asked for evidence")
-
-    def clear_gradients(self) -> None:
+    def rehearse(self, input_ids_BT: torch.Tensor, num_valid_B: torch.Tensor, *, target_tokens: int, seed: int) -> None:
         raise AssertionError("nobody asked for evidence")
 
     def snapshot(self) -> Callable[[Path], None]:

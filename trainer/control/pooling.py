@@ -18,7 +18,7 @@ import numpy as np
 from trainer.records import FloatArray, Observation, Worth
 
 MEMORY_READINGS = 16  # at a decay of 0.8 the seventeenth would weigh 0.02 of the newest
-PRIOR_SD = 0.08  # scatter of one worth between measurements (which samples were drawn), assumed until it is known
+PRIOR_SD = 0.05  # scatter of one worth between measurements (which samples were drawn), assumed until it is known
 PRIOR_READINGS = 4  # how many readings that assumption counts for
 
 

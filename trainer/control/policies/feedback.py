@@ -31,10 +31,12 @@ class FeedbackConfig(Config):
         default=0.15, ge=0, lt=1, description="progress before which no worth is measured: early ones mislead"
     )
     min_readings: int = Field(default=1, ge=1, description="readings of a source before it is judged")
-    decay: float = Field(default=0.8, gt=0, le=1, description="weight of a reading relative to the one after it")
+    decay: float = Field(
+        default=0.0, ge=0, le=1, description="weight of a measurement relative to the next; 0: only the newest counts"
+    )
     z: float = Field(default=3.0, gt=0, description="standard errors by which evidence must exceed a threshold")
     gain_z: float = Field(
-        default=1.0, ge=0, description="standard errors that a gaining source may lie below the better ones"
+        default=2.0, ge=0, description="standard errors that a gaining source may lie below the better ones"
     )
     margin: float = Field(
         default=0.1, ge=0, description="worth below that of better sources that is tolerated, in fresh real tokens"
