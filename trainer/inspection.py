@@ -221,7 +221,8 @@ def show_held_out(figures: dict[str, Any]) -> str:
         found = figures[part]
         error = f" ± {found['standard_error']:.4f}" if found["standard_error"] is not None else ""
         lines.append(
-            f"{part:<8}{found['nats_per_token']:.4f}{error}   {found['bits_per_byte']:.4f}   {found['documents']} documents"
+            f"{part:<8}{found['nats_per_token']:.4f}{error}   {found['bits_per_byte']:.4f}   "
+            f"{found['documents']} documents"
         )
         by_loss = sorted(found["slices"].items(), key=lambda item: -float(item[1]["bits_per_byte"]))
         lines += [

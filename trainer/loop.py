@@ -66,7 +66,7 @@ class Engine(WorthPort, Protocol):
         ...
 
     def snapshot(self) -> Callable[[Path], None]:
-        """(all) Collect model and optimizer; the function returned writes them into a folder (called by the main rank)."""
+        """(all) Collect model and optimizer; the function returned writes them into a folder (main rank)."""
         ...
 
     def restore(self, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """On a GPU a step is launched without waiting for it, and a bad one is skipped by the device itself."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,13 @@ pytestmark = [
 
 
 @pytest.fixture
-def engine() -> AccelerateEngine:
-    return AccelerateEngine(new_model(), TRAINING, seed=SEED)
+def model() -> Any:
+    return new_model()
+
+
+@pytest.fixture
+def engine(model: Any) -> AccelerateEngine:
+    return AccelerateEngine(model, TRAINING, seed=SEED)
 
 
 @pytest.fixture
@@ -28,8 +34,8 @@ def batches() -> Iterator[list[StepBatch]]:
     stream.close()
 
 
-def weights(engine: AccelerateEngine) -> list[torch.Tensor]:
-    return [shard.weight.detach().clone() for shard in engine.shards()]
+def weights(model: Any) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
 
 
 def test_a_step_is_launched_without_waiting_for_the_device(engine: AccelerateEngine, batches: list[StepBatch]) -> None:
@@ -44,19 +50,16 @@ def test_a_step_is_launched_without_waiting_for_the_device(engine: AccelerateEng
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_the_next_step_trains(
-    engine: AccelerateEngine, batches: list[StepBatch]
+    engine: AccelerateEngine, model: Any, batches: list[StepBatch]
 ) -> None:
     first, second, third, _ = batches
     assert engine.train_step(first, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
-    parameter = next(iter(engine.shards())).weight
-    kept = parameter.detach().clone()
+    before = weights(model)
     with torch.no_grad():
-        parameter.fill_(float("nan"))
-    others = weights(engine)[1:]
-    figures = engine.train_step(second, learning_rate=1e-3, stop=False, ledger_digest=1).result()
-    assert not figures.updated
-    assert all(torch.equal(before, after) for before, after in zip(others, weights(engine)[1:], strict=True))
+        next(model.parameters()).fill_(float("nan"))
+    assert not engine.train_step(second, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
+    assert all(torch.equal(old, new) for old, new in zip(before[1:], weights(model)[1:], strict=True))
     with torch.no_grad():
-        parameter.copy_(kept)
+        next(model.parameters()).copy_(before[0])
     assert engine.train_step(third, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
-    assert not any(torch.equal(before, after) for before, after in zip(others, weights(engine)[1:], strict=True))
+    assert not any(torch.equal(old, new) for old, new in zip(before, weights(model), strict=True))
