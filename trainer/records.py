@@ -134,7 +134,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What came of policy and guard: the shares in force from ``from_step`` on, why, and on what evidence (JSON-able)."""
+    """What came of policy and guard: shares in force from ``from_step`` on, why, on what evidence (JSON-able)."""
 
     from_step: int
     action: Action

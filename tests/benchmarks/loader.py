@@ -35,7 +35,7 @@ SIZES = ((1024, 32), (1024, 256), (128, 32), (128, 256))  # tokens of a sample, 
 SHARES = {"a": 0.5, "b": 0.3, "c": 0.2}
 WORKERS = (0, 1, 2)
 CHOOSING_S, TURN_S = 0.25, 0.4
-PATIENCE_S = 60
+PATIENCE_S = 180  # a busy machine takes a minute to import a loader
 DRAINED = 64  # batches thrown away before a turn: more than any of them keeps ready
 
 
@@ -317,7 +317,8 @@ def _compare(hosts: Mapping[str, Host], spec: Spec, label: str, rounds: int) -> 
         }
         first_turn[family] = {variant: round(rate) for variant, rate in rates.items()}
         chosen[family] = max(rates, key=rates.__getitem__)
-        hosts[family].restart()
+        if "workers" in chosen[family] and "0 workers" not in chosen[family]:
+            hosts[family].restart()
     turns: dict[str, list[Rate]] = {family: [] for family in hosts}
     for number in range(rounds):
         for family in hosts if number % 2 == 0 else reversed(hosts):

@@ -65,7 +65,10 @@ def judged_by_worth() -> list[str]:
 
 def halves() -> list[str]:
     """Nothing to decide between: two halves of one source."""
-    half = "kind: synthetic, path: data/written.jsonl.xz, license: CC-BY-SA-4.0, sample: {{by: source_title, of: 2, buckets: [{}]}}"
+    half = (
+        "kind: synthetic, path: data/written.jsonl.xz, license: CC-BY-SA-4.0, "
+        "sample: {{by: source_title, of: 2, buckets: [{}]}}"
+    )
     real = WIKIPEDIA.format(kind="real", buckets="[0]")
     return [
         f"data.sources={{wikipedia: {{{real}}}, left: {{{half.format(0)}}}, right: {{{half.format(1)}}}}}",
@@ -155,9 +158,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             for seed in loss[variant]
             if seed in loss.get("static-0.25", {})
         ]
-        rows.append(
-            f"| {variant} | {len(loss[variant])} | {spread(list(loss[variant].values()))} | {spread(paired) if paired else ''} |"
-        )
+        mean_loss, difference = spread(list(loss[variant].values())), spread(paired) if paired else ""
+        rows.append(f"| {variant} | {len(loss[variant])} | {mean_loss} | {difference} |")
     return "\n".join(rows)
 
 

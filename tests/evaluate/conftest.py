@@ -1,8 +1,10 @@
 """Held-out documents, samples and ranks in memory, with real models: the fixture ``worlds``."""
 
+import copy
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.evaluate.worth import Shard
 from trainer.model.objective import summed_loss
 
 END = 0
@@ -89,7 +90,7 @@ class Meeting:
 
 
 class Replica:
-    """A rank under data parallelism: its own copy of the model and of Adam's state."""
+    """A rank under data parallelism: its own copy of the model and of Adam's state, gradients summed in ``reduce``."""
 
     device = CPU
 
@@ -97,37 +98,39 @@ class Replica:
         self, model: Any, optimizer: torch.optim.Optimizer, rank: int = 0, meeting: Meeting | None = None
     ) -> None:
         self.model, self.optimizer, self.rank, self.meeting = model, optimizer, rank, meeting or Meeting(1)
-        self.world_size = self.shard_copies = self.meeting.world_size
+        self.world_size = self.meeting.world_size
 
     def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
         self.model.eval()
-        logits: torch.Tensor = self.model(input_ids_BT).logits
+        with torch.no_grad():
+            logits: torch.Tensor = self.model(input_ids_BT).logits
         self.model.train()
         return logits
 
     def reduce(self, array: Any) -> Any:
         return self.meeting.add(self.rank, array)
 
-    def held_out_gradient(self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], *, target_tokens: int) -> None:
-        for ids, valid in batches:
-            (summed_loss(self.eval_logits(ids), ids, valid) / target_tokens).backward()
+    @contextmanager
+    def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
+        kept = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
+
+        def back() -> None:
+            self.model.load_state_dict(kept[0])
+            self.optimizer.load_state_dict(copy.deepcopy(kept[1]))
+            for group in self.optimizer.param_groups:
+                group["lr"] *= rate_scale
+
+        yield back
+        self.model.load_state_dict(kept[0])
+        self.optimizer.load_state_dict(kept[1])
+
+    def rehearse(self, input_ids_BT: torch.Tensor, num_valid_B: torch.Tensor, *, target_tokens: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        summed = summed_loss(self.model(input_ids_BT).logits, input_ids_BT, num_valid_B)
+        (summed / target_tokens).backward()
         for parameter in self.model.parameters():
             parameter.grad.copy_(torch.from_numpy(self.reduce(parameter.grad.double().numpy())))
-
-    def shards(self) -> Iterator[Shard]:
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = self.optimizer.state.get(parameter, {})
-                yield Shard(
-                    weight=parameter,
-                    gradient=parameter.grad,
-                    exp_avg_sq=state.get("exp_avg_sq"),
-                    optimizer_steps=int(state.get("step", 0)),
-                    beta2=group["betas"][1],
-                    epsilon=group["eps"],
-                )
-
-    def clear_gradients(self) -> None:
+        self.optimizer.step()
         self.optimizer.zero_grad()
 
 

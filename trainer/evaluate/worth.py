@@ -43,7 +43,7 @@ FORWARD_COST = 1 / 3  # of a trained token
 REHEARSAL_STEPS = 8
 LEAST_ROWS, MOST_ROWS = 2, 64  # samples of one rehearsed step
 LEAST_READ, MOST_READ = 16, 512  # held-out samples that are read after each rehearsal
-# Ten repetitions with other draws (steps 80 and 94 of the quickstart, 56 samples rehearsed, 71 read): gains scattered by
+# Ten repetitions with other draws (quickstart, steps 80 and 94, 56 samples rehearsed, 71 read): gains scattered by
 # 0.006 nats, the error over the rows read was 0.0024.
 DRAW_SCATTER = 2.5
 LEAST_SIGNIFICANCE = 3.0  # standard errors by which fresh text must gain, or the worth is not defined
