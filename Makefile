@@ -1,8 +1,8 @@
 # Every target does the set-up it needs by itself: a machine with python3 (3.11 or newer) and make is enough.
-#   make demo    train the quickstart recipe        make test    all tests
+#   make demo    train the quickstart recipe        make test    the tests (make faults: the slow ones)
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
 #   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
-#   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin
+#   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; then the slow tests
 
 BIN := .venv/bin
 SETUP := .venv/set-up-done
@@ -24,7 +24,7 @@ demo: install
 	$(CPU_ENV) $(BIN)/trainer fit recipes/quickstart.yaml
 
 test: install
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow"
 
 check: install
 	$(BIN)/ruff check .
@@ -39,4 +39,5 @@ study: install
 	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.study
 
 faults: install
-	$(TEST_ENV) $(BIN)/python -m tests.together.kill9
+	$(TEST_ENV) $(BIN)/python -m tests.together.kill9 --kills 20
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,13 +120,13 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
         check_recipe_unchanged(folder, recipe)
     note = _prepare_note if is_main else None
     data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
-    engine = _build_engine(recipe, data)
-    saved = newest_checkpoint(folder, engine, _warn)
-    ledger = open_ledger(folder, recipe, data, engine, saved, replaying=replay is not None)
-    state = starting_state(recipe, ledger, saved)
-    if saved is not None:
-        engine.restore(saved.folder)
     with ExitStack() as stack:
+        engine = stack.enter_context(closing(_build_engine(recipe, data)))
+        saved = newest_checkpoint(folder, engine, _warn)
+        ledger = open_ledger(folder, recipe, data, engine, saved, replaying=replay is not None)
+        state = starting_state(recipe, ledger, saved)
+        if saved is not None:
+            engine.restore(saved.folder)
         progress = stack.enter_context(TerminalProgress(recipe.training.steps)) if is_main else None
         journal = stack.enter_context(_journal(folder, recipe, progress))
         stop_asked = stack.enter_context(_signals())
@@ -143,19 +143,23 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
         )
         stack.callback(run.stream.close)
         write_start(run, recipe, data, saved)
-        started_s = time.monotonic()
-        state, outcome = train(run, state)
-        if outcome.state == "finished":
-            write_final_figures(run, recipe, data, state)
-        journal.write(
-            "finish",
-            state.step,
-            state=outcome.state,
-            reason=outcome.reason,
-            seconds=time.monotonic() - started_s,
-            tokens=state.tokens,
-        )
-    engine.close()
+        return _train(run, recipe, data, state)
+
+
+def _train(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> Outcome:
+    """Train to the end, write the final figures, and journal how it ended."""
+    started_s = time.monotonic()
+    state, outcome = train(run, state)
+    if outcome.state == "finished":
+        write_final_figures(run, recipe, data, state)
+    run.journal.write(
+        "finish",
+        state.step,
+        state=outcome.state,
+        reason=outcome.reason,
+        seconds=time.monotonic() - started_s,
+        tokens=state.tokens,
+    )
     return outcome
 
 

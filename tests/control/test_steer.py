@@ -54,7 +54,7 @@ def test_worth_is_measured_when_policy_or_guard_want_it():
 def test_a_move_says_why_with_figures(observe):
     move = next(d for d in steered(observe, FEEDBACK, losses(9, 0), POISON) if d.action == "move")
     assert move.shares["bad"] < SHARES["bad"]
-    assert "bad from 0.300 to 0.050 (a token of it is worth -0.50 ± " in move.reason
+    assert "bad from 0.300 to 0.010 (a token of it is worth -0.50 ± " in move.reason
     figures = move.evidence["policy"]["sources"]["bad"]
     assert {"worth", "worth_standard_error", "gap", "gap_standard_error", "reference", "num_readings"} <= set(figures)
     assert move.evidence["policy"]["z"] == 3.0
