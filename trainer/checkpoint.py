@@ -44,9 +44,11 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int) -> tuple[Path, int]:
+def save(
+    root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int, accepted_step: int
+) -> tuple[Path, int]:
     """Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts the engine's files
-    into the folder it is given.
+    into the folder it is given. Beside the newest ``keep`` the newest one up to ``accepted_step`` stays, for a rollback.
     """
     root.mkdir(parents=True, exist_ok=True)
     aside = root / f".{folder_name(step)}.partial"
@@ -66,7 +68,7 @@ def save(root: Path, step: int, *, write: Callable[[Path], None], state: dict[st
     problem = damage(folder)
     if problem:
         raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
-    _remove_old(root, keep)
+    _remove_old(root, keep, accepted_step)
     return folder, num_bytes
 
 
@@ -163,9 +165,11 @@ def require_space(root: Path, bytes_each: int, keep: int) -> None:
         )
 
 
-def _remove_old(root: Path, keep: int) -> None:
+def _remove_old(root: Path, keep: int, accepted_step: int) -> None:
+    accepted = [folder for folder in _folders(root) if _step(folder) <= accepted_step][-1:]
     for folder in _folders(root)[:-keep]:
-        shutil.rmtree(folder)
+        if folder not in accepted:
+            shutil.rmtree(folder)
     for left in root.glob(".step-*.replaced"):
         shutil.rmtree(left)
 

@@ -24,7 +24,7 @@ from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
-from trainer.records import Decision, Observation, Reading, StepFigures, Worth
+from trainer.records import Decision, Observation, Reading, StepFigures, UserError, Worth
 
 if TYPE_CHECKING:
     from trainer.data.stream import StepBatch, Stream
@@ -90,6 +90,9 @@ class RunState:
     position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
     tokens: int = 0  # target tokens trained on
     control: Mapping[str, Any] = field(default_factory=dict)
+    documents: Sequence[int] | None = None  # of the held-out part that are read, fixed when the run began
+    accepted_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
+    replay: str | None = None  # folder of the run whose decisions are replayed
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
 
@@ -100,6 +103,9 @@ class RunState:
             "position": self.position,
             "tokens": self.tokens,
             "control": dict(self.control),
+            "documents": None if self.documents is None else list(self.documents),
+            "accepted_step": self.accepted_step,
+            "replay": self.replay,
             "anchor": None if self.anchor is None else list(self.anchor),
             "skipped_in_a_row": self.skipped_in_a_row,
         }
@@ -162,7 +168,13 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
     """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
     unread: deque[_Launched] = deque()
     while state.position < run.training.steps:
-        batch = run.stream.next()
+        try:
+            batch = run.stream.next()
+        except UserError:  # a source is spent and nobody can take its share: what was trained is kept
+            while unread:
+                state, _ = _settle(run, state, unread.popleft())
+            save_checkpoint(run, state)
+            raise
         _note_caps(run, batch)
         unread.append(_launch(run, state, batch))
         state = replace(state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens)
@@ -270,7 +282,8 @@ def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skippe
         raise NonFiniteError(
             f"loss or gradient was not finite {skipped} steps in a row, up to step {batch.step}; its samples "
             f"(source:segment:sample): {', '.join(samples[:16])}{', ...' if len(samples) > 16 else ''}. "
-            f"Lower training.learning_rate, or look at the samples with: trainer audit {run.folder} --step {batch.step}"
+            f"Look at them with: trainer audit {run.folder} --step {batch.step}, "
+            "or start anew with a lower learning rate"
         )
 
 
@@ -312,9 +325,10 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     plan = run.worth
     if plan is None or state.step % plan.every_steps or not plan.start <= state.position <= plan.end:
         return {}
+    shares = run.plan.shares(state.step + 1)
     return read_worth(
         plan.part,
-        plan.sources,
+        {name: segments for name, segments in plan.sources.items() if shares[name] > 0},
         plan.counts,
         run.engine,
         step=state.step,
@@ -346,7 +360,8 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
         )
         decided = steer(run.control, dict(state.control), seen)
     control, decision = run.engine.broadcast(decided)
-    state = replace(state, control=control)
+    accepted_step = decision.evidence.get("guard", {}).get("anchor_step", state.step)
+    state = replace(state, control=control, accepted_step=accepted_step)
     run.journal.write(
         "decision",
         state.step,
@@ -367,9 +382,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
 
 def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     """Weights, optimizer and schedule position of the last checkpoint; new samples at new steps."""
-    root, accepted = run.folder / "checkpoints", decision.evidence.get("guard", {}).get("anchor_step", state.step - 1)
-    saved = checkpoint.latest(root, warn=run.warn, at_most=accepted)
-    saved = saved or checkpoint.latest(root, warn=run.warn, at_most=state.step - 1)
+    saved = run.engine.broadcast(_rollback_target(run, state) if run.engine.is_main else None)
     if saved is None:
         run.warn(
             f"the guard asks for a rollback after step {state.step}, but no checkpoint is there yet: "
@@ -394,6 +407,18 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     return replace(state, position=int(saved.state["position"]), skipped_in_a_row=0)
 
 
+def _rollback_target(run: Run, state: RunState) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint that the guard holds for sound, else the newest there is, loudly."""
+    root = run.folder / "checkpoints"
+    sound = checkpoint.latest(root, warn=run.warn, at_most=state.accepted_step)
+    if sound is not None:
+        return sound
+    newest = checkpoint.latest(root, warn=run.warn, at_most=state.step - 1)
+    if newest is not None:
+        run.warn(f"no checkpoint is as old as step {state.accepted_step}: rolling back to step {newest.step} only")
+    return newest
+
+
 def save_checkpoint(run: Run, state: RunState) -> None:
     """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them."""
     started_s = time.monotonic()
@@ -408,11 +433,12 @@ def save_checkpoint(run: Run, state: RunState) -> None:
                 write=write,
                 state={**state.to_json(), **offsets},
                 keep=run.checkpoint.keep,
+                accepted_step=state.accepted_step,
             )
             run.journal.write(
                 "checkpoint", state.step, folder=folder.name, seconds=time.monotonic() - started_s, bytes=num_bytes
             )
-        except OSError as error:  # all ranks must end together, with the reason
+        except Exception as error:  # noqa: BLE001 - a full disk has many names (torch: RuntimeError); all ranks end together
             problem = f"the checkpoint after step {state.step} could not be saved: {error}"
     problem = run.engine.broadcast(problem)
     if problem:

@@ -25,9 +25,11 @@ IntArray = NDArray[np.int64]
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, keyword-only, and an unknown key is an error."""
+    """Base of every configuration: frozen, keyword-only; an unknown key and a number that is not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, arbitrary_types_allowed=False, allow_inf_nan=False
+    )
 
 
 class UserError(Exception):

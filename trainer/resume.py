@@ -1,6 +1,6 @@
 """Going on with a run: its newest whole checkpoint, its ledger cut back to it, and what changed since it was saved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from trainer.mixture.ledger import (
     BatchSize,
     Fact,
     Ledger,
+    Rollback,
     Segment,
     Shares,
     Topology,
@@ -21,7 +22,7 @@ from trainer.mixture.ledger import (
 )
 from trainer.mixture.plan import accumulation
 from trainer.monitor.journal import AppendOnlyFile, cut, read
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, load_recipe
 from trainer.records import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def open_ledger(
     engine: Engine,
     saved: checkpoint.Checkpoint | None,
     *,
-    replaying: bool = False,
+    replay: Mapping[int, Sequence[Fact]] | None = None,
 ) -> RecordedLedger:
     """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first.
 
@@ -77,13 +78,17 @@ def open_ledger(
     if not facts:
         for fact in [
             *_segment_facts(data),
-            *starting_facts(recipe.mixture.global_batch, recipe.mixture.shares_in_millionths()),
+            *(
+                replay[1]
+                if replay
+                else starting_facts(recipe.mixture.global_batch, recipe.mixture.shares_in_millionths())
+            ),
         ]:
             ledger.append(fact)
     else:
         _check_same_data(ledger, data)
     size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
-    if size != recipe.mixture.global_batch and not replaying:
+    if size != recipe.mixture.global_batch and not replay:
         ledger.append(BatchSize(step=step, global_batch=recipe.mixture.global_batch))
     topology = Topology(
         step=step,
@@ -149,6 +154,11 @@ def newest_checkpoint(folder: Path, engine: Engine, warn: Callable[[str], None])
         checkpoint.clean(folder / "checkpoints")
         try:
             found = checkpoint.latest(folder / "checkpoints", warn=warn)
+            if found is None and _had_checkpoint(folder):
+                raise UserError(
+                    f"the journal of {folder} tells of checkpoints, but none is there",
+                    remedy="Bring the checkpoints folder back, or start anew in another --run folder",
+                )
             if found is not None:
                 checkpoint.set_aside_newer(folder / "checkpoints", found.step)
         except UserError as error:
@@ -159,22 +169,37 @@ def newest_checkpoint(folder: Path, engine: Engine, warn: Callable[[str], None])
     return found
 
 
+def _had_checkpoint(folder: Path) -> bool:
+    path = folder / "journal.jsonl"
+    return path.is_file() and any(line["kind"] == "checkpoint" for line in read(path))
+
+
 def starting_state(recipe: Recipe, ledger: Ledger, saved: checkpoint.Checkpoint | None) -> RunState:
     """The state of the checkpoint, or that before the first step."""
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
         return RunState(control=initial_state(recipe.control, recipe.mixture.shares_in_millionths(), kinds))
-    fields = {key: saved.state[key] for key in ("step", "position", "tokens", "control", "anchor", "skipped_in_a_row")}
+    fields = {key: saved.state[key] for key in RunState().to_json()}
     return RunState(**fields)
 
 
-def replayed(run: Path | None) -> dict[int, list[Fact]] | None:
-    """Another run's decisions by the step they govern from; None when nothing is replayed."""
-    if run is None:
-        return None
-    facts: dict[int, list[Fact]] = {}
-    for record in read(run / "ledger.jsonl"):
-        fact = from_record(record)
-        if isinstance(fact, Shares | BatchSize) and fact.step > 1:
-            facts.setdefault(fact.step, []).append(fact)
-    return facts
+def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, list[Fact]]:
+    """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
+
+    ``UserError`` where the samples could not be the same: another seed, other data, or a rollback, which a replay
+    cannot follow without the readings that led to it.
+    """
+    theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
+    if theirs.seed != recipe.seed:
+        raise UserError(
+            "the replayed run has another seed, so its samples differ", got=theirs.seed, remedy="Use its seed"
+        )
+    facts = [from_record(record) for record in read(run / "ledger.jsonl")]
+    if any(isinstance(fact, Rollback) for fact in facts):
+        raise UserError("the replayed run went back to a checkpoint, which a replay cannot follow", file=run)
+    _check_same_data(Ledger(facts), data)
+    by_step: dict[int, list[Fact]] = {}
+    for fact in facts:
+        if isinstance(fact, Shares | BatchSize):
+            by_step.setdefault(fact.step, []).append(fact)
+    return by_step

@@ -4,6 +4,7 @@ Each verb of the command line that needs a run is one function here. A failure i
 first, and kept in ``outcome.json``: launchers swallow exit codes.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -11,22 +12,26 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trainer.account import write_final_figures, write_start
+from trainer.checkpoint import Checkpoint
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
 from trainer.evaluate.worth import held_out_samples, sized
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
+from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.records import UserError
-from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, replayed, starting_state
-from trainer.runfolder import check_recipe_unchanged, finished_outcome, locked, unlocked, write_outcome
+from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, starting_state
+from trainer.runfolder import check_recipe_unchanged, keep_recipe, locked, settled_outcome, unlocked, write_outcome
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -42,19 +47,22 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
     loaded = load_recipe(recipe_path, overrides)
     folder = folder or Path("runs") / loaded.recipe.name
     is_main = int(os.environ.get("RANK", "0")) == 0
-    if (finished := finished_outcome(folder, loaded.recipe)) is not None:
+    if (settled := settled_outcome(folder, loaded.recipe)) is not None:
         if is_main:
-            _say(f"{folder} is finished ({finished}); see {folder / 'report.html'}, or choose another --run folder")
-        return DONE
+            _say(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
+            _say("To go on all the same remove its outcome.json; to train anew choose another --run folder", error=True)
+        return EXIT_CODES[settled["state"]]
     with locked(folder) if is_main else unlocked():
         if is_main:
             (folder / "outcome.json").unlink(missing_ok=True)
         try:
             outcome = _fit(loaded, folder, replay)
         except UserError as error:
-            write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
+            first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
             if is_main:
                 raise
+            if first:  # the main rank may wait for this one, and would never say why
+                _say(f"error on rank {os.environ['RANK']}: {error}", error=True)
             return BAD_INPUT
         except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
             text = traceback.format_exc()
@@ -123,8 +131,12 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     with ExitStack() as stack:
         engine = stack.enter_context(closing(_build_engine(recipe, data)))
         saved = newest_checkpoint(folder, engine, _warn)
-        ledger = open_ledger(folder, recipe, data, engine, saved, replaying=replay is not None)
-        state = starting_state(recipe, ledger, saved)
+        replay = replay or _replayed_before(saved)
+        facts = read_replay(replay, recipe, data) if replay else None
+        ledger = open_ledger(folder, recipe, data, engine, saved, replay=facts)
+        if is_main:
+            keep_recipe(folder, recipe)
+        state = dataclasses.replace(starting_state(recipe, ledger, saved), replay=str(replay) if replay else None)
         if saved is not None:
             engine.restore(saved.folder)
         progress = stack.enter_context(TerminalProgress(recipe.training.steps)) if is_main else None
@@ -138,12 +150,12 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
             journal=journal,
             folder=folder,
             state=state,
-            replay=replay,
+            replay=facts,
             stop_asked=stop_asked,
         )
         stack.callback(run.stream.close)
         write_start(run, recipe, data, saved)
-        return _train(run, recipe, data, state)
+        return _train(run, recipe, data, dataclasses.replace(state, documents=run.reader.documents.tolist()))
 
 
 def _train(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> Outcome:
@@ -208,7 +220,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
     journal: JournalWriter,
     folder: Path,
     state: RunState,
-    replay: Path | None,
+    replay: Mapping[int, Sequence[Fact]] | None,
     stop_asked: Callable[[], bool],
 ) -> Run:
     from trainer.data.stream import Stream
@@ -224,9 +236,12 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         cells=Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=recipe.training.micro_batch),
         sequence_length=data.sequence_length,
         padding=data.end_of_document,
-        max_epochs={} if replay else recipe.mixture.max_epochs,
+        max_epochs={} if replay is not None else recipe.mixture.max_epochs,
         pin_memory=engine.device.type == "cuda",
     )
+    reader = _reader(recipe, data, interval_tokens, state.documents)
+    if engine.is_main and replay is None:
+        _warn_of_a_blind_guard(recipe, len(reader.documents))
     return Run(
         seed=recipe.seed,
         training=recipe.training,
@@ -239,16 +254,32 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         plan=plan,
         ledger=ledger,
         journal=journal,
-        reader=_reader(recipe, data, interval_tokens),
-        worth=_worth_plan(recipe, data),
-        replay=replayed(replay),
+        reader=reader,
+        worth=None if replay is not None else _worth_plan(recipe, data),
+        replay=replay,
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
         warn=_warn if engine.is_main else _ignore,
     )
 
 
-def _reader(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> Reader:
+def _replayed_before(saved: Checkpoint | None) -> Path | None:
+    """The run that was being replayed when the checkpoint was saved."""
+    return Path(saved.state["replay"]) if saved is not None and saved.state["replay"] else None
+
+
+def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
+    guard, readings = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
+    if guard.enabled and num_documents < guard.min_documents:
+        _warn(f"the guard will not act: {num_documents} documents are read, it needs {guard.min_documents}")
+    elif guard.enabled and readings < guard.min_readings:
+        _warn(f"the guard will not act: the run has {readings} readings, it needs {guard.min_readings}")
+
+
+def _reader(
+    recipe: Recipe, data: "PreparedData", interval_tokens: int, documents_before: Sequence[int] | None
+) -> Reader:
+    """What is read at each reading; the documents that the run began with, however large its batches are now."""
     documents = plan_steer(
         data.steer,
         recipe.evaluation,
@@ -260,7 +291,7 @@ def _reader(recipe: Recipe, data: "PreparedData", interval_tokens: int) -> Reade
     segments = {name: source.segments for name, source in data.sources.items()}
     return Reader(
         part=data.steer,
-        documents=documents,
+        documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),
         samples=fixed_samples(segments, num_samples=recipe.evaluation.source_samples, seed=recipe.seed),
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,

@@ -7,37 +7,36 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 from trainer.records import UserError
 
 
-def finished_outcome(folder: Path, recipe: Recipe) -> str | None:
-    """Why a run has nothing left to do under this recipe; None when it has.
+def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The outcome of a run that has nothing left to do under this recipe: finished, or stopped by the guard; else None.
 
-    The recipe is read before the outcome: a main rank that goes on removes the outcome first and changes the recipe
-    then, so a slower rank never takes the new recipe for the one that is finished.
+    A recipe that differs in what may not change is left to ``check_recipe_unchanged``, which refuses it.
     """
-    planned_steps = _planned_steps(folder)
+    path = folder / "outcome.json"
+    if not path.is_file() or not (folder / "recipe.yaml").is_file():
+        return None
     try:
-        outcome = json.loads((folder / "outcome.json").read_text())
-    except FileNotFoundError:
+        outcome: dict[str, Any] = json.loads(path.read_text())
+    except ValueError:  # torn by a crash: the checkpoints say where the run stands
         return None
-    if outcome["state"] != "finished" or planned_steps != recipe.training.steps:
+    old = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
+    if any(not difference.allowed for difference in differences(old, recipe)):
         return None
-    return str(outcome["reason"])
-
-
-def _planned_steps(folder: Path) -> int | None:
-    path = folder / "recipe.yaml"
-    return load_recipe(path, [], on_this_machine=False).recipe.training.steps if path.is_file() else None
+    if outcome["state"] == "finished":
+        return outcome if old.training.steps == recipe.training.steps else None
+    return outcome if outcome["state"] == "stopped-by-guard" else None
 
 
 def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
     """Show what differs from the recipe the run began with, and refuse what would make it another experiment."""
     path = folder / "recipe.yaml"
-    if path.is_file():
+    if path.is_file() and (folder / "ledger.jsonl").is_file():
         changed = differences(load_recipe(path, [], on_this_machine=False).recipe, recipe)
         refused = [difference for difference in changed if not difference.allowed]
         if refused:
@@ -46,9 +45,13 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
                 remedy="Go on with the old values, or start the new ones in another --run folder",
                 file=path,
             )
+
+
+def keep_recipe(folder: Path, recipe: Recipe) -> None:
+    """Bind the run folder to the recipe, with every default written out."""
     aside = folder / ".recipe.yaml.partial"
     aside.write_text(resolved_yaml(recipe))
-    aside.rename(path)
+    aside.rename(folder / "recipe.yaml")
 
 
 @contextmanager

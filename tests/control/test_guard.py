@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from trainer.control import guard
-from trainer.control.detector import begin, jitter_sd, look
+from trainer.control.detector import LOG_EMPTY, RATES, Track, jitter_sd, look
 from trainer.control.guard import GuardConfig, judge, settings_of
 
 CONFIG = GuardConfig()
@@ -17,6 +17,14 @@ SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
 
 
 # calibration: the detector's own code on many streams at once
+
+
+def empty_track(settings, num_streams):
+    """A track of each stream that has seen nothing."""
+    return Track(
+        means=np.full((num_streams, settings.history_readings), np.nan),
+        log_evidence=np.full((num_streams, len(RATES)), LOG_EMPTY),
+    )
 
 
 def noise(rng, num_streams, num_readings, correlation=0.0):
@@ -44,7 +52,7 @@ def healthy(name, rng, num_streams, num_readings=200):
 def first_alarms(streams, config=CONFIG):
     """Index of each stream's first alarm, -1 where there is none."""
     settings = settings_of(config)
-    track = begin(settings, len(streams))
+    track = empty_track(settings, len(streams))
     first = np.full(len(streams), -1)
     for t, means in enumerate(streams.T):
         track, found = look(settings, track, means, np.full(len(streams), PAIR_VARIANCE))
@@ -111,7 +119,7 @@ def rise(healthy_readings=60, raised=40, by=6.0):
 
 def test_judging_reading_by_reading_is_what_the_calibration_measures(observe):
     losses = rise()
-    settings, track = settings_of(CONFIG), begin(settings_of(CONFIG))
+    settings, track = settings_of(CONFIG), empty_track(settings_of(CONFIG), 1)
     state = guard.begin()
     for number, loss in enumerate(losses):
         seen = observe(number, SHARES, loss=loss)

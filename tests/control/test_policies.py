@@ -249,13 +249,12 @@ def test_names_swapped_decisions_swapped(observe, history, order):
     for kinds in ({renamed[name]: kind for name, kind in KINDS.items()}, KINDS):
         swapped = follow(observe, FEEDBACK, worths, shares=dict.fromkeys(kinds, 250_000), kinds=kinds)
         for before, after in zip(plain, swapped, strict=True):
-            for name, share in before.shares.items():
-                tolerance = 0 if list(kinds) == [renamed[n] for n in KINDS] else SHARE_STEP  # a tie in the rounding
-                assert abs(after.shares[renamed[name]] - share) <= tolerance
+            apart = [abs(after.shares[renamed[name]] - share) for name, share in before.shares.items()]
+            assert max(apart) <= (0 if list(kinds) == [renamed[name] for name in KINDS] else SHARE_STEP)
+            if any(apart):  # a tie in the rounding goes by place: what follows starts from other shares
+                break
 
 
-@settings(max_examples=60)
-@given(histories, st.floats(0.0, 2.0))
 @settings(max_examples=60)
 @given(histories, st.floats(0.0, 2.0))
 def test_the_source_of_least_worth_gets_no_more_when_it_is_worth_still_less(observe, history, less):

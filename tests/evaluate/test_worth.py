@@ -371,7 +371,7 @@ def test_stated_counts_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize("texts", [[], [[]], [[1, 2, 3]] * 251])
 def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any, texts: Any) -> None:
     """63 samples of 16 tokens are 252 documents of 3 tokens and an end."""
-    assert 4 * 252 == (5 * REHEARSAL_STEPS + 23) * T
+    assert (5 * REHEARSAL_STEPS + 23) * T == 4 * 252
     with pytest.raises(UserError, match=r"too small for evidence.*1008 are needed"):
         held_out_samples(worlds.Documents(texts), FEW, step=0, seed=1, sequence_length=T, end_of_document=0)
     enough = worlds.Documents([[1, 2, 3]] * 252)

@@ -19,9 +19,9 @@ from trainer.mixture.plan import (
     Plan,
     State,
     capped_shares,
-    round_shares,
 )
 from trainer.records import SHARE_ONE, Kind
+from trainer.shares import rounded
 
 KINDS: tuple[Kind, ...] = ("real", "synthetic")
 
@@ -44,7 +44,7 @@ def walk(plan: Plan, steps: int) -> Iterator[tuple[State, Batch, State]]:
 @st.composite
 def random_shares(draw: st.DrawFn, num_sources: int) -> dict[str, int]:
     weights = draw(st.lists(st.integers(0, 1000), min_size=num_sources, max_size=num_sources).filter(any))
-    return round_shares({f"s{i}": w for i, w in enumerate(weights)})
+    return rounded({f"s{i}": w for i, w in enumerate(weights)})
 
 
 @st.composite
@@ -114,7 +114,7 @@ def test_a_late_decision_leaves_earlier_batches_alone(case: tuple[Ledger, int], 
     plan = Plan(0, ledger)
     plan.refresh()
     late = max(steps, ledger.facts[-1].step) + 1
-    ledger.append(Shares(step=late, shares=round_shares({s: shares_last[s] + 1 for s in plan.sources})))
+    ledger.append(Shares(step=late, shares=rounded({s: shares_last[s] + 1 for s in plan.sources})))
     for old, (_, new, _) in zip(before, walk(Plan(0, ledger), steps), strict=True):
         assert np.array_equal(old.sample, new.sample)
         assert np.array_equal(old.source, new.source)
@@ -290,6 +290,11 @@ def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypa
 def test_names_of_the_nearest_share_are_rounded_to_thousandths_that_sum_to_one() -> None:
     config = MixtureConfig(global_batch=8, shares={"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
     assert config.shares_in_millionths() == {"a": 334_000, "b": 333_000, "c": 333_000}
+
+
+def test_a_small_share_is_never_rounded_to_nothing() -> None:
+    config = MixtureConfig(global_batch=8, shares={"a": 0.9995, "b": 0.0003, "c": 0.0002})
+    assert config.shares_in_millionths() == {"a": 998_000, "b": 1_000, "c": 1_000}
 
 
 def test_shares_that_do_not_sum_to_one_are_refused_with_the_remedy() -> None:

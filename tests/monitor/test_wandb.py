@@ -26,7 +26,7 @@ from pathlib import Path
 from trainer.monitor.journal import WandbConfig, read
 from trainer.monitor.wandb import WandbMirror
 folder = Path(sys.argv[1])
-mirror = WandbMirror(WandbConfig(mode="offline", project="p"), folder, name="story", run_id="abc12345")
+mirror = WandbMirror(WandbConfig(mode="offline", project="p"), folder, name="story")
 for line in read(folder / "journal.jsonl"):
     if line["step"] > 60:
         break
@@ -112,17 +112,15 @@ def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(te
     before = [row["step"] for row in rows(folder)]
     assert before == list(range(1, len(before) + 1))
     time.sleep(1.1)  # wandb names folders by the second
-    mirror = mirror_whole(folder, run_id="abc12345")
-    assert mirror.run_id == "abc12345"
+    mirror = mirror_whole(folder)
     steps = [row["step"] for row in rows(folder)]
     assert len(steps) == len(set(steps))
     assert steps[len(before) :] == list(range(60, 101))  # all that was not handed to W&B before the kill
     assert rows(folder)[-1]["tokens"] == 100 * 32 * 128
-    assert all("abc12345" in path.name for path in (folder / "wandb").glob("offline-run-*"))
+    assert all(mirror.run_id in path.name for path in (folder / "wandb").glob("offline-run-*"))
 
 
-def test_a_given_id_is_kept_and_a_new_one_is_found_again_without_a_checkpoint(tmp_path: Path) -> None:
-    assert WandbMirror(WandbConfig(mode="off"), tmp_path, name="n", run_id="given").run_id == "given"
+def test_the_id_of_a_run_is_found_again_without_a_checkpoint(tmp_path: Path) -> None:
     first = WandbMirror(OFFLINE, tmp_path, name="n")
     first.note({"kind": "decision", "step": 1, "action": "keep", "reason": "r", "shares": {"a": 1_000_000}})
     first.finish()

@@ -64,7 +64,7 @@ def test_audit_prints_the_journalled_and_the_predicted_fed_and_which_rank_had_wh
 
 @pytest.mark.slow
 def test_more_ranks_than_samples_in_a_batch_train_to_the_same_losses(place: Place) -> None:
-    few = ["mixture.global_batch=2", "training.steps=12", "training.schedule.warmup_steps=2"]
+    few = ["mixture.global_batch=2", "training.micro_batch=2", "training.steps=12"]
     trio, alone = launched(place, 3, *few), place.folder / "few-alone"
     assert place.fit(alone, *few).wait().code == 0
     assert by_step(trio, "fed") == by_step(alone, "fed")

@@ -59,14 +59,6 @@ class Look:
     ready: NDArray[np.bool_]
 
 
-def begin(settings: DetectorSettings, num_streams: int = 1) -> Track:
-    """A track that has seen nothing."""
-    return Track(
-        means=np.full((num_streams, settings.history_readings), np.nan),
-        log_evidence=np.full((num_streams, len(RATES)), LOG_EMPTY),
-    )
-
-
 def look(
     settings: DetectorSettings, track: Track, means_S: FloatArray, pair_variance_S: FloatArray
 ) -> tuple[Track, Look]:

@@ -84,10 +84,8 @@ def begin() -> dict[str, Any]:
     return {**_fresh_track(), "strikes": 0, "quiet": 0, "frozen": 0, "rollbacks": 0, "worths": []}
 
 
-def fault(config: GuardConfig, reading: Reading) -> str | None:
-    """Why a reading cannot decide anything (too few documents, numbers that are not finite), or None when it can."""
-    if len(reading.nats) < config.min_documents:
-        return f"it has {len(reading.nats)} documents, fewer than {config.min_documents}"
+def fault(reading: Reading) -> str | None:
+    """Why nothing can be decided on a reading (numbers that are not finite, no tokens), or None when something can."""
     bad = int((~np.isfinite(reading.nats)).sum())
     if bad:
         return f"the loss of {bad} of its {len(reading.nats)} documents is not finite"
@@ -103,10 +101,12 @@ def judge(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tupl
     """
     if not config.enabled:
         return state, Verdict(action="ok", reason="The guard is off.")
-    why_not = fault(config, seen.reading)
+    why_not = fault(seen.reading)
+    if why_not is None and len(seen.reading.nats) < config.min_documents:
+        why_not = f"it has {len(seen.reading.nats)} documents, the guard needs {config.min_documents}"
     if why_not is not None:
         return state, Verdict(
-            action="ok", reason=f"The reading decides nothing: {why_not}.", evidence={"usable": False}
+            action="ok", reason=f"The guard cannot judge the reading: {why_not}.", evidence={"usable": False}
         )
     if len(state["documents"]) not in (0, len(seen.reading.nats)):
         state = {**state, **_fresh_track()}  # other held-out documents: there is nothing to pair them with

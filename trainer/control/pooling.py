@@ -127,10 +127,10 @@ def _weighted(
     own errors.
 
     The variance of a reading is its squared error plus ``prior_variance`` between readings (small steps gain little, so
-    errors in the quickstart go from 0.1 at step 80 to 0.4 at step 240: such readings must not drown the precise ones). Whether that is too little or
-    too much is told by the mean squared residual in those units; few readings say little about it, so it is averaged,
-    by degrees of freedom, with 1 counting for ``PRIOR_READINGS`` (the posterior scale of a normal variance under a
-    scaled inverse chi-square prior).
+    errors in the quickstart go from 0.1 at step 80 to 0.4 at step 240: such readings must not drown the precise ones).
+    Whether that is too little or too much is told by the mean squared residual in those units; few readings say little
+    about it, so it is averaged, by degrees of freedom, with 1 counting for ``PRIOR_READINGS`` (the posterior scale of a
+    normal variance under a scaled inverse chi-square prior).
     """
     variances = errors**2 + prior_variance
     weights = recency / variances

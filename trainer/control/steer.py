@@ -48,7 +48,7 @@ def steer(config: ControlConfig, state: dict[str, Any], seen: Observation) -> tu
     any synthetic source gains. A source that the guard cut stays at 0 for the rest of the run, whatever the policy
     proposes.
     """
-    why_not = guard.fault(config.guard, seen.reading)
+    why_not = guard.fault(seen.reading)
     if why_not is not None:
         return state, _decision(
             seen, "keep", seen.shares, f"The reading decides nothing: {why_not}.", {"usable": False}

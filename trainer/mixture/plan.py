@@ -27,6 +27,7 @@ from pydantic import Field, model_validator
 from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Mark, Retire, Segment, Shares
 from trainer.mixture.order import permute, place_of, round_keys
 from trainer.records import SHARE_ONE, SHARE_STEP, Config, IntArray, Kind
+from trainer.shares import rounded
 
 MARK_EVERY_STEPS = 1_000
 
@@ -48,6 +49,7 @@ class MixtureConfig(Config):
         for name, share in self.shares.items():
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"shares.{name} must be in [0, 1], got {share}; did you mean {share / 100}?")
+        rounded(self.shares)  # a ValueError of its own where there are too many sources for a thousandth each
         for name, epochs in self.max_epochs.items():
             if epochs <= 0:
                 raise ValueError(
@@ -56,22 +58,8 @@ class MixtureConfig(Config):
         return self
 
     def shares_in_millionths(self) -> dict[str, int]:
-        """The starting shares, rounded to thousandths by largest remainder."""
-        return round_shares(self.shares)
-
-
-def round_shares(shares: Mapping[str, float]) -> dict[str, int]:
-    """Shares as multiples of a thousandth that sum to SHARE_ONE exactly (largest remainder; a positive share stays
-    positive if it can).
-    """
-    total = sum(shares.values())
-    steps = SHARE_ONE // SHARE_STEP
-    exact = {name: share / total * steps for name, share in shares.items()}
-    counts = {name: int(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: (counts[name] - exact[name], -exact[name]))
-    for name in by_remainder[: steps - sum(counts.values())]:
-        counts[name] += 1
-    return {name: count * SHARE_STEP for name, count in counts.items()}
+        """The starting shares in whole thousandths; a positive one keeps at least one."""
+        return rounded(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ class ConstantSchedule(Config):
         return min(1.0, (position + 1) / (self.warmup_steps + 1))
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Annotated[CosineSchedule | WarmupStableDecaySchedule | ConstantSchedule, Field(discriminator="kind")]
 
 
@@ -73,7 +74,7 @@ class TrainingConfig(Config):
         default_factory=CosineSchedule, description="cosine, wsd or constant, by schedule position"
     )
     weight_decay: float = Field(default=0.1, ge=0, description="of matrices; vectors (norms, biases) are not decayed")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="of AdamW")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="of AdamW, each from 0 to below 1")
     epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
     clip_norm: float = Field(
         default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"

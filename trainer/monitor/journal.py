@@ -120,10 +120,6 @@ class AppendOnlyFile:
 class JournalWriter(Protocol):
     """What a run needs of a journal; the main rank has a ``Journal``, the others a ``SilentJournal``."""
 
-    @property
-    def offset(self) -> int:
-        """Length in bytes."""
-
     def write(self, kind: str, step: int, /, **fields: Any) -> None:
         """Write one line."""
 
@@ -140,11 +136,6 @@ class Journal:
     def __init__(self, path: Path, views: Sequence[Callable[[Line], None]] = ()) -> None:
         self._file = AppendOnlyFile(path)
         self._views = tuple(views)
-
-    @property
-    def offset(self) -> int:
-        """Length in bytes: what a checkpoint remembers."""
-        return self._file.offset
 
     def write(self, kind: str, step: int, /, **fields: Any) -> None:
         """Write the line {"kind": kind, "step": step, ...fields} and show it to the views."""
@@ -163,8 +154,6 @@ class Journal:
 
 class SilentJournal:
     """The journal of every rank but the main one: writes nothing."""
-
-    offset = 0
 
     def write(self, kind: str, step: int, /, **fields: Any) -> None:
         """Nothing: the main rank writes."""

@@ -83,8 +83,7 @@ def _reading_row(line: Line) -> dict[str, Any]:
 class WandbMirror:
     """A view for the journal of the main rank. ``note`` returns at once, whatever W&B does.
 
-    ``run_id`` is the id a checkpoint holds; without one the id remembered in the run ``folder`` is taken, else a new
-    one is made. The attribute ``run_id`` is what a checkpoint should hold.
+    The W&B run is the one remembered in the run ``folder``, else a new one; ``run_id`` is its id.
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class WandbMirror:
         folder: Path,
         *,
         name: str,
-        run_id: str | None = None,
         recipe: Mapping[str, Any] | None = None,
         warn: Callable[[str], None] = warn_on_console,
     ) -> None:
@@ -101,10 +99,9 @@ class WandbMirror:
         self._name, self._recipe = config.name or name, dict(recipe or {})
         self._memory = folder / "wandb" / "mirror.json"
         memory = self._remembered()
-        self.run_id: str = run_id or memory.get("run_id") or uuid.uuid4().hex[:8]
-        known = memory if memory.get("run_id") == self.run_id else {}
-        self._logged_step: int = known.get("step", -1)
-        self._tokens: int = known.get("tokens", 0)  # trained up to the row in hand
+        self.run_id: str = memory.get("run_id") or uuid.uuid4().hex[:8]
+        self._logged_step: int = memory.get("step", -1)
+        self._tokens: int = memory.get("tokens", 0)  # trained up to the row in hand
         self._row: dict[str, Any] = {}
         self._row_step = -1
         self._failed = False

@@ -51,12 +51,15 @@ ALLOWED_ON_RESUME = (
     "training.steps",
     "training.micro_batch",
     "mixture.global_batch",
+    "mixture.max_epochs*",
     "monitor.*",
     "checkpoint.*",
     "data.cache",
     "data.num_proc",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
     "evaluation.document_batch",
+    "evaluation.max_compute_share",
+    "evaluation.worth.max_compute_share",
 )
 
 
@@ -65,7 +68,7 @@ class Recipe(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run; its folder is runs/<name>")
     seed: int = Field(default=17, ge=0, lt=2**63, description="all randomness of the run is derived from it")
-    engine: Literal["accelerate", "lightning"] = Field(default="accelerate", description="what drives the devices")
+    engine: Literal["accelerate"] = Field(default="accelerate", description="what drives the devices")
     model: ModelConfig = Field(description="the model to train")
     data: DataConfig = Field(description="sources, tokenizer, held-out documents")
     mixture: MixtureConfig = Field(description="what of a batch each source gets")

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from trainer.recipe.document import Document, KeyPath, dotted
 
 _LONGEST_GOT = 80  # characters of a wrong value worth repeating
+_LATER = {("engine", "lightning"): "Lightning comes in a later version; until then: accelerate"}
 
 
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: Document) -> None:
@@ -64,7 +65,8 @@ def _note(
         document.mistake(f"{name} does not say which `{tag}` it is", path, remedy=f"Add `{tag}:`")
     elif kind in ("literal_error", "enum"):
         choices = [word.strip(" '") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-        remedy = nearest(str(details["input"]), choices)
+        remedy = _LATER.get((name, details["input"])) if isinstance(details["input"], str) else None
+        remedy = remedy or nearest(str(details["input"]), choices)
         document.mistake(f"{name} is none of {', '.join(choices)}", path, got=got, remedy=remedy)
     elif kind in ("value_error", "assertion_error"):
         _note_broken_rule(path, details, document, known)

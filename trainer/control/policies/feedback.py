@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.control.pooling import Standing, remember, standings
-from trainer.control.shares import FUZZ, rounded
 from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
+from trainer.shares import FUZZ, rounded
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.control.shares import rounded
 from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
+from trainer.shares import rounded
 
 SUM_TOLERANCE = 1e-6
 
