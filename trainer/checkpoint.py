@@ -45,10 +45,10 @@ def folder_name(step: int) -> str:
 
 
 def save(
-    root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int, accepted_step: int
+    root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int, accepted_step: int = 0
 ) -> tuple[Path, int]:
     """Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts the engine's files
-    into the folder it is given. Beside the newest ``keep`` the newest one up to ``accepted_step`` stays, for a rollback.
+    into the folder it is given. Beside the newest ``keep``, the newest up to ``accepted_step`` stays, for a rollback.
     """
     root.mkdir(parents=True, exist_ok=True)
     aside = root / f".{folder_name(step)}.partial"
