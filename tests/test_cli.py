@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +81,13 @@ def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
         (("plan", "quickstart", "--world-size", "0"), "world-size"),
         (("plan", "quickstart", "--source-tokens", "wikipedia"), "SOURCE=N"),
         (("plan", "quickstart", "--source-tokens", "wiki=3"), "names no source"),
+        (("plan", "quickstart", "--source-tokens", "wikipedia=nan"), "SOURCE=N"),
+        (("plan", "quickstart", "--source-tokens", "wikipedia=-5"), "SOURCE=N"),
+        (("plan", "quickstart", "--free-disk-gb", "inf"), "finite"),
+        (("plan", "quickstart", "--tokens-per-second", "nan"), "finite"),
+        (("fit", "quickstart", "--run", __file__), "--run is no folder"),
+        (("recipes", "--copy", __file__), "this is none"),
+        (("report", "runs/x", "-o", "no/such/folder/report.html"), "--output"),
         (("audit", "runs/x"), "--step N or --sample"),
         (("train",), "train"),
     ],
@@ -96,3 +105,27 @@ def test_recipes_are_listed_shown_copied_and_described(tmp_path: Path) -> None:
     assert json.loads(trainer("recipes", "--schema").stdout)["additionalProperties"] is False
     assert trainer("recipes", "--copy", "mine", cwd=tmp_path).returncode == 0
     assert trainer("check", "mine/quickstart.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").write_text("a file where the data folder of the recipes should be")
+    done = trainer("recipes", "--copy", tmp_path / "mine")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert str(tmp_path / "mine" / "data") in done.stderr
+
+
+def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path) -> None:
+    recipe = tmp_path / "slow.yaml"
+    os.mkfifo(recipe)  # reading it lasts until the writer closes it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "fit", str(recipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )
+    with recipe.open("w"):  # opens once the command reads
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "broken off by Ctrl-C"

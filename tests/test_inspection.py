@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.data.prepare import prepare
 from trainer.inspection import Slot, open_run, show_sample, show_step, slots_of, uses_of
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares, Topology, to_record
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan
@@ -107,7 +108,9 @@ def test_a_step_outside_the_run_is_refused(folder: Path, step: int) -> None:
         slots_of(open_run(folder), step)
 
 
-@pytest.mark.parametrize("name", ["real", "unknown:3", "real:", "real:900", "good:some title"])
+@pytest.mark.parametrize(
+    "name", ["real", "unknown:3", "real:", "real:900", "real:\N{SUPERSCRIPT TWO}", "good:some title"]
+)
 def test_a_sample_that_is_none_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(UserError):
         show_sample(open_run(folder), name, as_json=False)
@@ -116,3 +119,57 @@ def test_a_sample_that_is_none_is_refused(folder: Path, name: str) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder"):
         open_run(tmp_path)
+
+
+@pytest.fixture
+def with_store(tiny_recipe: Path, tmp_path: Path) -> Path:
+    """A run folder of 3 steps with its prepared store; the documents of `good` know how they were generated."""
+    rows = [json.loads(line) for line in (tmp_path / "good.jsonl").read_text().splitlines()]
+    made = [{**row, "title": str(7_000 + number), "seed": number} for number, row in enumerate(rows)]
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    keys = ["data.sources.good.id_column=title", "data.sources.good.provenance=[seed, topic]"]
+    loaded = load_recipe(tiny_recipe, keys, on_this_machine=False)
+    data = prepare(loaded.recipe.data, seed=SEED, base=loaded.folder)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(resolved_yaml(loaded.recipe))
+    ledger, journal = AppendOnlyFile(run / "ledger.jsonl"), AppendOnlyFile(run / "journal.jsonl")
+    segments = [
+        Segment(step=1, source=name, kind=source.kind, segment=0, num_samples=source.segments[0].num_samples)
+        for name, source in data.sources.items()
+    ]
+    shares = Shares(step=1, shares={"real": 0, "good": 1_000_000, "bad": 0})
+    for fact in [*segments, *facts()[3:4], shares, facts()[5]]:
+        ledger.append(to_record(fact))
+    journal.append({"kind": "start", "step": 0, "store": str(data.folder)})
+    for step in range(1, 4):
+        journal.append({"kind": "step", "step": step, "fed": "0"})
+    ledger.close()
+    journal.close()
+    return run
+
+
+def test_an_audit_names_the_documents_of_each_sample_and_what_made_them(with_store: Path) -> None:
+    run = open_run(with_store)
+    slots = json.loads(show_step(run, 2, as_json=True))["slots"]
+    documents = [document for slot in slots for document in slot["documents"]]
+    assert len(slots) == 8
+    assert all(slot["documents"] for slot in slots)
+    assert {document["id"] for document in documents} == {str(7_000 + document["seed"]) for document in documents}
+    first = documents[0]
+    told = f"{first['id']}  seed={first['seed']}, topic={first['topic']}"
+    assert told in show_step(run, 2, as_json=False)
+    sample = f"good:{slots[0]['sample']}"
+    assert told in show_sample(run, sample, as_json=False)
+    assert json.loads(show_sample(run, sample, as_json=True))["uses"][0]["documents"] == slots[0]["documents"]
+
+
+def test_a_documents_id_that_looks_like_a_number_is_asked_for_as_an_id(with_store: Path) -> None:
+    run = open_run(with_store)
+    with pytest.raises(UserError, match="has samples 0 to"):
+        show_sample(run, "good:7003", as_json=False)
+    used = json.loads(show_sample(run, "good:id=7003", as_json=True))["uses"]
+    assert all("7003" in [document["id"] for document in use["documents"]] for use in used)
+    assert "good:id=7003: used" in show_sample(run, "good:id=7003", as_json=False)
+    with pytest.raises(UserError, match="no document with this id"):
+        show_sample(run, "good:id=3", as_json=False)

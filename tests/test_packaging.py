@@ -27,6 +27,14 @@ def test_every_constraint_is_one_version_and_every_direct_dependency_has_one() -
     assert names(PROJECT["dependencies"]) | names(extras) <= {name.lower() for name in pins}
 
 
+def test_every_dependency_is_used() -> None:
+    text = "\n".join(file.read_text() for file in (ROOT / "trainer").rglob("*.py"))
+    imported = {word.lower() for word in re.findall(r"^\s*(?:import|from) (\w+)", text, flags=re.MULTILINE)}
+    modules = {name: name.split(".")[0].replace("-", "_") for name in names(PROJECT["dependencies"])}
+    imported |= set(re.findall(r"files\(\"(\w+)\"\)", text))  # plotly: its script goes into the report
+    assert {name for name, module in modules.items() if module not in imported} == set()
+
+
 def test_the_set_up_names_no_host() -> None:
     for file in ("pyproject.toml", "constraints.txt", "Makefile", ".ci/run", ".ci/set-up"):
         text = (ROOT / file).read_text()

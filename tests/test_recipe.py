@@ -218,3 +218,22 @@ def test_a_copied_recipe_brings_its_data_and_is_never_written_over(tmp_path: Pat
 def test_a_misspelt_shipped_recipe_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match="quickstart"):
         shipped_path("quikstart")
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("training.learning_rate=.inf", "training.learning_rate should be a finite number"),
+        ("mixture.shares.real=.nan", "mixture.shares.real should be a finite number"),
+        ("training.betas=[0.9, 1.0]", "should be less than 1"),
+        ("training.betas=[-0.1, 0.95]", "should be greater than or equal to 0"),
+    ],
+)
+def test_numbers_that_no_training_survives_are_mistakes(tiny_recipe: Path, override: str, what: str) -> None:
+    assert what in " ".join(map(str, mistakes_in(tiny_recipe, override)))
+
+
+def test_an_engine_that_is_not_there_yet_is_refused_and_the_one_that_is_named(tiny_recipe: Path) -> None:
+    (mistake,) = mistakes_in(tiny_recipe, "engine=lightning")
+    assert mistake.what == "engine is none of accelerate"
+    assert mistake.remedy == "Lightning comes in a later version; until then: accelerate"

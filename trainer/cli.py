@@ -2,16 +2,17 @@
 
 Heavy imports stay inside the commands, so that `--help` answers in a fraction of a second (torch alone takes 1.4 s).
 Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal with a checkpoint
-saved, 1 anything else.
+saved, 130 broken off by Ctrl-C, 1 anything else.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT, BROKEN_OFF = 1, 2, 130
 
 app = typer.Typer(
     name="trainer",
@@ -22,9 +23,18 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's markdown alone takes 0.2 s to import
     epilog=(
         "Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, "
-        "75 stopped by a signal with a checkpoint saved (ask again to go on), 1 anything else."
+        "75 stopped by a signal with a checkpoint saved (ask again to go on), 130 broken off by Ctrl-C, "
+        "1 anything else."
     ),
 )
+
+
+def _finite(number: float | None) -> float | None:
+    """Refuses what a bound lets through: `nan`, and `inf`."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number")
+    return number
+
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped recipe.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
@@ -46,6 +56,10 @@ def fit(
     ] = None,
 ) -> None:
     """Train; goes on by itself where the run folder holds a checkpoint."""
+    if run is not None and run.exists() and not run.is_dir():
+        from trainer.records import UserError
+
+        raise UserError("--run is no folder", got=str(run))
     from trainer import run as runs
 
     raise typer.Exit(runs.fit(_recipe_path(recipe), overrides or [], run, ledger))
@@ -67,17 +81,24 @@ def plan(
     world_size: Annotated[int, typer.Option("--world-size", min=1, help="Processes, usually one per GPU.")] = 1,
     tokens_per_second: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Measured training tokens per second and process: gives time and cost."),
+        typer.Option(
+            min=0.001, callback=_finite, help="Measured training tokens per second and process: gives time and cost."
+        ),
     ] = None,
     teraflops: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Sustained TFLOP/s per process, where no tokens per second were measured."),
+        typer.Option(
+            min=0.001, callback=_finite, help="Sustained TFLOP/s per process, where no tokens per second were measured."
+        ),
     ] = None,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0.0, help="Price of one process (GPU) for an hour.")
+        float | None, typer.Option(min=0.0, callback=_finite, help="Price of one process (GPU) for an hour.")
     ] = None,
     free_disk_gb: Annotated[
-        float | None, typer.Option(min=0.0, help="Free space where the run folder will lie; measured here if left out.")
+        float | None,
+        typer.Option(
+            min=0.0, callback=_finite, help="Free space where the run folder will lie; measured here if left out."
+        ),
     ] = None,
     source_tokens: Annotated[
         list[str] | None,
@@ -113,7 +134,12 @@ def audit(
     run: RunFolder,
     step: Annotated[int | None, typer.Option(min=0, help="Which samples were in the batch of this step.")] = None,
     sample: Annotated[
-        str | None, typer.Option(metavar="SOURCE:ID", help="In which steps this sample was used.")
+        str | None,
+        typer.Option(
+            metavar="SOURCE:ID",
+            help="In which steps this sample was used. A number is the sample's; a document is named by its id, "
+            "one that looks like a number as SOURCE:id=1984.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -143,6 +169,10 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML file about one or several runs."""
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        from trainer.records import UserError
+
+        raise UserError("--output is no file in a folder that exists", got=str(output))
     from trainer import run as runs
 
     raise typer.Exit(runs.report(folders, output))
@@ -192,16 +222,28 @@ def _stated_tokens(stated: list[str]) -> dict[str, float]:
         try:
             tokens[name] = float(number)
         except ValueError:
+            tokens[name] = math.nan
+        if not 0 < tokens[name] < math.inf:
             raise UserError(
-                "--source-tokens is not of the form SOURCE=N", got=one, remedy="For example: wikipedia=5e9"
-            ) from None
+                "--source-tokens is not of the form SOURCE=N, N a number above 0",
+                got=one,
+                remedy="For example: wikipedia=5e9",
+            )
     return tokens
 
 
 def main() -> None:
-    """Runs the command in argv; a user's mistake is shown as text, without a stack trace."""
+    """Runs the command in argv; a user's mistake, an unusable file and Ctrl-C are told without a stack trace."""
     try:
         app()
+    except SystemExit as done:
+        if done.code == BROKEN_OFF:  # typer turns Ctrl-C into this
+            typer.echo("broken off by Ctrl-C", err=True)
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {place}{error.strerror or error}", err=True)
+        sys.exit(FAILED)
     except Exception as error:
         from trainer.records import UserError  # brings numpy and pydantic: 0.2 s that --help need not pay
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from trainer.data.store import PreparedData
 
 
+_PLACE = ("id", "slice", "file", "line")  # what is known of every document, whatever the recipe keeps
+
+
 @dataclass(frozen=True)
 class Slot:
     """One sample of a batch: where it stood and which it was."""
@@ -126,55 +129,75 @@ def uses_of(run: RunFolder, source: str, sample: int, segment: int = 0) -> Itera
 
 
 def show_step(run: RunFolder, step: int, *, as_json: bool) -> str:
-    """The batch of a step as text or JSON: slots, and ``fed`` as journalled and as the store predicts it."""
+    """The batch of a step as text or JSON: slots with their documents, and ``fed`` as journalled and as the store
+    predicts it.
+    """
     slots, data = slots_of(run, step), run.prepared()
+    told = [_told(slot, data) for slot in slots]
     if as_json:
         fed = run.fed.get(step)
         predicted = predicted_fed(run, step, data) if data else None
-        return json.dumps(
-            {"step": step, "fed": fed, "predicted_fed": predicted, "slots": [asdict(slot) for slot in slots]}
-        )
+        return json.dumps({"step": step, "fed": fed, "predicted_fed": predicted, "slots": told})
     lines = [f"step {step}: {len(slots)} samples from slot {slots[0].slot}"]
     if step in run.fed:
         lines.append(f"fed as journalled  {run.fed[step]}")
     if data:
         lines.append(f"fed from the store {predicted_fed(run, step, data)}")
-    for slot in slots:
-        named = (
-            ", ".join(ref.id for ref in data.sources[slot.source].segments[slot.segment].documents(slot.sample))
-            if data
-            else ""
-        )
-        lines.append(
-            f"{slot.slot:>10}  rank {slot.rank}  {slot.source}:{slot.sample}  segment {slot.segment}  "
-            f"epoch {slot.epoch}  {named}"
-        )
+    for slot, facts in zip(slots, told, strict=True):
+        named = f"{slot.source}:{slot.sample}"
+        lines.append(f"{slot.slot:>10}  rank {slot.rank}  {named}  segment {slot.segment}  epoch {slot.epoch}")
+        lines += [f"{'':>12}{_in_words(document)}" for document in facts.get("documents", [])]
     return "\n".join(lines)
 
 
 def show_sample(run: RunFolder, name: str, *, as_json: bool) -> str:
-    """The steps that used SOURCE:ID, where ID is a sample's number or (with the store at hand) a document's id."""
+    """The steps that used SOURCE:ID, where ID is a sample's number or (with the store at hand) a document's id; an id
+    that is a number itself is written SOURCE:id=1984.
+    """
     source, _, wanted = name.partition(":")
     if source not in run.plan.sources or not wanted:
         raise UserError(
             "a sample is named SOURCE:ID", got=name, remedy=f"Sources of this run: {', '.join(run.plan.sources)}"
         )
     data = run.prepared()
-    samples = [int(wanted)] if wanted.isdigit() else _samples_of_document(data, source, wanted)
+    is_number = wanted.isdecimal()  # isdigit also takes superscripts, which are no number
+    samples = [int(wanted)] if is_number else _samples_of_document(data, source, wanted.removeprefix("id="))
     size = run.plan.segments[run.plan.segment_index(source, 0)].num_samples
     if max(samples) >= size:
         raise UserError(f"source {source} has samples 0 to {size - 1}", got=wanted)
     uses = [(step, slot) for sample in samples for step, slot in uses_of(run, source, sample)]
     if as_json:
-        return json.dumps({"sample": name, "uses": [{"step": step, **asdict(slot)} for step, slot in uses]})
+        told = [{"step": step, **_told(slot, data)} for step, slot in uses]
+        return json.dumps({"sample": name, "uses": told})
     lines = [f"{name}: used {len(uses)} times in {run.last_step} steps (samples {', '.join(map(str, samples))})"]
     lines += [
         f"  step {step}  slot {slot.slot}  rank {slot.rank}  sample {slot.sample}  epoch {slot.epoch}"
         for step, slot in uses
     ]
     if data:
+        for document in _documents_in(data, source, 0, samples[0]):
+            lines.append(f"  sample {samples[0]} holds {_in_words(document)}")
         lines += [f"  | {text[:160]}" for text in data.document_texts(source, samples[0])[:3]]
     return "\n".join(lines)
+
+
+def _told(slot: Slot, data: "PreparedData | None") -> dict[str, Any]:
+    """A slot for JSON; with the store at hand, with the documents in its sample."""
+    if data is None:
+        return asdict(slot)
+    return {**asdict(slot), "documents": _documents_in(data, slot.source, slot.segment, slot.sample)}
+
+
+def _documents_in(data: "PreparedData", source: str, segment: int, sample: int) -> list[dict[str, Any]]:
+    """What is kept about each document in a sample: id, slice, file, line, and the provenance columns."""
+    part = data.sources[source].segments[segment]
+    return [part.describe(ref.document) for ref in part.documents(sample)]
+
+
+def _in_words(document: dict[str, Any]) -> str:
+    """A document's id, and its provenance columns."""
+    columns = [f"{name}={value}" for name, value in document.items() if name not in _PLACE]
+    return f"{document['id']}  {', '.join(columns)}".rstrip()
 
 
 def held_out_figures(folder: Path) -> dict[str, Any]:

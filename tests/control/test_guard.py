@@ -216,7 +216,7 @@ def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
     broken = replace(good, nats=np.where(np.arange(40) == 3, np.nan, good.nats))
     few = replace(good, nats=good.nats[:9], tokens=good.tokens[:9], num_bytes=good.num_bytes[:9])
     empty = replace(good, tokens=np.where(np.arange(40) == 3, 0, good.tokens))
-    for reading, why in ((broken, "not finite"), (few, "fewer than 30"), (empty, "no tokens")):
+    for reading, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
         after, verdict = judge(CONFIG, state, observe(300, SHARES, reading=reading))
         assert after == state
         assert verdict.action == "ok"

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,3 +141,12 @@ def test_steering_leaves_its_inputs_as_they_were(observe):
 def test_an_unknown_key_is_an_error():
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         ControlConfig(policy={"kind": "feedback", "flor": 0.1})
+
+
+def test_a_schedule_moves_however_few_documents_are_read(observe):
+    whole = observe(200, SHARES).reading
+    few = replace(whole, **{name: getattr(whole, name)[:9] for name in ("nats", "tokens", "num_bytes", "slice_of")})
+    state = initial_state(SCHEDULE, SHARES, KINDS)
+    _, decision = steer(SCHEDULE, state, observe(200, SHARES, reading=few))
+    assert decision.action == "move"
+    assert decision.shares["real"] < SHARES["real"]

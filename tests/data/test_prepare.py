@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -221,6 +222,43 @@ def test_a_wrong_text_column_says_so(folder: Path) -> None:
     tree["sources"]["web"]["text_column"] = "body"
     with pytest.raises(UserError, match=r"200 of 200 rows of source 'web' are malformed .missing or null text: 200"):
         prepared(folder, tree)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"slice": "topik"}, "slice: topik"),
+        ({"id_column": "ids"}, "id_column: ids"),
+        ({"provenance": ["topic", "seed"]}, "provenance: seed"),
+        ({"where": {"lang": "en"}}, "where: lang"),
+        ({"sample": {"by": "title", "of": 2, "buckets": [0]}}, "sample.by: title"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_column_that_no_row_has_is_named_with_those_that_exist(
+    folder: Path, keys: dict[str, Any], named: str, suffix: str
+) -> None:
+    if suffix == "parquet":
+        datasets.Dataset.from_list(documents(60, "made")).to_parquet(str(folder / "made.parquet"))
+    tree = recipe()
+    tree["sources"]["made"] = {"kind": "synthetic", "path": f"made.{suffix}", **keys}
+    with pytest.raises(UserError) as caught:
+        prepared(folder, tree)
+    assert f"source 'made' has no row with this column (got '{named}')" in str(caught.value)
+    assert "['id', 'text', 'topic']" in str(caught.value)
+
+
+def test_a_column_that_one_row_has_is_enough(folder: Path) -> None:
+    rows = documents(60, "made")
+    write_jsonl(folder / "made.jsonl", [*rows[:-1], {**rows[-1], "seed": None}])
+    tree = recipe()
+    tree["sources"]["made"]["provenance"] = ["seed"]
+    assert prepared(folder, tree).sources["made"].segments[0].describe(0)["seed"] is None
+
+
+def test_a_cache_that_is_no_folder_is_a_users_mistake(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.cache"):
+        prepared(folder, recipe(cache="web.jsonl"))
 
 
 def test_rows_are_filtered_by_column_value_and_counted_off(folder: Path) -> None:

@@ -151,6 +151,14 @@ def test_a_folder_without_a_journal_is_a_users_mistake(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize("text", ['{"state": "fini', "[]", "{}"])
+def test_an_outcome_that_is_torn_is_a_users_mistake(tell: Callable[..., Path], tmp_path: Path, text: str) -> None:
+    folder = tell(steps=3)
+    (folder / "outcome.json").write_text(text)
+    with pytest.raises(UserError, match=r"outcome\.json: this does not say"):
+        write_report([folder], tmp_path / "report.html")
+
+
 def test_thinning_keeps_totals_means_and_the_last_state() -> None:
     rng = np.random.default_rng(0)
     steps = Steps(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from trainer.data.files import index_file, is_indexed, local_files
 from trainer.data.quarantine import Quarantine
-from trainer.data.rows import Malformed, Row, read_rows
+from trainer.data.rows import ColumnCheck, Malformed, Row, read_rows
 from trainer.data.sources import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig
 
 Part = Literal["train", "steer", "report", "none"]
@@ -81,15 +81,19 @@ class Reader:
     def documents(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
         """Every well-formed document of a source that `where` lets through, with its part.
 
-        ``record=False`` for a reading that may stop half-way: it leaves the quarantine alone.
+        ``record=False`` for a reading that may stop half-way: it leaves the quarantine alone. UserError at the end when
+        the recipe names a column that no row had.
         """
         is_first, num_rows = record and not self._quarantine.knows(name), 0
         files = files_of(source, self._base, self._cache)
         as_read = source.model_copy(update={"format": "jsonl"}) if is_indexed(source) else source
         rows = read_rows(files, as_read, self.config.max_row_bytes)
+        check = ColumnCheck(name, as_read)
         for row in islice(rows, source.max_rows):
-            if isinstance(row, Row) and not matches(row.columns, source.where):
-                continue
+            if isinstance(row, Row):
+                check.saw(row.columns)
+                if not matches(row.columns, source.where):
+                    continue
             num_rows += 1
             document = self._document(name, source, row) if isinstance(row, Row) else row
             if isinstance(document, Document):
@@ -98,6 +102,7 @@ class Reader:
                 self._quarantine.add(name, document)
         if is_first:
             self._quarantine.close_source(name, num_rows)
+        check.refuse_unknown(files)
 
     def training(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
         """The source's training documents, before decontamination."""

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trainer.data.rows import COMPRESSED, FORMAT_OF_SUFFIX, Malformed, Row, dataset_rows, format_of
+from trainer.data.rows import COMPRESSED, FORMAT_OF_SUFFIX, Malformed, Row, dataset_rows, format_of, unknown_columns
 from trainer.data.sources import SourceConfig
 from trainer.records import UserError
 
@@ -115,8 +115,12 @@ def _stream_rows(config: SourceConfig, base: Path) -> Iterator[Row | Malformed]:
     import pyarrow
 
     name = config.hub or str(config.path)
+    data = _load(config, base)
+    known = set(data.column_names or config.columns)  # a stream may not know its columns before its first row
+    if missing := [column for column in config.columns if column not in {*known, config.text_column}]:
+        raise unknown_columns(name, config, missing, known)
     try:
-        yield from dataset_rows(_load(config, base), config, name)
+        yield from dataset_rows(data, config, name)
     except (OSError, datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
         remedy = "A stream cannot be read past a broken row; without `streaming` a local file can"
         raise UserError(f"a data set broke off while it was indexed: {name}", got=str(error), remedy=remedy) from error

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from trainer.data.documents import Document, Reader, batches, files_of
 from trainer.data.files import index_file, is_indexed, write_index
-from trainer.data.fingerprint import cache_folder, content_fingerprint, stamp_key
+from trainer.data.fingerprint import CACHE_VARIABLE, cache_folder, content_fingerprint, stamp_key
 from trainer.data.heldout_split import chunks, collect_held_out
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import Quarantine
@@ -59,7 +59,7 @@ def prepare(
     sign of life for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
     """
     base, cache = base.resolve(), cache_folder(config, base)
-    cache.mkdir(parents=True, exist_ok=True)
+    _make_cache(cache)
     key = stamp_key(config, seed=seed, base=base, cache=cache)
     if not is_main:
         return open_prepared(await_store(cache, key, patience_s))
@@ -72,6 +72,18 @@ def prepare(
     return open_prepared(known)
 
 
+def _make_cache(cache: Path) -> None:
+    """Makes the folder of the prepared stores. Raises UserError where it cannot be."""
+    try:
+        for folder in (cache, cache / "runs", cache / "stores"):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = f"Name a folder that can be written in data.cache, or in ${CACHE_VARIABLE}"
+        raise UserError(
+            f"the folder of prepared data cannot be made: {error.strerror}", got=str(cache), remedy=remedy
+        ) from error
+
+
 def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
     for name, source in config.every_source.items():
         if is_indexed(source) and not (index := index_file(source, base, cache)).exists():
@@ -80,7 +92,6 @@ def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, 
     folder = cache / "stores" / fingerprint[:32]
     if is_complete(folder):
         return folder
-    folder.parent.mkdir(exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)  # stores appear whole: one without its marker was half deleted
     remove_abandoned(folder)
     aside = folder.with_name(f"{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")

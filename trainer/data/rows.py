@@ -30,6 +30,7 @@ FORMAT_OF_SUFFIX: Mapping[str, Format] = {
 }
 COMPRESSED = (".gz", ".xz", ".zst")
 _ARROW_BATCH_ROWS = 256
+_COLUMNS_SHOWN = 30
 
 
 class Row(NamedTuple):
@@ -46,6 +47,42 @@ class Malformed(NamedTuple):
     file: str
     line: int
     reason: str
+
+
+class ColumnCheck:
+    """Finds the columns that a recipe names and no row of the source has: a misspelt one would give every document the
+    slice "(none)", or the file and line for an id, without a word.
+    """
+
+    def __init__(self, source: str, config: SourceConfig) -> None:
+        self._source, self._config = source, config
+        self._missing = {*config.columns} - {config.text_column}  # without a text a row is malformed, and counted
+        self._known: set[str] = set()
+
+    def saw(self, columns: Mapping[str, Any]) -> None:
+        """Takes note of a row."""
+        if self._missing:
+            self._missing.difference_update(columns)
+            self._known.update(columns)
+
+    def refuse_unknown(self, files: Iterable[Path]) -> None:
+        """Raises UserError for the columns of no row; a source without any well-formed row is refused elsewhere."""
+        if self._missing and self._known:
+            for file in files:
+                if format_of(file, self._config) in ("parquet", "arrow"):  # rows hold only the columns asked for
+                    self._known.update(_table(file, self._config).column_names or ())
+            raise unknown_columns(self._source, self._config, sorted(self._missing), self._known)
+
+
+def unknown_columns(source: str, config: SourceConfig, missing: Iterable[str], known: Iterable[str]) -> UserError:
+    """What to say of columns that a source's rows do not have, with the key of the recipe that names each."""
+    keys = {"id_column": (config.id_column,), "slice": (config.slice,), "provenance": config.provenance}
+    keys |= {"where": tuple(config.where), "sample.by": (config.sample.by if config.sample else None,)}
+    named = [f"{key}: {column}" for column in missing for key, columns in keys.items() if column in columns]
+    some = sorted(known)[:_COLUMNS_SHOWN]
+    return UserError(
+        f"source {source!r} has no row with this column", got=", ".join(named), remedy=f"The columns are {some}"
+    )
 
 
 def format_of(file: Path, config: SourceConfig) -> Format:
@@ -93,7 +130,7 @@ def read_rows(files: Iterable[Path], config: SourceConfig, max_row_bytes: int) -
             elif kind == "text":
                 yield from _text_rows(file, config, max_row_bytes)
             else:
-                yield from _table_rows(file, kind, config)
+                yield from _table_rows(file, config)
         except (EOFError, lzma.LZMAError, OSError) as error:
             raise UserError(
                 "a data file cannot be read to its end", got=str(error), remedy="Is it whole?", file=file
@@ -204,20 +241,24 @@ def _text_rows(file: Path, config: SourceConfig, max_row_bytes: int) -> Iterator
             yield Malformed(file.name, number, "bad UTF-8")
 
 
-def _table_rows(file: Path, kind: Format, config: SourceConfig) -> Iterator[Row | Malformed]:
+def _table_rows(file: Path, config: SourceConfig) -> Iterator[Row | Malformed]:
+    yield from dataset_rows(_table(file, config), config, file.name)
+
+
+def _table(file: Path, config: SourceConfig) -> Any:
+    """A parquet or arrow file, or an arrow folder, as a data set. Raises UserError when it is none."""
     import datasets
 
+    kind = format_of(file, config)
     try:
         if kind == "parquet":
-            data = datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
-        elif file.is_dir():
+            return datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
+        if file.is_dir():
             data = datasets.load_from_disk(str(file))
-            data = data[config.split] if isinstance(data, datasets.DatasetDict) else data
-        else:
-            data = datasets.Dataset.from_file(str(file))
+            return data[config.split] if isinstance(data, datasets.DatasetDict) else data
+        return datasets.Dataset.from_file(str(file))
     except (KeyError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise UserError(f"a {kind} file cannot be opened", got=str(error), file=file) from error
-    yield from dataset_rows(data, config, file.name)
 
 
 def dataset_rows(data: Any, config: SourceConfig, name: str) -> Iterator[Row | Malformed]:

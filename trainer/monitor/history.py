@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trainer.monitor.journal import Line, number, read
-from trainer.records import SHARE_ONE, FloatArray
+from trainer.records import SHARE_ONE, FloatArray, UserError
 
 MAX_POINTS = 1_000
 
@@ -84,7 +84,7 @@ class History:
 
 
 def read_history(folder: Path) -> History:
-    """Read a run folder. UserError when it has no journal or a line in the middle of it is broken."""
+    """Read a run folder. UserError when it has no journal, a line in the middle of it is broken, or outcome.json is."""
     rows: list[tuple[float, float, float]] = []
     by_source: list[Mapping[str, tuple[float, float, float]]] = []
     lines: dict[str, list[Line]] = {}
@@ -151,8 +151,15 @@ def thin(steps: Steps, max_points: int = MAX_POINTS) -> Steps:
 def _json(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
-    value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # bad JSON, bad UTF-8
+        value = None
+    if not isinstance(value, dict) or "state" not in value:
+        raise UserError(
+            "this does not say how the run ended", file=path, remedy="Delete the file; the journal is whole"
+        )
+    return value
 
 
 def _text(path: Path) -> str:

@@ -65,8 +65,8 @@ def _note(
         document.mistake(f"{name} does not say which `{tag}` it is", path, remedy=f"Add `{tag}:`")
     elif kind in ("literal_error", "enum"):
         choices = [word.strip(" '") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-        remedy = _LATER.get((name, details["input"])) if isinstance(details["input"], str) else None
-        remedy = remedy or nearest(str(details["input"]), choices)
+        given = str(details["input"])
+        remedy = _LATER.get((name, given)) or nearest(given, choices)
         document.mistake(f"{name} is none of {', '.join(choices)}", path, got=got, remedy=remedy)
     elif kind in ("value_error", "assertion_error"):
         _note_broken_rule(path, details, document, known)

@@ -51,6 +51,8 @@ def copy_recipes(name: str | None, folder: Path) -> list[Path]:
     """
     sources = [shipped_path(name)] if name is not None else [recipe.path for recipe in shipped_recipes()]
     copies = [folder / source.name for source in sources]
+    if folder.exists() and not folder.is_dir():
+        raise UserError("recipes are copied into a folder, and this is none", got=str(folder))
     for copy in copies:
         if copy.exists():
             raise UserError(

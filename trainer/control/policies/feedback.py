@@ -111,7 +111,8 @@ def propose(config: FeedbackConfig, state: dict[str, Any], seen: Observation) ->
     if len(readings) == 0 or readings[-1]["step"] != seen.step:
         return state, Proposal(shares=dict(seen.shares), reason="No worth was measured at this reading.", evidence={})
     state = {**state, "readings": readings}
-    found = standings(readings, seen.shares, decay=config.decay, min_readings=config.min_readings)
+    standing = standings(readings, seen.shares, decay=config.decay, min_readings=config.min_readings)
+    found = {name: one for name, one in standing.items() if name in readings[-1]["worth"]}  # no old noise cuts twice
     evidence = _evidence(config, readings, found)
     if len(found) < 2:
         reason = f"Fewer than two sources have {config.min_readings} readings of their worth so far."
