@@ -84,7 +84,7 @@ def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
         (("plan", "quickstart", "--source-tokens", "wikipedia=nan"), "SOURCE=N"),
         (("plan", "quickstart", "--source-tokens", "wikipedia=-5"), "SOURCE=N"),
         (("plan", "quickstart", "--free-disk-gb", "inf"), "finite"),
-        (("plan", "quickstart", "--tokens-per-second", "nan"), "finite"),
+        (("plan", "quickstart", "--tokens-per-second", "inf"), "finite"),
         (("fit", "quickstart", "--run", __file__), "--run is no folder"),
         (("recipes", "--copy", __file__), "this is none"),
         (("report", "runs/x", "-o", "no/such/folder/report.html"), "--output"),

@@ -255,7 +255,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         ledger=ledger,
         journal=journal,
         reader=reader,
-        worth=None if replay is not None else _worth_plan(recipe, data),
+        worth=None if replay is not None else worth_plan(recipe, data),
         replay=replay,
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
@@ -299,7 +299,7 @@ def _reader(
     )
 
 
-def _worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
+def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
     """How much is measured for the worth of the sources, and when; None when nobody asks for it.
 
     What the budget of the whole run allows is spent on the few measurements that can still change something.

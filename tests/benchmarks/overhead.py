@@ -1,7 +1,7 @@
 """What evaluation and evidence cost in the quickstart at their defaults, from token counts: no clock is asked.
 
-A reading is a forward over held-out documents and a few samples of each source, evidence about the sources a backward
-and two forwards; both are counted in tokens trained (forward and backward) over the tokens trained between readings.
+A reading is a forward over held-out documents and a few samples of each source; evidence about the sources is a few
+rehearsals of a few steps. Both are counted in tokens trained (forward and backward) over those that the run trains.
 """
 
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.benchmarks.figures import Figure, Result
 from trainer.data.prepare import prepare
 from trainer.data.store import PreparedData
 from trainer.evaluate.heldout import plan_steer, reading_cost_tokens
-from trainer.evaluate.worth import sized
 from trainer.recipe import Recipe, load_recipe
+from trainer.run import worth_plan
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 READING_AT_MOST, EVIDENCE_AT_MOST = 0.05, 0.10
@@ -42,20 +42,24 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
         source_samples=recipe.evaluation.source_samples,
         sequence_length=length,
     )
-    counts = sized(
-        recipe.evaluation.worth, num_sources=num_sources, sequence_length=length, interval_tokens=interval_tokens
-    )
-    worth = counts.cost_tokens(num_sources=num_sources, sequence_length=length)
+    plan = worth_plan(recipe, data)
+    measured_after: list[int] = []
+    worth = 0.0
+    if plan is not None:
+        measured_after = [step for step in range(plan.start, plan.end + 1) if step % plan.every_steps == 0]
+        worth = len(measured_after) * plan.counts.cost_tokens(num_sources=num_sources, sequence_length=length)
+    trained_tokens = recipe.mixture.global_batch * length * recipe.training.steps
     return Result(
-        title="compute of evaluation and evidence over the training between two readings, from token counts",
+        title="compute of evaluation and evidence over that of the training, from token counts",
         figures=[
             _part("a reading of held-out documents", reading / interval_tokens, READING_AT_MOST),
-            _part("evidence about the sources", worth / interval_tokens, EVIDENCE_AT_MOST),
+            _part("evidence about the sources", worth / trained_tokens, EVIDENCE_AT_MOST),
         ],
         details={
             "interval_tokens": interval_tokens,
             "reading_cost_tokens": reading,
             "worth_cost_tokens": worth,
+            "worth_measured_after_steps": measured_after,
             "documents": len(documents),
         },
     )

@@ -272,7 +272,7 @@ def test_rows_are_filtered_by_column_value_and_counted_off(folder: Path) -> None
 
 def test_texts_come_back_from_tokens_byte_for_byte(folder: Path) -> None:
     rows = [
-        {"text": text}
+        {"id": text, "text": text}
         for text in ("Caf\u00e9 \u6f22\u5b57 \U0001f600", " two  spaces \n\ttab ", "a <|endoftext|> b", "x")
     ]
     write_jsonl(folder / "made.jsonl", rows)
@@ -282,7 +282,7 @@ def test_texts_come_back_from_tokens_byte_for_byte(folder: Path) -> None:
 
 
 def test_a_document_cannot_forge_its_own_end(folder: Path) -> None:
-    write_jsonl(folder / "made.jsonl", [{"text": "a <|endoftext|> b"}, {"text": "c"}])
+    write_jsonl(folder / "made.jsonl", [{"id": "1", "text": "a <|endoftext|> b"}, {"id": "2", "text": "c"}])
     data = prepared(folder, recipe())
     segment = data.sources["made"].segments[0]
     tokens = segment.gather(np.arange(segment.num_samples)).ravel()[: segment.num_tokens]

@@ -9,7 +9,7 @@ readings weigh more as well, and the error grows with what they scatter.
 # R readings, oldest first
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,14 +63,23 @@ def remember(readings: list[dict[str, Any]], seen: Observation) -> list[dict[str
 
 
 def standings(
-    readings: list[dict[str, Any]], shares: Mapping[str, int], *, decay: float, min_readings: int
+    readings: list[dict[str, Any]],
+    shares: Mapping[str, int],
+    *,
+    decay: float,
+    min_readings: int,
+    closed: Collection[str] = (),
 ) -> dict[str, Standing]:
     """The standing of each source with a share above 0 that could be compared in ``min_readings`` readings."""
     drawn = {name: share for name, share in shares.items() if share > 0}
     worths = {name: _pooled_worth(readings, name, decay) for name in drawn}
     result = {}
     for name in drawn:
-        better = {other: share for other, share in drawn.items() if worths[other] > worths[name]}
+        better = {
+            other: share
+            for other, share in drawn.items()
+            if worths[other] > worths[name] and other not in closed  # those get none of its share
+        }
         instead = better or {other: share for other, share in drawn.items() if other != name}
         rows = [row for reading in readings if (row := _compared(reading["worth"], name, instead)) is not None]
         if len(rows) >= min_readings:

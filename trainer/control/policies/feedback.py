@@ -111,19 +111,37 @@ def propose(config: FeedbackConfig, state: dict[str, Any], seen: Observation) ->
     if len(readings) == 0 or readings[-1]["step"] != seen.step:
         return state, Proposal(shares=dict(seen.shares), reason="No worth was measured at this reading.", evidence={})
     state = {**state, "readings": readings}
-    standing = standings(readings, seen.shares, decay=config.decay, min_readings=config.min_readings)
-    found = {name: one for name, one in standing.items() if name in readings[-1]["worth"]}  # no old noise cuts twice
+    found, factors = _judged(config, readings, seen.shares)
     evidence = _evidence(config, readings, found)
     if len(found) < 2:
         reason = f"Fewer than two sources have {config.min_readings} readings of their worth so far."
         return state, Proposal(shares=dict(seen.shares), reason=reason, evidence=evidence)
-    factors = {name: factor for name, standing in found.items() if (factor := _factor(config, standing)) < 1}
     targets = _targets(config, state["floors"], seen.shares, found, factors)
     shares = rounded(targets) if targets else dict(seen.shares)
     evidence = {**evidence, "factors": factors}
     return state, Proposal(
         shares=shares, reason=_reason(config, seen.shares, shares, found, factors), evidence=evidence
     )
+
+
+def _judged(
+    config: FeedbackConfig, readings: list[dict[str, Any]], shares: Mapping[str, int]
+) -> tuple[dict[str, Standing], dict[str, float]]:
+    """Where the sources stand, and by what the shares of the condemned are multiplied.
+
+    Again until nobody joins the condemned: whoever is condemned, or at its ceiling, gets none of what is freed, so
+    nobody is held against it, or of two bad sources the worse one would look better than it is.
+    """
+    full = {name for name, share in shares.items() if share >= _ceiling(config, name)}
+    factors: dict[str, float] = {}
+    while True:
+        closed = full | factors.keys()
+        standing = standings(readings, shares, decay=config.decay, min_readings=config.min_readings, closed=closed)
+        found = {name: one for name, one in standing.items() if name in readings[-1]["worth"]}  # old noise cuts once
+        again = {name: factor for name, one in found.items() if (factor := _factor(config, one)) < 1}
+        if again.keys() <= factors.keys():
+            return found, factors | again
+        factors |= again
 
 
 def _thousandth_up(share: float) -> int:
