@@ -435,3 +435,23 @@ def test_a_stream_is_prepared_like_a_file(folder: Path) -> None:
     tree["sources"]["made"]["streaming"] = True
     streamed = prepared(folder, tree)
     assert streamed.sources["made"].segments[0].fingerprint == plain.sources["made"].segments[0].fingerprint
+
+
+def test_a_column_that_only_the_held_out_buckets_need_is_read_from_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [f"{word} stands beside the {word} of row {i}" for i, word in enumerate(["river", "tower", "bird"] * 30)]
+    pq.write_table(pa.table({"text": texts, "name": [f"n{i}" for i in range(90)]}), tmp_path / "real.parquet")
+    config = DataConfig.model_validate(
+        {
+            "sequence_length": 16,
+            "tokenizer": {"train_bpe": 300},
+            "cache": str(tmp_path / "cache"),
+            "sources": {"real": {"kind": "real", "path": "real.parquet", "license": "CC0-1.0"}},
+            "held_out": {"kind": "bucket", "source": "real", "by": "name", "of": 5, "steer": [3], "report": [4]},
+        }
+    )
+    data = prepare(config, seed=1, base=tmp_path)
+    assert 5 < len(data.steer.ids) < 40
+    assert 5 < len(data.report.ids) < 40

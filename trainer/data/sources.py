@@ -9,7 +9,7 @@ file format and language.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from trainer.records import Config, Kind
 
@@ -69,6 +69,8 @@ class SourceConfig(Config):
     )
     max_documents: int | None = Field(None, gt=0, description="stop after so many training documents, in reading order")
 
+    _bucket_columns: tuple[str, ...] = PrivateAttr(())  # what `held_out` hashes of this source; set by DataConfig
+
     @model_validator(mode="after")
     def _one_origin(self) -> "SourceConfig":
         if (self.path is None) == (self.hub is None):
@@ -86,7 +88,8 @@ class SourceConfig(Config):
         """Every column that preparation needs, each once."""
         sample = (self.sample.by,) if self.sample else ()
         optional = tuple(column for column in (self.id_column, self.slice) if column)
-        return tuple(dict.fromkeys((self.text_column, *optional, *self.provenance, *self.where, *sample)))
+        names = (self.text_column, *optional, *self.provenance, *self.where, *sample, *self._bucket_columns)
+        return tuple(dict.fromkeys(names))
 
 
 class HeldOutByBucket(Config):
@@ -219,4 +222,6 @@ class DataConfig(Config):
                 )
         if self.tokenizer.train_bpe and not real:
             raise ValueError("`train_bpe` is trained on real sources, and there is none")
+        if isinstance(self.held_out, HeldOutByBucket):
+            self.sources[self.held_out.source]._bucket_columns = (self.held_out.by,)
         return self
