@@ -26,6 +26,7 @@ from tests.data.corpus import (
     write_jsonl,
 )
 from trainer.data.documents import bucket_of
+from trainer.data.prepare import prepare
 from trainer.data.sources import DataConfig
 from trainer.data.store import PreparedData, is_complete, open_prepared
 from trainer.records import UserError
