@@ -447,24 +447,39 @@ def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntAr
 
 
 def settle_lags(lags: IntArray, weights: IntArray, total: int) -> IntArray:
-    """Lags within one sample (exclusive) that sum to ``total``: what is missing is shared out in proportion to
-    ``weights``.
+    """Lags to begin a new span with: as near to those carried as lets every source stay within one sample from here on.
 
-    Unchanged when they already do. ``|total|`` is at most half a sample, so room is always found.
+    They sum to ``total`` (at most half a sample). Carried lags are clipped to one sample, and what is missing is shared
+    out in proportion to ``weights``. What sources are ahead by in all must be less than half a sample: whoever is ahead
+    cannot give back, so the others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most
+    floor(X + ahead), and floor(X + 1/2) are drawn). Where it is more, all lags shrink towards an even start.
     """
+    settled = _with_total(np.clip(lags, 1 - SHARE_ONE, SHARE_ONE - 1), weights, total)
+    even = _with_total(np.zeros_like(lags), weights, total)
+    ahead, least = (int(-np.minimum(values, 0).sum()) for values in (settled, even))
+    room = max(0, SHARE_ONE // 2 - len(lags) - least)  # a millionth each for rounding
+    if ahead - least <= room:
+        return settled
+    shrunk: IntArray = even + (settled - even) * room // (ahead - least)
+    shrunk[np.argmax(shrunk)] += total - int(shrunk.sum())
+    return shrunk
+
+
+def _with_total(lags: IntArray, weights: IntArray, total: int) -> IntArray:
+    """``lags`` with what is missing to ``total`` shared out in proportion to ``weights``, nobody beyond one sample."""
     most = SHARE_ONE - 1
-    settled = np.clip(lags, -most, most)
-    missing = total - int(settled.sum())
+    lags = lags.copy()
+    missing = total - int(lags.sum())
     while missing:
-        room = (most - settled) if missing > 0 else (settled + most)
+        room = (most - lags) if missing > 0 else (lags + most)
         open_ = np.flatnonzero(room > 0)
-        portion = [abs(missing) * int(w) // int(weights[open_].sum()) for w in weights[open_]]
-        step = np.minimum(np.array(portion, dtype=np.int64), room[open_])
+        part = abs(missing) * weights[open_] // int(weights[open_].sum())
+        step = np.minimum(part, room[open_])
         if not step.any():  # less than one millionth each: to the first with room
             step[0] = 1
-        settled[open_] += step if missing > 0 else -step
-        missing = total - int(settled.sum())
-    return settled
+        lags[open_] += step if missing > 0 else -step
+        missing = total - int(lags.sum())
+    return lags
 
 
 def capped_shares(shares: Mapping[str, int], kinds: Mapping[str, Kind], spent: set[str]) -> dict[str, int] | None:
