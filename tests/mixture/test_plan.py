@@ -303,7 +303,7 @@ def test_shares_that_do_not_sum_to_one_are_refused_with_the_remedy() -> None:
 
 
 def test_a_source_that_is_ahead_at_a_tiny_share_does_not_starve_the_others() -> None:
-    """Found by chance: source s4 comes ahead by 0.68 of a sample into a share of a thousandth, and can never give back."""
+    """Found by chance: s4 comes ahead by 0.68 of a sample into a share of a thousandth and can never give back."""
     kinds: list[Kind] = ["real", "real", "synthetic", "synthetic", "real", "real", "synthetic"]
     sizes = {f"s{i}": (kind, 100) for i, kind in enumerate(kinds)}
 

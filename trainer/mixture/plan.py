@@ -336,23 +336,22 @@ class Plan:
         )
 
     def _rebased(self, state: State) -> State:
-        """The state as the terms that start at its step want it: lags of cut sources dropped, each at most one sample,
-        sums kept.
+        """The state as the terms that start at its step want it: lags settled where shares change, segment lags dropped
+        where segments do (their unit is the source's size).
         """
         terms = self.terms(state.step)
         state = self._padded(state)
         if terms.step != state.step:
             return state
-        lags = np.zeros_like(state.lags)
-        for synthetic, total in ((True, state.synthetic_lag), (False, -state.synthetic_lag)):
-            active = np.flatnonzero((self._synthetic == synthetic) & (terms.shares > 0))
-            if active.size:
-                lags[active] = settle_lags(state.lags[active], terms.shares[active], total)
-        segment_lags = state.segment_lags
         before = self._terms[bisect_right(self._starts, state.step - 1) - 1] if state.step > self._starts[0] else None
-        if (
-            before is not None and before.live != terms.live
-        ):  # the unit of a segment lag is its source's size, which has changed
+        lags, segment_lags = state.lags, state.segment_lags
+        if before is None or not np.array_equal(before.shares, terms.shares):
+            lags = np.zeros_like(lags)
+            for synthetic, total in ((True, state.synthetic_lag), (False, -state.synthetic_lag)):
+                active = np.flatnonzero((self._synthetic == synthetic) & (terms.shares > 0))
+                if active.size:
+                    lags[active] = settle_lags(state.lags[active], terms.shares[active], total)
+        if before is not None and before.live != terms.live:
             segment_lags = np.zeros_like(segment_lags)
         return replace(state, lags=lags, segment_lags=segment_lags)
 
