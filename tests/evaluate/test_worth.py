@@ -368,11 +368,11 @@ def test_stated_counts_are_taken_as_they_are() -> None:
     assert counts.cost_tokens(num_sources=3, sequence_length=100) == pytest.approx((4 * 8 * 5 + 5 * 6 / 3) * 100)
 
 
-@pytest.mark.parametrize("texts", [[], [[]], [[1, 2, 3]] * 251])
+@pytest.mark.parametrize("texts", [[], [[]], [[1, 2, 3]] * 259])
 def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any, texts: Any) -> None:
-    """63 samples of 16 tokens are 252 documents of 3 tokens and an end."""
-    assert (5 * REHEARSAL_STEPS + 23) * T == 4 * 252
-    with pytest.raises(UserError, match=r"too small for evidence.*1008 are needed"):
+    """63 samples of 16 tokens, and two more for where the sets end, are 260 documents of 3 tokens and an end."""
+    assert (5 * REHEARSAL_STEPS + 23 + 2) * T == 4 * 260
+    with pytest.raises(UserError, match=r"too small for evidence.*1040 are needed"):
         held_out_samples(worlds.Documents(texts), FEW, step=0, seed=1, sequence_length=T, end_of_document=0)
-    enough = worlds.Documents([[1, 2, 3]] * 252)
+    enough = worlds.Documents([[1, 2, 3]] * 260)
     held_out_samples(enough, FEW, step=0, seed=1, sequence_length=T, end_of_document=0)

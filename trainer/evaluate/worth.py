@@ -196,10 +196,11 @@ def held_out_samples(
     lengths = np.minimum(part.offsets[documents + 1] - part.offsets[documents], sequence_length) + 1
     ends = np.cumsum(lengths)
     border = int(np.searchsorted(ends, wanted[0] * sequence_length)) + 1
-    if not len(ends) or int(ends[-1]) < (sum(wanted) + 2) * sequence_length:  # 2: either set may end inside a document
+    needed = (sum(wanted) + 2) * sequence_length  # 2: each set may end inside a document, whatever the order
+    if not len(ends) or int(ends[-1]) < needed:
         raise UserError(
             "the steer part is too small for evidence on sources",
-            got=f"{int(ends[-1]) if len(ends) else 0} tokens, {sum(wanted) * sequence_length} are needed",
+            got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
             remedy="Hold out more documents, lower evaluation.worth.max_compute_share, or use policy constant",
         )
     return (
