@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoint
-from trainer.evaluate.heldout import Reader, all_documents, summary
+from trainer.evaluate.heldout import summary, whole_part
 from trainer.loop import Engine, Run, RunState
 from trainer.recipe import Recipe
 
@@ -63,10 +63,8 @@ def _environment(engine: Engine) -> dict[str, Any]:
 
 def write_final_figures(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> None:
     """The figures nobody steered by, sample texts, and the model as transformers loads it."""
-    reader = Reader(
-        part=data.report,
-        documents=all_documents(data.report),
-        samples={},
+    reader = whole_part(
+        data.report,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.document_batch,

@@ -6,7 +6,7 @@ the ledger says.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,18 +200,18 @@ def _in_words(document: dict[str, Any]) -> str:
     return f"{document['id']}  {', '.join(columns)}".rstrip()
 
 
-def held_out_figures(folder: Path) -> dict[str, Any]:
-    """Held-out figures of the newest whole checkpoint on both parts, computed now."""
+def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Held-out figures of the newest whole checkpoint on both parts, computed now; ``warn`` names damaged ones."""
     from trainer.data.store import open_prepared
     from trainer.engines.accelerate import AccelerateEngine
-    from trainer.evaluate.heldout import Reader, all_documents, summary
+    from trainer.evaluate.heldout import summary, whole_part
     from trainer.model.build import build_model
 
     run = open_run(folder)
     if run.store is None:
         raise UserError("the journal does not say where the prepared data are", file=folder / "journal.jsonl")
     data = open_prepared(run.store)
-    saved = checkpoint.latest(folder / "checkpoints", warn=lambda text: None)
+    saved = checkpoint.latest(folder / "checkpoints", warn=warn)
     if saved is None:
         raise UserError(f"{folder} holds no checkpoint yet", remedy=f"Train first: trainer fit RECIPE --run {folder}")
     model = build_model(
@@ -225,10 +225,8 @@ def held_out_figures(folder: Path) -> dict[str, Any]:
     engine.restore(saved.folder)
     figures: dict[str, Any] = {"step": saved.step}
     for name, part in (("steer", data.steer), ("report", data.report)):
-        reader = Reader(
-            part=part,
-            documents=all_documents(part),
-            samples={},
+        reader = whole_part(
+            part,
             sequence_length=data.sequence_length,
             end_of_document=data.end_of_document,
             document_batch=run.recipe.evaluation.document_batch,

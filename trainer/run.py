@@ -82,7 +82,7 @@ def evaluate(folder: Path, as_json: bool) -> int:
     from trainer.inspection import held_out_figures, show_held_out
     from trainer.monitor.journal import jsonable
 
-    figures = held_out_figures(folder)
+    figures = held_out_figures(folder, _warn)
     _say(json.dumps(jsonable(figures)) if as_json else show_held_out(figures))
     return DONE
 

@@ -94,6 +94,18 @@ class Reader:
         )
 
 
+def whole_part(part: Part, *, sequence_length: int, end_of_document: int, document_batch: int) -> Reader:
+    """A reader of every document of a part and of no source: what final figures are made of."""
+    return Reader(
+        part=part,
+        documents=all_documents(part),
+        samples={},
+        sequence_length=sequence_length,
+        end_of_document=end_of_document,
+        document_batch=document_batch,
+    )
+
+
 def plan_steer(
     part: Part,
     config: EvaluationConfig,
