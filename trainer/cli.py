@@ -6,13 +6,16 @@ saved, 130 broken off by Ctrl-C, 1 anything else.
 """
 
 import math
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 FAILED, BAD_INPUT, BROKEN_OFF = 1, 2, 130
+TELLING_S = 3.0
 
 app = typer.Typer(
     name="trainer",
@@ -249,5 +252,8 @@ def main() -> None:
 
         if not isinstance(error, UserError):
             raise
-        typer.echo(f"error: {error}", err=True)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a launch all see the same mistake
+            typer.echo(f"error: {error}", err=True)
+        else:
+            time.sleep(TELLING_S)  # the launcher ends all as soon as one has ended
         sys.exit(BAD_INPUT)

@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -31,7 +32,15 @@ from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.records import UserError
 from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, starting_state
-from trainer.runfolder import check_recipe_unchanged, keep_recipe, locked, settled_outcome, unlocked, write_outcome
+from trainer.runfolder import (
+    check_recipe_unchanged,
+    keep_recipe,
+    locked,
+    note_refusal,
+    settled_outcome,
+    unlocked,
+    write_outcome,
+)
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -44,37 +53,58 @@ EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted"
 
 def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Path | None) -> int:
     """Train the recipe in its run folder, or go on with it; the exit code."""
-    loaded = load_recipe(recipe_path, overrides)
+    loaded = _load(recipe_path, overrides, folder)
     folder = folder or Path("runs") / loaded.recipe.name
-    is_main = int(os.environ.get("RANK", "0")) == 0
     if (settled := settled_outcome(folder, loaded.recipe)) is not None:
-        if is_main:
+        if _is_main():
             _say(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
             _say("To go on all the same remove its outcome.json; to train anew choose another --run folder", error=True)
         return EXIT_CODES[settled["state"]]
-    with locked(folder) if is_main else unlocked():
-        if is_main:
+    with locked(folder) if _is_main() else unlocked():
+        if _is_main():
             (folder / "outcome.json").unlink(missing_ok=True)
-        try:
-            outcome = _fit(loaded, folder, replay)
-        except UserError as error:
-            first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
-            if is_main:
-                raise
-            if first:  # the main rank may wait for this one, and would never say why
-                _say(f"error on rank {os.environ['RANK']}: {error}", error=True)
-            return BAD_INPUT
-        except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
-            text = traceback.format_exc()
-            if write_outcome(folder, state="failed", step=None, reason=repr(error), exit_code=FAILED, trace=text):
-                _say(text, error=True)
-                _say(f"the run failed: {error}\nsee {folder / 'outcome.json'}", error=True)
-            return FAILED
-        if is_main:
-            code = EXIT_CODES[outcome.state]
-            write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code)
+        return _to_its_outcome(loaded, folder, replay)
+
+
+def _is_main() -> bool:
+    """Whether this process writes; known from the launcher, before there is an engine."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _load(recipe_path: Path, overrides: list[str], folder: Path | None) -> LoadedRecipe:
+    try:
+        return load_recipe(recipe_path, overrides)
+    except UserError as error:
+        if folder is not None and _is_main():
+            note_refusal(folder, str(error), BAD_INPUT)
+        raise
+
+
+def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> int:
+    """Run, and write how it ended, whatever happens; the exit code."""
+    try:
+        outcome = _fit(loaded, folder, replay)
+    except UserError as error:
+        first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
+        if _is_main():
+            raise
+        if first:  # the main rank may wait for this one, and would never say why
+            _say(f"error on rank {os.environ['RANK']}: {error}", error=True)
+        return BAD_INPUT
+    except StoppedEarly:
+        outcome = Outcome(state="interrupted", step=0, reason="stopped by a signal before the first step")
+    except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
+        text = traceback.format_exc()
+        if write_outcome(folder, state="failed", step=None, reason=repr(error), exit_code=FAILED, trace=text):
+            _say(text, error=True)
+            _say(f"the run failed: {error}\nsee {folder / 'outcome.json'}", error=True)
+        return FAILED
+    code = EXIT_CODES[outcome.state]
+    if _is_main():
+        write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code)
+        if outcome.step:
             _tell(folder)
-        return EXIT_CODES[outcome.state]
+    return code
 
 
 def evaluate(folder: Path, as_json: bool) -> int:
@@ -123,12 +153,14 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     recipe = loaded.recipe
     check_launch()
     require_checkpoints()
-    is_main = int(os.environ.get("RANK", "0")) == 0
+    is_main = _is_main()
     if is_main:
         check_recipe_unchanged(folder, recipe)
     note = _prepare_note if is_main else None
-    data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        with signals.ending_at_once():  # it begins anew at the next start
+            data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
         engine = stack.enter_context(closing(_build_engine(recipe, data)))
         saved = newest_checkpoint(folder, engine, _warn)
         replay = replay or _replayed_before(saved)
@@ -139,9 +171,11 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
         state = dataclasses.replace(starting_state(recipe, ledger, saved), replay=str(replay) if replay else None)
         if saved is not None:
             engine.restore(saved.folder)
-        progress = stack.enter_context(TerminalProgress(recipe.training.steps)) if is_main else None
+        discarded = state.step - state.position
+        progress = (
+            stack.enter_context(TerminalProgress(recipe.training.steps, discarded_steps=discarded)) if is_main else None
+        )
         journal = stack.enter_context(_journal(folder, recipe, progress))
-        stop_asked = stack.enter_context(_signals())
         run = _assemble(
             loaded,
             data,
@@ -151,7 +185,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
             folder=folder,
             state=state,
             replay=facts,
-            stop_asked=stop_asked,
+            stop_asked=signals.received,
         )
         stack.callback(run.stream.close)
         write_start(run, recipe, data, saved)
@@ -345,20 +379,49 @@ def _tell(folder: Path) -> None:
 # Signals
 
 
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and SIGUSR1 set a flag and nothing else: the step ends, the state is saved, the run exits with 75."""
-    received: list[int] = []
+class StoppedEarly(BaseException):
+    """A signal came before there was anything to save."""
 
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
+class Signals:
+    """SIGTERM and SIGUSR1 set a flag and nothing else: the step ends, the state is saved, the run exits with 75.
+
+    Before the first step there is no step to end: there they break off what is going on.
+    """
+
+    def __init__(self) -> None:
+        self._received, self._at_once, self._process = False, False, os.getpid()
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._process:  # a forked worker: its pool ends it so
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._received = True
+        if self._at_once:
+            raise StoppedEarly
+
+    def received(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._received
+
+    @contextmanager
+    def ending_at_once(self) -> Iterator[None]:
+        """Inside, a signal raises ``StoppedEarly``."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
 
 def _say(text: str, *, error: bool = False) -> None:

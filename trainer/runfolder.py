@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,6 +82,19 @@ def _take_lock(file: IO[str], folder: Path) -> None:
 def unlocked() -> Iterator[None]:
     """What the other ranks hold: the main rank has the lock for all."""
     yield
+
+
+def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
+    """Write that a launch was refused before its recipe was known, for the batch script that reads ``outcome.json``; a
+    run that goes on there, or has come to its end, keeps its own.
+    """
+    path = folder / "outcome.json"
+    with suppress(UserError), locked(folder):
+        with suppress(OSError, ValueError):
+            if json.loads(path.read_text())["state"] in ("finished", "stopped-by-guard"):
+                return
+        path.unlink(missing_ok=True)
+        write_outcome(folder, state="failed", step=None, reason=reason, exit_code=exit_code)
 
 
 def write_outcome(

@@ -291,6 +291,23 @@ def test_a_rehearsed_step_that_is_not_finite_is_left_out() -> None:
         hook.remove()
 
 
+def test_a_rehearsed_step_in_micro_batches_moves_the_weights_as_one_does() -> None:
+    ids, valid = torch.arange(1, 5 * LENGTH + 1).reshape(5, LENGTH) % 60 + 1, torch.full((5,), LENGTH)
+    moved = []
+    for micro_batch in (5, 2):
+        with bench(micro_batch=micro_batch) as on:
+            on.step()
+            before, forwards = on.weights(), []
+            hook = on.model.register_forward_hook(lambda *_, seen=forwards: seen.append(1))
+            with on.engine.rehearsal(rate_scale=1.0):
+                on.engine.rehearse(ids, valid, target_tokens=5 * (LENGTH - 1), seed=1)
+                moved.append({name: value - before[name] for name, value in on.weights().items()})
+            hook.remove()
+            assert len(forwards) == -(-5 // micro_batch)
+    for name, value in moved[0].items():
+        assert np.allclose(value, moved[1][name], atol=1e-6), name
+
+
 # Arithmetic
 
 

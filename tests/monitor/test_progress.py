@@ -45,6 +45,15 @@ def test_a_log_is_not_flooded(tell: Callable[..., Path]) -> None:
     assert lines[0].startswith("step 100: move: spam is worth")
 
 
+def test_steps_taken_back_by_a_rollback_are_still_to_come() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=False, color_system=None)
+    with TerminalProgress(400, discarded_steps=5, console=console, plain_every_s=0.0) as progress:
+        progress.note({"kind": "rollback", "step": 100, "to_step": 60, "reason": "the tail got worse"})
+        progress.note({"kind": "step", "step": 101, "loss": 4.0, "shares": {"real": 1_000_000}, "tokens": 10})
+    assert isinstance(console.file, io.StringIO)
+    assert "step 101/445" in console.file.getvalue()
+
+
 def test_text_from_data_is_not_taken_for_markup(tell: Callable[..., Path]) -> None:
     folder = tell(rename={"spam": "[red]spam[/red]", "written": "[/oops]"})
     for text in (shown(folder, terminal=True), shown(folder, terminal=False), summary(folder)):

@@ -1,5 +1,6 @@
 """A launch that starts another number of processes than was meant is stopped before the first step, with the remedy."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -89,4 +90,32 @@ def test_the_plain_command_is_the_same_program(place: Place) -> None:
     assert ended.code == 2
     assert "trainig" in ended.output
     assert "Traceback" not in ended.output
-    assert not run.exists()
+    assert outcome(run)["exit_code"] == 2
+    assert not (run / "ledger.jsonl").exists()
+
+
+def test_a_mistake_in_the_recipe_is_told_once_by_several_processes(place: Place) -> None:
+    run = place.folder / "told-once"
+    ended = place.launch(run, "trainig.steps=3", processes=2).wait()
+    assert ended.code != 0
+    assert ended.output.count("error: --set trainig") == 1, ended.output
+    assert outcome(run)["exit_code"] == 2
+
+
+def test_a_mistake_in_the_recipe_leaves_the_outcome_of_a_finished_run_alone(place: Place, alone: Path) -> None:
+    run = Path(shutil.copytree(alone, place.folder / "finished"))
+    ended = place.fit(run, "trainig.steps=3").wait()
+    assert ended.code == 2
+    assert outcome(run)["state"] == "finished"
+
+
+def test_a_default_file_of_accelerate_that_starts_one_process_is_refused(place: Place) -> None:
+    """`accelerate config` writes it, and the launcher reads it without being told."""
+    run, home = place.folder / "default-file", place.folder / "hf-home"
+    (home / "accelerate").mkdir(parents=True)
+    (home / "accelerate" / "default_config.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nmixed_precision: 'no'\nnum_machines: 1\n"
+        f"num_processes: 4\nmain_process_port: {free_port()}\nuse_cpu: true\ndebug: false\n"
+    )
+    ended = place.launch(run, options=[], extra={"HF_HOME": str(home)}).wait()
+    assert_refused(ended, run, REMEDY)

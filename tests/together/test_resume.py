@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.together.launches import Ended, Place, by_step, decisions, lines, outcome, predicted, reached, wait_until
+from tests.together.launches import (
+    Ended,
+    Place,
+    by_step,
+    decisions,
+    lines,
+    outcome,
+    predicted,
+    reached,
+    wait_until,
+    write_recipe,
+)
 from trainer.inspection import open_run, slots_of
 
 LONGER = "training.steps=60"
@@ -72,6 +83,19 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Pat
     assert lines(run)[-1]["kind"] == "finish"
     assert place.fit(run).wait().code == 0
     assert by_step(run, "loss") == by_step(alone, "loss")
+
+
+def test_a_signal_while_data_is_prepared_ends_the_run_at_once_with_75(place: Place, tmp_path: Path) -> None:
+    busy = Place(tmp_path, write_recipe(tmp_path / "recipe", num_documents=100_000))
+    run = tmp_path / "run"
+    live = busy.fit(run)
+    assert wait_until(live, lambda: "preparing data" in live.log.read_text())
+    live.send(signal.SIGTERM)
+    ended = live.wait()
+    assert ended.code == 75, ended.output
+    assert "Traceback" not in ended.output
+    assert outcome(run)["state"] == "interrupted"
+    assert not (run / "ledger.jsonl").exists()
 
 
 def test_a_finished_run_says_so_and_stays_as_it_is(place: Place, alone: Path) -> None:

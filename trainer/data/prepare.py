@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -78,13 +79,25 @@ def _make_cache(cache: Path) -> None:
         for folder in (cache, cache / "runs", cache / "stores"):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = f"Name a folder that can be written in data.cache, or in ${CACHE_VARIABLE}"
-        raise UserError(
-            f"the folder of prepared data cannot be made: {error.strerror}", got=str(cache), remedy=remedy
-        ) from error
+        raise _unusable(cache, "made", error) from error
+
+
+def _require_writable(cache: Path) -> None:
+    """Raises UserError where nothing can be written. What others have prepared can be used from there all the same."""
+    try:
+        with tempfile.TemporaryFile(dir=cache / "stores"):
+            pass
+    except OSError as error:
+        raise _unusable(cache, "written to", error) from error
+
+
+def _unusable(cache: Path, done: str, error: OSError) -> UserError:
+    remedy = f"Name a folder that can be written in data.cache, or in ${CACHE_VARIABLE}"
+    return UserError(f"the folder of prepared data cannot be {done}: {error.strerror}", got=str(cache), remedy=remedy)
 
 
 def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
+    _require_writable(cache)
     for name, source in config.every_source.items():
         if is_indexed(source) and not (index := index_file(source, base, cache)).exists():
             write_index(source, base, index, lambda documents, name=name: note(f"index {name}", documents))  # type: ignore[misc]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, gather_object
+from ruamel.yaml import YAML
 from safetensors.torch import load_model, save_model
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,37 +68,39 @@ def _expected_processes() -> Iterable[tuple[str, int]]:
                 f"{NUM_PROCESSES_VARIABLE} is not a number", got=stated, remedy="Set the number of processes"
             )
         yield NUM_PROCESSES_VARIABLE, int(stated)
-    for argument, value in _launcher_arguments():
-        if argument == "--num_processes" and value.isdigit():
-            yield "accelerate launch --num_processes", int(value)
-        if argument == "--config_file" and Path(value).is_file():
-            from ruamel.yaml import YAML
-
-            configured = YAML(typ="safe").load(Path(value)) or {}
-            if (
-                not any(name == "--num_processes" for name, _ in _launcher_arguments())
-                and "num_processes" in configured
-            ):
-                yield f"the launch file {value}", int(configured["num_processes"])
+    arguments = _launcher_arguments()
+    if arguments is None:
+        return
+    if arguments.get("--num_processes", "").isdigit():
+        yield "accelerate launch --num_processes", int(arguments["--num_processes"])
+        return
+    file = Path(arguments.get("--config_file", os.devnull))
+    configured = YAML(typ="safe").load(file) or {} if file.is_file() else {}
+    if "num_processes" in configured:
+        yield f"the launch file {file}", int(configured["num_processes"])
 
 
-def _launcher_arguments() -> list[tuple[str, str]]:
-    """``--name value`` pairs of the accelerate launcher that started this process; empty elsewhere (and where /proc is
+def _launcher_arguments() -> dict[str, str] | None:
+    """``--name value`` pairs of the accelerate launcher that started this process; None elsewhere (and where /proc is
     not).
     """
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return []
-    if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
-        return []
-    own = words[words.index("launch") + 1 :]
+        return None
+    names = [Path(word).name for word in words]
+    if "accelerate-launch" in names:
+        own = words[names.index("accelerate-launch") + 1 :]
+    elif "launch" in words and any("accelerate" in word for word in words[: words.index("launch")]):
+        own = words[words.index("launch") + 1 :]
+    else:
+        return None
     own = own[: own.index("fit")] if "fit" in own else own
     pairs = [
         word.split("=", 1) if "=" in word else [word, following]
         for word, following in zip(own, [*own[1:], ""], strict=True)
     ]
-    return [(name.replace("-", "_").replace("__", "--", 1), value) for name, value in pairs if name.startswith("--")]
+    return {name.replace("-", "_").replace("__", "--", 1): value for name, value in pairs if name.startswith("--")}
 
 
 def open_accelerator(training: TrainingConfig) -> Accelerator:
@@ -288,9 +291,14 @@ class AccelerateEngine:
         return weights + [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
 
     def rehearse(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
-        """One optimizer step on the rows of all ranks; a step that is not finite is left out."""
+        """One optimizer step on the rows of all ranks, in micro-batches; a step that is not finite is left out."""
         seed_dropout(seed, self.device)
-        self._forward_backward(MicroBatch(input_ids=input_ids_BT, num_valid=num_valid_B), target_tokens, last=True)
+        starts = range(0, len(input_ids_BT), self._training.micro_batch)
+        for start in starts:
+            rows = slice(start, start + self._training.micro_batch)
+            micro, last = MicroBatch(input_ids=input_ids_BT[rows], num_valid=num_valid_B[rows]), start == starts[-1]
+            with self._accumulating(last=last):
+                self._forward_backward(micro, target_tokens, last=last)
         self._step(~torch.isfinite(self._clip().detach()))
 
     # Agreeing

@@ -28,9 +28,17 @@ EVENTS = ("decision", "cap", "rollback", "nonfinite")
 class TerminalProgress:
     """A view for the journal of the main rank; a context manager, so that the terminal is left clean after an error."""
 
-    def __init__(self, num_steps: int, *, console: Console | None = None, plain_every_s: float = PLAIN_EVERY_S) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        *,
+        discarded_steps: int = 0,
+        console: Console | None = None,
+        plain_every_s: float = PLAIN_EVERY_S,
+    ) -> None:
+        """``num_steps`` of the schedule; ``discarded_steps`` were taken back by earlier rollbacks."""
         self._console = console or Console()
-        self._num_steps, self._plain_every_s = num_steps, plain_every_s
+        self._last_step, self._plain_every_s = num_steps + discarded_steps, plain_every_s
         self._step, self._loss, self._held_out, self._shares = 0, "", "", ""
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # when it came in seconds, its tokens
         self._printed_at = time.monotonic()
@@ -38,7 +46,7 @@ class TerminalProgress:
             TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=40), TextColumn("{task.fields[left]}"),
             console=self._console,
         )  # fmt: skip
-        self._task = self._bar.add_task("train", total=num_steps, left="")
+        self._task = self._bar.add_task("train", total=self._last_step, left="")
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -70,6 +78,9 @@ class TerminalProgress:
             self._held_out = plus_minus(line["nats_per_token"], line.get("standard_error"))
         elif kind in EVENTS and line.get("action") != "keep":
             self._say(event(line))
+        if kind == "rollback":  # the schedule goes back, steps do not: so many more are to come
+            self._last_step += line["step"] - line["to_step"]
+            self._bar.update(self._task, total=self._last_step)
 
     def _take_step(self, line: Line) -> None:
         self._step, self._loss = line["step"], figure(line["loss"])
@@ -96,7 +107,7 @@ class TerminalProgress:
         if len(self._recent) < 2:
             return ""
         step_s = self._seconds() / (len(self._recent) - 1)
-        return f"{duration((self._num_steps - self._step) * step_s)} left"
+        return f"{duration((self._last_step - self._step) * step_s)} left"
 
     def _draw(self) -> Group:
         self._bar.update(self._task, left=self._left())
@@ -105,7 +116,7 @@ class TerminalProgress:
         )
 
     def _plain(self) -> str:
-        return f"step {self._step}/{self._num_steps}  {self._figures()}  {self._left()}  {self._shares}"
+        return f"step {self._step}/{self._last_step}  {self._figures()}  {self._left()}  {self._shares}"
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
