@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.mixture.counts import capped_shares
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, from_record, to_record
 from trainer.mixture.plan import (
     MARK_EVERY_STEPS,
@@ -18,7 +19,6 @@ from trainer.mixture.plan import (
     MixtureConfig,
     Plan,
     State,
-    capped_shares,
 )
 from trainer.records import SHARE_ONE, Kind
 from trainer.shares import rounded
@@ -218,6 +218,32 @@ def test_a_segment_joins_and_retires_at_its_step_and_segments_are_used_evenly() 
     assert used[0, 1] == 0
     assert used[2, 0] == 0
     assert abs(used[1, 0] - 35 * 4 * 30 / 120) <= 1  # in proportion to their sizes: both finish an epoch together
+
+
+@given(case=ledgers_with_changes(), joins=st.integers(2, 60), kind=st.sampled_from(KINDS), share=st.integers(1, 900))
+@settings(max_examples=60, deadline=None)
+def test_a_source_that_joins_late_leaves_earlier_batches_alone_and_a_resume_counts_the_same(
+    case: tuple[Ledger, int], joins: int, kind: Kind, share: int
+) -> None:
+    ledger, steps = case
+    earlier = [fact for fact in ledger.facts if fact.step < joins]
+    present = next(fact.shares for fact in reversed(earlier) if isinstance(fact, Shares))
+    late = rounded({**{name: held * (1000 - share) for name, held in present.items()}, "late": share * SHARE_ONE})
+    growing = Ledger(earlier)
+    plan = Plan(0, growing)
+    lived, state = [], plan.start()
+    while state.step < joins + steps:
+        if state.step == joins:
+            growing.append(Segment(step=joins, source="late", kind=kind, segment=0, num_samples=50))
+            growing.append(Shares(step=joins, shares=late))
+        batch, state = plan.draw(state)
+        lived.append(batch)
+    assert not any((batch.source == len(present)).any() for batch in lived if batch.step < joins)
+    reread = Plan(0, Ledger(growing.facts))
+    for batch in lived:
+        same = reread.batch(batch.step)
+        assert np.array_equal(same.source, batch.source)
+        assert np.array_equal(same.sample, batch.sample)
 
 
 def test_a_source_without_live_segments_is_a_clear_error() -> None:

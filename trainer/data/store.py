@@ -25,6 +25,7 @@ STORE_FORMAT = 1
 MANIFEST = "store.json"
 COMPLETE = "complete"
 Ints = NDArray[np.int64]
+Tokens = NDArray[np.integer[Any]]
 
 # The kernel maps 16 pages around each page touched. Mapped pages count as resident memory until they are given back,
 # so a pass over a large store would seem to hold all of it; after about this much they are handed back (they stay in
@@ -48,9 +49,9 @@ class MappedTokens:
         self._touched_bytes = 0
         self.array: NDArray[Any] = np.frombuffer(self._map, dtype=dtype, offset=start).reshape(shape)
 
-    def gather(self, rows: Ints) -> Ints:
-        """``array[rows]`` as int64."""
-        out = self.array[rows].astype(np.int64)
+    def gather(self, rows: Ints) -> Tokens:
+        """``array[rows]``."""
+        out: Tokens = self.array[rows]
         if self._is_large:
             self._touched_bytes += len(rows) * (_FAULT_AROUND_BYTES + self.array.itemsize * self.array.shape[1])
             if self._touched_bytes > _RESIDENT_BYTES:
@@ -100,8 +101,8 @@ class PreparedSegment:
         offsets: NDArray[Any] = np.load(self.folder / "line_offsets.npy", mmap_mode="r")
         return offsets
 
-    def gather(self, samples: Ints) -> Ints:
-        """Token ids [n, T], int64."""
+    def gather(self, samples: Ints) -> Tokens:
+        """Token ids [n, T], as narrow as they are stored: whoever puts them somewhere widens them in passing."""
         return self._tokens.gather(samples)
 
     def valid_tokens(self, samples: Ints) -> Ints:

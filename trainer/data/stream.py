@@ -15,14 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from trainer.mixture.counts import capped_shares
 from trainer.mixture.ledger import Fact, Shares
 from trainer.mixture.order import Words
-from trainer.mixture.plan import Batch, Cells, Plan, State, capped_shares
+from trainer.mixture.plan import Batch, Cells, Plan, State
 from trainer.records import IntArray, UserError
 
 # Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks of 16 a batch of
@@ -36,8 +38,8 @@ FED_VERSION = "fed-1"
 class SampleStore(Protocol):
     """What the stream needs of a prepared segment."""
 
-    def gather(self, samples: IntArray) -> IntArray:
-        """Tokens int64 [n, T]."""
+    def gather(self, samples: IntArray) -> NDArray[np.integer[Any]]:
+        """Tokens [n, T], of any integer type."""
         ...
 
     def valid_tokens(self, samples: IntArray) -> IntArray:
@@ -109,7 +111,7 @@ def by_segment(source: IntArray, segment: IntArray) -> Iterator[tuple[tuple[int,
 def fed(batch: Batch, stores: Mapping[tuple[int, int], SampleStore]) -> int:
     """What a run must journal as ``fed`` for this batch, from the plan and the store alone."""
     hashes = (
-        sample_hashes(stores[pair].gather(batch.sample[slots])).sum(dtype=np.uint64)
+        sample_hashes(stores[pair].gather(batch.sample[slots]).astype(np.int64)).sum(dtype=np.uint64)
         for pair, slots in by_segment(batch.source, batch.segment)
     )
     return sum(map(int, hashes)) % (1 << 64)

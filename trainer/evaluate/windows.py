@@ -97,8 +97,8 @@ class Segment(Protocol):
         """How many there are."""
         ...
 
-    def gather(self, samples: IntArray) -> IntArray:
-        """Token ids of the samples, int64 [n, T]."""
+    def gather(self, samples: IntArray) -> NDArray[np.integer[Any]]:
+        """Token ids of the samples [n, T], of any integer type."""
         ...
 
     def valid_tokens(self, samples: IntArray) -> IntArray:
@@ -184,7 +184,7 @@ def gather_samples(segments: Sequence[Segment], samples: IntArray) -> Samples:
     for index, segment in enumerate(segments):
         inside = samples[of == index] - (ends[index] - segment.num_samples)
         if len(inside):
-            ids.append(segment.gather(inside))
+            ids.append(segment.gather(inside).astype(np.int64))
             valid.append(segment.valid_tokens(inside))
     return Samples(token_ids=np.concatenate(ids), num_valid=np.concatenate(valid))
 

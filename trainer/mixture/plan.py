@@ -1,32 +1,25 @@
-"""Who is in a batch: exact counts for every source, spread over ranks and micro-batches, all in integers.
+"""Who is in a batch: counts for every source, spread over ranks and micro-batches, all in integers.
 
-Random draws miss a share of 0.2 in a batch of 256 by 2.5 points (one standard deviation) and never make up for it;
-largest remainder without carry repeats the same error for ever. Here the synthetic total is the nearest integer of the
-integral of its share, and inside a kind the sources are unit jobs scheduled by earliest deadline, which keeps each
-within one sample of its own integral at every step.
-
-Why earliest deadline suffices: let X_i(n) be the integral of source i, its m-th sample released when X_i > m - 1 and
-due when X_i >= m. In any window the jobs due number at most floor(sum of the growth of X_i) and the kind draws at least
-that many; the jobs released always fill what the kind draws. Unit jobs with integer times are scheduled by earliest
-deadline whenever that is possible at all (Horn 1974; the same argument as proportionate fairness, Baruah et al. 1996),
-so no source leaves the interval [floor X_i, ceil X_i].
+A batch is a function of (seed, ledger, step): the ledger says what is in force, a state says how much has been drawn
+and what is owed, and nothing else is looked at. How many samples of each source a batch gets is decided in ``counts``,
+which sample of a segment comes next in ``order``.
 """
 
 # G samples of the global batch, K sources, S segments ever seen, R ranks, M micro-batches per rank
 
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from trainer.mixture.counts import apportion, settle_lags
 from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Mark, Retire, Segment, Shares
 from trainer.mixture.order import permute, place_of, round_keys
-from trainer.records import SHARE_ONE, SHARE_STEP, Config, IntArray, Kind
+from trainer.records import SHARE_ONE, Config, IntArray, Kind
 from trainer.shares import rounded
 
 MARK_EVERY_STEPS = 1_000
@@ -109,12 +102,22 @@ class MissingSamplesError(ValueError):
 
 @dataclass(frozen=True)
 class _Terms:
-    """What is in force from a step on, as arrays: shares [K], and per source the indices of its live segments."""
+    """What is in force from a step on, as arrays: shares [K] and what a batch adds to them, in millionths of a sample,
+    by source [K] and for all synthetic ones together; per source the indices of its live segments.
+    """
 
     step: int
     global_batch: int
     shares: IntArray
+    weights: IntArray
+    synthetic_weight: int
     live: tuple[tuple[int, ...], ...]
+
+    def with_another_source(self) -> Self:
+        """The same terms, once a source is known that joined later."""
+        return replace(
+            self, shares=np.append(self.shares, 0), weights=np.append(self.weights, 0), live=(*self.live, ())
+        )
 
 
 class Plan:
@@ -135,7 +138,8 @@ class Plan:
         self._shares: dict[str, int] = {}
         self._global_batch = 0
         self._retired: set[int] = set()
-        self._synthetic = np.zeros(0, dtype=bool)
+        self._synthetic = np.zeros(0, dtype=bool)  # by source
+        self._members: list[IntArray] = []  # the sources of each kind: real, synthetic
 
     # Reading the ledger
 
@@ -172,6 +176,8 @@ class Plan:
                     self.sources.append(fact.source)
                     self.kinds.append(fact.kind)
                     self._synthetic = np.array([kind == "synthetic" for kind in self.kinds])
+                    self._members = [np.flatnonzero(~self._synthetic), np.flatnonzero(self._synthetic)]
+                    self._terms = [terms.with_another_source() for terms in self._terms]
                 self._index[fact.source, fact.segment] = len(self.segments)
                 self._source_of.append(self.sources.index(fact.source))
                 self.segments.append(fact)
@@ -184,7 +190,8 @@ class Plan:
             for source in self.sources
         )
         shares = np.array([self._shares.get(source, 0) for source in self.sources], dtype=np.int64)
-        terms = _Terms(step, self._global_batch, shares, live)
+        weights = shares * self._global_batch
+        terms = _Terms(step, self._global_batch, shares, weights, int(weights[self._synthetic].sum()), live)
         if self._starts and self._starts[-1] == step:
             self._terms[-1] = terms
         else:
@@ -358,16 +365,17 @@ class Plan:
     def _advance(self, state: State) -> tuple[State, IntArray]:
         """Count one batch: the state after it and the samples drawn from each segment, int64 [S]."""
         terms, state = self.terms(state.step), self._rebased(state)
-        weights = terms.shares * terms.global_batch
-        synthetic_due = state.synthetic_lag + int(weights[self._synthetic].sum())
+        synthetic_due = state.synthetic_lag + terms.synthetic_weight
         num_synthetic = (2 * synthetic_due + SHARE_ONE) // (2 * SHARE_ONE)
+        due = state.lags + terms.weights
         counts = np.zeros(len(self.sources), dtype=np.int64)
-        for kind, count in ((self._synthetic, num_synthetic), (~self._synthetic, terms.global_batch - num_synthetic)):
-            counts[kind] = apportion(state.lags[kind], weights[kind], count, SHARE_ONE)
-        lags = np.where(weights > 0, state.lags + weights - counts * SHARE_ONE, 0)
+        for kind, count in zip(self._members, (terms.global_batch - num_synthetic, num_synthetic), strict=True):
+            if count:
+                counts[kind] = apportion(due[kind], terms.weights[kind], count, SHARE_ONE)
+        lags = np.where(terms.weights > 0, due - counts * SHARE_ONE, 0)
         drawn = np.zeros(len(self.segments), dtype=np.int64)
         segment_lags = state.segment_lags
-        for k in np.flatnonzero(counts):
+        for k in np.flatnonzero(counts).tolist():
             live = terms.live[k]
             if len(live) == 1:
                 drawn[live[0]] = counts[k]
@@ -378,9 +386,10 @@ class Plan:
                 )
             rows = list(live)
             sizes = np.array([self.segments[i].num_samples for i in rows], dtype=np.int64)
-            drawn[rows] = apportion(segment_lags[rows], sizes * counts[k], int(counts[k]), int(sizes.sum()))
+            grown = sizes * counts[k]
+            drawn[rows] = apportion(segment_lags[rows] + grown, grown, int(counts[k]), int(sizes.sum()))
             segment_lags = segment_lags.copy()
-            segment_lags[rows] += sizes * counts[k] - drawn[rows] * sizes.sum()
+            segment_lags[rows] += grown - drawn[rows] * sizes.sum()
         after = State(
             step=state.step + 1,
             slot=state.slot + terms.global_batch,
@@ -423,84 +432,6 @@ class Plan:
             Batch(step=state.step, first_slot=state.slot, **{name: all_[start:end] for name, all_ in columns.items()})
             for state, start, end in zip(states, [0, *ends], ends, strict=False)
         ]
-
-
-def apportion(lags: IntArray, weights: IntArray, count: int, unit: int) -> IntArray:
-    """Split ``count`` samples over parts that are owed ``lags + weights`` (in 1/``unit`` of a sample): int64 counts
-    that sum to ``count``.
-
-    Each part first gets the whole samples it is owed; what is left goes to the parts whose next sample falls due
-    soonest. Stays within one sample of every part's due as long as the lags start within one sample and sum to the rest
-    of the total (module docstring).
-    """
-    due = lags + weights
-    counts: IntArray = np.maximum(due // unit, 0)
-    rest = count - int(counts.sum())
-    if rest:
-        ahead = due - counts * unit
-        open_ = np.flatnonzero(ahead > 0)
-        deadline = -((ahead[open_] - unit) // weights[open_])
-        counts[open_[np.lexsort((-ahead[open_], deadline))[:rest]]] += 1
-    assert int(counts.sum()) == count, "the lags of a kind must sum to the lag of its total"
-    return counts
-
-
-def settle_lags(lags: IntArray, weights: IntArray, total: int) -> IntArray:
-    """Lags to begin a new span with: as near to those carried as lets every source stay within one sample from here on.
-
-    They sum to ``total`` (at most half a sample). Carried lags are clipped to one sample, and what is missing is shared
-    out in proportion to ``weights``. What sources are ahead by in all must be less than half a sample: whoever is ahead
-    cannot give back, so the others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most
-    floor(X + ahead), and floor(X + 1/2) are drawn). Where it is more, all lags shrink towards an even start.
-    """
-    settled = _with_total(np.clip(lags, 1 - SHARE_ONE, SHARE_ONE - 1), weights, total)
-    even = _with_total(np.zeros_like(lags), weights, total)
-    ahead, least = (int(-np.minimum(values, 0).sum()) for values in (settled, even))
-    room = max(0, SHARE_ONE // 2 - len(lags) - least)  # a millionth each for rounding
-    if ahead - least <= room:
-        return settled
-    shrunk: IntArray = even + (settled - even) * room // (ahead - least)
-    shrunk[np.argmax(shrunk)] += total - int(shrunk.sum())
-    return shrunk
-
-
-def _with_total(lags: IntArray, weights: IntArray, total: int) -> IntArray:
-    """``lags`` with what is missing to ``total`` shared out in proportion to ``weights``, nobody beyond one sample."""
-    most = SHARE_ONE - 1
-    lags = lags.copy()
-    missing = total - int(lags.sum())
-    while missing:
-        room = (most - lags) if missing > 0 else (lags + most)
-        open_ = np.flatnonzero(room > 0)
-        part = abs(missing) * weights[open_] // int(weights[open_].sum())
-        step = np.minimum(part, room[open_])
-        if not step.any():  # less than one millionth each: to the first with room
-            step[0] = 1
-        lags[open_] += step if missing > 0 else -step
-        missing = total - int(lags.sum())
-    return lags
-
-
-def capped_shares(shares: Mapping[str, int], kinds: Mapping[str, Kind], spent: set[str]) -> dict[str, int] | None:
-    """Shares with the ``spent`` sources at 0 and the rest of each kind scaled up to the kind's share; None when a kind
-    has nobody left.
-    """
-    result: dict[str, int] = {}
-    for kind in ("real", "synthetic"):
-        total = sum(share for source, share in shares.items() if kinds[source] == kind)
-        left = {
-            source: share
-            for source, share in shares.items()
-            if kinds[source] == kind and source not in spent and share > 0
-        }
-        if total and not left:
-            return None
-        exact = {source: Fraction(total * share, sum(left.values())) for source, share in left.items()}
-        counts = {source: int(value // SHARE_STEP) * SHARE_STEP for source, value in exact.items()}
-        for source in sorted(exact, key=lambda source: counts[source] - exact[source])[: 1 if left else 0]:
-            counts[source] += total - sum(counts.values())
-        result |= {source: counts.get(source, 0) for source in shares if kinds[source] == kind}
-    return {source: result[source] for source in shares}
 
 
 def accumulation(global_batch: int, world_size: int, micro_batch: int) -> int:
