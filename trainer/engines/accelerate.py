@@ -221,14 +221,18 @@ class AccelerateEngine:
         )
 
     def _step(self, is_bad: "Tensor") -> None:
-        """Step and clear the gradients; where ``is_bad`` nothing changes."""
+        """Step and clear the gradients; where ``is_bad`` nothing changes.
+
+        Accelerate's wrapper adds loss scaling, which neither fp32 nor bf16 has, and looks for a package on the disk
+        twice a step: 0.3 ms.
+        """
+        optimizer = _raw(self._optimizer)
         if self.device.type == "cuda":  # the fused kernel skips on the device itself, so that the host need not look
-            _raw(self._optimizer).found_inf = is_bad.float()
-            _raw(self._optimizer).grad_scale = None
-            self._optimizer.step()
+            optimizer.found_inf, optimizer.grad_scale = is_bad.float(), None
+            optimizer.step()
         elif not is_bad:
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def _clip(self) -> "Tensor":
         """Scale the gradients down to the recipe's norm; the norm over all ranks before it, a plain scalar."""
