@@ -73,12 +73,12 @@ def write_final_figures(run: Run, recipe: Recipe, data: "PreparedData", state: R
     run.engine.save_model(run.folder / "model")
     if run.engine.is_main:
         shutil.copytree(data.tokenizer_folder, run.folder / "model", dirs_exist_ok=True)
-        prompts = [
-            [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
-        ]
-        for prompt, text in zip(
-            prompts, run.engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed), strict=True
-        ):
+    prompts = [
+        [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
+    ]
+    texts = run.engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
+    if run.engine.is_main:
+        for prompt, text in zip(prompts, texts, strict=True):
             run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
 
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -25,6 +26,7 @@ from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
 from trainer.records import Decision, Observation, Reading, StepFigures, UserError, Worth
+from trainer.saving import Saver
 
 if TYPE_CHECKING:
     from trainer.data.stream import StepBatch, Stream
@@ -65,8 +67,15 @@ class Engine(WorthPort, Protocol):
         """(all) Every rank's value, by rank."""
         ...
 
-    def snapshot(self) -> Callable[[Path], None]:
-        """(all) Collect model and optimizer; the function returned writes them into a folder (main rank)."""
+    @property
+    def writers(self) -> checkpoint.Ranks:
+        """The ranks, over a channel that saving has for itself."""
+        ...
+
+    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+        """(all) Collect model and optimizer; the function returned writes this rank's part into a folder, and all ranks
+        call it: at once, or, where ``detached``, in a thread while training goes on.
+        """
         ...
 
     def restore(self, folder: Path) -> None:
@@ -78,7 +87,7 @@ class Engine(WorthPort, Protocol):
         ...
 
     def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
-        """(main) Sampled continuations of each prompt, for a reader to look at."""
+        """(all) Sampled continuations of each prompt, for a reader to look at; empty off the main rank."""
         ...
 
 
@@ -145,6 +154,7 @@ class Run:
     stop_asked: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
     warn: Callable[[str], None]
+    saver: Saver = field(default_factory=Saver)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +184,7 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
             while unread:
                 state, _ = _settle(run, state, unread.popleft())
             save_checkpoint(run, state)
+            finish_saving(run)
             raise
         _note_caps(run, batch)
         unread.append(_launch(run, state, batch))
@@ -296,8 +307,11 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
     if state.step % run.evaluation.every_steps == 0:
         state, outcome = _evaluate_and_steer(run, state, last=last)
         last = state.position >= run.training.steps
-    if save or last or outcome or state.step % run.checkpoint.every_steps == 0:
+    ends = save or last or outcome is not None
+    if ends or state.step % run.checkpoint.every_steps == 0:
         save_checkpoint(run, state)
+    if ends:
+        finish_saving(run)
     return state, outcome
 
 
@@ -382,6 +396,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
 
 def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     """Weights, optimizer and schedule position of the last checkpoint; new samples at new steps."""
+    finish_saving(run)
     saved = run.engine.broadcast(_rollback_target(run, state) if run.engine.is_main else None)
     if saved is None:
         run.warn(
@@ -420,29 +435,43 @@ def _rollback_target(run: Run, state: RunState) -> checkpoint.Checkpoint | None:
 
 
 def save_checkpoint(run: Run, state: RunState) -> None:
-    """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them."""
+    """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them.
+
+    An asynchronous save has only begun when this returns; ``finish_saving`` waits for it.
+    """
+    finish_saving(run)
     started_s = time.monotonic()
-    write = run.engine.snapshot()
-    problem: str | None = None
-    if run.engine.is_main:
-        offsets = {"journal_offset": run.journal.sync(), "ledger_offset": run.ledger_offset()}
-        try:
-            folder, num_bytes = checkpoint.save(
-                run.folder / "checkpoints",
-                state.step,
-                write=write,
-                state={**state.to_json(), **offsets},
-                keep=run.checkpoint.keep,
-                accepted_step=state.accepted_step,
-            )
-            run.journal.write(
-                "checkpoint", state.step, folder=folder.name, seconds=time.monotonic() - started_s, bytes=num_bytes
-            )
-        except Exception as error:  # noqa: BLE001 - a full disk has many names (torch: RuntimeError); all ranks end together
-            problem = f"the checkpoint after step {state.step} could not be saved: {error}"
-    problem = run.engine.broadcast(problem)
-    if problem:
-        raise OSError(problem)
+    write, writers = run.engine.snapshot(detached=run.checkpoint.asynchronous), run.engine.writers
+    offsets = checkpoint.together(
+        writers, lambda: {"journal_offset": run.journal.sync(), "ledger_offset": run.ledger_offset()}
+    )
+    save = partial(
+        checkpoint.save,
+        run.folder / "checkpoints",
+        state.step,
+        write=write,
+        state={**state.to_json(), **offsets[0]},
+        keep=run.checkpoint.keep,
+        accepted_step=state.accepted_step,
+        ranks=writers,
+    )
+    run.saver.start(state.step, save, started_s=started_s, in_a_thread=run.checkpoint.asynchronous)
+    if not run.checkpoint.asynchronous:
+        finish_saving(run)
+
+
+def finish_saving(run: Run) -> None:
+    """Wait for the save that has begun, if any, and journal it. OSError on all ranks when it failed."""
+    saved = run.saver.wait()
+    if saved is not None:
+        run.journal.write(
+            "checkpoint",
+            saved.step,
+            folder=saved.folder.name,
+            seconds=saved.seconds,
+            stalled_seconds=saved.stalled_s,
+            bytes=saved.num_bytes,
+        )
 
 
 def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:

@@ -146,13 +146,11 @@ def report(folders: list[Path], output: Path | None) -> int:
 
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     from trainer.data.prepare import prepare
-    from trainer.engines import require_checkpoints
     from trainer.engines.accelerate import check_launch
     from trainer.monitor.progress import TerminalProgress
 
     recipe = loaded.recipe
     check_launch()
-    require_checkpoints()
     is_main = _is_main()
     if is_main:
         check_recipe_unchanged(folder, recipe)

@@ -335,13 +335,22 @@ def predicted(run: Path) -> dict[int, int]:
     return {step: predicted_fed(opened, step, data) for step in range(1, opened.last_step + 1)}
 
 
-def weights(run: Path) -> tuple[str, bytes, Any]:
-    """Name of the last checkpoint, the bytes of its weights, and its optimizer state."""
-    import torch
-
+def weights(run: Path) -> tuple[str, dict[str, bytes]]:
+    """Name of the last checkpoint, and the bytes of its weights and optimizer state by tensor name, whole whoever wrote
+    them.
+    """
     folder = max((run / "checkpoints").glob("step-*"))
-    return (
-        folder.name,
-        (folder / "model.safetensors").read_bytes(),
-        torch.load(folder / "optimizer.pt", weights_only=True),
-    )
+    return folder.name, {name: tensor.numpy().tobytes() for name, tensor in saved_tensors(folder).items()}
+
+
+def saved_tensors(folder: Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint, put together from the parts that the ranks wrote."""
+    import torch
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    from trainer.engines.tensors import read
+
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}
+    read(folder, tensors)
+    return tensors

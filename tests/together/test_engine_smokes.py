@@ -34,7 +34,7 @@ LAUNCHES: dict[str, tuple[list[str], dict[str, str]]] = {
             *("--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
             *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", *SMOKE),
         ],
-        {"ACCELERATE_TORCH_DEVICE": "cpu"},
+        {"ACCELERATE_USE_CPU": "true"},
     ),
 }
 ENGINES = {"ddp": "AccelerateEngine", "zero2": "DeepSpeedEngine", "fsdp2": "ShardedEngine"}

@@ -8,8 +8,6 @@ import logging
 import os
 from typing import TYPE_CHECKING, Literal
 
-from trainer.records import UserError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -29,17 +27,6 @@ def launched_sharding() -> Sharding:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         return "fsdp"
     return "none"
-
-
-def require_checkpoints() -> None:
-    """``UserError`` when this launch could train but not save: said before the data is prepared, not at the end."""
-    named = {"deepspeed": "DeepSpeed ZeRO", "fsdp": "FSDP2"}.get(launched_sharding())
-    if named is not None:
-        raise UserError(
-            f"checkpoints cannot be saved under {named}: model and optimizer are spread over the ranks",
-            remedy="Launch on one device, on several with DDP (launch/accelerate/ddp.yaml), "
-            "or on CPU processes (launch/accelerate/cpu_processes.yaml)",
-        )
 
 
 def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: int) -> "AccelerateEngine":
