@@ -281,6 +281,7 @@ class AccelerateEngine:
         def back() -> None:
             for tensor, old in zip(tensors, kept, strict=True):
                 tensor.copy_(old)
+            self._state_is_back()
 
         try:
             yield back
@@ -292,6 +293,9 @@ class AccelerateEngine:
         """Everything that a step changes, on this rank."""
         return [tensor.detach() for tensor in self._training_state().values()]
 
+    def _state_is_back(self) -> None:
+        """The state tensors have been set: whatever is made from them is due."""
+
     def rehearse(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
         """One optimizer step on the rows of all ranks, in micro-batches; a step that is not finite is left out."""
         seed_dropout(seed, self.device)
@@ -301,6 +305,9 @@ class AccelerateEngine:
             micro, last = MicroBatch(input_ids=input_ids_BT[rows], num_valid=num_valid_B[rows]), start == starts[-1]
             with self._accumulating(last=last):
                 self._forward_backward(micro, target_tokens, last=last)
+        self._finish_rehearsed_step()
+
+    def _finish_rehearsed_step(self) -> None:
         self._step(~torch.isfinite(self._clip().detach()))
 
     # Agreeing
