@@ -146,11 +146,11 @@ def report(folders: list[Path], output: Path | None) -> int:
 
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     from trainer.data.prepare import prepare
-    from trainer.engines.accelerate import check_launch
+    from trainer.engines import check_engine
     from trainer.monitor.progress import TerminalProgress
 
     recipe = loaded.recipe
-    check_launch()
+    check_engine(recipe.training)
     is_main = _is_main()
     if is_main:
         check_recipe_unchanged(folder, recipe)

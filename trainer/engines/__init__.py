@@ -29,6 +29,24 @@ def launched_sharding() -> Sharding:
     return "none"
 
 
+def check_engine(training: "TrainingConfig") -> None:
+    """``UserError`` for a launch that could not train the recipe, before anything is prepared."""
+    from trainer.engines.accelerate import check_launch
+
+    check_launch()
+    match launched_sharding():
+        case "deepspeed":
+            from trainer.engines.deepspeed import check_deepspeed_launch
+
+            check_deepspeed_launch(training)
+        case "fsdp":
+            from trainer.engines.fsdp import check_fsdp_launch
+
+            check_fsdp_launch()
+        case "none":
+            pass
+
+
 def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: int) -> "AccelerateEngine":
     """The engine that the launcher describes, with the model on its devices. Every rank calls it."""
     match launched_sharding():

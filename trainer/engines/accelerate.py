@@ -369,6 +369,7 @@ class AccelerateEngine:
                     do_sample=True,
                     temperature=0.8,
                     top_k=50,
+                    synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
                 )
                 texts.append(out[0, len(prompt) :].tolist())
         model.train()

@@ -5,8 +5,11 @@ run. Its boundary is set by hand instead, so that what is left to undo is its av
 step is taken here and not by ``accelerator.backward``, which would step before anybody has looked at the figures.
 """
 
+import importlib
+import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -45,6 +48,8 @@ class DeepSpeedEngine(AccelerateEngine):
     ) -> None:
         if not torch.cuda.is_available():
             _leave_out_shared_memory_op()
+        # torch says to DeepSpeed, in every run, that two collectives will be renamed
+        warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
         accelerator = accelerator or open_accelerator(training)
         _configure(accelerator.state.deepspeed_plugin.deepspeed_config, training)
         self._kind, self._config = type(model), model.config
@@ -109,14 +114,25 @@ class DeepSpeedEngine(AccelerateEngine):
 
 
 def check_deepspeed_launch(training: "TrainingConfig") -> None:
-    """``UserError`` where the launcher's DeepSpeed file says what is the recipe's, before there is a process group."""
-    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    if path is None or path == "none":
+    """``UserError`` where DeepSpeed is missing or the launcher's file for it says what is the recipe's: said before the
+    data is prepared and before there is a process group.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("DeepSpeed was launched but is not installed", remedy="pip install 'hybrid-trainer[deepspeed]'")
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file == "none":
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        _owned_by_the_recipe({"zero_optimization": {"stage": int(stage) if stage.isdigit() else stage}}, training)
         return
     try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError("the DeepSpeed file of the launch cannot be read", got=str(error), file=path) from error
+        raise UserError(
+            "the DeepSpeed file of the launch cannot be read",
+            got=str(error),
+            file=file,
+            remedy="Start from the folder that its name is relative to",
+        ) from error
     _owned_by_the_recipe(config, training)
 
 
@@ -174,7 +190,5 @@ def _leave_out_shared_memory_op() -> None:
     """DeepSpeed compiles a C++ all-reduce for CPUs at its first start (30 to 60 s, a compiler needed); a process that
     is killed meanwhile leaves a lock behind on which every later run hangs. Gloo does without it.
     """
-    import importlib
-
     # ``import deepspeed.comm.torch as name`` would bind torch itself: the module hides behind an attribute.
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ the whole model on each device first. A step is that of DDP (FSDP averages over 
 gloo processes it ends with a segmentation fault, and torch gives it up.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -50,12 +51,6 @@ class ShardedEngine(AccelerateEngine):
                 remedy="Start it with accelerate launch --num_processes 2 or more, or torchrun --nproc_per_node 1",
             )
         plugin = FullyShardedDataParallelPlugin()  # from the environment that the launcher left
-        if plugin.fsdp_version != 2:
-            raise UserError(
-                "FSDP version 1 is not supported",
-                got=plugin.fsdp_version,
-                remedy="Set fsdp_version: 2 in the launch file",
-            )
         # Weights are gathered in bf16 and gradients averaged in fp32, as the recipe says: no launch file sets it.
         bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         plugin.mixed_precision_policy = bf16 if self._training.precision == "bf16" else None
@@ -97,6 +92,15 @@ class ShardedEngine(AccelerateEngine):
                 if self.is_main:
                     weights[name.removeprefix("model.")] = whole.cpu()
         return filled_model(self._kind, self._config, weights) if self.is_main else None
+
+
+def check_fsdp_launch() -> None:
+    """``UserError`` for FSDP1, which is Accelerate's default."""
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise UserError(
+            "FSDP version 1 is not supported", got=version, remedy="Set fsdp_version: 2 (launch/accelerate/fsdp2.yaml)"
+        )
 
 
 @contextmanager
