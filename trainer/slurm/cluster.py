@@ -58,7 +58,7 @@ def _sbatch(how: str, script: Path) -> str:
         raise UserError(
             "SLURM refuses the job",
             got=said,
-            remedy="`sinfo -o '%P %D %c %m %G %l'` shows what each partition has: nodes, cores, memory, GPUs, time limit",
+            remedy="`sinfo -o '%P %D %c %m %G %l'` shows each partition's nodes, cores, memory, GPUs, time limit",
             file=script,
         )
     return done.stdout
@@ -89,9 +89,7 @@ def _find(job: str) -> Job:
     shown = _run(["scontrol", "show", "job", "-o", job])
     if shown.returncode == 0 and "JobState=" in shown.stdout:
         fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
-        return Job(
-            job=job, state=fields["JobState"], note=f"because of {fields.get('Reason', '')}, says the controller"
-        )
+        return Job(job=job, state=fields["JobState"], note=f"for {fields.get('RunTime', '')}, says the controller")
     off = "disabled" in past.stderr
     return Job(
         job=job,

@@ -112,13 +112,12 @@ def _steps(run: Path) -> int | None:
 
 
 def _show(one: Status) -> None:
+    made = f"{one.step}" + (f" of {one.steps}" if one.steps else "")
     rows = {
         "run": one.run,
         "job": f"{one.job}  {one.state or 'unknown'}  {one.note}",
         "restarts": f"{one.restarts} ({one.requeued_by_itself} by itself, {one.requeued_by_slurm} by SLURM)",
-        "last step": f"{one.step}"
-        + (f" of {one.steps}" if one.steps else "")
-        + f", saved: {one.checkpoint or 'nothing yet'}",
+        "last step": f"{made}, saved: {one.checkpoint or 'nothing yet'}",
         "outcome": f"{one.outcome}: {one.reason}" if one.outcome else "none yet",
         "last event": one.last_event,
         "logs": one.logs or "none yet",

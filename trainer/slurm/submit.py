@@ -15,6 +15,7 @@ from trainer.slurm.history import EVENTS, history
 from trainer.slurm.request import Request, combinations, mistakes
 from trainer.slurm.script import Place, batch_script
 
+EXIT_CODES = {"finished": 0, "stopped-by-guard": 3}
 INHERITED = ("HYBRID_TRAINER_CACHE",)  # written into the script: resubmitted from another shell it must find the data
 
 
@@ -26,9 +27,9 @@ def submit(
     recipes = _checked(path, overrides, sweep, request)
     root = (root or Path("runs") / recipes[0].recipe.name).absolute()
     runs = [root / str(index) for index in range(len(sweep))] if sweep else [root]
-    if (done := _all_done(runs, recipes)) is not None:
-        _say(f"{root} is {done}; to train anew choose another --run folder")
-        return 0
+    if (settled := _all_settled(runs, recipes)) is not None:
+        _say(f"{root} is {settled}; to train anew choose another --run folder")
+        return EXIT_CODES[settled]
     _check_folders(root, runs, recipes, is_array=bool(sweep))
     script = batch_script(
         request,
@@ -80,11 +81,13 @@ def _checked(
     return recipes
 
 
-def _all_done(runs: Sequence[Path], recipes: Sequence[LoadedRecipe]) -> str | None:
-    """How the runs ended, if none of them has anything left to do."""
+def _all_settled(runs: Sequence[Path], recipes: Sequence[LoadedRecipe]) -> str | None:
+    """How the runs ended, the worst of it, if none of them has anything left to do."""
     outcomes = [settled_outcome(run, loaded.recipe) for run, loaded in zip(runs, recipes, strict=True)]
-    states = [outcome["state"] for outcome in outcomes if outcome is not None]
-    return " and ".join(dict.fromkeys(states)) if len(states) == len(runs) else None
+    states = {outcome["state"] for outcome in outcomes if outcome is not None}
+    if None in outcomes:
+        return None
+    return max(states, key=lambda state: EXIT_CODES[state])
 
 
 def _check_folders(root: Path, runs: Sequence[Path], recipes: Sequence[LoadedRecipe], *, is_array: bool) -> None:
