@@ -84,7 +84,7 @@ def _checked(
 def _all_settled(runs: Sequence[Path], recipes: Sequence[LoadedRecipe]) -> str | None:
     """How the runs ended, the worst of it, if none of them has anything left to do."""
     outcomes = [settled_outcome(run, loaded.recipe) for run, loaded in zip(runs, recipes, strict=True)]
-    states = {outcome["state"] for outcome in outcomes if outcome is not None}
+    states: set[str] = {outcome["state"] for outcome in outcomes if outcome is not None}
     if None in outcomes:
         return None
     return max(states, key=lambda state: EXIT_CODES[state])
