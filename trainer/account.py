@@ -1,5 +1,6 @@
 """What a run says of itself: at the start where and on what it runs, at the end final figures, model and texts."""
 
+import os
 import platform
 import shutil
 import socket
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from trainer.data.store import PreparedData
 
 PROMPT_TOKENS, SAMPLE_TOKENS, NUM_SAMPLES = 12, 48, 4
+JOB = {  # what SLURM tells a job of itself: the way from a curve, or a run folder, to the job's logs
+    "slurm_job": "SLURM_JOB_ID",
+    "slurm_array": "SLURM_ARRAY_JOB_ID",
+    "slurm_array_task": "SLURM_ARRAY_TASK_ID",
+    "slurm_restarts": "SLURM_RESTART_COUNT",
+    "slurm_nodes": "SLURM_JOB_NODELIST",
+    "slurm_cluster": "SLURM_CLUSTER_NAME",
+}
 VERSIONS = ("torch", "accelerate", "transformers", "datasets", "numpy", "deepspeed", "pytorch-lightning", "wandb")
 
 
@@ -58,6 +67,7 @@ def _environment(engine: Engine) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         **{name: installed[name] for name in VERSIONS if name in installed},
+        **{name: os.environ[variable] for name, variable in JOB.items() if variable in os.environ},
     }
 
 
