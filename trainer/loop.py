@@ -24,6 +24,7 @@ from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
+from trainer.pulse import beat
 from trainer.records import Decision, Observation, Reading, StepFigures, UserError, Worth
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
     """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
     unread: deque[_Launched] = deque()
     while state.position < run.training.steps:
+        beat("waiting for data", state.step + 1)
         try:
             batch = run.stream.next()
         except UserError:  # a source is spent and nobody can take its share: what was trained is kept
@@ -207,6 +209,7 @@ class _Launched:
 def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
     rate = run.training.rate(state.position)
     started_s = time.monotonic()
+    beat("training")
     figures = run.engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
     return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
@@ -303,6 +306,7 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
 
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
+    beat("evaluating")
     reading = run.reader.read(run.engine, step=state.step)
     worth = {} if last else _measure_worth(run, state)
     anchor = None if state.anchor is None else np.array(state.anchor)
@@ -390,6 +394,7 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
         )
         _take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
         return state
+    beat("restoring")
     run.engine.restore(saved.folder)
     before = run.plan.state(saved.step + 1)
     facts: list[Fact] = [
@@ -422,6 +427,7 @@ def _rollback_target(run: Run, state: RunState) -> checkpoint.Checkpoint | None:
 def save_checkpoint(run: Run, state: RunState) -> None:
     """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them."""
     started_s = time.monotonic()
+    beat("saving")
     write = run.engine.snapshot()
     problem: str | None = None
     if run.engine.is_main:

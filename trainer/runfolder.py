@@ -4,11 +4,13 @@ import fcntl
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.failure import own_rank, say
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 from trainer.records import UserError
 
@@ -97,26 +99,50 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
         write_outcome(folder, state="failed", step=None, reason=reason, exit_code=exit_code)
 
 
+def failed_outcome(folder: Path) -> dict[str, Any] | None:
+    """What a rank has written about a failure of this run; None when none has."""
+    try:
+        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return outcome if outcome["state"] == "failed" else None
+
+
 def write_outcome(
-    folder: Path, *, state: str, step: int | None, reason: str, exit_code: int, trace: str | None = None
+    folder: Path,
+    *,
+    state: str,
+    step: int | None,
+    reason: str,
+    exit_code: int,
+    trace: str | None = None,
+    rank: int | None = None,
+    host: str | None = None,
 ) -> bool:
-    """Write ``outcome.json`` unless a rank has already written how the run ended; whether this one did."""
+    """Write ``outcome.json`` unless a rank has already written how the run ended; whether it is this one's to tell.
+
+    ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
+    (a full disk) leaves only the terminal to tell.
+    """
     outcome = {
         "state": state,
         "step": step,
         "reason": reason,
         "exit_code": exit_code,
-        "rank": int(os.environ.get("RANK", "0")),
-        "host": socket.gethostname(),
+        "rank": own_rank() if rank is None else rank,
+        "host": host or socket.gethostname(),
         "traceback": trace,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".outcome.{os.getpid()}.partial"
-    aside.write_text(json.dumps(outcome, indent=1))
+    aside = folder / f".outcome.{os.getpid()}.{threading.get_native_id()}.partial"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(outcome, indent=1))
         os.link(aside, folder / "outcome.json")
     except FileExistsError:
         return False
+    except OSError as error:
+        say(f"warning: outcome.json could not be written: {error}")
     finally:
-        aside.unlink()
+        with suppress(OSError):
+            aside.unlink()
     return True

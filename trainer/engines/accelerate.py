@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
 HALF = 1 << 32
+COLLECTIVE_PATIENCE = (
+    4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
+)
 QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
 
 
@@ -122,7 +126,12 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=on_cpu and not sharded,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharded) else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(
+                backend="gloo" if on_cpu and (several or sharded) else "nccl",
+                timeout=timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s),
+            )
+        ],
     )
     if several and accelerator.distributed_type == DistributedType.NO:
         raise UserError(
