@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from trainer import checkpoint
+from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import ControlConfig, steer
 from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
 from trainer.evaluate.windows import Part, Segment
@@ -96,6 +97,7 @@ class RunState:
     replay: str | None = None  # folder of the run whose decisions are replayed
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
+    recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
@@ -109,6 +111,7 @@ class RunState:
             "replay": self.replay,
             "anchor": None if self.anchor is None else list(self.anchor),
             "skipped_in_a_row": self.skipped_in_a_row,
+            "recent_losses": list(self.recent_losses),
         }
 
 
@@ -268,15 +271,40 @@ def _settle(run: Run, state: RunState, launched: _Launched) -> tuple[RunState, b
         digests = run.engine.gather((run.ledger.digest, socket.gethostname()))
         named = ", ".join(f"rank {rank} on {host}: {digest:016x}" for rank, (digest, host) in enumerate(digests))
         raise RanksDisagreeError(f"after step {batch.step} the ranks hold different ledgers: {named}")
-    skipped = 0 if figures.updated else state.skipped_in_a_row + 1
     if not figures.updated:
+        skipped = state.skipped_in_a_row + 1
         _report_nonfinite(run, batch, figures, skipped)
-    return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+        return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+    _report_spike(run, batch, figures, state.recent_losses)
+    recent = with_latest(state.recent_losses, figures.loss)
+    return replace(state, skipped_in_a_row=0, recent_losses=recent), figures.stop_asked
+
+
+def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
+    found = spike(figures.loss, recent)
+    if found is not None:
+        run.journal.write(
+            "spike",
+            batch.step,
+            loss=figures.loss,
+            grad_norm=figures.grad_norm,
+            median=found.median,
+            spread=found.spread,
+            samples=_samples_of(run, batch),
+        )
+        run.warn(
+            f"step {batch.step}: loss {figures.loss:.4g} against a median of {found.median:.4g} in the steps before "
+            f"(gradient norm {figures.grad_norm:.3g}); its samples: trainer audit {run.folder} --step {batch.step}"
+        )
+
+
+def _samples_of(run: Run, batch: "StepBatch") -> list[str]:
+    names, plan = run.plan.sources, batch.plan
+    return [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
 
 
 def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skipped: int) -> None:
-    names, plan = run.plan.sources, batch.plan
-    samples = [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
+    samples = _samples_of(run, batch)
     run.journal.write("nonfinite", batch.step, loss=figures.loss, grad_norm=figures.grad_norm, samples=samples)
     run.warn(
         f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights"

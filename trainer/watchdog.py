@@ -29,7 +29,7 @@ from typing import Any, NoReturn, Self
 from trainer.failure import Cause, is_echo, leave_for_launcher, own_rank, say, say_last
 from trainer.pulse import own_pulse
 from trainer.records import UserError
-from trainer.runfolder import failed_outcome, write_outcome
+from trainer.runfolder import SIGNS, failed_outcome, write_outcome
 
 FAILED = 1
 TICK_S = 1.0
@@ -40,7 +40,6 @@ RANKS_PER_LOOK_S = 64  # a thousand ranks that wait for a long save must not wea
 ECHO_S = 6.0  # a rank whose collective broke waits so long for the one to blame to be known
 PATIENT_PHASES = ("starting", "saving", "restoring", "finishing")
 PATIENCE = 3  # times the time-out in these phases and until the second step: compiling, first collectives, large files
-SIGNS = ".alive"  # in the run folder, one folder per launch
 SIGN_BYTES = 4096  # signs are written in place and keep their size, so that they go on when the disk is full
 STACK_FRAMES = 16
 OWN = "trainer/"
