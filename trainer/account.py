@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import checkpoint
 from trainer.evaluate.heldout import summary, whole_part
 from trainer.loop import Engine, Run, RunState
+from trainer.pulse import beat
 from trainer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def write_final_figures(run: Run, recipe: Recipe, data: "PreparedData", state: R
         document_batch=recipe.evaluation.document_batch,
     )
     run.journal.write("report", state.step, part="report", **summary(reader.read(run.engine, step=state.step)))
+    beat("finishing")
     run.engine.save_model(run.folder / "model")
     if run.engine.is_main:
         shutil.copytree(data.tokenizer_folder, run.folder / "model", dirs_exist_ok=True)

@@ -357,12 +357,13 @@ def main() -> None:
         typer.echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(FAILED)
     except Exception as error:
+        from trainer.failure import say_last
         from trainer.records import UserError  # brings numpy and pydantic: 0.2 s that --help need not pay
 
         if not isinstance(error, UserError):
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a launch all see the same mistake
-            typer.echo(f"error: {error}", err=True)
+            say_last(f"error: {error}")
         else:
             time.sleep(TELLING_S)  # the launcher ends all as soon as one has ended
         sys.exit(BAD_INPUT)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from trainer import checkpoint
+from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import ControlConfig, steer
 from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
 from trainer.evaluate.windows import Part, Segment
@@ -25,6 +26,7 @@ from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
+from trainer.pulse import beat
 from trainer.records import Decision, Observation, Reading, StepFigures, UserError, Worth
 from trainer.saving import Saver
 
@@ -104,6 +106,7 @@ class RunState:
     replay: str | None = None  # folder of the run whose decisions are replayed
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
+    recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
@@ -117,6 +120,7 @@ class RunState:
             "replay": self.replay,
             "anchor": None if self.anchor is None else list(self.anchor),
             "skipped_in_a_row": self.skipped_in_a_row,
+            "recent_losses": list(self.recent_losses),
         }
 
 
@@ -178,6 +182,7 @@ def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
     """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
     unread: deque[_Launched] = deque()
     while state.position < run.training.steps:
+        beat("waiting for data", state.step + 1)
         try:
             batch = run.stream.next()
         except UserError:  # a source is spent and nobody can take its share: what was trained is kept
@@ -218,6 +223,7 @@ class _Launched:
 def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
     rate = run.training.rate(state.position)
     started_s = time.monotonic()
+    beat("training")
     figures = run.engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
     return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
@@ -276,15 +282,40 @@ def _settle(run: Run, state: RunState, launched: _Launched) -> tuple[RunState, b
         digests = run.engine.gather((run.ledger.digest, socket.gethostname()))
         named = ", ".join(f"rank {rank} on {host}: {digest:016x}" for rank, (digest, host) in enumerate(digests))
         raise RanksDisagreeError(f"after step {batch.step} the ranks hold different ledgers: {named}")
-    skipped = 0 if figures.updated else state.skipped_in_a_row + 1
     if not figures.updated:
+        skipped = state.skipped_in_a_row + 1
         _report_nonfinite(run, batch, figures, skipped)
-    return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+        return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+    _report_spike(run, batch, figures, state.recent_losses)
+    recent = with_latest(state.recent_losses, figures.loss)
+    return replace(state, skipped_in_a_row=0, recent_losses=recent), figures.stop_asked
+
+
+def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
+    found = spike(figures.loss, recent)
+    if found is not None:
+        run.journal.write(
+            "spike",
+            batch.step,
+            loss=figures.loss,
+            grad_norm=figures.grad_norm,
+            median=found.median,
+            spread=found.spread,
+            samples=_samples_of(run, batch),
+        )
+        run.warn(
+            f"step {batch.step}: loss {figures.loss:.4g} against a median of {found.median:.4g} in the steps before "
+            f"(gradient norm {figures.grad_norm:.3g}); its samples: trainer audit {run.folder} --step {batch.step}"
+        )
+
+
+def _samples_of(run: Run, batch: "StepBatch") -> list[str]:
+    names, plan = run.plan.sources, batch.plan
+    return [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
 
 
 def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skipped: int) -> None:
-    names, plan = run.plan.sources, batch.plan
-    samples = [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
+    samples = _samples_of(run, batch)
     run.journal.write("nonfinite", batch.step, loss=figures.loss, grad_norm=figures.grad_norm, samples=samples)
     run.warn(
         f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights"
@@ -317,6 +348,7 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
 
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
+    beat("evaluating")
     reading = run.reader.read(run.engine, step=state.step)
     worth = {} if last else _measure_worth(run, state)
     anchor = None if state.anchor is None else np.array(state.anchor)
@@ -405,6 +437,7 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
         )
         _take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
         return state
+    beat("restoring")
     run.engine.restore(saved.folder)
     before = run.plan.state(saved.step + 1)
     facts: list[Fact] = [
@@ -440,6 +473,7 @@ def save_checkpoint(run: Run, state: RunState) -> None:
     An asynchronous save has only begun when this returns; ``finish_saving`` waits for it.
     """
     finish_saving(run)
+    beat("saving")
     started_s = time.monotonic()
     write, writers = run.engine.snapshot(detached=run.checkpoint.asynchronous), run.engine.writers
     offsets = checkpoint.together(

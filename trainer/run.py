@@ -9,9 +9,9 @@ import json
 import math
 import os
 import signal
+import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
 from trainer.evaluate.worth import held_out_samples, sized
+from trainer.failure import own_rank, say_last
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
@@ -34,6 +35,7 @@ from trainer.records import UserError
 from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, starting_state
 from trainer.runfolder import (
     check_recipe_unchanged,
+    failed_outcome,
     keep_recipe,
     locked,
     note_refusal,
@@ -41,12 +43,14 @@ from trainer.runfolder import (
     unlocked,
     write_outcome,
 )
+from trainer.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
     from trainer.engines.accelerate import AccelerateEngine
     from trainer.monitor.progress import TerminalProgress
 
+TELLING_S = 3.0
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 
@@ -68,7 +72,7 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
 
 def _is_main() -> bool:
     """Whether this process writes; known from the launcher, before there is an engine."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return own_rank() == 0
 
 
 def _load(recipe_path: Path, overrides: list[str], folder: Path | None) -> LoadedRecipe:
@@ -82,22 +86,23 @@ def _load(recipe_path: Path, overrides: list[str], folder: Path | None) -> Loade
 
 def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> int:
     """Run, and write how it ended, whatever happens; the exit code."""
+    watchdog = Watchdog(folder)
     try:
-        outcome = _fit(loaded, folder, replay)
+        with watchdog:
+            outcome = _fit(loaded, folder, replay, watchdog)
     except UserError as error:
+        if not _is_main() and _main_tells(folder):  # all ranks see most mistakes; some only this one
+            return BAD_INPUT
         first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
         if _is_main():
             raise
         if first:  # the main rank may wait for this one, and would never say why
-            _say(f"error on rank {os.environ['RANK']}: {error}", error=True)
+            say_last(f"error: rank {own_rank()} on {socket.gethostname()}: {error}")
         return BAD_INPUT
     except StoppedEarly:
         outcome = Outcome(state="interrupted", step=0, reason="stopped by a signal before the first step")
     except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
-        text = traceback.format_exc()
-        if write_outcome(folder, state="failed", step=None, reason=repr(error), exit_code=FAILED, trace=text):
-            _say(text, error=True)
-            _say(f"the run failed: {error}\nsee {folder / 'outcome.json'}", error=True)
+        watchdog.tell_error(error)
         return FAILED
     code = EXIT_CODES[outcome.state]
     if _is_main():
@@ -105,6 +110,14 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
         if outcome.step:
             _tell(folder)
     return code
+
+
+def _main_tells(folder: Path) -> bool:
+    """Whether the main rank has told the mistake within a few seconds."""
+    deadline_s = time.monotonic() + TELLING_S
+    while failed_outcome(folder) is None and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    return failed_outcome(folder) is not None
 
 
 def evaluate(folder: Path, as_json: bool) -> int:
@@ -144,7 +157,7 @@ def report(folders: list[Path], output: Path | None) -> int:
     return DONE
 
 
-def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
+def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watchdog) -> Outcome:
     from trainer.data.prepare import prepare
     from trainer.engines import check_engine
     from trainer.monitor.progress import TerminalProgress
@@ -160,6 +173,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
         engine = stack.enter_context(closing(_build_engine(recipe, data)))
+        watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
         saved = newest_checkpoint(folder, engine, _warn)
         replay = replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None
@@ -186,6 +200,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
             stop_asked=signals.received,
         )
         stack.callback(run.stream.close)
+        stack.enter_context(watchdog.telling())
         write_start(run, recipe, data, saved)
         return _train(run, recipe, data, dataclasses.replace(state, documents=run.reader.documents.tolist()))
 

@@ -248,8 +248,9 @@ class Place:
         options: Sequence[str] | None = None,
         processes: int = 1,
         extra: dict[str, str] | None = None,
+        program: str = "trainer",
     ) -> Live:
-        """`accelerate launch OPTIONS -m trainer fit`; the options for so many processes on CPUs if none are given."""
+        """`accelerate launch OPTIONS -m PROGRAM fit`; the options for so many processes on CPUs if none are given."""
         if options is None:
             where = f"--multi_gpu --num_processes {processes} --num_machines 1 --main_process_port {free_port()}"
             options = f"{where} --mixed_precision no --dynamo_backend no".split()
@@ -259,7 +260,7 @@ class Place:
             "launch",
             *options,
             "-m",
-            "trainer",
+            program,
             "fit",
             str(self.recipe),
             "--run",

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
 HALF = 1 << 32
+COLLECTIVE_PATIENCE = (
+    4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
+)
 QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
 
 
@@ -120,7 +124,12 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=on_cpu and not deepspeed,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or deepspeed) else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(
+                backend="gloo" if on_cpu and (several or deepspeed) else "nccl",
+                timeout=timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s),
+            )
+        ],
     )
     if several and accelerator.distributed_type == DistributedType.NO:
         raise UserError(
