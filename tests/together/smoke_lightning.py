@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_model
 
 from tests.together.smoke_engine import (
     END,
@@ -37,6 +37,7 @@ from trainer.control.steer import ControlConfig, initial_state
 from trainer.data.stream import StepBatch, Stream
 from trainer.engines import open_engine
 from trainer.engines.accelerate import QUIET_S
+from trainer.engines.tensors import Writers, open_writers, training_state, write
 from trainer.evaluate.heldout import EvaluationConfig, Reader, all_documents
 from trainer.loop import Engine, Run, RunState, after_step, train
 from trainer.mixture.plan import Plan
@@ -172,15 +173,14 @@ class Port:
     def rehearse(self, input_ids_BT: torch.Tensor, num_valid_B: torch.Tensor, *, target_tokens: int, seed: int) -> None:
         raise AssertionError("nobody asked for evidence")
 
-    def snapshot(self) -> Callable[[Path], None]:
-        model, (optimizer,) = self._module.model, self._trainer.optimizers
-        state = optimizer.state_dict()
+    @cached_property
+    def writers(self) -> Writers:
+        return open_writers()
 
-        def write(folder: Path) -> None:
-            save_model(model, str(folder / "model.safetensors"))
-            torch.save(state, folder / "optimizer.pt")
-
-        return write
+    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+        (optimizer,) = self._trainer.optimizers
+        state = training_state(self._module.model, optimizer)
+        return lambda folder: write(folder, state, self.writers)
 
     def restore(self, folder: Path) -> None:
         raise AssertionError("no rollback here")
