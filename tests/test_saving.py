@@ -16,6 +16,7 @@ def test_training_goes_on_while_a_thread_saves_and_waiting_gives_the_result() ->
         return Path("step-00000005"), 7
 
     saver.start(5, save, started_s=0.0, in_a_thread=True)  # returns although the save cannot end yet
+    assert not saver.is_done()
     go_on.set()
     saved = saver.wait()
     assert saved is not None

@@ -62,6 +62,10 @@ class Saver:
         else:
             work()
 
+    def is_done(self) -> bool:
+        """Whether a save in a thread has come to its end, one way or the other."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def wait(self) -> Saved | None:
         """What came of the save that was begun; None when there is none. OSError when it failed."""
         if self._thread is not None:

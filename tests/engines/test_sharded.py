@@ -88,6 +88,25 @@ def test_a_step_asks_for_one_all_reduce_of_at_most_eight_numbers_of_its_own(
         assert size <= 8
 
 
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_what_is_to_be_spread_is_spread_over_the_ranks(toured: Toured, launch: tuple[str, str]) -> None:
+    for rank in toured(launch):  # weights and two moments: 3 numbers of each weight, on two ranks half of that
+        assert rank["part"] == pytest.approx(3.0 if launch[0] == "ddp" else 1.5, rel=0.05)
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_two_steps_on_two_ranks_are_two_at_the_rate_that_was_given(toured: Toured, launch: tuple[str, str]) -> None:
+    for rank in toured(launch):
+        assert (rank["counted"], rank["rates"]) == ({2}, {1e-2})
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_no_engine_compiles_anything_whose_lock_a_killed_run_could_leave(
+    toured: Toured, launch: tuple[str, str]
+) -> None:
+    assert [rank["compiled"] for rank in toured(launch)] == [[], []]
+
+
 @pytest.mark.parametrize(
     ("wrote", "reads"),
     [

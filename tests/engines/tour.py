@@ -1,6 +1,7 @@
 """What the ranks of any engine do in its tests: save and restore, rehearse, meet numbers that are not finite."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,21 +14,29 @@ from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench
 PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
 
 
+def local_state(on: Bench) -> list[torch.Tensor]:
+    """Masters and moments on this rank, however they are spread."""
+    return [part.to_local() if hasattr(part, "to_local") else part for part in on.engine._state_tensors()]
+
+
 def held(on: Bench) -> list[Any]:
     """All that this rank holds of weights and optimizer, and what the model makes of two rows."""
-    parts = [
-        part.to_local() if hasattr(part, "to_local") else part
-        for part in on.engine._state_tensors()  # masters and moments, however they are spread
-    ]
-    return [part.detach().float().numpy().copy() for part in parts] + [on.engine.eval_logits(PROBE).float().numpy()]
+    parts = [part.detach().float().numpy().copy() for part in local_state(on)]
+    return [*parts, on.engine.eval_logits(PROBE).float().numpy()]
 
 
 def tour(folder: Path, precision: str) -> dict[str, Any]:
     """What a rank saw: everything an engine promises beside training itself."""
+    built = folder.with_name("built")
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(built)
     with bench(micro_batch=2, global_batch=7, precision=precision) as on:
         on.step()
         on.step()
         return {
+            "compiled": sorted(path.name for path in built.rglob("*")),
+            "counted": {int(part) for part in local_state(on) if part.ndim == 0},
+            "rates": {group["lr"] for group in on.engine._optimizer.param_groups},
+            "part": sum(tensor.numel() for tensor in local_state(on)) / on.engine.num_parameters,
             "restored": restored(on, folder),
             "rehearsed": rehearsed(on),
             "skipped": {name: skipped(on, poison) for name, poison in POISONS.items()},
