@@ -7,7 +7,15 @@ import pytest
 
 from tests.together.faults import FAULTS, NEED_ROOT, Bench, open_bench
 
-IN_THE_DEFAULT_SUITE = ("rank-raises", "rank-killed", "rank-stopped", "rank-hangs", "disk-full", "launcher-killed")
+IN_THE_DEFAULT_SUITE = (
+    "rank-raises",
+    "rank-killed",
+    "rank-stopped",
+    "rank-hangs",
+    "ledgers-differ",
+    "disk-full",
+    "launcher-killed",
+)
 
 pytestmark = pytest.mark.faults
 
