@@ -77,7 +77,7 @@ def open_ledger(
     step = saved.step + 1 if saved else 1
     if not facts:
         for fact in [
-            *_segment_facts(data),
+            *segment_facts(data),
             *(
                 replay[1]
                 if replay
@@ -117,7 +117,8 @@ def _recent(path: Path) -> list[dict[str, Any]]:
     return list(read(path, skip=frozenset(marks[:-MARKS_KEPT])))
 
 
-def _segment_facts(data: "PreparedData") -> list[Fact]:
+def segment_facts(data: "PreparedData") -> list[Fact]:
+    """The prepared segments as a ledger knows them, from the first step on."""
     return [
         Segment(
             step=1,
@@ -134,7 +135,7 @@ def _segment_facts(data: "PreparedData") -> list[Fact]:
 
 def _check_same_data(ledger: Ledger, data: "PreparedData") -> None:
     """The prepared segments must be those the run began with: other bytes under the same name would be another run."""
-    prepared = {(fact.source, fact.segment): fact for fact in _segment_facts(data) if isinstance(fact, Segment)}
+    prepared = {(fact.source, fact.segment): fact for fact in segment_facts(data) if isinstance(fact, Segment)}
     for fact in ledger.facts:
         if isinstance(fact, Segment):
             now = prepared.get((fact.source, fact.segment))

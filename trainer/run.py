@@ -43,7 +43,7 @@ from trainer.runfolder import (
     unlocked,
     write_outcome,
 )
-from trainer.watchdog import Watchdog
+from trainer.watchdog import STOPPED_EARLY, Watchdog
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -100,7 +100,7 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
             say_last(f"error: rank {own_rank()} on {socket.gethostname()}: {error}")
         return BAD_INPUT
     except StoppedEarly:
-        outcome = Outcome(state="interrupted", step=0, reason="stopped by a signal before the first step")
+        outcome = Outcome(state="interrupted", step=0, reason=STOPPED_EARLY)
     except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
         watchdog.tell_error(error)
         return FAILED
@@ -172,8 +172,9 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
-        engine = stack.enter_context(closing(_build_engine(recipe, data)))
-        watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
+        with watchdog.leaving_on_a_signal():
+            engine = stack.enter_context(closing(_build_engine(recipe, data)))
+            watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
         saved = newest_checkpoint(folder, engine, _warn)
         replay = replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None
