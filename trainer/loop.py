@@ -1,5 +1,8 @@
 """The training loop and what happens after a step: evaluate, steer, save. It knows verbs, not libraries.
 
+Who makes the steps is left open: ``train`` makes them with an engine; under Lightning they are Lightning's, and
+``Steps`` is what both go through.
+
 Everything a batch depends on is in the ledger, everything measured is in the journal, and everything else a run needs
 to go on is in ``RunState``. The figures of a step are read one step late, so that a GPU always has the next step queued
 before the host waits for anything.
@@ -8,7 +11,7 @@ before the host waits for anything.
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -40,8 +43,8 @@ class PendingFigures(Protocol):
         ...
 
 
-class Engine(WorthPort, Protocol):
-    """What a run needs of the devices. Verbs marked (all) are called by every rank together."""
+class Devices(WorthPort, Protocol):
+    """What a run needs of the devices between two steps. Verbs marked (all) are called by every rank together."""
 
     @property
     def is_main(self) -> bool:
@@ -51,10 +54,6 @@ class Engine(WorthPort, Protocol):
     @property
     def num_parameters(self) -> int:
         """Parameters of the model."""
-        ...
-
-    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
-        """(all) One optimizer step on this rank's part of the global batch, launched."""
         ...
 
     def broadcast(self, value: Any) -> Any:
@@ -71,6 +70,14 @@ class Engine(WorthPort, Protocol):
 
     def restore(self, folder: Path) -> None:
         """(all) Load what ``snapshot`` wrote."""
+        ...
+
+
+class Engine(Devices, Protocol):
+    """Devices with a language model on them that can be trained."""
+
+    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
+        """(all) One optimizer step on this rank's part of the global batch, launched."""
         ...
 
     def save_model(self, folder: Path) -> None:
@@ -126,15 +133,15 @@ class WorthPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The parts of a run, built by ``trainer.run``."""
+    """The parts of a run, built by ``trainer.run``, or by ``trainer.lightning`` for a user's own module."""
 
     seed: int
-    training: TrainingConfig
+    num_steps: int  # of the schedule
     evaluation: EvaluationConfig
     control: ControlConfig
     checkpoint: checkpoint.CheckpointConfig
     folder: Path
-    engine: Engine
+    engine: Devices
     stream: "Stream"
     plan: Plan
     ledger: Ledger
@@ -164,51 +171,88 @@ class NonFiniteError(RuntimeError):
     """Loss or gradient was not finite several steps in a row."""
 
 
-def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
-    """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
-    unread: deque[_Launched] = deque()
-    while state.position < run.training.steps:
-        try:
-            batch = run.stream.next()
-        except UserError:  # a source is spent and nobody can take its share: what was trained is kept
-            while unread:
-                state, _ = _settle(run, state, unread.popleft())
-            save_checkpoint(run, state)
-            raise
-        _note_caps(run, batch)
-        unread.append(_launch(run, state, batch))
-        state = replace(state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens)
-        due = _due(run, state)
-        interrupted = False
-        while len(unread) > (0 if due else 1):
-            state, stop = _settle(run, state, unread.popleft())
-            interrupted = interrupted or stop
-        if due or interrupted:
-            while unread:
-                state, _ = _settle(run, state, unread.popleft())
-            state, outcome = after_step(run, state, save=interrupted)
-            if outcome:
-                return state, outcome
-        if interrupted:
-            return state, Outcome(
-                state="interrupted", step=state.step, reason="stopped by a signal; a checkpoint is saved"
-            )
-    return state, Outcome(state="finished", step=state.step, reason=f"all {run.training.steps} steps are done")
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Launched:
+class Launched:
+    """A step that may still be running on the device."""
+
     batch: "StepBatch"
     figures: PendingFigures
     learning_rate: float
     started_s: float
 
 
-def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
-    rate = run.training.rate(state.position)
+class Steps:
+    """The steps of a run from ``state`` on, for whoever makes them: ``batches`` deals, ``made`` takes each back.
+
+    Figures are read one step late unless something is due. ``outcome`` is None until the run has come to an end.
+    """
+
+    def __init__(self, run: Run, state: RunState) -> None:
+        self.run, self.state = run, state
+        self.outcome: Outcome | None = None
+        self._unread: deque[Launched] = deque()
+
+    def batches(self) -> Iterator["StepBatch"]:
+        """This rank's part of each global batch, until the run has come to an end; each only once the one before was
+        ``made``.
+        """
+        num_steps = self.run.num_steps
+        while self.outcome is None:
+            if self.state.position >= num_steps:
+                self.outcome = Outcome(
+                    state="finished", step=self.state.step, reason=f"all {num_steps} steps are done"
+                )
+                return
+            try:
+                batch = self.run.stream.next()
+            except UserError:  # a source is spent and nobody can take its share: what was trained is kept
+                self._settle(keep=0)
+                save_checkpoint(self.run, self.state)
+                raise
+            _note_caps(self.run, batch)
+            yield batch
+
+    def made(self, launched: Launched) -> None:
+        """Take a step that was launched: its figures into the journal, then whatever is due after it."""
+        batch, state = launched.batch, self.state
+        self._unread.append(launched)
+        self.state = replace(
+            state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens
+        )
+        due = _due(self.run, self.state)
+        interrupted = self._settle(keep=0 if due else 1)
+        if due or interrupted:
+            self._settle(keep=0)
+            self.state, self.outcome = after_step(self.run, self.state, save=interrupted)
+        if interrupted and self.outcome is None:
+            self.outcome = Outcome(
+                state="interrupted", step=self.state.step, reason="stopped by a signal; a checkpoint is saved"
+            )
+
+    def _settle(self, *, keep: int) -> bool:
+        """Read the figures of all but the newest ``keep`` steps; whether any rank was asked to stop."""
+        interrupted = False
+        while len(self._unread) > keep:
+            self.state, stop = _settle(self.run, self.state, self._unread.popleft())
+            interrupted = interrupted or stop
+        return interrupted
+
+
+def train(run: Run, state: RunState, engine: Engine, training: TrainingConfig) -> tuple[RunState, Outcome]:
+    """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
+    steps = Steps(run, state)
+    for batch in steps.batches():
+        steps.made(launch(run, steps.state, batch, engine, training))
+    assert steps.outcome is not None
+    return steps.state, steps.outcome
+
+
+def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, training: TrainingConfig) -> Launched:
+    """Make the step at the schedule position of ``state``, without waiting for it."""
+    rate = training.rate(state.position)
     started_s = time.monotonic()
-    figures = run.engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
-    return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
+    figures = engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
+    return Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
 
 def _note_caps(run: Run, batch: "StepBatch") -> None:
@@ -234,13 +278,13 @@ def _take(run: Run, facts: Sequence[Fact]) -> None:
 
 
 def _due(run: Run, state: RunState) -> bool:
-    last = state.position >= run.training.steps
+    last = state.position >= run.num_steps
     every = (run.evaluation.every_steps, run.checkpoint.every_steps)
     replayed = run.replay is not None and state.step + 1 in run.replay
     return last or replayed or any(state.step % steps == 0 for steps in every)
 
 
-def _settle(run: Run, state: RunState, launched: _Launched) -> tuple[RunState, bool]:
+def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bool]:
     """Read a step's figures into the journal; the state, and whether any rank was asked to stop."""
     batch, figures = launched.batch, launched.figures.result()
     plan = run.plan
@@ -290,12 +334,12 @@ def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skippe
 def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunState, Outcome | None]:
     """Whatever is due after a step: evaluate and steer, follow a replayed ledger, save. All ranks call it together."""
     outcome = None
-    last = state.position >= run.training.steps
+    last = state.position >= run.num_steps
     if run.replay is not None and state.step + 1 in run.replay:
         _take(run, run.replay[state.step + 1])
     if state.step % run.evaluation.every_steps == 0:
         state, outcome = _evaluate_and_steer(run, state, last=last)
-        last = state.position >= run.training.steps
+        last = state.position >= run.num_steps
     if save or last or outcome or state.step % run.checkpoint.every_steps == 0:
         save_checkpoint(run, state)
     return state, outcome
@@ -351,7 +395,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
     if run.engine.is_main:
         seen = Observation(
             step=state.step,
-            progress=state.position / run.training.steps,
+            progress=state.position / run.num_steps,
             reading=reading,
             worth=worth,
             shares=run.plan.shares(state.step + 1),

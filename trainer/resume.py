@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from trainer import checkpoint
 from trainer.control.steer import initial_state
-from trainer.loop import Engine, RunState, starting_facts
+from trainer.loop import Devices, RunState, starting_facts
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
@@ -56,7 +56,7 @@ def open_ledger(
     folder: Path,
     recipe: Recipe,
     data: "PreparedData",
-    engine: Engine,
+    engine: Devices,
     saved: checkpoint.Checkpoint | None,
     *,
     replay: Mapping[int, Sequence[Fact]] | None = None,
@@ -147,7 +147,7 @@ def _check_same_data(ledger: Ledger, data: "PreparedData") -> None:
                 )
 
 
-def newest_checkpoint(folder: Path, engine: Engine, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+def newest_checkpoint(folder: Path, engine: Devices, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
     """The newest whole checkpoint, found once by the main rank: all ranks must resume from the same one."""
     found: checkpoint.Checkpoint | UserError | None = None
     if engine.is_main:

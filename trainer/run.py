@@ -43,8 +43,9 @@ from trainer.runfolder import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from trainer.data.store import PreparedData
-    from trainer.engines.accelerate import AccelerateEngine
     from trainer.monitor.progress import TerminalProgress
 
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
@@ -146,13 +147,9 @@ def report(folders: list[Path], output: Path | None) -> int:
 
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
     from trainer.data.prepare import prepare
-    from trainer.engines import require_checkpoints
-    from trainer.engines.accelerate import check_launch
-    from trainer.monitor.progress import TerminalProgress
 
     recipe = loaded.recipe
-    check_launch()
-    require_checkpoints()
+    _check_launch(recipe)
     is_main = _is_main()
     if is_main:
         check_recipe_unchanged(folder, recipe)
@@ -161,21 +158,63 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
-        engine = stack.enter_context(closing(_build_engine(recipe, data)))
+        job = _Job(loaded, data, folder, replay, stop_asked=signals.received, stack=stack)
+        model = _build_model(recipe, data)
+        if recipe.engine == "lightning":
+            from trainer.lightning.fit import train_under_lightning
+
+            return train_under_lightning(model, recipe.training, seed=recipe.seed, begin=job.begin, finish=job.finish)
+        from trainer.engines import open_engine
+
+        engine = stack.enter_context(closing(open_engine(model, recipe.training, seed=recipe.seed)))
+        run, state = job.begin(engine)
+        return job.finish(run, engine, *train(run, state, engine, recipe.training))
+
+
+def _check_launch(recipe: Recipe) -> None:
+    """Refuse a launch that is not the recipe's engine's, or that could not save."""
+    if recipe.engine == "lightning":
+        from trainer.lightning.launch import check_launch as check_lightning_launch
+
+        check_lightning_launch()
+        return
+    from trainer.engines import require_checkpoints
+    from trainer.engines.accelerate import check_launch
+
+    check_launch()
+    require_checkpoints()
+
+
+class _Job:
+    """What comes before and after the steps, whoever makes them. Every rank calls both, with its engine set up."""
+
+    def __init__(
+        self,
+        loaded: LoadedRecipe,
+        data: "PreparedData",
+        folder: Path,
+        replay: Path | None,
+        *,
+        stop_asked: Callable[[], bool],
+        stack: ExitStack,
+    ) -> None:
+        self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
+        self._stop_asked, self._stack = stop_asked, stack
+        self._started_s = time.monotonic()
+
+    def begin(self, engine: Engine) -> tuple[Run, RunState]:
+        """Bring back the newest checkpoint, if there is one, and put the parts together."""
+        loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
         saved = newest_checkpoint(folder, engine, _warn)
-        replay = replay or _replayed_before(saved)
+        replay = self._replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None
         ledger = open_ledger(folder, recipe, data, engine, saved, replay=facts)
-        if is_main:
+        if engine.is_main:
             keep_recipe(folder, recipe)
         state = dataclasses.replace(starting_state(recipe, ledger, saved), replay=str(replay) if replay else None)
         if saved is not None:
             engine.restore(saved.folder)
-        discarded = state.step - state.position
-        progress = (
-            stack.enter_context(TerminalProgress(recipe.training.steps, discarded_steps=discarded)) if is_main else None
-        )
-        journal = stack.enter_context(_journal(folder, recipe, progress))
+        journal = self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state)))
         run = _assemble(
             loaded,
             data,
@@ -185,45 +224,48 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
             folder=folder,
             state=state,
             replay=facts,
-            stop_asked=signals.received,
+            stop_asked=self._stop_asked,
         )
-        stack.callback(run.stream.close)
+        self._stack.callback(run.stream.close)
         write_start(run, recipe, data, saved)
-        return _train(run, recipe, data, dataclasses.replace(state, documents=run.reader.documents.tolist()))
+        self._started_s = time.monotonic()
+        return run, dataclasses.replace(state, documents=run.reader.documents.tolist())
 
+    def _progress(self, engine: Engine, state: RunState) -> "TerminalProgress | None":
+        from trainer.monitor.progress import TerminalProgress
 
-def _train(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> Outcome:
-    """Train to the end, write the final figures, and journal how it ended."""
-    started_s = time.monotonic()
-    state, outcome = train(run, state)
-    if outcome.state == "finished":
-        write_final_figures(run, recipe, data, state)
-    run.journal.write(
-        "finish",
-        state.step,
-        state=outcome.state,
-        reason=outcome.reason,
-        seconds=time.monotonic() - started_s,
-        tokens=state.tokens,
-    )
-    return outcome
+        discarded = state.step - state.position
+        bar = TerminalProgress(self._loaded.recipe.training.steps, discarded_steps=discarded)
+        return self._stack.enter_context(bar) if engine.is_main else None
+
+    def finish(self, run: Run, engine: Engine, state: RunState, outcome: Outcome) -> Outcome:
+        """Write the final figures, and journal how the run ended."""
+        if outcome.state == "finished":
+            write_final_figures(run, engine, self._loaded.recipe, self._data, state)
+        run.journal.write(
+            "finish",
+            state.step,
+            state=outcome.state,
+            reason=outcome.reason,
+            seconds=time.monotonic() - self._started_s,
+            tokens=state.tokens,
+        )
+        return outcome
 
 
 # The parts
 
 
-def _build_engine(recipe: Recipe, data: "PreparedData") -> "AccelerateEngine":
-    from trainer.engines import open_engine
+def _build_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedModel":
     from trainer.model.build import build_model
 
-    model = build_model(
+    return build_model(
         recipe.model,
         vocabulary_size=data.vocabulary_size,
         end_of_document=data.end_of_document,
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
-    return open_engine(model, recipe.training, seed=recipe.seed)
 
 
 @contextmanager
@@ -278,7 +320,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         _warn_of_a_blind_guard(recipe, len(reader.documents))
     return Run(
         seed=recipe.seed,
-        training=recipe.training,
+        num_steps=recipe.training.steps,
         evaluation=recipe.evaluation,
         control=recipe.control,
         checkpoint=recipe.checkpoint,

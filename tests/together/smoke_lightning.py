@@ -84,7 +84,7 @@ def assemble(engine: Engine, micro_batch: int, folder: Path) -> tuple[Run, RunSt
     )
     run = Run(
         seed=SEED,
-        training=SHORT,
+        num_steps=SHORT.steps,
         evaluation=EvaluationConfig(every_steps=2),
         control=CONTROL,
         checkpoint=CheckpointConfig(every_steps=STEPS, keep=1),
@@ -281,7 +281,7 @@ def under_lightning(micro_batch: int, accumulation: int, folder: Path) -> dict[s
 def by_our_loop(micro_batch: int, folder: Path) -> dict[str, Any]:
     engine = open_engine(new_model(), SHORT, seed=SEED)
     run, state = assemble(engine, micro_batch, folder)
-    train(run, state)
+    train(run, state, engine, SHORT)
     run.stream.close()
     return found(run)
 

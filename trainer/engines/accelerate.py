@@ -419,10 +419,11 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _bare(model: Any) -> Any:
-    """The model below DDP. Accelerate's own ``unwrap_model`` imports DeepSpeed where it is installed: 2 s, and words on
-    stdout.
+    """The model below DDP, and below Lightning's module. Accelerate's own ``unwrap_model`` imports DeepSpeed where it is
+    installed: 2 s, and words on stdout.
     """
-    return getattr(model, "module", model)
+    wrapped = getattr(model, "module", model)
+    return getattr(wrapped, "trained_model", wrapped)
 
 
 def _raw(optimizer: Any) -> Any:
