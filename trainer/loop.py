@@ -11,7 +11,7 @@ before the host waits for anything.
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -20,17 +20,18 @@ import numpy as np
 
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig, steer
-from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
-from trainer.evaluate.windows import Part, Segment
-from trainer.evaluate.worth import WorthCounts, WorthPort, read_worth
+from trainer.evaluate.heldout import EvaluationConfig, summary
+from trainer.evaluate.worth import WorthPort
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
-from trainer.records import Decision, Observation, Reading, StepFigures, UserError, Worth
+from trainer.records import Decision, FloatArray, IntArray, Observation, Reading, StepFigures, UserError, Worth
 
 if TYPE_CHECKING:
-    from trainer.data.stream import StepBatch, Stream
+    import torch
+
+    from trainer.data.stream import StepBatch
 
 NONFINITE_LIMIT = 3  # steps in a row: one can be a freak batch, three are a broken run
 
@@ -43,8 +44,23 @@ class PendingFigures(Protocol):
         ...
 
 
-class Devices(WorthPort, Protocol):
+class Devices(Protocol):
     """What a run needs of the devices between two steps. Verbs marked (all) are called by every rank together."""
+
+    @property
+    def rank(self) -> int:
+        """This process."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        ...
+
+    @property
+    def device(self) -> "torch.device":
+        """Where tensors belong."""
+        ...
 
     @property
     def is_main(self) -> bool:
@@ -54,6 +70,10 @@ class Devices(WorthPort, Protocol):
     @property
     def num_parameters(self) -> int:
         """Parameters of the model."""
+        ...
+
+    def reduce(self, array: FloatArray) -> FloatArray:
+        """(all) The float64 array summed over all ranks, the same on each."""
         ...
 
     def broadcast(self, value: Any) -> Any:
@@ -73,7 +93,7 @@ class Devices(WorthPort, Protocol):
         ...
 
 
-class Engine(Devices, Protocol):
+class Engine(Devices, WorthPort, Protocol):
     """Devices with a language model on them that can be trained."""
 
     def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
@@ -118,17 +138,56 @@ class RunState:
         }
 
 
+class HeldOutReader(Protocol):
+    """What is read of the held-out samples, on the devices it was made for."""
+
+    @property
+    def documents(self) -> IntArray:
+        """Numbers of the documents that are read, ascending."""
+        ...
+
+    def read(self, port: Any, *, step: int) -> Reading:
+        """(all) One reading; every rank gets the same one."""
+        ...
+
+
+class WorthMeasure(Protocol):
+    """How the worth of sources is measured, on the devices it was made for."""
+
+    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Worth]:
+        """(all) The worth of each of ``sources`` after ``step``; weights and optimizer are as before."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorthPlan:
-    """What is measured for the worth of the sources every so many steps, from schedule position
-    ``start`` to ``end``."""
+    """When the worth of the sources is measured: every so many steps, from schedule position ``start`` to ``end``."""
 
-    counts: WorthCounts
+    measure: WorthMeasure
     start: int
     end: int
     every_steps: int
-    sources: Mapping[str, Sequence[Segment]]
-    part: Part
+
+
+class BatchStream(Protocol):
+    """Where this rank's batches come from."""
+
+    @property
+    def state(self) -> State:
+        """Before the batch that comes next."""
+        ...
+
+    def next(self) -> "StepBatch":
+        """The next step's batch."""
+        ...
+
+    def append(self, facts: Iterable[Fact]) -> None:
+        """Take facts into the ledger; what was fetched ahead without them is thrown away."""
+        ...
+
+    def close(self) -> None:
+        """Stop fetching."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +201,11 @@ class Run:
     checkpoint: checkpoint.CheckpointConfig
     folder: Path
     engine: Devices
-    stream: "Stream"
+    stream: BatchStream
     plan: Plan
     ledger: Ledger
     journal: JournalWriter
-    reader: Reader
+    reader: HeldOutReader
     worth: WorthPlan | None  # None: nobody asks for evidence on the sources
     replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
     stop_asked: Callable[[], bool]
@@ -199,9 +258,7 @@ class Steps:
         num_steps = self.run.num_steps
         while self.outcome is None:
             if self.state.position >= num_steps:
-                self.outcome = Outcome(
-                    state="finished", step=self.state.step, reason=f"all {num_steps} steps are done"
-                )
+                self.outcome = Outcome(state="finished", step=self.state.step, reason=f"all {num_steps} steps are done")
                 return
             try:
                 batch = self.run.stream.next()
@@ -370,18 +427,12 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     if plan is None or state.step % plan.every_steps or not plan.start <= state.position <= plan.end:
         return {}
     shares = run.plan.shares(state.step + 1)
-    return read_worth(
-        plan.part,
-        {name: segments for name, segments in plan.sources.items() if shares[name] > 0},
-        plan.counts,
+    return plan.measure(
         run.engine,
         step=state.step,
-        seed=run.seed,
-        sequence_length=run.reader.sequence_length,
-        end_of_document=run.reader.end_of_document,
-        batch_rows=run.reader.document_batch,
+        sources=[name for name, share in shares.items() if share > 0],
         global_batch=run.plan.global_batch(state.step + 1),
-    ).worth
+    )
 
 
 def vars_of(worth: Worth) -> dict[str, float]:

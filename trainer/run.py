@@ -24,7 +24,7 @@ from trainer.account import write_final_figures, write_start
 from trainer.checkpoint import Checkpoint
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import held_out_samples, sized
+from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
@@ -401,7 +401,16 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
         end_of_document=data.end_of_document,
     )
     segments = {name: source.segments for name, source in data.sources.items()}
-    return WorthPlan(counts=counts, start=start, end=end, every_steps=every_steps, sources=segments, part=data.steer)
+    measure = TokenWorth(
+        part=data.steer,
+        sources=segments,
+        counts=counts,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+        batch_rows=recipe.evaluation.document_batch,
+    )
+    return WorthPlan(measure=measure, start=start, end=end, every_steps=every_steps)
 
 
 def _tell(folder: Path) -> None:

@@ -419,8 +419,8 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _bare(model: Any) -> Any:
-    """The model below DDP, and below Lightning's module. Accelerate's own ``unwrap_model`` imports DeepSpeed where it is
-    installed: 2 s, and words on stdout.
+    """The model below DDP, and below Lightning's module. Accelerate's own ``unwrap_model`` imports DeepSpeed where it
+    is installed: 2 s, and words on stdout.
     """
     wrapped = getattr(model, "module", model)
     return getattr(wrapped, "trained_model", wrapped)

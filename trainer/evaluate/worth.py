@@ -100,6 +100,36 @@ class WorthPort(ForwardPort, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenWorth:
+    """All that stays the same from one measurement on token samples to the next; a call is one measurement."""
+
+    part: Part
+    sources: Mapping[str, Sequence[Segment]]
+    counts: WorthCounts
+    seed: int
+    sequence_length: int
+    end_of_document: int
+    batch_rows: int
+
+    def __call__(
+        self, port: "WorthPort", *, step: int, sources: Sequence[str], global_batch: int
+    ) -> Mapping[str, Worth]:
+        """The worth of each of ``sources`` after ``step``; see ``read_worth``."""
+        return read_worth(
+            self.part,
+            {name: self.sources[name] for name in sources},
+            self.counts,
+            port,
+            step=step,
+            seed=self.seed,
+            sequence_length=self.sequence_length,
+            end_of_document=self.end_of_document,
+            batch_rows=self.batch_rows,
+            global_batch=global_batch,
+        ).worth
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorthReading:
     """Evidence of one step. ``worth`` is empty when fresh held-out text did not gain significantly."""
 

@@ -37,6 +37,8 @@ class LightningEngine(AccelerateEngine):
         self._seed, self._training = seed, training
         self._model = self._strategy.model
         (self._optimizer,) = self._strategy.optimizers
+        if isinstance(self._model, DistributedDataParallel):
+            self._model.broadcast_buffers = False  # as under Accelerate
         self._model.train()
 
     @property

@@ -9,6 +9,7 @@ iterator's: a rollback makes a run longer than any length told beforehand.
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,7 @@ def train_under_lightning(
 
     ``begin`` is called once the strategy is set up, ``finish`` after the last step, both by every rank.
     """
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # which devices there are, and tips
+    _quieten()
     trainer = pl.Trainer(
         **trainer_arguments(training),
         max_epochs=1,
@@ -57,6 +57,13 @@ def train_under_lightning(
         leave_process_group()
     assert module.outcome is not None
     return module.outcome
+
+
+def _quieten() -> None:
+    """Leave out which devices there are, tips, and warnings about Lightning's own lines."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", module=name)
 
 
 class Batches:

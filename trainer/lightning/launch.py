@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 STRATEGY_VARIABLE = "PL_TRAINER_STRATEGY"
 ZERO_STAGES = {"deepspeed_stage_1": 1, "deepspeed_stage_2": 2, "deepspeed_stage_3": 3}
 STRATEGIES = ("ddp", "model_parallel", *ZERO_STAGES)
-TORCHRUN = "torchrun --nproc_per_node N -m trainer fit RECIPE"
+# Behind `--`, for torchrun takes `--run` for an abbreviation of an option of its own.
+TORCHRUN = "torchrun --nproc_per_node N -m -- trainer fit RECIPE"
 
 
 def num_processes() -> int:
@@ -125,16 +126,13 @@ def _strategy(training: TrainingConfig) -> Strategy:
         case "single":
             return SingleDeviceStrategy("cuda:0" if torch.cuda.is_available() else "cpu")
         case "ddp":
-            # rotary frequencies are equal by construction; DDP would send them round before every forward
-            return StepwiseDDP(process_group_backend=backend, broadcast_buffers=False)
+            return StepwiseDDP(process_group_backend=backend)
         case "model_parallel":
             return ModelParallelStrategy(
                 data_parallel_size=num_processes(), tensor_parallel_size=1, process_group_backend=backend
             )
         case _:
-            return StepwiseDeepSpeed(
-                config=zero_config(ZERO_STAGES[name], training), process_group_backend=backend
-            )
+            return StepwiseDeepSpeed(config=zero_config(ZERO_STAGES[name], training), process_group_backend=backend)
 
 
 def zero_config(stage: int, training: TrainingConfig) -> dict[str, Any]:
@@ -151,7 +149,7 @@ def zero_config(stage: int, training: TrainingConfig) -> dict[str, Any]:
 
 def shard(model: "PreTrainedModel", mesh: "DeviceMesh") -> None:
     """Spread the weights over the mesh (FSDP2): each layer a unit of its own, gathered when it is its turn."""
-    layers = max((part for part in model.modules() if isinstance(part, torch.nn.ModuleList)), key=len, default=[])
-    for layer in layers:
+    lists = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
+    for layer in max(lists, key=len, default=()):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
