@@ -44,11 +44,12 @@ def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoin
             for name, source in data.sources.items()
         },
         steer_documents=len(run.reader.documents),
-        environment=_environment(run.engine),
+        environment=environment_of(run.engine),
     )
 
 
-def _environment(engine: Devices) -> dict[str, Any]:
+def environment_of(engine: Devices) -> dict[str, Any]:
+    """Host, device and versions."""
     installed = {
         dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions() if dist.metadata["Name"]
     }

@@ -21,7 +21,7 @@ import numpy as np
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig, steer
 from trainer.evaluate.heldout import EvaluationConfig, summary
-from trainer.evaluate.worth import WorthPort
+from trainer.evaluate.worth import WorthPort, WorthTimes
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
@@ -161,12 +161,10 @@ class WorthMeasure(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WorthPlan:
-    """When the worth of the sources is measured: every so many steps, from schedule position ``start`` to ``end``."""
+    """How and when the worth of the sources is measured."""
 
     measure: WorthMeasure
-    start: int
-    end: int
-    every_steps: int
+    times: WorthTimes
 
 
 class BatchStream(Protocol):
@@ -248,22 +246,18 @@ class Steps:
 
     def __init__(self, run: Run, state: RunState) -> None:
         self.run, self.state = run, state
-        self.outcome: Outcome | None = None
         self._unread: deque[Launched] = deque()
+        self.outcome = self._finished()
 
     def batches(self) -> Iterator["StepBatch"]:
         """This rank's part of each global batch, until the run has come to an end; each only once the one before was
         ``made``.
         """
-        num_steps = self.run.num_steps
         while self.outcome is None:
-            if self.state.position >= num_steps:
-                self.outcome = Outcome(state="finished", step=self.state.step, reason=f"all {num_steps} steps are done")
-                return
             try:
                 batch = self.run.stream.next()
             except UserError:  # a source is spent and nobody can take its share: what was trained is kept
-                self._settle(keep=0)
+                self.settle()
                 save_checkpoint(self.run, self.state)
                 raise
             _note_caps(self.run, batch)
@@ -277,22 +271,29 @@ class Steps:
             state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens
         )
         due = _due(self.run, self.state)
-        interrupted = self._settle(keep=0 if due else 1)
+        interrupted = self.settle(keep=0 if due else 1)
         if due or interrupted:
-            self._settle(keep=0)
+            self.settle()
             self.state, self.outcome = after_step(self.run, self.state, save=interrupted)
         if interrupted and self.outcome is None:
             self.outcome = Outcome(
                 state="interrupted", step=self.state.step, reason="stopped by a signal; a checkpoint is saved"
             )
+        self.outcome = self.outcome or self._finished()
 
-    def _settle(self, *, keep: int) -> bool:
+    def settle(self, *, keep: int = 0) -> bool:
         """Read the figures of all but the newest ``keep`` steps; whether any rank was asked to stop."""
         interrupted = False
         while len(self._unread) > keep:
             self.state, stop = _settle(self.run, self.state, self._unread.popleft())
             interrupted = interrupted or stop
         return interrupted
+
+    def _finished(self) -> Outcome | None:
+        steps = self.run.num_steps
+        if self.state.position < steps:
+            return None
+        return Outcome(state="finished", step=self.state.step, reason=f"all {steps} steps are done")
 
 
 def train(run: Run, state: RunState, engine: Engine, training: TrainingConfig) -> tuple[RunState, Outcome]:
@@ -424,7 +425,7 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
 
 def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     plan = run.worth
-    if plan is None or state.step % plan.every_steps or not plan.start <= state.position <= plan.end:
+    if plan is None or not plan.times.due(state.step, state.position):
         return {}
     shares = run.plan.shares(state.step + 1)
     return plan.measure(

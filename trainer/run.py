@@ -6,7 +6,6 @@ first, and kept in ``outcome.json``: launchers swallow exit codes.
 
 import dataclasses
 import json
-import math
 import os
 import signal
 import sys
@@ -24,15 +23,19 @@ from trainer.account import write_final_figures, write_start
 from trainer.checkpoint import Checkpoint
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
+from trainer.evaluate.worth import TokenWorth, held_out_samples, sized, worth_times
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.records import UserError
-from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, starting_state
+from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, segment_facts, starting_state
 from trainer.runfolder import (
+    BAD_INPUT,
+    DONE,
+    EXIT_CODES,
+    FAILED,
     check_recipe_unchanged,
     keep_recipe,
     locked,
@@ -47,9 +50,6 @@ if TYPE_CHECKING:
 
     from trainer.data.store import PreparedData
     from trainer.monitor.progress import TerminalProgress
-
-DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
-EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 
 
 def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Path | None) -> int:
@@ -208,10 +208,20 @@ class _Job:
         saved = newest_checkpoint(folder, engine, _warn)
         replay = self._replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None
-        ledger = open_ledger(folder, recipe, data, engine, saved, replay=facts)
+        ledger = open_ledger(
+            folder,
+            engine,
+            saved,
+            segments=segment_facts(data),
+            mixture=recipe.mixture,
+            micro_batch=recipe.training.micro_batch,
+            replay=facts,
+        )
         if engine.is_main:
             keep_recipe(folder, recipe)
-        state = dataclasses.replace(starting_state(recipe, ledger, saved), replay=str(replay) if replay else None)
+        state = dataclasses.replace(
+            starting_state(recipe.control, recipe.mixture, ledger, saved), replay=str(replay) if replay else None
+        )
         if saved is not None:
             engine.restore(saved.folder)
         journal = self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state)))
@@ -380,17 +390,17 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
 
     What the budget of the whole run allows is spent on the few measurements that can still change something.
     """
-    config, steps, from_progress = recipe.evaluation.worth, recipe.training.steps, worth_from(recipe.control)
-    if config.enabled == "off" or (config.enabled == "auto" and from_progress is None):
+    config, steps = recipe.evaluation.worth, recipe.training.steps
+    times = worth_times(
+        config, worth_from(recipe.control), num_steps=steps, reading_every_steps=recipe.evaluation.every_steps
+    )
+    if times is None:
         return None
-    start, end = math.ceil((from_progress or 0.0) * steps), math.floor(config.until * steps)
-    every_steps = config.every_readings * recipe.evaluation.every_steps
-    measurements = max(1, end // every_steps - (start - 1) // every_steps)
     counts = sized(
         config,
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
-        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // measurements,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // times.count,
     )
     held_out_samples(  # a steer part that is too small is an error now, not at the first measurement
         data.steer,
@@ -410,7 +420,7 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
         end_of_document=data.end_of_document,
         batch_rows=recipe.evaluation.document_batch,
     )
-    return WorthPlan(measure=measure, start=start, end=end, every_steps=every_steps)
+    return WorthPlan(measure=measure, times=times)
 
 
 def _tell(folder: Path) -> None:

@@ -12,6 +12,9 @@ from typing import IO, Any
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 from trainer.records import UserError
 
+DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
+EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
+
 
 def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     """The outcome of a run that has nothing left to do under this recipe: finished, or stopped by the guard; else None.

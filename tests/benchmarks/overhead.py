@@ -47,7 +47,8 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
     measured_after: list[int] = []
     worth = 0.0
     if plan is not None:
-        measured_after = [step for step in range(plan.start, plan.end + 1) if step % plan.every_steps == 0]
+        times = plan.times
+        measured_after = [step for step in range(times.start, times.end + 1) if times.due(step, step)]
         assert isinstance(plan.measure, TokenWorth)
         worth = len(measured_after) * plan.measure.counts.cost_tokens(num_sources=num_sources, sequence_length=length)
     trained_tokens = recipe.mixture.global_batch * length * recipe.training.steps
