@@ -21,6 +21,8 @@ from torch.utils.data import TensorDataset
 
 from trainer.lightning import MixtureData, Source, Steering
 
+USUAL = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}  # WandbLogger(...) goes here
+
 
 class Classifier(pl.LightningModule):
     """Ten digits from 8 x 8 pixels."""
@@ -98,9 +100,7 @@ def main() -> None:
         control={"policy": {"kind": "feedback"}},
         worth={"samples_per_step": 16, "held_out_samples": 400},
     )
-    trainer = pl.Trainer(
-        max_steps=asked.steps, callbacks=[steering], devices=asked.devices, accelerator="auto", logger=False
-    )
+    trainer = pl.Trainer(max_steps=asked.steps, callbacks=[steering], devices=asked.devices, **USUAL)
     trainer.fit(Classifier(), mixture, ckpt_path=steering.ckpt_path)
 
     if trainer.is_global_zero:

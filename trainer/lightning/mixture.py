@@ -68,7 +68,7 @@ class MixtureData(pl.LightningDataModule):
         super().__init__()
         self.sources, self.seed, self.collate = dict(sources), seed, collate
         self.mixture = configured(MixtureConfig, {"global_batch": global_batch, "shares": dict(shares)})
-        self.begin: Callable[[], Batches] | None = None  # the callback's: it knows the run
+        self.begin: Callable[[], NoBatches] | None = None  # the callback's: it knows the run
         if set(shares) != set(sources):
             raise UserError(
                 "shares and sources name different sources",
@@ -91,7 +91,7 @@ class MixtureData(pl.LightningDataModule):
         return [self.sources[names[batch.source[place]]].samples[int(batch.sample[place])] for place in places]
 
     @override
-    def train_dataloader(self) -> "Batches":
+    def train_dataloader(self) -> "NoBatches":
         """This rank's batches, from where the run stands."""
         if self.begin is None:
             raise UserError(
@@ -133,11 +133,30 @@ class SampleStream:
         """Nothing to stop."""
 
 
-class Batches:
+class NoBatches:
+    """What Lightning takes for the loader of a run that has come to its end.
+
+    It has a state, empty, because where it stands follows from the run's own.
+    """
+
+    def __len__(self) -> int:
+        return 1  # Lightning warns of 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to load."""
+
+
+class Batches(NoBatches):
     """What Lightning takes for a loader: every batch of the run, of which it goes on behind those already trained.
 
-    It has a length, because without one Lightning fetches a batch ahead, and a decision would come one batch late; and
-    a state, empty, because where it stands follows from the run's own.
+    It has a length, because without one Lightning fetches a batch ahead, and a decision would come one batch late.
     """
 
     def __init__(self, mixture: MixtureData, steps: Steps, *, accumulation: int) -> None:
@@ -146,9 +165,11 @@ class Batches:
         self.step: StepBatch | None = None  # the one that is being trained
         self.fed = 0  # of its samples on this rank, as far as they were handed over
 
+    @override
     def __len__(self) -> int:
         return self._steps.run.num_steps * self._accumulation
 
+    @override
     def __iter__(self) -> Iterator[Any]:
         run = self._steps.run
         devices, names = run.engine, run.plan.sources
@@ -166,13 +187,6 @@ class Batches:
                 samples = self._mixture.rows(step.plan, places.tolist(), names)
                 self.fed = (self.fed + sum(map(sample_hash, samples))) % (1 << 64)
                 yield self._mixture.collate(samples)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
 
 
 def fed(mixture: MixtureData, batch: Batch, names: Sequence[str]) -> int:

@@ -35,7 +35,7 @@ from trainer.evaluate.heldout import EvaluationConfig, summary
 from trainer.evaluate.worth import WorthConfig, sized, worth_times
 from trainer.lightning.devices import CHECKPOINT, Losses, TrainerDevices
 from trainer.lightning.evidence import SampleReader, SampleWorth
-from trainer.lightning.mixture import Batches, MixtureData, Samples, SampleStream, configured
+from trainer.lightning.mixture import Batches, MixtureData, NoBatches, Samples, SampleStream, configured
 from trainer.loop import Launched, Outcome, Run, Steps, WorthPlan, save_checkpoint
 from trainer.mixture.plan import Plan
 from trainer.monitor.journal import Journal, JournalWriter, Line, SilentJournal
@@ -178,12 +178,22 @@ class Steering(pl.Callback):
 
     # The run
 
-    def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> Batches:
+    def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> NoBatches:
         """Put the run together, from the beginning or from its newest checkpoint; every rank calls it."""
         devices = self._devices = TrainerDevices(trainer, module, self._losses, self.folder)
         if devices.is_main:
             self._stack.enter_context(locked(self.folder))
         saved = newest_checkpoint(self.folder, devices, warn_on_console)
+        step, position = (0, 0) if saved is None else (saved.step, int(saved.state["position"]))
+        if trainer.global_step != position:
+            raise UserError(
+                f"the run in {self.folder} is at step {position} of its schedule, the Trainer at another",
+                got=trainer.global_step,
+                remedy="Call fit(..., ckpt_path=steering.ckpt_path), or start anew in another folder",
+            )
+        if position >= trainer.max_steps:  # Lightning, too, will find nothing to do
+            self.outcome = Outcome(state="finished", step=step, reason=f"all {trainer.max_steps} steps are done")
+            return NoBatches()
         accumulation = trainer.accumulate_grad_batches
         ledger = open_ledger(
             self.folder,
@@ -194,12 +204,6 @@ class Steering(pl.Callback):
             micro_batch=self.mixture.mixture.global_batch // (devices.world_size * accumulation),
         )
         state = starting_state(self.control, self.mixture.mixture, ledger, saved)
-        if trainer.global_step != state.position:
-            raise UserError(
-                f"the run in {self.folder} is at step {state.position} of its schedule, the Trainer at another",
-                got=trainer.global_step,
-                remedy="Call fit(..., ckpt_path=steering.ckpt_path), or start anew in another folder",
-            )
         plan = Plan(self.mixture.seed, ledger)
         run = Run(
             seed=self.mixture.seed,
@@ -224,10 +228,7 @@ class Steering(pl.Callback):
         self._batches = Batches(self.mixture, self._steps, accumulation=accumulation)
         self._forget_step()
         self._began_s = time.monotonic()
-        if self._steps.outcome is None:
-            self._write_start(run, saved)
-        else:  # Lightning will find nothing to do either
-            self.outcome = self._steps.outcome
+        self._write_start(run, saved)
         return self._batches
 
     def _journal(self, trainer: pl.Trainer, devices: TrainerDevices) -> JournalWriter:
