@@ -1,5 +1,6 @@
 """What a run says of itself: at the start where and on what it runs, at the end final figures, model and texts."""
 
+import os
 import platform
 import shutil
 import socket
@@ -9,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 from trainer import checkpoint
 from trainer.evaluate.heldout import summary, whole_part
 from trainer.loop import Devices, Engine, Run, RunState
+from trainer.pulse import beat
 from trainer.recipe import Recipe
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
 
 PROMPT_TOKENS, SAMPLE_TOKENS, NUM_SAMPLES = 12, 48, 4
+JOB = {  # what SLURM tells a job of itself: the way from a curve, or a run folder, to the job's logs
+    "slurm_job": "SLURM_JOB_ID",
+    "slurm_array": "SLURM_ARRAY_JOB_ID",
+    "slurm_array_task": "SLURM_ARRAY_TASK_ID",
+    "slurm_restarts": "SLURM_RESTART_COUNT",
+    "slurm_nodes": "SLURM_JOB_NODELIST",
+    "slurm_cluster": "SLURM_CLUSTER_NAME",
+}
 VERSIONS = ("torch", "accelerate", "transformers", "datasets", "numpy", "deepspeed", "pytorch-lightning", "wandb")
 
 
@@ -59,6 +69,7 @@ def environment_of(engine: Devices) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         **{name: installed[name] for name in VERSIONS if name in installed},
+        **{name: os.environ[variable] for name, variable in JOB.items() if variable in os.environ},
     }
 
 
@@ -71,15 +82,16 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
         document_batch=recipe.evaluation.document_batch,
     )
     run.journal.write("report", state.step, part="report", **summary(reader.read(engine, step=state.step)))
+    beat("finishing")
     engine.save_model(run.folder / "model")
     if engine.is_main:
         shutil.copytree(data.tokenizer_folder, run.folder / "model", dirs_exist_ok=True)
-        prompts = [
-            [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
-        ]
-        for prompt, text in zip(
-            prompts, engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed), strict=True
-        ):
+    prompts = [
+        [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
+    ]
+    texts = engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
+    if engine.is_main:
+        for prompt, text in zip(prompts, texts, strict=True):
             run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
 
 

@@ -3,17 +3,18 @@ the new one is verified.
 
 Writing in place and deleting the oldest first (what the usual libraries do) leaves nothing to resume from when a
 process dies at the wrong moment. Here a folder with its final name is whole by construction, its manifest proves it,
-and a damaged one is passed over, loudly.
+and a damaged one is passed over, loudly. Every rank writes and hashes its part; what one of them cannot do all of them
+hear of, and end together.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -28,6 +29,9 @@ class CheckpointConfig(Config):
 
     every_steps: int = Field(default=500, gt=0, description="a checkpoint after every so many steps, and at the end")
     keep: int = Field(default=2, gt=0, description="checkpoints kept; older ones go after the newest is verified")
+    asynchronous: bool = Field(
+        default=False, description="write while training goes on, from a copy in host memory (12 bytes per parameter)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,68 +43,141 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+class Ranks(Protocol):
+    """The ranks that save together."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number among them; 0 publishes."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Their number."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """(all) Every rank's value, by rank."""
+        ...
+
+
+T = TypeVar("T")
+
+
 def folder_name(step: int) -> str:
     """The folder of the checkpoint after ``step``."""
     return f"step-{step:08d}"
 
 
 def save(
-    root: Path, step: int, *, write: Callable[[Path], None], state: dict[str, Any], keep: int, accepted_step: int = 0
+    root: Path,
+    step: int,
+    *,
+    write: Callable[[Path], None],
+    state: dict[str, Any],
+    keep: int,
+    accepted_step: int,
+    ranks: Ranks,
 ) -> tuple[Path, int]:
-    """Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts the engine's files
-    into the folder it is given. Beside the newest ``keep``, the newest up to ``accepted_step`` stays, for a rollback.
+    """(all) Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts this rank's
+    files into the folder it is given. Beside the newest ``keep``, the newest up to ``accepted_step`` stays, for a
+    rollback.
+
+    OSError on every rank, naming the one that failed, when anything goes wrong on any.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    aside = root / f".{folder_name(step)}.partial"
+    aside, folder = root / f".{folder_name(step)}.partial", root / folder_name(step)
+    is_main = ranks.rank == 0
+    together(ranks, lambda: _begin(aside) if is_main else None)
+    together(ranks, lambda: write(aside))
+    together(ranks, lambda: _write_state(aside, state) if is_main else None)
+    parts = together(ranks, lambda: _entries(_mine(_files_in(aside), ranks), aside))
+    files = {name: entry for part in parts for name, entry in part.items()}
+    together(ranks, lambda: _publish(aside, folder, step, files) if is_main else None)
+    problems = together(ranks, lambda: _damage_among(folder, dict(_mine(sorted(files.items()), ranks))))
+    problem = next((problem for problem in problems if problem), None)
+    if problem:
+        raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
+    together(ranks, lambda: _remove_old(root, keep, accepted_step) if is_main else None)
+    return folder, sum(int(entry["bytes"]) for entry in files.values())
+
+
+def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
+    """(all) Every rank does its work; what came of it, by rank. OSError on all of them when one fails."""
+    try:
+        told: tuple[T | None, str | None] = work(), None
+    except Exception as error:  # noqa: BLE001 - a full disk has many names (torch: RuntimeError); all ranks end together
+        told = None, str(error) or repr(error)
+    results = ranks.gather(told)
+    failed = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(results) if problem is not None]
+    if failed:
+        raise OSError(failed[0] if len(results) > 1 else failed[0].removeprefix("rank 0: "))
+    return [result for result, _ in results]
+
+
+def _begin(aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    write(aside)
+    aside.mkdir(parents=True)
+
+
+def _write_state(aside: Path, state: dict[str, Any]) -> None:
     (aside / STATE).write_text(json.dumps(state))
-    num_bytes = seal(aside, step)
-    folder = root / folder_name(step)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _mine(all_of_them: Sequence[T], ranks: Ranks) -> Sequence[T]:
+    """This rank's part of what is dealt out."""
+    return all_of_them[ranks.rank :: ranks.world_size]
+
+
+def _entries(files: Sequence[Path], folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 by name, of files that are on the disk now."""
+    entries: dict[str, dict[str, Any]] = {}
+    for path in files:
+        _sync_file(path)
+        entries[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return entries
+
+
+def _publish(aside: Path, folder: Path, step: int, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the manifest, flush, rename, point."""
+    manifest = aside / MANIFEST
+    manifest.write_text(json.dumps({"step": step, "files": dict(sorted(files.items()))}, indent=1))
+    _sync_file(manifest)
+    _sync_folder(aside)
     if folder.exists():  # a resumed run reached the step again; the old folder stays until the new one has its name
-        discarded = root / f".{folder_name(step)}.replaced"
+        discarded = folder.with_name(f".{folder.name}.replaced")
         shutil.rmtree(discarded, ignore_errors=True)
         folder.rename(discarded)
     aside.rename(folder)
-    _sync_folder(root)
-    _point(root, folder.name)
-    problem = damage(folder)
-    if problem:
-        raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
-    _remove_old(root, keep, accepted_step)
-    return folder, num_bytes
-
-
-def seal(folder: Path, step: int) -> int:
-    """Write the manifest (size and SHA-256 of every file), flush all to disk, and return the bytes."""
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync_file(path)
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"step": step, "files": files}, indent=1))
-    _sync_file(manifest)
-    _sync_folder(folder)
-    return sum(int(entry["bytes"]) for entry in files.values())
+    _sync_folder(folder.parent)
+    _point(folder.parent, folder.name)
 
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None: every file is there with its size and hash."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-        written = [(name, int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()]
+        written = {
+            name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in files.items()
+        }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # a flipped bit can do any of these
         return f"no readable {MANIFEST} ({type(error).__name__})"
     if STATE not in files:
         return f"{MANIFEST} does not name {STATE}"
-    for name, num_bytes, sha256 in written:
+    return _damage_among(folder, written)
+
+
+def _damage_among(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != num_bytes:
-            return f"{name} has {path.stat().st_size} bytes, {num_bytes} were written"
-        if _sha256(path) != sha256:
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, {entry['bytes']} were written"
+        if _sha256(path) != entry["sha256"]:
             return f"{name} does not match its SHA-256"
     return None
 

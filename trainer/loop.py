@@ -13,12 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from trainer import checkpoint
+from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import ControlConfig, steer
 from trainer.evaluate.heldout import EvaluationConfig, summary
 from trainer.evaluate.worth import WorthPort, WorthTimes
@@ -26,7 +28,9 @@ from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
+from trainer.pulse import beat
 from trainer.records import Decision, FloatArray, IntArray, Observation, Reading, StepFigures, UserError, Worth
+from trainer.saving import Saver
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +88,15 @@ class Devices(Protocol):
         """(all) Every rank's value, by rank."""
         ...
 
-    def snapshot(self) -> Callable[[Path], None]:
-        """(all) Collect model and optimizer; the function returned writes them into a folder (main rank)."""
+    @property
+    def writers(self) -> checkpoint.Ranks:
+        """The ranks, over a channel that saving has for itself."""
+        ...
+
+    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+        """(all) Collect model and optimizer; the function returned writes this rank's part into a folder, and all ranks
+        call it: at once, or, where ``detached``, in a thread while training goes on.
+        """
         ...
 
     def restore(self, folder: Path) -> None:
@@ -105,7 +116,7 @@ class Engine(Devices, WorthPort, Protocol):
         ...
 
     def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
-        """(main) Sampled continuations of each prompt, for a reader to look at."""
+        """(all) Sampled continuations of each prompt, for a reader to look at; empty off the main rank."""
         ...
 
 
@@ -122,6 +133,7 @@ class RunState:
     replay: str | None = None  # folder of the run whose decisions are replayed
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
+    recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
@@ -135,6 +147,7 @@ class RunState:
             "replay": self.replay,
             "anchor": None if self.anchor is None else list(self.anchor),
             "skipped_in_a_row": self.skipped_in_a_row,
+            "recent_losses": list(self.recent_losses),
         }
 
 
@@ -209,6 +222,7 @@ class Run:
     stop_asked: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
     warn: Callable[[str], None]
+    saver: Saver = field(default_factory=Saver)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,11 +268,13 @@ class Steps:
         ``made``.
         """
         while self.outcome is None:
+            beat("waiting for data", self.state.step + 1)
             try:
                 batch = self.run.stream.next()
             except UserError:  # a source is spent and nobody can take its share: what was trained is kept
                 self.settle()
                 save_checkpoint(self.run, self.state)
+                finish_saving(self.run)
                 raise
             _note_caps(self.run, batch)
             yield batch
@@ -309,6 +325,7 @@ def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, traini
     """Make the step at the schedule position of ``state``, without waiting for it."""
     rate = training.rate(state.position)
     started_s = time.monotonic()
+    beat("training")
     figures = engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
     return Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
@@ -367,15 +384,40 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
         digests = run.engine.gather((run.ledger.digest, socket.gethostname()))
         named = ", ".join(f"rank {rank} on {host}: {digest:016x}" for rank, (digest, host) in enumerate(digests))
         raise RanksDisagreeError(f"after step {batch.step} the ranks hold different ledgers: {named}")
-    skipped = 0 if figures.updated else state.skipped_in_a_row + 1
     if not figures.updated:
+        skipped = state.skipped_in_a_row + 1
         _report_nonfinite(run, batch, figures, skipped)
-    return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+        return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+    _report_spike(run, batch, figures, state.recent_losses)
+    recent = with_latest(state.recent_losses, figures.loss)
+    return replace(state, skipped_in_a_row=0, recent_losses=recent), figures.stop_asked
+
+
+def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
+    found = spike(figures.loss, recent)
+    if found is not None:
+        run.journal.write(
+            "spike",
+            batch.step,
+            loss=figures.loss,
+            grad_norm=figures.grad_norm,
+            median=found.median,
+            spread=found.spread,
+            samples=_samples_of(run, batch),
+        )
+        run.warn(
+            f"step {batch.step}: loss {figures.loss:.4g} against a median of {found.median:.4g} in the steps before "
+            f"(gradient norm {figures.grad_norm:.3g}); its samples: trainer audit {run.folder} --step {batch.step}"
+        )
+
+
+def _samples_of(run: Run, batch: "StepBatch") -> list[str]:
+    names, plan = run.plan.sources, batch.plan
+    return [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
 
 
 def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skipped: int) -> None:
-    names, plan = run.plan.sources, batch.plan
-    samples = [f"{names[k]}:{g}:{i}" for k, g, i in zip(plan.source, plan.segment, plan.sample, strict=True)]
+    samples = _samples_of(run, batch)
     run.journal.write("nonfinite", batch.step, loss=figures.loss, grad_norm=figures.grad_norm, samples=samples)
     run.warn(
         f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights"
@@ -398,13 +440,17 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
     if state.step % run.evaluation.every_steps == 0:
         state, outcome = _evaluate_and_steer(run, state, last=last)
         last = state.position >= run.num_steps
-    if save or last or outcome or state.step % run.checkpoint.every_steps == 0:
+    ends = save or last or outcome is not None
+    if ends or state.step % run.checkpoint.every_steps == 0:
         save_checkpoint(run, state)
+    if ends:
+        finish_saving(run)
     return state, outcome
 
 
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
+    beat("evaluating")
     reading = run.reader.read(run.engine, step=state.step)
     worth = {} if last else _measure_worth(run, state)
     anchor = None if state.anchor is None else np.array(state.anchor)
@@ -478,6 +524,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
 
 def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     """Weights, optimizer and schedule position of the last checkpoint; new samples at new steps."""
+    finish_saving(run)
     saved = run.engine.broadcast(_rollback_target(run, state) if run.engine.is_main else None)
     if saved is None:
         run.warn(
@@ -486,6 +533,7 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
         )
         _take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
         return state
+    beat("restoring")
     run.engine.restore(saved.folder)
     before = run.plan.state(saved.step + 1)
     facts: list[Fact] = [
@@ -516,29 +564,44 @@ def _rollback_target(run: Run, state: RunState) -> checkpoint.Checkpoint | None:
 
 
 def save_checkpoint(run: Run, state: RunState) -> None:
-    """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them."""
+    """Save model, optimizer and state; journal and ledger are on the disk before the checkpoint that refers to them.
+
+    An asynchronous save has only begun when this returns; ``finish_saving`` waits for it.
+    """
+    finish_saving(run)
+    beat("saving")
     started_s = time.monotonic()
-    write = run.engine.snapshot()
-    problem: str | None = None
-    if run.engine.is_main:
-        offsets = {"journal_offset": run.journal.sync(), "ledger_offset": run.ledger_offset()}
-        try:
-            folder, num_bytes = checkpoint.save(
-                run.folder / "checkpoints",
-                state.step,
-                write=write,
-                state={**state.to_json(), **offsets},
-                keep=run.checkpoint.keep,
-                accepted_step=state.accepted_step,
-            )
-            run.journal.write(
-                "checkpoint", state.step, folder=folder.name, seconds=time.monotonic() - started_s, bytes=num_bytes
-            )
-        except Exception as error:  # noqa: BLE001 - a full disk has many names (torch: RuntimeError); all ranks end together
-            problem = f"the checkpoint after step {state.step} could not be saved: {error}"
-    problem = run.engine.broadcast(problem)
-    if problem:
-        raise OSError(problem)
+    write, writers = run.engine.snapshot(detached=run.checkpoint.asynchronous), run.engine.writers
+    offsets = checkpoint.together(
+        writers, lambda: {"journal_offset": run.journal.sync(), "ledger_offset": run.ledger_offset()}
+    )
+    save = partial(
+        checkpoint.save,
+        run.folder / "checkpoints",
+        state.step,
+        write=write,
+        state={**state.to_json(), **offsets[0]},
+        keep=run.checkpoint.keep,
+        accepted_step=state.accepted_step,
+        ranks=writers,
+    )
+    run.saver.start(state.step, save, started_s=started_s, in_a_thread=run.checkpoint.asynchronous)
+    if not run.checkpoint.asynchronous:
+        finish_saving(run)
+
+
+def finish_saving(run: Run) -> None:
+    """Wait for the save that has begun, if any, and journal it. OSError on all ranks when it failed."""
+    saved = run.saver.wait()
+    if saved is not None:
+        run.journal.write(
+            "checkpoint",
+            saved.step,
+            folder=saved.folder.name,
+            seconds=saved.seconds,
+            stalled_seconds=saved.stalled_s,
+            bytes=saved.num_bytes,
+        )
 
 
 def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:

@@ -8,9 +8,9 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
 from trainer.evaluate.worth import TokenWorth, held_out_samples, sized, worth_times
+from trainer.failure import own_rank, say_last
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
@@ -37,6 +38,7 @@ from trainer.runfolder import (
     EXIT_CODES,
     FAILED,
     check_recipe_unchanged,
+    failed_outcome,
     keep_recipe,
     locked,
     note_refusal,
@@ -44,12 +46,16 @@ from trainer.runfolder import (
     unlocked,
     write_outcome,
 )
+from trainer.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from trainer.data.store import PreparedData
+    from trainer.engines.accelerate import AccelerateEngine
     from trainer.monitor.progress import TerminalProgress
+
+TELLING_S = 3.0
 
 
 def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Path | None) -> int:
@@ -69,7 +75,7 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
 
 def _is_main() -> bool:
     """Whether this process writes; known from the launcher, before there is an engine."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return own_rank() == 0
 
 
 def _load(recipe_path: Path, overrides: list[str], folder: Path | None) -> LoadedRecipe:
@@ -83,22 +89,23 @@ def _load(recipe_path: Path, overrides: list[str], folder: Path | None) -> Loade
 
 def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> int:
     """Run, and write how it ended, whatever happens; the exit code."""
+    watchdog = Watchdog(folder)
     try:
-        outcome = _fit(loaded, folder, replay)
+        with watchdog:
+            outcome = _fit(loaded, folder, replay, watchdog)
     except UserError as error:
+        if not _is_main() and _main_tells(folder):  # all ranks see most mistakes; some only this one
+            return BAD_INPUT
         first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
         if _is_main():
             raise
         if first:  # the main rank may wait for this one, and would never say why
-            _say(f"error on rank {os.environ['RANK']}: {error}", error=True)
+            say_last(f"error: rank {own_rank()} on {socket.gethostname()}: {error}")
         return BAD_INPUT
     except StoppedEarly:
         outcome = Outcome(state="interrupted", step=0, reason="stopped by a signal before the first step")
     except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
-        text = traceback.format_exc()
-        if write_outcome(folder, state="failed", step=None, reason=repr(error), exit_code=FAILED, trace=text):
-            _say(text, error=True)
-            _say(f"the run failed: {error}\nsee {folder / 'outcome.json'}", error=True)
+        watchdog.tell_error(error)
         return FAILED
     code = EXIT_CODES[outcome.state]
     if _is_main():
@@ -106,6 +113,14 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
         if outcome.step:
             _tell(folder)
     return code
+
+
+def _main_tells(folder: Path) -> bool:
+    """Whether the main rank has told the mistake within a few seconds."""
+    deadline_s = time.monotonic() + TELLING_S
+    while failed_outcome(folder) is None and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    return failed_outcome(folder) is not None
 
 
 def evaluate(folder: Path, as_json: bool) -> int:
@@ -145,7 +160,7 @@ def report(folders: list[Path], output: Path | None) -> int:
     return DONE
 
 
-def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
+def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watchdog) -> Outcome:
     from trainer.data.prepare import prepare
 
     recipe = loaded.recipe
@@ -158,7 +173,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
-        job = _Job(loaded, data, folder, replay, stop_asked=signals.received, stack=stack)
+        job = _Job(loaded, data, folder, replay, stop_asked=signals.received, watchdog=watchdog, stack=stack)
         model = _build_model(recipe, data)
         if recipe.engine == "lightning":
             from trainer.lightning.fit import train_under_lightning
@@ -166,23 +181,21 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
             return train_under_lightning(model, recipe.training, seed=recipe.seed, begin=job.begin, finish=job.finish)
         from trainer.engines import open_engine
 
-        engine = stack.enter_context(closing(open_engine(model, recipe.training, seed=recipe.seed)))
+        engine = open_engine(model, recipe.training, seed=recipe.seed)
         run, state = job.begin(engine)
         return job.finish(run, engine, *train(run, state, engine, recipe.training))
 
 
 def _check_launch(recipe: Recipe) -> None:
-    """Refuse a launch that is not the recipe's engine's, or that could not save."""
+    """Refuse a launch that could not train the recipe by its engine, before anything is prepared."""
     if recipe.engine == "lightning":
-        from trainer.lightning.launch import check_launch as check_lightning_launch
+        from trainer.lightning.launch import check_launch
 
-        check_lightning_launch()
-        return
-    from trainer.engines import require_checkpoints
-    from trainer.engines.accelerate import check_launch
+        check_launch()
+    else:
+        from trainer.engines import check_engine
 
-    check_launch()
-    require_checkpoints()
+        check_engine(recipe.training)
 
 
 class _Job:
@@ -196,15 +209,18 @@ class _Job:
         replay: Path | None,
         *,
         stop_asked: Callable[[], bool],
+        watchdog: Watchdog,
         stack: ExitStack,
     ) -> None:
         self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
-        self._stop_asked, self._stack = stop_asked, stack
+        self._stop_asked, self._watchdog, self._stack = stop_asked, watchdog, stack
         self._started_s = time.monotonic()
 
-    def begin(self, engine: Engine) -> tuple[Run, RunState]:
+    def begin(self, engine: "AccelerateEngine") -> tuple[Run, RunState]:
         """Bring back the newest checkpoint, if there is one, and put the parts together."""
         loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
+        self._stack.enter_context(closing(engine))
+        self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
         saved = newest_checkpoint(folder, engine, _warn)
         replay = self._replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None
@@ -237,6 +253,7 @@ class _Job:
             stop_asked=self._stop_asked,
         )
         self._stack.callback(run.stream.close)
+        self._stack.enter_context(self._watchdog.telling())
         write_start(run, recipe, data, saved)
         self._started_s = time.monotonic()
         return run, dataclasses.replace(state, documents=run.reader.documents.tolist())

@@ -1,19 +1,25 @@
 """The run folder: held by one launch at a time, bound to one recipe, and able to say how its run ended."""
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.failure import own_rank, say
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 from trainer.records import UserError
 
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
+SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.watchdog
+SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
 
 def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -59,26 +65,64 @@ def keep_recipe(folder: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: a second launch on it is refused and told who has it. The lock dies with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        _take_lock(file, folder)
+    """Hold the run folder: a second launch on it is refused and told who has it. The lock dies with the process.
+
+    A file system without locks between hosts (or without any) lets a second launch through; there the signs of life
+    of the launch that holds the folder give it away.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written",
+            got=error.strerror,
+            remedy="Make it writable, or choose another --run folder",
+        ) from None
+    with file:
+        file.seek(0)
+        holder = file.read()
+        _take_lock(file, folder, holder)
+        if holder and not holder.endswith(f" on {socket.gethostname()}") and _shows_life(folder):
+            raise _in_use(folder, holder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+        file.truncate(0)
 
 
-def _take_lock(file: IO[str], folder: Path) -> None:
+def _take_lock(file: IO[str], folder: Path, holder: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        raise UserError(
-            f"the run folder {folder} is in use",
-            got=file.read(),
-            remedy="Wait for it, stop it, or choose another --run folder",
-        ) from None
+        raise _in_use(folder, holder) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        say(f"warning: {folder} is on a file system without locks: see to it that no other launch uses it")
+
+
+def _in_use(folder: Path, holder: str) -> UserError:
+    return UserError(
+        f"the run folder {folder} is in use", got=holder, remedy="Wait for it, stop it, or choose another --run folder"
+    )
+
+
+def _shows_life(folder: Path) -> bool:
+    """Whether a rank of another host's launch gives signs (one a second) into the folder."""
+    before = _signs(folder)
+    if before:
+        time.sleep(SIGNS_WITHIN_S)
+    return before != _signs(folder)
+
+
+def _signs(folder: Path) -> dict[Path, bytes]:
+    signs = {}
+    for path in (folder / SIGNS).glob("*/rank-*"):
+        with suppress(OSError):
+            signs[path] = path.read_bytes()
+    return signs
 
 
 @contextmanager
@@ -100,26 +144,50 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
         write_outcome(folder, state="failed", step=None, reason=reason, exit_code=exit_code)
 
 
+def failed_outcome(folder: Path) -> dict[str, Any] | None:
+    """What a rank has written about a failure of this run; None when none has."""
+    try:
+        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return outcome if outcome["state"] == "failed" else None
+
+
 def write_outcome(
-    folder: Path, *, state: str, step: int | None, reason: str, exit_code: int, trace: str | None = None
+    folder: Path,
+    *,
+    state: str,
+    step: int | None,
+    reason: str,
+    exit_code: int,
+    trace: str | None = None,
+    rank: int | None = None,
+    host: str | None = None,
 ) -> bool:
-    """Write ``outcome.json`` unless a rank has already written how the run ended; whether this one did."""
+    """Write ``outcome.json`` unless a rank has already written how the run ended; whether it is this one's to tell.
+
+    ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
+    (a full disk) leaves only the terminal to tell.
+    """
     outcome = {
         "state": state,
         "step": step,
         "reason": reason,
         "exit_code": exit_code,
-        "rank": int(os.environ.get("RANK", "0")),
-        "host": socket.gethostname(),
+        "rank": own_rank() if rank is None else rank,
+        "host": host or socket.gethostname(),
         "traceback": trace,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".outcome.{os.getpid()}.partial"
-    aside.write_text(json.dumps(outcome, indent=1))
+    aside = folder / f".outcome.{os.getpid()}.{threading.get_native_id()}.partial"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(outcome, indent=1))
         os.link(aside, folder / "outcome.json")
     except FileExistsError:
         return False
+    except OSError as error:
+        say(f"warning: outcome.json could not be written: {error}")
     finally:
-        aside.unlink()
+        with suppress(OSError):
+            aside.unlink()
     return True

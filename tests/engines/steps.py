@@ -151,9 +151,7 @@ def continued(folder: Any) -> tuple[list[Any], list[Any], dict[str, Any], dict[s
     with bench() as on:
         on.step()
         on.step()
-        write = on.engine.snapshot()
-        if on.engine.is_main:
-            write(folder)
+        on.engine.snapshot(detached=False)(folder)
         state = on.stream.state
         expected = [on.step(), on.step()]
         expected_weights = on.weights()

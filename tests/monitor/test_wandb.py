@@ -171,3 +171,31 @@ def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) ->
     assert finished_s < 5.0
     assert done.stderr.count("switched off") == 1
     assert time.monotonic() - start < 60
+
+
+def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_mirror(tell: Callable[..., Path]) -> None:
+    """W&B's own process gets it too. (SIGTERM does end it, whatever is done: then the journal has the rest.)"""
+    folder, warnings = tell(steps=120), list[str]()
+    mirror = WandbMirror(OFFLINE, folder, name="story", warn=warnings.append)
+    lines = list(read(folder / "journal.jsonl"))
+    for line in lines[: len(lines) // 2]:
+        mirror.note(line)
+    deadline = time.monotonic() + 60
+    while not (cores := processes_under(os.getpid(), "wandb-core")) or mirror._logged_step < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for process in cores:
+        os.kill(process, signal.SIGUSR1)
+    time.sleep(1.0)
+    for line in lines[len(lines) // 2 :]:
+        mirror.note(line)
+    mirror.finish()
+    assert warnings == []
+    assert [row["step"] for row in rows(folder)][-1] == lines[-1]["step"]
+
+
+def processes_under(parent: int, name: str) -> list[int]:
+    """Children of a process whose command line has the name."""
+    children = Path(f"/proc/{parent}/task").glob("*/children")
+    found = [int(child) for file in children for child in file.read_text().split()]
+    return [child for child in found if name in Path(f"/proc/{child}/cmdline").read_text()]

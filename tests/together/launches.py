@@ -248,8 +248,9 @@ class Place:
         options: Sequence[str] | None = None,
         processes: int = 1,
         extra: dict[str, str] | None = None,
+        program: str = "trainer",
     ) -> Live:
-        """`accelerate launch OPTIONS -m trainer fit`; the options for so many processes on CPUs if none are given."""
+        """`accelerate launch OPTIONS -m PROGRAM fit`; the options for so many processes on CPUs if none are given."""
         if options is None:
             where = f"--multi_gpu --num_processes {processes} --num_machines 1 --main_process_port {free_port()}"
             options = f"{where} --mixed_precision no --dynamo_backend no".split()
@@ -259,7 +260,7 @@ class Place:
             "launch",
             *options,
             "-m",
-            "trainer",
+            program,
             "fit",
             str(self.recipe),
             "--run",
@@ -335,13 +336,22 @@ def predicted(run: Path) -> dict[int, int]:
     return {step: predicted_fed(opened, step, data) for step in range(1, opened.last_step + 1)}
 
 
-def weights(run: Path) -> tuple[str, bytes, Any]:
-    """Name of the last checkpoint, the bytes of its weights, and its optimizer state."""
-    import torch
-
+def weights(run: Path) -> tuple[str, dict[str, bytes]]:
+    """Name of the last checkpoint, and the bytes of its weights and optimizer state by tensor name, whole whoever wrote
+    them.
+    """
     folder = max((run / "checkpoints").glob("step-*"))
-    return (
-        folder.name,
-        (folder / "model.safetensors").read_bytes(),
-        torch.load(folder / "optimizer.pt", weights_only=True),
-    )
+    return folder.name, {name: tensor.numpy().tobytes() for name, tensor in saved_tensors(folder).items()}
+
+
+def saved_tensors(folder: Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint, put together from the parts that the ranks wrote."""
+    import torch
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    from trainer.engines.tensors import read
+
+    stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}
+    read(folder, tensors)
+    return tensors

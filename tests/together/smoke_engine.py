@@ -17,11 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from accelerate.state import PartialState
-from accelerate.utils import DistributedType
 
 from trainer.data.stream import Stream
-from trainer.engines import launched_sharding, open_engine
+from trainer.engines import open_engine
 from trainer.evaluate.worth import WorthCounts, read_worth
 from trainer.loop import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
@@ -184,15 +182,7 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu()
 
 
-def allow_sharding_on_cpu() -> None:
-    """Accelerate ignores FSDP on CPUs, silently; called a group of GPUs over gloo, it shards there too."""
-    gloo = ("gloo", DistributedType.MULTI_GPU)
-    PartialState._prepare_backend = lambda *_arguments, **_named: gloo  # type: ignore[method-assign]
-
-
 def main() -> None:
-    if launched_sharding() == "fsdp" and not torch.cuda.is_available():
-        allow_sharding_on_cpu()
     engine = open_engine(new_model(), TRAINING, seed=SEED)
     figures = {"engine": type(engine).__name__, **drive(engine)}
     if engine.is_main:

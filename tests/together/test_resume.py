@@ -24,6 +24,7 @@ from tests.together.launches import (
 from trainer.inspection import open_run, slots_of
 
 LONGER = "training.steps=60"
+SHARD = "shard-00001-model-00001-of-00001.safetensors"  # the whole state of a run in one process
 
 
 def stopped(place: Place, run: Path, after: int, number: int, *sets: str, processes: int = 1) -> Ended:
@@ -145,10 +146,10 @@ def flip_a_bit(path: Path) -> None:
 def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(
     place: Place, copied: Path, alone: Path
 ) -> None:
-    flip_a_bit(copied / "checkpoints" / "step-00000050" / "model.safetensors")
+    flip_a_bit(copied / "checkpoints" / "step-00000050" / SHARD)
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 0, ended.output
-    assert "step-00000050 is damaged: model.safetensors does not match its SHA-256" in ended.output
+    assert f"step-00000050 is damaged: {SHARD} does not match its SHA-256" in ended.output
     assert lines(copied, "start")[-1]["resumed_from"] == "step-00000040"
     fed = by_step(copied, "fed")
     assert {step: fed[step] for step in range(1, 51)} == by_step(alone, "fed")
@@ -158,11 +159,11 @@ def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(
 def test_when_no_checkpoint_is_whole_the_run_is_not_thrown_away_in_silence(place: Place, copied: Path) -> None:
     before = (copied / "journal.jsonl").read_bytes()
     for folder in (copied / "checkpoints").glob("step-*"):
-        weights = folder / "optimizer.pt"
+        weights = folder / SHARD
         weights.write_bytes(weights.read_bytes()[:-100])
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 2
-    assert ended.output.count("is damaged: optimizer.pt has") == 2
+    assert ended.output.count(f"is damaged: {SHARD} has") == 2
     assert "is whole" in ended.output
     assert "restore one from a backup" in ended.output
     assert (copied / "journal.jsonl").read_bytes() == before

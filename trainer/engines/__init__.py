@@ -8,8 +8,6 @@ import logging
 import os
 from typing import TYPE_CHECKING, Literal
 
-from trainer.records import UserError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -31,15 +29,22 @@ def launched_sharding() -> Sharding:
     return "none"
 
 
-def require_checkpoints() -> None:
-    """``UserError`` when this launch could train but not save: said before the data is prepared, not at the end."""
-    named = {"deepspeed": "DeepSpeed ZeRO", "fsdp": "FSDP2"}.get(launched_sharding())
-    if named is not None:
-        raise UserError(
-            f"checkpoints cannot be saved under {named}: model and optimizer are spread over the ranks",
-            remedy="Launch on one device, on several with DDP (launch/accelerate/ddp.yaml), "
-            "or on CPU processes (launch/accelerate/cpu_processes.yaml)",
-        )
+def check_engine(training: "TrainingConfig") -> None:
+    """``UserError`` for a launch that could not train the recipe, before anything is prepared."""
+    from trainer.engines.accelerate import check_launch
+
+    check_launch()
+    match launched_sharding():
+        case "deepspeed":
+            from trainer.engines.deepspeed import check_deepspeed_launch
+
+            check_deepspeed_launch(training)
+        case "fsdp":
+            from trainer.engines.fsdp import check_fsdp_launch
+
+            check_fsdp_launch()
+        case "none":
+            pass
 
 
 def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: int) -> "AccelerateEngine":

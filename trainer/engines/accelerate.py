@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,10 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, gather_object
 from ruamel.yaml import YAML
-from safetensors.torch import load_model, save_model
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.data.stream import MicroBatch
+from trainer.engines.tensors import Writers, on_the_host, open_writers, read, training_state, write
 from trainer.model.objective import normalised, summed_loss
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.records import FloatArray, StepFigures, UserError
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from trainer.data.stream import StepBatch
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
-WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.pt"
 HALF = 1 << 32
+COLLECTIVE_PATIENCE = (
+    4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
+)
 QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
 
 
@@ -115,14 +118,18 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
             f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
             remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
         )
-    sharded = any(
-        os.environ.get(name, "false").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
-    )
+    # On CPUs Accelerate knows no FSDP (the engine shards there by itself), and drops DeepSpeed when it is told of CPUs.
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         mixed_precision=precision,
-        cpu=on_cpu and not sharded,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharded) else None,
+        cpu=on_cpu and not deepspeed,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(
+                backend="gloo" if on_cpu and (several or deepspeed) else "nccl",
+                timeout=timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s),
+            )
+        ],
     )
     if several and accelerator.distributed_type == DistributedType.NO:
         raise UserError(
@@ -142,14 +149,16 @@ class AccelerateEngine:
         self._seed, self._training = seed, training
         if training.compile:
             model.compile()
-        model.to(self._accelerator.device)
         self._model, self._optimizer = self._prepare(model)
         if isinstance(self._model, DistributedDataParallel):
             # rotary frequencies are equal by construction; DDP would send them round before every forward, readings too
             self._model.broadcast_buffers = False
         self._model.train()
+        self.writers: Writers = open_writers()
 
     def _prepare(self, model: "PreTrainedModel") -> tuple[Any, Any]:
+        """Model and optimizer on their devices, as the launcher asks."""
+        model.to(self._accelerator.device)
         optimizer = build_optimizer(model, self._training)
         prepared: tuple[Any, Any] = self._accelerator.prepare(model, optimizer)
         return prepared
@@ -281,6 +290,7 @@ class AccelerateEngine:
         def back() -> None:
             for tensor, old in zip(tensors, kept, strict=True):
                 tensor.copy_(old)
+            self._state_is_back()
 
         try:
             yield back
@@ -290,9 +300,10 @@ class AccelerateEngine:
 
     def _state_tensors(self) -> list["Tensor"]:
         """Everything that a step changes, on this rank."""
-        weights = [parameter.detach() for parameter in self._model.parameters()]
-        states = _raw(self._optimizer).state.values()
-        return weights + [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        return [tensor.detach() for tensor in self._training_state().values()]
+
+    def _state_is_back(self) -> None:
+        """The state tensors have been set: whatever is made from them is due."""
 
     def rehearse(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
         """One optimizer step on the rows of all ranks, in micro-batches; a step that is not finite is left out."""
@@ -303,6 +314,9 @@ class AccelerateEngine:
             micro, last = MicroBatch(input_ids=input_ids_BT[rows], num_valid=num_valid_B[rows]), start == starts[-1]
             with self._accumulating(last=last):
                 self._forward_backward(micro, target_tokens, last=last)
+        self._finish_rehearsed_step()
+
+    def _finish_rehearsed_step(self) -> None:
         self._step(~torch.isfinite(self._clip().detach()))
 
     # Agreeing
@@ -321,37 +335,42 @@ class AccelerateEngine:
 
     # Keeping
 
-    def snapshot(self) -> Callable[[Path], None]:
-        """A function that writes weights (safetensors) and optimizer (tensors only: it is read back with
-        ``weights_only``).
+    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+        """A function that writes this rank's part of weights and optimizer into a folder; all ranks call it.
+        ``detached`` copies all to the host, so that training may go on meanwhile.
         """
-        model, optimizer = _bare(self._model), _raw(self._optimizer)
-
-        def write(folder: Path) -> None:
-            save_model(model, str(folder / WEIGHTS))
-            torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-
-        return write
+        state = self._training_state()
+        kept = on_the_host(state) if detached else state
+        return lambda folder: write(folder, kept, self.writers)
 
     def restore(self, folder: Path) -> None:
-        """Load what ``snapshot`` wrote; every rank reads the same files, on the CPU (neither library knows "cpu:0")."""
-        load_model(_bare(self._model), str(folder / WEIGHTS))
-        _raw(self._optimizer).load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+        """Load what ``snapshot`` wrote, under whatever engine and on however many ranks."""
+        read(folder, self._training_state())
+
+    def _training_state(self) -> dict[str, "Tensor"]:
+        return training_state(bare(self._model), _raw(self._optimizer))
 
     def save_model(self, folder: Path) -> None:
         """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
-        if self.is_main:
-            _bare(self._model).save_pretrained(str(folder))
+        model = self._whole_model()
+        if model is not None:
+            model.save_pretrained(str(folder))
+
+    def _whole_model(self) -> "PreTrainedModel | None":
+        """(all) On the main rank the model with all its weights, without what the engine wraps around it."""
+        return bare(self._model) if self.is_main else None
 
     def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
-        """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt."""
-        model = _bare(self._model)
+        """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt; none off the main rank."""
+        model: Any = self._whole_model()
+        if model is None:
+            return []
         model.eval()
         texts = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for prompt in prompts:
-                ids = torch.tensor([list(prompt)], device=self.device)
+                ids = torch.tensor([list(prompt)], device=model.device)
                 out = model.generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
@@ -359,6 +378,7 @@ class AccelerateEngine:
                     do_sample=True,
                     temperature=0.8,
                     top_k=50,
+                    synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
                 )
                 texts.append(out[0, len(prompt) :].tolist())
         model.train()
@@ -418,7 +438,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _bare(model: Any) -> Any:
+def bare(model: Any) -> Any:
     """The model below DDP, and below Lightning's module. Accelerate's own ``unwrap_model`` imports DeepSpeed where it
     is installed: 2 s, and words on stdout.
     """

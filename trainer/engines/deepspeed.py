@@ -1,19 +1,28 @@
-"""The engine over DeepSpeed ZeRO-1 and ZeRO-2 under Accelerate: optimizer state (and gradients) spread over the ranks.
+"""The engine over DeepSpeed ZeRO-1, -2 and -3 under Accelerate: optimizer state, gradients, weights spread over ranks.
 
 DeepSpeed is told nothing about accumulation: it would divide the loss by its own count, which the plan may change in a
 run. Its boundary is set by hand instead, so that what is left to undo is its average over the ranks, as under DDP. The
 step is taken here and not by ``accelerator.backward``, which would step before anybody has looked at the figures.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib
+import importlib.util
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from typing_extensions import override
 
-from trainer.engines.accelerate import AccelerateEngine, PendingStep, open_accelerator
+from trainer.engines.accelerate import AccelerateEngine, PendingStep, bare, open_accelerator
+from trainer.engines.tensors import write
+from trainer.engines.zero import ZeroState
+from trainer.model.build import filled_model
 from trainer.records import UserError
 
 if TYPE_CHECKING:
@@ -23,11 +32,11 @@ if TYPE_CHECKING:
     from trainer.data.stream import StepBatch
     from trainer.model.optimizer import TrainingConfig
 
-STAGES = (1, 2)
+STAGES = (1, 2, 3)
 
 
 class DeepSpeedEngine(AccelerateEngine):
-    """ZeRO-1 and ZeRO-2. See ``loop.Engine`` for the verbs."""
+    """ZeRO-1, -2 and -3. See ``loop.Engine`` for the verbs."""
 
     def __init__(
         self,
@@ -39,14 +48,31 @@ class DeepSpeedEngine(AccelerateEngine):
     ) -> None:
         if not torch.cuda.is_available():
             _leave_out_shared_memory_op()
+        # torch says to DeepSpeed, in every run, that two collectives will be renamed
+        warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
         accelerator = accelerator or open_accelerator(training)
-        _configure(accelerator, training)
+        _configure(accelerator.state.deepspeed_plugin.deepspeed_config, training)
+        self._kind, self._config = type(model), model.config
         super().__init__(model, training, seed=seed, accelerator=accelerator)
+        self._state = ZeroState(self._model, bare(self._model))
+
+    @property
+    @override
+    def num_parameters(self) -> int:
+        return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self._model.parameters())
+
+    @override
+    def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext()  # the boundary says it
 
     @override
     def _backward(self, loss: "Tensor", *, last: bool) -> None:
+        """A loss that is not finite makes the gradients so, by which DeepSpeed skips the step on all ranks: it looks at
+        nothing else, and a loss can be infinite whose gradient is not.
+        """
         self._model.set_gradient_accumulation_boundary(last)
-        self._model.backward(loss)
+        sound = torch.where(loss.detach().isfinite(), 1.0, float("nan"))
+        self._model.backward(loss * sound)
 
     @override
     def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
@@ -59,27 +85,88 @@ class DeepSpeedEngine(AccelerateEngine):
             torch.cat([figures, tail.to(self.device)]), batch.target_tokens, self.world_size, ledger_digest
         )
 
-    @contextmanager
     @override
-    def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
-        """Refused: DeepSpeed keeps weights twice, in its own flat buffers, and offers no way back."""
+    def _finish_rehearsed_step(self) -> None:
+        self._model.step()
+
+    @override
+    def _state_tensors(self) -> list["Tensor"]:
+        return self._state.tensors()
+
+    @override
+    def _state_is_back(self) -> None:
+        self._state.publish()
+
+    @override
+    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+        """As everywhere; what is written is a copy in any case, of which each rank has whole weights."""
+        dealt = self._state.dealt()
+        return lambda folder: write(folder, dealt, self.writers)
+
+    @override
+    def restore(self, folder: Path) -> None:
+        self._state.fill(folder)
+
+    @override
+    def _whole_model(self) -> "PreTrainedModel | None":
+        weights = self._state.whole_weights()
+        return filled_model(self._kind, self._config, weights) if self.is_main else None
+
+
+def check_deepspeed_launch(training: "TrainingConfig") -> None:
+    """``UserError`` where DeepSpeed is missing or the launcher's file for it says what is the recipe's: said before the
+    data is prepared and before there is a process group.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("DeepSpeed was launched but is not installed", remedy="pip install 'hybrid-trainer[deepspeed]'")
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file == "none":
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        _owned_by_the_recipe({"zero_optimization": {"stage": int(stage) if stage.isdigit() else stage}}, training)
+        return
+    try:
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(
-            "the worth of sources cannot be measured under DeepSpeed",
-            remedy="Use control.policy constant or schedule, or launch with DDP",
-        )
-        yield  # type: ignore[unreachable]  # makes it the generator that the others are
+            "the DeepSpeed file of the launch cannot be read",
+            got=str(error),
+            file=file,
+            remedy="Start from the folder that its name is relative to",
+        ) from error
+    _owned_by_the_recipe(config, training)
 
 
-def _configure(accelerator: Accelerator, training: "TrainingConfig") -> None:
+def _configure(config: dict[str, Any], training: "TrainingConfig") -> None:
     """Put what the recipe owns into DeepSpeed's configuration; ``UserError`` where the launcher says something else."""
-    config: dict[str, Any] = accelerator.state.deepspeed_plugin.deepspeed_config
-    stage = config["zero_optimization"]["stage"]
-    if stage not in STAGES:
-        raise UserError(f"ZeRO stage {stage} is not supported", remedy=f"Use one of {', '.join(map(str, STAGES))}")
+    config |= _owned_by_the_recipe(config, training)
+    config["zero_allow_untested_optimizer"] = True
+    config["zero_force_ds_cpu_optimizer"] = False
+    if training.precision == "bf16":
+        config["bf16"] = {**config.get("bf16", {}), "enabled": True, "check_grad_overflow": True}
+
+
+def _owned_by_the_recipe(config: Mapping[str, Any], training: "TrainingConfig") -> dict[str, Any]:
+    """What the recipe says of DeepSpeed's configuration; ``UserError`` where the configuration says something else."""
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage") not in STAGES:
+        raise UserError(
+            f"ZeRO stage {zero.get('stage')} is not supported", remedy=f"Use one of {', '.join(map(str, STAGES))}"
+        )
+    for part in ("offload_optimizer", "offload_param"):
+        if zero.get(part, {}).get("device", "none") not in ("none", "cpu"):
+            raise UserError(
+                f"the launcher sets DeepSpeed's {part} to a device that checkpoints cannot be read from",
+                got=zero[part]["device"],
+                remedy="Use cpu or none",
+            )
+    for section in ("optimizer", "scheduler"):
+        if section in config:
+            raise UserError(f"the launcher sets DeepSpeed's {section}", remedy="Leave it out: it is the recipe's")
     owned = {
         "gradient_clipping": (training.clip_norm, "training.clip_norm"),
         "gradient_accumulation_steps": (1, "mixture.global_batch and training.micro_batch"),
         "train_micro_batch_size_per_gpu": (training.micro_batch, "training.micro_batch"),
+        "train_batch_size": ("auto", "mixture.global_batch"),
     }
     for key, (value, home) in owned.items():
         if config.get(key, "auto") not in ("auto", value):
@@ -88,19 +175,20 @@ def _configure(accelerator: Accelerator, training: "TrainingConfig") -> None:
                 got=config[key],
                 remedy="Leave it out of the launch file, or set it to 'auto'",
             )
-        config[key] = value
-    for section in ("optimizer", "scheduler"):
-        if section in config:
-            raise UserError(f"the launcher sets DeepSpeed's {section}", remedy="Leave it out: it is the recipe's")
-    config["zero_allow_untested_optimizer"] = True
-    config["zero_force_ds_cpu_optimizer"] = False
+    for half in ("fp16", "bf16"):
+        enabled = config.get(half, {}).get("enabled", "auto")
+        if enabled not in ("auto", half == "bf16" and training.precision == "bf16"):
+            raise UserError(
+                f"the launcher sets DeepSpeed's {half}.enabled, the recipe training.precision {training.precision}",
+                got=enabled,
+                remedy="Leave it out of the launch file, or set it to 'auto'",
+            )
+    return {key: value for key, (value, _) in owned.items() if value != "auto"}
 
 
 def _leave_out_shared_memory_op() -> None:
     """DeepSpeed compiles a C++ all-reduce for CPUs at its first start (30 to 60 s, a compiler needed); a process that
     is killed meanwhile leaves a lock behind on which every later run hangs. Gloo does without it.
     """
-    import importlib
-
     # ``import deepspeed.comm.torch as name`` would bind torch itself: the module hides behind an attribute.
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]

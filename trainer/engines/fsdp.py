@@ -1,19 +1,26 @@
 """The engine over FSDP2: weights, gradients and optimizer state are spread over the ranks, parameter by parameter.
 
-Accelerate shards and gathers; a step is that of DDP (FSDP averages over ranks as well). Only what looks at single
-parameters differs: a rank holds its part of each. FSDP1 is refused: on two gloo processes it ends with a segmentation
-fault, and torch gives it up.
+Accelerate says what to wrap (its launch file) and shards with torch's ``fully_shard``; the optimizer is built on the
+shards. ``Accelerator.prepare`` is passed by: on CPUs it takes FSDP for DDP without a word, and elsewhere it would put
+the whole model on each device first. A step is that of DDP (FSDP averages over ranks as well). FSDP1 is refused: on two
+gloo processes it ends with a segmentation fault, and torch gives it up.
 """
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from torch.distributed.fsdp import FSDPModule
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from trainer.engines.accelerate import AccelerateEngine, open_accelerator
+from trainer.model.build import filled_model
+from trainer.model.optimizer import build_optimizer
 from trainer.records import UserError
 
 if TYPE_CHECKING:
@@ -33,19 +40,34 @@ class ShardedEngine(AccelerateEngine):
         seed: int,
         accelerator: Accelerator | None = None,
     ) -> None:
-        accelerator = accelerator or open_accelerator(training)
-        if not accelerator.is_fsdp2:
+        self._kind, self._config = type(model), model.config  # of the model as it was: sharding changes its class
+        super().__init__(model, training, seed=seed, accelerator=accelerator or open_accelerator(training))
+
+    @override
+    def _prepare(self, model: "PreTrainedModel") -> tuple[Any, Any]:
+        if not torch.distributed.is_initialized():
             raise UserError(
-                "FSDP was launched, but Accelerate would not shard with FSDP2",
-                got=f"{accelerator.distributed_type} on {accelerator.device.type}",
-                remedy="Set fsdp_version: 2 in the launch file; Accelerate needs CUDA devices for it",
+                "FSDP2 was launched without a process group",
+                remedy="Start it with accelerate launch --num_processes 2 or more, or torchrun --nproc_per_node 1",
             )
-        super().__init__(model, training, seed=seed, accelerator=accelerator)
+        plugin = FullyShardedDataParallelPlugin()  # from the environment that the launcher left
+        # Weights are gathered in bf16 and gradients averaged in fp32, as the recipe says: no launch file sets it.
+        bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        plugin.mixed_precision_policy = bf16 if self._training.precision == "bf16" else None
+        plugin.cpu_ram_efficient_loading = False  # every rank has built the same weights from the seed
+        self._accelerator.state.fsdp_plugin = plugin
+        sharded = fsdp2_prepare_model(self._accelerator, model)
+        return sharded, build_optimizer(sharded, self._training)
+
+    @override
+    def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+        return _reducing(self._model, last)
 
     @override
     def _clip(self) -> torch.Tensor:
-        norm = super()._clip()
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm: Any = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
+        whole: torch.Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return whole
 
     @override
     def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
@@ -58,3 +80,31 @@ class ShardedEngine(AccelerateEngine):
             if isinstance(module, FSDPModule):
                 module.reshard()
         return logits
+
+    @override
+    def _whole_model(self) -> "PreTrainedModel | None":
+        weights = {}
+        for name, tensor in self._training_state().items():
+            if name.startswith("model."):  # one after the other: all at once need not fit on a device
+                whole: Any = tensor.detach()
+                if isinstance(whole, DTensor):
+                    whole = whole.full_tensor()
+                if self.is_main:
+                    weights[name.removeprefix("model.")] = whole.cpu()
+        return filled_model(self._kind, self._config, weights) if self.is_main else None
+
+
+def check_fsdp_launch() -> None:
+    """``UserError`` for FSDP1, which is Accelerate's default."""
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise UserError(
+            "FSDP version 1 is not supported", got=version, remedy="Set fsdp_version: 2 (launch/accelerate/fsdp2.yaml)"
+        )
+
+
+@contextmanager
+def _reducing(model: FSDPModule, reduce: bool) -> Iterator[None]:
+    """Whether a backward inside averages the gradients over the ranks, or adds them up on each."""
+    model.set_requires_gradient_sync(reduce)
+    yield

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.model.objective import target_tokens, token_losses
+from trainer.pulse import beat
 from trainer.records import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def local_nats(rows: Rows, port: ForwardPort, *, batch_rows: int) -> FloatArray:
     mine, sums = [], []
     for batch, counts in my_batches(fixed_batches(rows.num_valid, batch_rows), port):
         ids_BW, valid_B = batch_tensors(rows, batch, port.device)
+        beat()
         with torch.no_grad():
             losses = token_losses(port.eval_logits(ids_BW), ids_BW, valid_B)
         if counts:

@@ -36,6 +36,7 @@ from trainer.evaluate.windows import (
     reduced_nats,
     row_targets,
 )
+from trainer.pulse import beat
 from trainer.records import Config, FloatArray, IntArray, UserError, Worth
 
 if TYPE_CHECKING:
@@ -313,6 +314,7 @@ def _rehearse(rows: Samples, counts: WorthCounts, port: WorthPort, *, seed: int)
         ids = np.resize(rows.token_ids[step_rows[:1]], (width, rows.token_ids.shape[1])).copy()
         valid = np.zeros(width, dtype=np.int64)
         ids[: len(mine)], valid[: len(mine)] = rows.token_ids[mine], rows.num_valid[mine]
+        beat()
         port.rehearse(
             torch.from_numpy(ids).to(port.device),
             torch.from_numpy(valid).to(port.device),

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
 
+from trainer.engines.tensors import Writers, open_writers
 from trainer.records import FloatArray, UserError
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ CHECKPOINT = "lightning.ckpt"
 class TrainerDevices:
     """``loop.Devices`` on a Trainer inside ``fit``, and the samples' losses there."""
 
-    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Losses, folder: Path) -> None:
-        self._trainer, self._module, self._losses, self._folder = trainer, module, losses, folder
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Losses) -> None:
+        self._trainer, self._module, self._losses = trainer, module, losses
         self.rolled_back_to: Path | None = None  # the checkpoint from which the next launch goes on
+        self.writers: Writers = open_writers()
 
     # Who and where
 
@@ -80,24 +82,19 @@ class TrainerDevices:
 
     # Keeping
 
-    def snapshot(self) -> Callable[[Path], None]:
-        """Let Lightning save what it needs to go on, beside the place where it belongs; the function moves it there."""
-        aside = self._folder / "checkpoints" / ".lightning.partial"
+    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+        """A function that lets Lightning write what it needs to go on, each rank its part; all ranks call it."""
         if self.rolled_back_to is not None:
-            return self._saved_again
-        self._trainer.save_checkpoint(aside)
+            return self._save_again
+        return lambda folder: self._trainer.save_checkpoint(folder / CHECKPOINT)
 
-        def write(folder: Path) -> None:
-            aside.rename(folder / CHECKPOINT)
-
-        return write
-
-    def _saved_again(self, folder: Path) -> None:
+    def _save_again(self, folder: Path) -> None:
         """What the run went back to, as it was: the state of now is what the guard threw away."""
         assert self.rolled_back_to is not None
-        source = self.rolled_back_to / CHECKPOINT
-        copied = shutil.copytree if source.is_dir() else shutil.copyfile
-        copied(source, folder / CHECKPOINT)
+        if self.is_main:
+            source = self.rolled_back_to / CHECKPOINT
+            copied = shutil.copytree if source.is_dir() else shutil.copyfile
+            copied(source, folder / CHECKPOINT)
 
     def restore(self, folder: Path) -> None:
         """Go back to a checkpoint, at the next launch: only then Lightning's own counters can go back too."""

@@ -20,6 +20,8 @@ from typing_extensions import override
 from trainer.engines.accelerate import QUIET_S, AccelerateEngine
 from trainer.engines.deepspeed import DeepSpeedEngine
 from trainer.engines.fsdp import ShardedEngine
+from trainer.engines.tensors import open_writers
+from trainer.engines.zero import ZeroState
 from trainer.model.optimizer import TrainingConfig
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 class LightningEngine(AccelerateEngine):
     """One process or DDP. See ``loop.Engine`` for the verbs; what Accelerate does there, the strategy does here.
 
-    ``module`` holds the language model as ``trained_model``, and its Trainer is inside ``fit``.
+    ``module`` holds the language model as ``trained_model`` and its class as ``kind``; its Trainer is inside
+    ``fit``.
     """
 
     def __init__(self, module: LightningModule, training: TrainingConfig, *, seed: int) -> None:
@@ -40,6 +43,8 @@ class LightningEngine(AccelerateEngine):
         if isinstance(self._model, DistributedDataParallel):
             self._model.broadcast_buffers = False  # as under Accelerate
         self._model.train()
+        self._kind, self._config = module.kind, module.trained_model.config
+        self.writers = open_writers()
 
     @property
     @override
@@ -73,8 +78,10 @@ class LightningEngine(AccelerateEngine):
 
     @override
     def close(self) -> None:
-        """Leave the process group."""
-        leave_process_group()
+        """Leave the process group, if there is one; see ``AccelerateEngine.close`` for the pause."""
+        if torch.distributed.is_initialized():
+            time.sleep(QUIET_S)
+            torch.distributed.destroy_process_group()
 
 
 class LightningShardedEngine(LightningEngine, ShardedEngine):
@@ -97,6 +104,14 @@ class LightningShardedEngine(LightningEngine, ShardedEngine):
 class LightningZeroEngine(LightningEngine, DeepSpeedEngine):
     """DeepSpeed ZeRO. Its engine does backward, clipping and step by itself."""
 
+    def __init__(self, module: LightningModule, training: TrainingConfig, *, seed: int) -> None:
+        super().__init__(module, training, seed=seed)
+        self._state = ZeroState(self._model, module.trained_model)
+
+    @override
+    def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
+        return DeepSpeedEngine._accumulating(self, last=last)
+
     @override
     def _backward(self, loss: "Tensor", *, last: bool) -> None:
         DeepSpeedEngine._backward(self, loss, last=last)
@@ -110,10 +125,3 @@ def engine_on(module: LightningModule, training: TrainingConfig, *, seed: int) -
     if isinstance(strategy, ModelParallelStrategy):
         return LightningShardedEngine(module, training, seed=seed)
     return LightningEngine(module, training, seed=seed)
-
-
-def leave_process_group() -> None:
-    """Leave the process group, if there is one; see ``AccelerateEngine.close`` for the pause."""
-    if torch.distributed.is_initialized():
-        time.sleep(QUIET_S)
-        torch.distributed.destroy_process_group()

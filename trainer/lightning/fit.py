@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
-from trainer.lightning.engine import engine_on, leave_process_group
+from trainer.lightning.engine import LightningEngine, engine_on
 from trainer.lightning.launch import shard, strategy_name, trainer_arguments
 from trainer.loop import Engine, Outcome, Run, RunState, Steps, launch
 from trainer.model.optimizer import TrainingConfig, build_optimizer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from trainer.data.stream import StepBatch
 
-Begin = Callable[[Engine], tuple[Run, RunState]]
+Begin = Callable[[LightningEngine], tuple[Run, RunState]]
 Finish = Callable[[Run, Engine, RunState, Outcome], Outcome]
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -51,10 +51,7 @@ def train_under_lightning(
         detect_anomaly=False,
     )
     module = RecipeModule(model, training, seed=seed, begin=begin, finish=finish)
-    try:
-        trainer.fit(module)
-    finally:
-        leave_process_group()
+    trainer.fit(module)
     assert module.outcome is not None
     return module.outcome
 
@@ -87,7 +84,7 @@ class RecipeModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.trained_model = model
+        self.trained_model, self.kind = model, type(model)  # sharding changes the class
         self.outcome: Outcome | None = None
         self._training_config, self._seed = training, seed
         self._begin, self._finish = begin, finish

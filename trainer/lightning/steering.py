@@ -81,6 +81,8 @@ class Steering(pl.Callback):
         self._losses, self._slices, self._batch = losses, slices, batch
         self._stack = ExitStack()
         self._stop_asked = False
+        if self.checkpoints.asynchronous:
+            raise UserError("Lightning saves while training waits", remedy="Leave checkpoints.asynchronous out")
         if slices is not None and len(slices) != len(held_out):
             raise UserError(
                 "slices must name the slice of each held-out sample",
@@ -180,7 +182,7 @@ class Steering(pl.Callback):
 
     def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> NoBatches:
         """Put the run together, from the beginning or from its newest checkpoint; every rank calls it."""
-        devices = self._devices = TrainerDevices(trainer, module, self._losses, self.folder)
+        devices = self._devices = TrainerDevices(trainer, module, self._losses)
         if devices.is_main:
             self._stack.enter_context(locked(self.folder))
         saved = newest_checkpoint(self.folder, devices, warn_on_console)

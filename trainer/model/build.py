@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, model_validator
 from trainer.records import Config, UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 # Keys of the transformers configuration that follow from the tokenizer, the precision or the training itself.
@@ -133,6 +134,24 @@ def build_model(
             ) from error
     model.config.use_cache = False
     return cast("PreTrainedModel", model.train())
+
+
+def filled_model(
+    like: "type[PreTrainedModel]", config: "PretrainedConfig", weights: "Mapping[str, Tensor]"
+) -> "PreTrainedModel":
+    """A model on the CPU with the ``weights`` (parameters and persistent buffers, tied ones once) of one that is spread
+    over ranks. Not ``from_pretrained``, which under ZeRO-3 is a collective and hangs on one rank.
+    """
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model = like(config)
+    model.tie_weights()
+    unknown = model.load_state_dict(dict(weights), strict=False).unexpected_keys
+    missing = {name for name, _ in model.named_parameters()} - weights.keys()
+    if unknown or missing:
+        raise ValueError(f"weights do not fit {like.__name__}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    return model.eval()
 
 
 def parameter_count(config: ModelConfig, vocabulary_size: int, sequence_length: int) -> int:

@@ -83,6 +83,12 @@ class TrainingConfig(Config):
         default="bf16", description="of the forward and backward; weights are kept in fp32"
     )
     compile: bool = Field(default=False, description="torch.compile the model")
+    timeout_s: float = Field(
+        default=600.0,
+        ge=5,
+        description="a run that makes no progress for so many seconds is ended, and the rank named that holds it up; "
+        "three times as long until the second step and while a checkpoint is saved or read",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

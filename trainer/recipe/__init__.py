@@ -50,6 +50,7 @@ __all__ = [
 ALLOWED_ON_RESUME = (
     "training.steps",
     "training.micro_batch",
+    "training.timeout_s",
     "mixture.global_batch",
     "mixture.max_epochs*",
     "monitor.*",

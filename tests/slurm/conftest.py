@@ -1,0 +1,30 @@
+"""One cluster for the whole session, and the tiny recipe in its own place."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.slurm.cluster import Cluster, NoClusterError, cluster
+from tests.together.launches import Place, write_recipe
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Cluster]:
+    """A real SLURM of two nodes; where it cannot be, the tests say so and are skipped, but never as root in CI."""
+    with ExitStack() as stack:
+        try:
+            live = stack.enter_context(cluster())
+        except NoClusterError as error:
+            if os.environ.get("CI") and os.geteuid() == 0:
+                raise
+            pytest.skip(f"NOT TESTED, NO SLURM: {error}")
+        yield live
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The tiny recipe with its data."""
+    folder = tmp_path_factory.mktemp("slurm")
+    return Place(folder, write_recipe(folder))

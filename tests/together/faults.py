@@ -1,0 +1,480 @@
+"""Faults put into real launches of two processes, many times each: what the run says, how fast it ends, what is lost.
+
+`python -m tests.together.faults --times 5` (part of `make faults`) prints a line per fault and writes the table to
+tests/benchmarks/results/faults.json and faults.md; 1 when a cell misses. `--only NAME` runs single faults. Signals,
+file systems and launchers are real; what no signal can do (an exception, a hang, a NaN, a clock) is put in by
+``tests.together.faulty``. Faults that fill or write-protect a disk mount a small tmpfs, which takes root.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from tests.together.launches import (
+    SAVE_EVERY,
+    Live,
+    Place,
+    by_step,
+    lines,
+    outcome,
+    reached,
+    wait_until,
+    write_recipe,
+)
+from trainer import checkpoint
+
+STEPS, STRIKE_STEP, TIMEOUT_S = 30, 12, 6
+SETS = (f"training.steps={STEPS}", f"training.timeout_s={TIMEOUT_S}")
+PROGRAM = "tests.together.faulty"
+LAST_LINES = 20
+DISK_BYTES = 8 << 20
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+class MissedError(AssertionError):
+    """A promise was not kept."""
+
+
+def expect(holds: object, what: str) -> None:
+    """The fault's cell misses unless it holds."""
+    if not holds:
+        raise MissedError(what)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the runs are made, and the run without a fault that they are compared with."""
+
+    place: Place
+    twin: Path
+
+    def folder(self, name: str) -> Path:
+        number = len(list(self.place.folder.glob(f"{name}-*")))
+        return self.place.folder / f"{name}-{number}"
+
+
+def open_bench(folder: Path) -> Bench:
+    """A bench with its twin, trained in one process."""
+    place = Place(folder, write_recipe(folder))
+    ended = place.fit(folder / "twin", *SETS).wait()
+    expect(ended.code == 0, ended.output)
+    return Bench(place, folder / "twin")
+
+
+@dataclass
+class Launch:
+    """A launch with a fault coming; ``figures`` are in seconds and steps."""
+
+    run: Path
+    live: Live
+    at_file: Path
+    family: list[psutil.Process] = field(default_factory=list)
+    struck_s: float = 0.0
+
+    def wait_for_step(self, step: int) -> None:
+        expect(wait_until(self.live, reached(self.run, step)), f"ended before step {step}:\n{self.output()}")
+        self.family = self._family()
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes of the ranks, by rank."""
+        trained = [one for one in psutil.Process(self.live.pid).children() if "RANK" in one.environ()]
+        return sorted(trained, key=lambda one: int(one.environ()["RANK"]))
+
+    def strike(self, process: int, number: int) -> None:
+        self.struck_s = time.time()
+        os.kill(process, number)
+
+    def _family(self) -> list[psutil.Process]:
+        launcher = psutil.Process(self.live.pid)
+        return [launcher, *launcher.children(recursive=True)]
+
+    def wait_for_end(self) -> dict[str, float]:
+        """Until the launcher and all its processes are gone; how long that took after the fault."""
+        deadline = time.monotonic() + 120
+        while self.live.code() is None:
+            with suppress(psutil.Error):
+                self.family = list({*self.family, *self._family()})
+            expect(time.monotonic() < deadline, f"the launch goes on:\n{self.output()}")
+            time.sleep(0.02)
+        while left := [one for one in self.family if _lives(one)]:
+            if time.monotonic() > deadline:
+                names = [one.cmdline() for one in left]
+                for one in left:
+                    one.kill()
+                raise MissedError(f"processes without a launcher are left: {names}")
+            time.sleep(0.02)
+        ended_s = time.time()
+        if self.at_file.exists():
+            self.struck_s = float(self.at_file.read_text())
+        figures = {"ended_s": ended_s - self.struck_s}
+        if (self.run / "outcome.json").exists():
+            figures["named_s"] = (self.run / "outcome.json").stat().st_mtime - self.struck_s
+        return figures
+
+    def output(self) -> str:
+        return self.live.log.read_text(errors="replace")
+
+    def expect_cause(self, rank: int, *words: str) -> None:
+        """The root cause is told once, in the last lines and in ``outcome.json``, with rank and host."""
+        told = outcome(self.run)
+        expect(told["state"] == "failed", f"the outcome is {told}")
+        expect(told["rank"] == rank, f"rank {told['rank']} is blamed, not {rank}: {told['reason']}")
+        for word in words:
+            expect(word in told["reason"], f"{word!r} is not in the reason: {told['reason']}")
+        expect(told["traceback"], "there is no stack")
+        cause = f"rank {rank} on {platform.node()}: "
+        last = self.output().rstrip().splitlines()[-LAST_LINES:]
+        expect(sum(cause in line for line in last) == 1, f"not once in the last {LAST_LINES} lines:\n{self.output()}")
+        expect(self.output().count(cause) == 1, f"told more than once:\n{self.output()}")
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def launch(
+    bench: Bench, name: str, kind: str | None = None, *, rank: int | None = 1, step: int = STRIKE_STEP, sets: Any = SETS
+) -> Launch:
+    """Two processes on a new run folder, with a fault of ``faulty`` coming."""
+    run = bench.folder(name)
+    at_file = run.with_suffix(".at")
+    extra = {"FAULT": json.dumps({"kind": kind, "rank": rank, "step": step}), "FAULT_AT": str(at_file)}
+    live = bench.place.launch(
+        run, *sets, processes=2, extra=extra if kind else None, program=PROGRAM if kind else "trainer"
+    )
+    return Launch(run, live, at_file)
+
+
+def resumed(bench: Bench, run: Path) -> dict[str, float]:
+    """Go on by the same command; every step must be that of the twin. How many steps were done twice."""
+    last = max(by_step(run, "fed"), default=0)
+    ended = bench.place.fit(run, *SETS).wait()
+    expect(ended.code == 0, f"the resumed run ended with {ended.code}:\n{ended.output}")
+    as_twin(bench, run)
+    start = lines(run, "start")[-1]["resumed_from"]
+    lost = last - (int(start.removeprefix("step-")) if start else 0)
+    expect(lost <= SAVE_EVERY, f"{lost} steps were lost")
+    return {"steps_lost": lost}
+
+
+def as_twin(bench: Bench, run: Path) -> None:
+    """The run trained on what the twin trained on, step by step, and decided the same."""
+    expect(by_step(run, "fed") == by_step(bench.twin, "fed"), "fed differs from the twin's")
+    expect(by_step(run, "shares") == by_step(bench.twin, "shares"), "shares differ from the twin's")
+
+
+# The faults
+
+
+def a_rank_raises(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "raises", "raises")
+    figures = live.wait_for_end()
+    live.expect_cause(1, "the sample store of this rank does not answer")
+    expect(figures["ended_s"] < 15, f"the others ended after {figures['ended_s']:.1f} s")
+    return {**figures, **resumed(bench, live.run)}
+
+
+def a_rank_is_killed(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "killed")
+    live.wait_for_step(STRIKE_STEP)
+    live.strike(live.ranks()[1].pid, signal.SIGKILL)
+    figures = live.wait_for_end()
+    live.expect_cause(1, "died or was killed")
+    expect(figures["ended_s"] < 15, f"the others ended after {figures['ended_s']:.1f} s")
+    return {**figures, **resumed(bench, live.run)}
+
+
+def a_rank_is_stopped(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "stopped")
+    live.wait_for_step(STRIKE_STEP)
+    live.strike(live.ranks()[1].pid, signal.SIGSTOP)
+    figures = live.wait_for_end()
+    live.expect_cause(1, "is stopped by a signal")
+    expect(figures["named_s"] <= TIMEOUT_S + 5, f"named after {figures['named_s']:.1f} s")
+    return {**figures, **resumed(bench, live.run)}
+
+
+def a_rank_hangs(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "hangs", "hangs")
+    figures = live.wait_for_end()
+    live.expect_cause(1, "made no progress", "trainer/data/stream.py")
+    expect("faulty.py" in outcome(live.run)["traceback"], "the stack does not show the thread that hangs")
+    stood_s = (live.run / "outcome.json").stat().st_mtime - (live.run / "journal.jsonl").stat().st_mtime
+    expect(stood_s <= TIMEOUT_S + 5, f"named {stood_s:.1f} s after the last step")
+    return {"ended_s": figures["ended_s"], "named_s": stood_s, **resumed(bench, live.run)}
+
+
+def all_are_stopped_for_a_while(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "paused")
+    live.wait_for_step(STRIKE_STEP)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in live.family:
+            process.send_signal(number)
+        time.sleep(TIMEOUT_S + 3 if number == signal.SIGSTOP else 0)
+    live.struck_s = time.time()
+    expect(live.live.wait().code == 0, f"a pause ended the run:\n{live.output()}")
+    as_twin(bench, live.run)
+    return {}
+
+
+def ranks_disagree(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "disagree", "disagrees")
+    figures = live.wait_for_end()
+    told = outcome(live.run)
+    expect("hold different ledgers: rank 0 on" in told["reason"], told["reason"])
+    expect("rank 1 on" in told["reason"], told["reason"])
+    decided = lines(live.run, "decision")[-1]["step"]
+    late = max(by_step(live.run, "fed")) - decided
+    expect(late <= 2, f"seen {late} steps after the decision")
+    shutil.rmtree(live.run / "checkpoints" / f"step-{decided:08d}", ignore_errors=True)
+    return {**figures, "steps_until_seen": late, **resumed(bench, live.run)}
+
+
+def a_loss_is_nan_on_one_rank(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "nan", "nan")
+    expect(live.live.wait().code == 0, f"one NaN ended the run:\n{live.output()}")
+    found = lines(live.run, "nonfinite")
+    expect([line["step"] for line in found] == [STRIKE_STEP], f"seen at {[line['step'] for line in found]}")
+    skipped = [step for step, updated in by_step(live.run, "updated").items() if not updated]
+    expect(skipped == [STRIKE_STEP], f"left out: {skipped}")
+    after = by_step(live.run, "loss")
+    expect(all(loss == loss for step, loss in after.items() if step != STRIKE_STEP), "a weight became NaN")
+    as_twin(bench, live.run)
+    return {"steps_until_seen": 0}
+
+
+def a_loss_jumps(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "spike", "spike", rank=None)
+    expect(live.live.wait().code == 0, live.output())
+    found = lines(live.run, "spike")
+    expect([line["step"] for line in found] == [STRIKE_STEP], f"spikes at {[line['step'] for line in found]}")
+    expect(live.output().count("against a median of") == 1, live.output())
+    expect(not lines(bench.twin, "spike"), "the twin has a spike")
+    as_twin(bench, live.run)
+    return {"steps_until_seen": 0}
+
+
+def the_clock_jumps(bench: Bench) -> dict[str, float]:
+    live = launch(bench, "clock", "clock", rank=None)
+    expect(live.live.wait().code == 0, f"a clock ended the run:\n{live.output()}")
+    as_twin(bench, live.run)
+    seconds = [line["seconds"] for line in lines(live.run) if "seconds" in line]
+    expect(all(0 <= one < 300 for one in seconds), f"durations follow the wall clock: {seconds}")
+    return {}
+
+
+def the_disk_is_full(bench: Bench) -> dict[str, float]:
+    run = bench.folder("full")
+    with small_disk(run):
+        live = Launch(run, bench.place.launch(run, *SETS, processes=2), run.with_suffix(".at"))
+        live.wait_for_step(STRIKE_STEP)
+        live.struck_s = time.time()
+        ballast = run / "ballast"
+        fill(ballast)
+        figures = live.wait_for_end()
+        expect(live.live.code() != 0, "nothing was wrong")
+        last = "\n".join(live.output().rstrip().splitlines()[-LAST_LINES:])
+        expect("No space left" in last or "ENOSPC" in last or "could not be saved" in last, live.output())
+        for folder in (run / "checkpoints").glob("step-*"):
+            expect(checkpoint.damage(folder) is None, f"{folder.name}: {checkpoint.damage(folder)}")
+        ballast.unlink()
+        return {**figures, **resumed(bench, run)}
+
+
+def the_run_folder_is_read_only(bench: Bench) -> dict[str, float]:
+    run = bench.folder("read-only")
+    with small_disk(run):
+        subprocess.run(["mount", "-o", "remount,ro", str(run)], check=True)
+        started_s = time.time()
+        live = Launch(run, bench.place.launch(run, *SETS, processes=2), run.with_suffix(".at"), struck_s=started_s)
+        figures = live.wait_for_end()
+        last = "\n".join(live.output().rstrip().splitlines()[-LAST_LINES:])
+        expect("cannot be written" in last, live.output())
+        expect("choose another --run folder" in last, live.output())
+        expect("trainer/run.py" not in live.output(), f"a stack trace for a user's mistake:\n{live.output()}")
+        return figures
+
+
+def a_second_launch_comes(bench: Bench, *, elsewhere: bool = False) -> dict[str, float]:
+    name = "second-elsewhere" if elsewhere else "second"
+    # `elsewhere` neither launch sees the other's lock, as on file systems that do not share them between hosts
+    kind = "no-locks" if elsewhere else None
+    sets = (*SETS, "training.steps=400")
+    live = launch(bench, name, kind, rank=None, sets=sets)
+    live.wait_for_step(STRIKE_STEP)
+    owner = (live.run / ".lock").read_text()
+    started_s = time.time()
+    second = _second(bench, live, sets, elsewhere=elsewhere)
+    refused_s = time.time() - started_s
+    expect(second.returncode == 2, f"the second launch ended with {second.returncode}:\n{second.stdout}")
+    expect("is in use" in second.stdout, second.stdout)
+    expect(owner in second.stdout, f"the owner {owner} is not named:\n{second.stdout}")
+    live.live.send(signal.SIGTERM)
+    live.struck_s = time.time()
+    live.wait_for_end()
+    expect(outcome(live.run)["state"] == "interrupted", f"the second launch disturbed the first:\n{live.output()}")
+    steps = by_step(live.run, "fed")
+    expect(list(steps) == list(range(1, len(steps) + 1)), "steps are missing or doubled")
+    return {"named_s": refused_s}
+
+
+def _second(bench: Bench, live: Launch, sets: Sequence[str], *, elsewhere: bool) -> "subprocess.CompletedProcess[str]":
+    from tests.together.launches import variables
+
+    fit = ["fit", str(bench.place.recipe), "--run", str(live.run), *(word for one in sets for word in ("--set", one))]
+    words = [sys.executable, "-m", PROGRAM if elsewhere else "trainer", *fit]
+    if elsewhere:
+        words = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *words]
+    given = {**os.environ, **variables(bench.place.folder / "cache"), "PYTHONPATH": str(Path.cwd())}
+    given |= {"FAULT": json.dumps({"kind": "no-locks", "rank": None, "step": 0}), "FAULT_AT": str(live.at_file)}
+    return subprocess.run(words, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+
+
+def a_second_launch_comes_from_another_host(bench: Bench) -> dict[str, float]:
+    return a_second_launch_comes(bench, elsewhere=True)
+
+
+def the_launcher_is_asked_to_stop(bench: Bench) -> dict[str, float]:
+    return _launcher_ends(bench, "asked", signal.SIGTERM)
+
+
+def the_launcher_is_killed(bench: Bench) -> dict[str, float]:
+    return _launcher_ends(bench, "orphaned", signal.SIGKILL)
+
+
+def _launcher_ends(bench: Bench, name: str, number: int) -> dict[str, float]:
+    live = launch(bench, name)
+    live.wait_for_step(STRIKE_STEP)
+    live.strike(live.live.pid, number)
+    figures = live.wait_for_end()
+    told = outcome(live.run)
+    expect((told["state"], told["exit_code"]) == ("interrupted", 75), f"the outcome is {told}\n{live.output()}")
+    expect(figures["ended_s"] < 15, f"ended after {figures['ended_s']:.1f} s")
+    figures |= resumed(bench, live.run)
+    expect(figures["steps_lost"] == 0, "steps were lost although there was time to save")
+    return figures
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A tmpfs of a few megabytes at the folder."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Take every byte that is left."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+Fault = Callable[[Bench], dict[str, float]]
+FAULTS: Mapping[str, tuple[str, Fault]] = {
+    "rank-raises": ("the others end; cause, rank and host once, at the end and in outcome.json", a_rank_raises),
+    "rank-killed": ("the same; a survivor's broken collective is not taken for the cause", a_rank_is_killed),
+    "rank-stopped": (f"named with its stack {TIMEOUT_S} + 5 s later at most; no process is left", a_rank_is_stopped),
+    "rank-hangs": ("named by itself, with the stack of the thread that hangs", a_rank_hangs),
+    "all-paused": ("a launch stopped as a whole and continued goes on", all_are_stopped_for_a_while),
+    "ledgers-differ": ("stopped within 2 steps, all digests named", ranks_disagree),
+    "nan-on-one-rank": ("no rank updates, the run goes on", a_loss_is_nan_on_one_rank),
+    "loss-spike": ("journalled with its samples, warned of once", a_loss_jumps),
+    "clock-jumps": ("nothing changes, durations are monotonic", the_clock_jumps),
+    "disk-full": ("ends with the reason; the last checkpoint stays whole", the_disk_is_full),
+    "read-only": ("refused with the remedy, no stack trace", the_run_folder_is_read_only),
+    "second-launch": ("refused, the owner named; the first is undisturbed", a_second_launch_comes),
+    "second-elsewhere": (
+        "the same from another host without common locks, by signs of life",
+        a_second_launch_comes_from_another_host,
+    ),
+    "launcher-sigterm": ("saved, 75, nothing lost", the_launcher_is_asked_to_stop),
+    "launcher-killed": ("saved, 75, nothing lost, no process is left", the_launcher_is_killed),
+}
+NEED_ROOT = ("disk-full", "read-only", "second-elsewhere")
+
+
+# The table
+
+
+def main() -> int:
+    """Run, print, write; 1 when a cell misses."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=FAULTS, help="write nothing, run these")
+    asked = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the server that the processes are forked from
+    with tempfile.TemporaryDirectory() as folder:
+        bench = open_bench(Path(folder))
+        rows = [run_fault(bench, name, asked.times) for name in asked.only or FAULTS]
+    if not asked.only:
+        write(rows)
+    return int(any(row["passed"] < row["times"] for row in rows))
+
+
+def run_fault(bench: Bench, name: str, times: int) -> dict[str, Any]:
+    """The fault so many times; a row of the table."""
+    promise, fault = FAULTS[name]
+    figures: dict[str, list[float]] = {}
+    passed, misses = 0, []
+    for _ in range(times):
+        try:
+            for key, value in fault(bench).items():
+                figures.setdefault(key, []).append(value)
+            passed += 1
+        except (MissedError, TimeoutError, subprocess.SubprocessError, OSError) as error:
+            misses.append(f"{type(error).__name__}: {error}")
+            print(f"MISSED {name}: {error}", flush=True)
+    row = {"fault": name, "promise": promise, "times": times, "passed": passed, "figures": figures, "misses": misses}
+    print(in_row(row), flush=True)
+    return row
+
+
+def in_row(row: Mapping[str, Any]) -> str:
+    """A row of the markdown table: medians, and the worst in brackets."""
+    cells = [row["fault"], row["promise"], f"{row['passed']} of {row['times']}"]
+    for key in ("named_s", "ended_s", "steps_until_seen", "steps_lost"):
+        values = row["figures"].get(key)
+        cells.append(f"{median(values):.3g} ({max(values):.3g})" if values else "")
+    return f"| {' | '.join(cells)} |"
+
+
+def write(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The table for machines and for readers."""
+    about = {
+        "command": f"python -m tests.together.faults --times {rows[0]['times']}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+    }
+    (RESULTS / "faults.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    head = "| fault | promise | kept | named after, s | all ended after, s | steps until seen | steps lost |"
+    told = f"`{about['command']}`, {about['date']}, {about['cores']} cores, load {about['load']}; median (worst)."
+    text = "\n".join(["# Faults", "", head, "| --- " * 7 + "|", *map(in_row, rows), "", told, ""])
+    (RESULTS / "faults.md").write_text(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The root cause of a failed run, and where it is told: once, where the last lines of the output will be.
+
+With several processes the first to fail takes the others down: their collectives break (an echo, not a cause), and the
+launcher adds forty lines of its own. torchrun, and ``accelerate launch`` through it, end with the message that the
+failing process left in ``TORCHELASTIC_ERROR_FILE``, beside the earliest time: so the root cause goes there, and to
+stderr only where no such launcher is.
+"""
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+EARLIER_S = 10  # launchers show the earliest failure as the root cause; what takes longest to tell is a rank that died
+_ECHO = re.compile(
+    r"gloo|nccl|connection (was )?(reset|closed|refused|aborted)|broken pipe|socket|process group"
+    r"|remote (process|worker)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Why a run failed: which rank, where it ran, what happened, and the stack that shows it."""
+
+    rank: int
+    host: str
+    what: str
+    trace: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """The error of this process."""
+        trace = "".join(traceback.format_exception(error))
+        return cls(rank=own_rank(), host=socket.gethostname(), what=in_words(error), trace=trace)
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host}: {self.what}"
+
+
+def own_rank() -> int:
+    """This process's number among all, as its launcher says; known before there is an engine."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def in_words(error: BaseException) -> str:
+    """The error in one line; its type only where the message alone would say nothing."""
+    text = " ".join(str(error).split())
+    return text if " " in text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether the error may only say that another process went away: a collective or the store broke."""
+    known = sys.modules.get("torch.distributed")
+    if known is not None and isinstance(error, known.DistError):
+        return True
+    return isinstance(error, RuntimeError | ConnectionError) and _ECHO.search(str(error)) is not None
+
+
+def say(text: str) -> None:
+    """Print a line about this process."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def say_last(text: str) -> None:
+    """Print where the reader will look last: among the launcher's own closing words if it has any."""
+    if not leave_for_launcher(text):
+        say(text)
+
+
+def leave_for_launcher(text: str) -> bool:
+    """Leave the root cause for the launcher to end with; whether there is one that will."""
+    file = os.environ.get(ERROR_FILE_VARIABLE)
+    if not file:
+        return False
+    message = {"message": text, "timestamp": int(time.time()) - EARLIER_S}
+    with suppress(OSError):  # its folder went with the launcher
+        Path(file).write_text(json.dumps(message), encoding="utf-8")
+        return True
+    return False
