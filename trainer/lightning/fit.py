@@ -64,16 +64,23 @@ def _quieten() -> None:
 
 
 class Batches:
-    """What Lightning takes for a loader: a length without meaning, and the global batches until the run ends."""
+    """What Lightning takes for a loader: a length without meaning, and the numbers of the steps until the run ends.
+
+    The ``batch`` itself does not go through Lightning, which would copy whatever it knows: the step moves one
+    micro-batch after the other.
+    """
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
+        self.batch: StepBatch | None = None  # of the step at hand
 
     def __len__(self) -> int:
         return sys.maxsize >> 1
 
-    def __iter__(self) -> Iterator["StepBatch"]:
-        return self._steps.batches()
+    def __iter__(self) -> Iterator[int]:
+        for batch in self._steps.batches():
+            self.batch = batch
+            yield batch.step
 
 
 class RecipeModule(pl.LightningModule):
@@ -121,16 +128,15 @@ class RecipeModule(pl.LightningModule):
         self._engine = engine_on(self, self._training_config, seed=self._seed)
         run, state = self._begin(self._engine)
         self._steps = Steps(run, state)
-        return Batches(self._steps)
+        self._batches = Batches(self._steps)
+        return self._batches
 
     @override
-    def transfer_batch_to_device(self, batch: Any, device: "torch.device", dataloader_idx: int) -> Any:
-        """The batch as it is: the step moves one micro-batch after the other."""
-        return batch
-
-    @override
-    def training_step(self, batch: "StepBatch", batch_idx: int) -> None:
-        self._launched = launch(self._steps.run, self._steps.state, batch, self._engine, self._training_config)
+    def training_step(self, step: int, batch_idx: int) -> None:
+        steps, batch = self._steps, self._batches.batch
+        assert batch is not None
+        assert batch.step == step
+        self._launched = launch(steps.run, steps.state, batch, self._engine, self._training_config)
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -5,6 +5,7 @@ own launcher would start the command line anew for each further rank, from insid
 folder. ``PL_TRAINER_STRATEGY`` is the variable from which ``pl.Trainer`` takes its ``strategy``.
 """
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +78,27 @@ def check_launch() -> None:
             remedy=f"Launch with {TORCHRUN}",
         )
     name = strategy_name()
+    if name in ZERO_STAGES:
+        require_deepspeed(name)
     if name != "single" and "WORLD_SIZE" not in os.environ:
         raise UserError(
             f"{STRATEGY_VARIABLE} asks for several processes, but no launcher started any",
             got=name,
             remedy=f"Launch with {TORCHRUN}",
+        )
+
+
+def require_deepspeed(name: str) -> None:
+    """``UserError`` where Lightning's DeepSpeed strategy cannot run."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "DeepSpeed was launched but is not installed", got=name, remedy="pip install 'hybrid-trainer[deepspeed]'"
+        )
+    if not torch.cuda.is_available():
+        raise UserError(
+            "Lightning runs DeepSpeed on CUDA devices only",
+            got=name,
+            remedy=f"Use {STRATEGY_VARIABLE}=ddp or model_parallel, or engine: accelerate",
         )
 
 
@@ -137,14 +154,16 @@ def _strategy(training: TrainingConfig) -> Strategy:
 
 def zero_config(stage: int, training: TrainingConfig) -> dict[str, Any]:
     """DeepSpeed's configuration. It is told nothing of accumulation: its boundary is set by the step."""
-    return {
+    config: dict[str, Any] = {
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": training.clip_norm,
-        "gradient_accumulation_steps": 1,
         "train_micro_batch_size_per_gpu": training.micro_batch,
     }
+    if training.precision == "bf16":
+        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    return config
 
 
 def shard(model: "PreTrainedModel", mesh: "DeviceMesh") -> None:
