@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoint
 from trainer.evaluate.heldout import summary, whole_part
-from trainer.loop import Engine, Run, RunState
+from trainer.loop import Devices, Engine, Run, RunState
 from trainer.pulse import beat
 from trainer.recipe import Recipe
 
@@ -54,11 +54,12 @@ def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoin
             for name, source in data.sources.items()
         },
         steer_documents=len(run.reader.documents),
-        environment=_environment(run.engine),
+        environment=environment_of(run.engine),
     )
 
 
-def _environment(engine: Engine) -> dict[str, Any]:
+def environment_of(engine: Devices) -> dict[str, Any]:
+    """Host, device and versions."""
     installed = {
         dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions() if dist.metadata["Name"]
     }
@@ -72,7 +73,7 @@ def _environment(engine: Engine) -> dict[str, Any]:
     }
 
 
-def write_final_figures(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> None:
+def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "PreparedData", state: RunState) -> None:
     """The figures nobody steered by, sample texts, and the model as transformers loads it."""
     reader = whole_part(
         data.report,
@@ -80,16 +81,16 @@ def write_final_figures(run: Run, recipe: Recipe, data: "PreparedData", state: R
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.document_batch,
     )
-    run.journal.write("report", state.step, part="report", **summary(reader.read(run.engine, step=state.step)))
+    run.journal.write("report", state.step, part="report", **summary(reader.read(engine, step=state.step)))
     beat("finishing")
-    run.engine.save_model(run.folder / "model")
-    if run.engine.is_main:
+    engine.save_model(run.folder / "model")
+    if engine.is_main:
         shutil.copytree(data.tokenizer_folder, run.folder / "model", dirs_exist_ok=True)
     prompts = [
         [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
     ]
-    texts = run.engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
-    if run.engine.is_main:
+    texts = engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
+    if engine.is_main:
         for prompt, text in zip(prompts, texts, strict=True):
             run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
 

@@ -1,5 +1,8 @@
 """The training loop and what happens after a step: evaluate, steer, save. It knows verbs, not libraries.
 
+Who makes the steps is left open: ``train`` makes them with an engine; under Lightning they are Lightning's, and
+``Steps`` is what both go through.
+
 Everything a batch depends on is in the ledger, everything measured is in the journal, and everything else a run needs
 to go on is in ``RunState``. The figures of a step are read one step late, so that a GPU always has the next step queued
 before the host waits for anything.
@@ -8,7 +11,7 @@ before the host waits for anything.
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +22,20 @@ import numpy as np
 from trainer import checkpoint
 from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import ControlConfig, steer
-from trainer.evaluate.heldout import EvaluationConfig, Reader, summary
-from trainer.evaluate.windows import Part, Segment
-from trainer.evaluate.worth import WorthCounts, WorthPort, read_worth
+from trainer.evaluate.heldout import EvaluationConfig, summary
+from trainer.evaluate.worth import WorthPort, WorthTimes
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
 from trainer.pulse import beat
-from trainer.records import Decision, Observation, Reading, StepFigures, UserError, Worth
+from trainer.records import Decision, FloatArray, IntArray, Observation, Reading, StepFigures, UserError, Worth
 from trainer.saving import Saver
 
 if TYPE_CHECKING:
-    from trainer.data.stream import StepBatch, Stream
+    import torch
+
+    from trainer.data.stream import StepBatch
 
 NONFINITE_LIMIT = 3  # steps in a row: one can be a freak batch, three are a broken run
 
@@ -44,8 +48,23 @@ class PendingFigures(Protocol):
         ...
 
 
-class Engine(WorthPort, Protocol):
-    """What a run needs of the devices. Verbs marked (all) are called by every rank together."""
+class Devices(Protocol):
+    """What a run needs of the devices between two steps. Verbs marked (all) are called by every rank together."""
+
+    @property
+    def rank(self) -> int:
+        """This process."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        ...
+
+    @property
+    def device(self) -> "torch.device":
+        """Where tensors belong."""
+        ...
 
     @property
     def is_main(self) -> bool:
@@ -57,8 +76,8 @@ class Engine(WorthPort, Protocol):
         """Parameters of the model."""
         ...
 
-    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
-        """(all) One optimizer step on this rank's part of the global batch, launched."""
+    def reduce(self, array: FloatArray) -> FloatArray:
+        """(all) The float64 array summed over all ranks, the same on each."""
         ...
 
     def broadcast(self, value: Any) -> Any:
@@ -82,6 +101,14 @@ class Engine(WorthPort, Protocol):
 
     def restore(self, folder: Path) -> None:
         """(all) Load what ``snapshot`` wrote."""
+        ...
+
+
+class Engine(Devices, WorthPort, Protocol):
+    """Devices with a language model on them that can be trained."""
+
+    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
+        """(all) One optimizer step on this rank's part of the global batch, launched."""
         ...
 
     def save_model(self, folder: Path) -> None:
@@ -124,35 +151,72 @@ class RunState:
         }
 
 
+class HeldOutReader(Protocol):
+    """What is read of the held-out samples, on the devices it was made for."""
+
+    @property
+    def documents(self) -> IntArray:
+        """Numbers of the documents that are read, ascending."""
+        ...
+
+    def read(self, port: Any, *, step: int) -> Reading:
+        """(all) One reading; every rank gets the same one."""
+        ...
+
+
+class WorthMeasure(Protocol):
+    """How the worth of sources is measured, on the devices it was made for."""
+
+    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Worth]:
+        """(all) The worth of each of ``sources`` after ``step``; weights and optimizer are as before."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorthPlan:
-    """What is measured for the worth of the sources every so many steps, from schedule position
-    ``start`` to ``end``."""
+    """How and when the worth of the sources is measured."""
 
-    counts: WorthCounts
-    start: int
-    end: int
-    every_steps: int
-    sources: Mapping[str, Sequence[Segment]]
-    part: Part
+    measure: WorthMeasure
+    times: WorthTimes
+
+
+class BatchStream(Protocol):
+    """Where this rank's batches come from."""
+
+    @property
+    def state(self) -> State:
+        """Before the batch that comes next."""
+        ...
+
+    def next(self) -> "StepBatch":
+        """The next step's batch."""
+        ...
+
+    def append(self, facts: Iterable[Fact]) -> None:
+        """Take facts into the ledger; what was fetched ahead without them is thrown away."""
+        ...
+
+    def close(self) -> None:
+        """Stop fetching."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The parts of a run, built by ``trainer.run``."""
+    """The parts of a run, built by ``trainer.run``, or by ``trainer.lightning`` for a user's own module."""
 
     seed: int
-    training: TrainingConfig
+    num_steps: int  # of the schedule
     evaluation: EvaluationConfig
     control: ControlConfig
     checkpoint: checkpoint.CheckpointConfig
     folder: Path
-    engine: Engine
-    stream: "Stream"
+    engine: Devices
+    stream: BatchStream
     plan: Plan
     ledger: Ledger
     journal: JournalWriter
-    reader: Reader
+    reader: HeldOutReader
     worth: WorthPlan | None  # None: nobody asks for evidence on the sources
     replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
     stop_asked: Callable[[], bool]
@@ -178,54 +242,92 @@ class NonFiniteError(RuntimeError):
     """Loss or gradient was not finite several steps in a row."""
 
 
-def train(run: Run, state: RunState) -> tuple[RunState, Outcome]:
-    """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
-    unread: deque[_Launched] = deque()
-    while state.position < run.training.steps:
-        beat("waiting for data", state.step + 1)
-        try:
-            batch = run.stream.next()
-        except UserError:  # a source is spent and nobody can take its share: what was trained is kept
-            while unread:
-                state, _ = _settle(run, state, unread.popleft())
-            save_checkpoint(run, state)
-            finish_saving(run)
-            raise
-        _note_caps(run, batch)
-        unread.append(_launch(run, state, batch))
-        state = replace(state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens)
-        due = _due(run, state)
-        interrupted = False
-        while len(unread) > (0 if due else 1):
-            state, stop = _settle(run, state, unread.popleft())
-            interrupted = interrupted or stop
-        if due or interrupted:
-            while unread:
-                state, _ = _settle(run, state, unread.popleft())
-            state, outcome = after_step(run, state, save=interrupted)
-            if outcome:
-                return state, outcome
-        if interrupted:
-            return state, Outcome(
-                state="interrupted", step=state.step, reason="stopped by a signal; a checkpoint is saved"
-            )
-    return state, Outcome(state="finished", step=state.step, reason=f"all {run.training.steps} steps are done")
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Launched:
+class Launched:
+    """A step that may still be running on the device."""
+
     batch: "StepBatch"
     figures: PendingFigures
     learning_rate: float
     started_s: float
 
 
-def _launch(run: Run, state: RunState, batch: "StepBatch") -> _Launched:
-    rate = run.training.rate(state.position)
+class Steps:
+    """The steps of a run from ``state`` on, for whoever makes them: ``batches`` deals, ``made`` takes each back.
+
+    Figures are read one step late unless something is due. ``outcome`` is None until the run has come to an end.
+    """
+
+    def __init__(self, run: Run, state: RunState) -> None:
+        self.run, self.state = run, state
+        self._unread: deque[Launched] = deque()
+        self.outcome = self._finished()
+
+    def batches(self) -> Iterator["StepBatch"]:
+        """This rank's part of each global batch, until the run has come to an end; each only once the one before was
+        ``made``.
+        """
+        while self.outcome is None:
+            beat("waiting for data", self.state.step + 1)
+            try:
+                batch = self.run.stream.next()
+            except UserError:  # a source is spent and nobody can take its share: what was trained is kept
+                self.settle()
+                save_checkpoint(self.run, self.state)
+                finish_saving(self.run)
+                raise
+            _note_caps(self.run, batch)
+            yield batch
+
+    def made(self, launched: Launched) -> None:
+        """Take a step that was launched: its figures into the journal, then whatever is due after it."""
+        batch, state = launched.batch, self.state
+        self._unread.append(launched)
+        self.state = replace(
+            state, step=batch.step, position=state.position + 1, tokens=state.tokens + batch.target_tokens
+        )
+        due = _due(self.run, self.state)
+        interrupted = self.settle(keep=0 if due else 1)
+        if due or interrupted:
+            self.settle()
+            self.state, self.outcome = after_step(self.run, self.state, save=interrupted)
+        if interrupted and self.outcome is None:
+            self.outcome = Outcome(
+                state="interrupted", step=self.state.step, reason="stopped by a signal; a checkpoint is saved"
+            )
+        self.outcome = self.outcome or self._finished()
+
+    def settle(self, *, keep: int = 0) -> bool:
+        """Read the figures of all but the newest ``keep`` steps; whether any rank was asked to stop."""
+        interrupted = False
+        while len(self._unread) > keep:
+            self.state, stop = _settle(self.run, self.state, self._unread.popleft())
+            interrupted = interrupted or stop
+        return interrupted
+
+    def _finished(self) -> Outcome | None:
+        steps = self.run.num_steps
+        if self.state.position < steps:
+            return None
+        return Outcome(state="finished", step=self.state.step, reason=f"all {steps} steps are done")
+
+
+def train(run: Run, state: RunState, engine: Engine, training: TrainingConfig) -> tuple[RunState, Outcome]:
+    """Train from ``state`` to the end of the schedule, or until the guard or a signal stops the run."""
+    steps = Steps(run, state)
+    for batch in steps.batches():
+        steps.made(launch(run, steps.state, batch, engine, training))
+    assert steps.outcome is not None
+    return steps.state, steps.outcome
+
+
+def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, training: TrainingConfig) -> Launched:
+    """Make the step at the schedule position of ``state``, without waiting for it."""
+    rate = training.rate(state.position)
     started_s = time.monotonic()
     beat("training")
-    figures = run.engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
-    return _Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
+    figures = engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
+    return Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
 
 def _note_caps(run: Run, batch: "StepBatch") -> None:
@@ -251,13 +353,13 @@ def _take(run: Run, facts: Sequence[Fact]) -> None:
 
 
 def _due(run: Run, state: RunState) -> bool:
-    last = state.position >= run.training.steps
+    last = state.position >= run.num_steps
     every = (run.evaluation.every_steps, run.checkpoint.every_steps)
     replayed = run.replay is not None and state.step + 1 in run.replay
     return last or replayed or any(state.step % steps == 0 for steps in every)
 
 
-def _settle(run: Run, state: RunState, launched: _Launched) -> tuple[RunState, bool]:
+def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bool]:
     """Read a step's figures into the journal; the state, and whether any rank was asked to stop."""
     batch, figures = launched.batch, launched.figures.result()
     plan = run.plan
@@ -332,14 +434,14 @@ def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skippe
 def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunState, Outcome | None]:
     """Whatever is due after a step: evaluate and steer, follow a replayed ledger, save. All ranks call it together."""
     outcome = None
-    last = state.position >= run.training.steps
+    last = state.position >= run.num_steps
     if run.checkpoint.asynchronous and run.engine.broadcast(run.saver.is_done()):
         finish_saving(run)  # a failure is heard of at the next reading, not at the next save
     if run.replay is not None and state.step + 1 in run.replay:
         _take(run, run.replay[state.step + 1])
     if state.step % run.evaluation.every_steps == 0:
         state, outcome = _evaluate_and_steer(run, state, last=last)
-        last = state.position >= run.training.steps
+        last = state.position >= run.num_steps
     ends = save or last or outcome is not None
     if ends or state.step % run.checkpoint.every_steps == 0:
         save_checkpoint(run, state)
@@ -371,21 +473,15 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
 
 def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     plan = run.worth
-    if plan is None or state.step % plan.every_steps or not plan.start <= state.position <= plan.end:
+    if plan is None or not plan.times.due(state.step, state.position):
         return {}
     shares = run.plan.shares(state.step + 1)
-    return read_worth(
-        plan.part,
-        {name: segments for name, segments in plan.sources.items() if shares[name] > 0},
-        plan.counts,
+    return plan.measure(
         run.engine,
         step=state.step,
-        seed=run.seed,
-        sequence_length=run.reader.sequence_length,
-        end_of_document=run.reader.end_of_document,
-        batch_rows=run.reader.document_batch,
+        sources=[name for name, share in shares.items() if share > 0],
         global_batch=run.plan.global_batch(state.step + 1),
-    ).worth
+    )
 
 
 def vars_of(worth: Worth) -> dict[str, float]:
@@ -399,7 +495,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
     if run.engine.is_main:
         seen = Observation(
             step=state.step,
-            progress=state.position / run.training.steps,
+            progress=state.position / run.num_steps,
             reading=reading,
             worth=worth,
             shares=run.plan.shares(state.step + 1),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from trainer import checkpoint
-from trainer.control.steer import initial_state
-from trainer.loop import Engine, RunState, starting_facts
+from trainer.control.steer import ControlConfig, initial_state
+from trainer.loop import Devices, RunState, starting_facts
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
@@ -20,7 +20,7 @@ from trainer.mixture.ledger import (
     from_record,
     to_record,
 )
-from trainer.mixture.plan import accumulation
+from trainer.mixture.plan import MixtureConfig, accumulation
 from trainer.monitor.journal import AppendOnlyFile, cut, read
 from trainer.recipe import Recipe, load_recipe
 from trainer.records import UserError
@@ -54,16 +54,17 @@ class RecordedLedger(Ledger):
 
 def open_ledger(
     folder: Path,
-    recipe: Recipe,
-    data: "PreparedData",
-    engine: Engine,
+    engine: Devices,
     saved: checkpoint.Checkpoint | None,
     *,
+    segments: Sequence[Segment],
+    mixture: MixtureConfig,
+    micro_batch: int,
     replay: Mapping[int, Sequence[Fact]] | None = None,
 ) -> RecordedLedger:
     """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first.
 
-    The recipe's global batch counts from here on, except where another run's facts, its batch sizes among them, are
+    The mixture's global batch counts from here on, except where another run's facts, its batch sizes among them, are
     being replayed.
     """
     records: list[dict[str, Any]] = []
@@ -77,24 +78,20 @@ def open_ledger(
     step = saved.step + 1 if saved else 1
     if not facts:
         for fact in [
-            *segment_facts(data),
-            *(
-                replay[1]
-                if replay
-                else starting_facts(recipe.mixture.global_batch, recipe.mixture.shares_in_millionths())
-            ),
+            *segments,
+            *(replay[1] if replay else starting_facts(mixture.global_batch, mixture.shares_in_millionths())),
         ]:
             ledger.append(fact)
     else:
-        _check_same_data(ledger, data)
+        _check_same_data(ledger, segments)
     size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
-    if size != recipe.mixture.global_batch and not replay:
-        ledger.append(BatchSize(step=step, global_batch=recipe.mixture.global_batch))
+    if size != mixture.global_batch and not replay:
+        ledger.append(BatchSize(step=step, global_batch=mixture.global_batch))
     topology = Topology(
         step=step,
         world_size=engine.world_size,
-        micro_batch=recipe.training.micro_batch,
-        accumulation=accumulation(recipe.mixture.global_batch, engine.world_size, recipe.training.micro_batch),
+        micro_batch=micro_batch,
+        accumulation=accumulation(mixture.global_batch, engine.world_size, micro_batch),
     )
     known = [fact for fact in ledger.facts if isinstance(fact, Topology)]
     if not known or (known[-1].world_size, known[-1].micro_batch, known[-1].accumulation) != (
@@ -117,8 +114,8 @@ def _recent(path: Path) -> list[dict[str, Any]]:
     return list(read(path, skip=frozenset(marks[:-MARKS_KEPT])))
 
 
-def segment_facts(data: "PreparedData") -> list[Fact]:
-    """The prepared segments as a ledger knows them, from the first step on."""
+def segment_facts(data: "PreparedData") -> list[Segment]:
+    """The prepared segments, as facts from the first step on."""
     return [
         Segment(
             step=1,
@@ -133,9 +130,9 @@ def segment_facts(data: "PreparedData") -> list[Fact]:
     ]
 
 
-def _check_same_data(ledger: Ledger, data: "PreparedData") -> None:
+def _check_same_data(ledger: Ledger, segments: Sequence[Segment]) -> None:
     """The prepared segments must be those the run began with: other bytes under the same name would be another run."""
-    prepared = {(fact.source, fact.segment): fact for fact in segment_facts(data) if isinstance(fact, Segment)}
+    prepared = {(fact.source, fact.segment): fact for fact in segments}
     for fact in ledger.facts:
         if isinstance(fact, Segment):
             now = prepared.get((fact.source, fact.segment))
@@ -148,7 +145,7 @@ def _check_same_data(ledger: Ledger, data: "PreparedData") -> None:
                 )
 
 
-def newest_checkpoint(folder: Path, engine: Engine, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+def newest_checkpoint(folder: Path, engine: Devices, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
     """The newest whole checkpoint, found once by the main rank: all ranks must resume from the same one."""
     found: checkpoint.Checkpoint | UserError | None = None
     if engine.is_main:
@@ -175,11 +172,13 @@ def _had_checkpoint(folder: Path) -> bool:
     return path.is_file() and any(line["kind"] == "checkpoint" for line in read(path))
 
 
-def starting_state(recipe: Recipe, ledger: Ledger, saved: checkpoint.Checkpoint | None) -> RunState:
+def starting_state(
+    control: ControlConfig, mixture: MixtureConfig, ledger: Ledger, saved: checkpoint.Checkpoint | None
+) -> RunState:
     """The state of the checkpoint, or that before the first step."""
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
-        return RunState(control=initial_state(recipe.control, recipe.mixture.shares_in_millionths(), kinds))
+        return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds))
     fields = {key: saved.state[key] for key in RunState().to_json()}
     return RunState(**fields)
 
@@ -198,7 +197,7 @@ def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, li
     facts = [from_record(record) for record in read(run / "ledger.jsonl")]
     if any(isinstance(fact, Rollback) for fact in facts):
         raise UserError("the replayed run went back to a checkpoint, which a replay cannot follow", file=run)
-    _check_same_data(Ledger(facts), data)
+    _check_same_data(Ledger(facts), segment_facts(data))
     by_step: dict[int, list[Fact]] = {}
     for fact in facts:
         if isinstance(fact, Shares | BatchSize):

@@ -6,7 +6,6 @@ first, and kept in ``outcome.json``: launchers swallow exit codes.
 
 import dataclasses
 import json
-import math
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from trainer.account import write_final_figures, write_start
 from trainer.checkpoint import Checkpoint
 from trainer.control.steer import worth_from
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import held_out_samples, sized
+from trainer.evaluate.worth import TokenWorth, held_out_samples, sized, worth_times
 from trainer.failure import own_rank, say_last
 from trainer.loop import Engine, Outcome, Run, RunState, WorthPlan, train
 from trainer.mixture.ledger import Fact
@@ -32,8 +31,12 @@ from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.records import UserError
-from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, starting_state
+from trainer.resume import RecordedLedger, newest_checkpoint, open_ledger, read_replay, segment_facts, starting_state
 from trainer.runfolder import (
+    BAD_INPUT,
+    DONE,
+    EXIT_CODES,
+    FAILED,
     check_recipe_unchanged,
     failed_outcome,
     keep_recipe,
@@ -46,13 +49,13 @@ from trainer.runfolder import (
 from trainer.watchdog import STOPPED_EARLY, Watchdog
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from trainer.data.store import PreparedData
     from trainer.engines.accelerate import AccelerateEngine
     from trainer.monitor.progress import TerminalProgress
 
 TELLING_S = 3.0
-DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
-EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 
 
 def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Path | None) -> int:
@@ -159,11 +162,9 @@ def report(folders: list[Path], output: Path | None) -> int:
 
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watchdog) -> Outcome:
     from trainer.data.prepare import prepare
-    from trainer.engines import check_engine
-    from trainer.monitor.progress import TerminalProgress
 
     recipe = loaded.recipe
-    check_engine(recipe.training)
+    _check_launch(recipe)
     is_main = _is_main()
     if is_main:
         check_recipe_unchanged(folder, recipe)
@@ -172,23 +173,76 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
+        job = _Job(loaded, data, folder, replay, stop_asked=signals.received, watchdog=watchdog, stack=stack)
+        model = _build_model(recipe, data)
+        if recipe.engine == "lightning":
+            from trainer.lightning.fit import train_under_lightning
+
+            return train_under_lightning(model, recipe.training, seed=recipe.seed, begin=job.begin, finish=job.finish)
+        from trainer.engines import open_engine
+
         with watchdog.leaving_on_a_signal():
-            engine = stack.enter_context(closing(_build_engine(recipe, data)))
-            watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
+            engine = open_engine(model, recipe.training, seed=recipe.seed)
+        run, state = job.begin(engine)
+        return job.finish(run, engine, *train(run, state, engine, recipe.training))
+
+
+def _check_launch(recipe: Recipe) -> None:
+    """Refuse a launch that could not train the recipe by its engine, before anything is prepared."""
+    if recipe.engine == "lightning":
+        from trainer.lightning.launch import check_launch
+
+        check_launch()
+    else:
+        from trainer.engines import check_engine
+
+        check_engine(recipe.training)
+
+
+class _Job:
+    """What comes before and after the steps, whoever makes them. Every rank calls both, with its engine set up."""
+
+    def __init__(
+        self,
+        loaded: LoadedRecipe,
+        data: "PreparedData",
+        folder: Path,
+        replay: Path | None,
+        *,
+        stop_asked: Callable[[], bool],
+        watchdog: Watchdog,
+        stack: ExitStack,
+    ) -> None:
+        self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
+        self._stop_asked, self._watchdog, self._stack = stop_asked, watchdog, stack
+        self._started_s = time.monotonic()
+
+    def begin(self, engine: "AccelerateEngine") -> tuple[Run, RunState]:
+        """Bring back the newest checkpoint, if there is one, and put the parts together."""
+        loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
+        self._stack.enter_context(closing(engine))
+        with self._watchdog.leaving_on_a_signal():
+            self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
         saved = newest_checkpoint(folder, engine, _warn)
-        replay = replay or _replayed_before(saved)
+        replay = self._replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None
-        ledger = open_ledger(folder, recipe, data, engine, saved, replay=facts)
-        if is_main:
+        ledger = open_ledger(
+            folder,
+            engine,
+            saved,
+            segments=segment_facts(data),
+            mixture=recipe.mixture,
+            micro_batch=recipe.training.micro_batch,
+            replay=facts,
+        )
+        if engine.is_main:
             keep_recipe(folder, recipe)
-        state = dataclasses.replace(starting_state(recipe, ledger, saved), replay=str(replay) if replay else None)
+        state = dataclasses.replace(
+            starting_state(recipe.control, recipe.mixture, ledger, saved), replay=str(replay) if replay else None
+        )
         if saved is not None:
             engine.restore(saved.folder)
-        discarded = state.step - state.position
-        progress = (
-            stack.enter_context(TerminalProgress(recipe.training.steps, discarded_steps=discarded)) if is_main else None
-        )
-        journal = stack.enter_context(_journal(folder, recipe, progress))
+        journal = self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state)))
         run = _assemble(
             loaded,
             data,
@@ -198,46 +252,49 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
             folder=folder,
             state=state,
             replay=facts,
-            stop_asked=signals.received,
+            stop_asked=self._stop_asked,
         )
-        stack.callback(run.stream.close)
-        stack.enter_context(watchdog.telling())
+        self._stack.callback(run.stream.close)
+        self._stack.enter_context(self._watchdog.telling())
         write_start(run, recipe, data, saved)
-        return _train(run, recipe, data, dataclasses.replace(state, documents=run.reader.documents.tolist()))
+        self._started_s = time.monotonic()
+        return run, dataclasses.replace(state, documents=run.reader.documents.tolist())
 
+    def _progress(self, engine: Engine, state: RunState) -> "TerminalProgress | None":
+        from trainer.monitor.progress import TerminalProgress
 
-def _train(run: Run, recipe: Recipe, data: "PreparedData", state: RunState) -> Outcome:
-    """Train to the end, write the final figures, and journal how it ended."""
-    started_s = time.monotonic()
-    state, outcome = train(run, state)
-    if outcome.state == "finished":
-        write_final_figures(run, recipe, data, state)
-    run.journal.write(
-        "finish",
-        state.step,
-        state=outcome.state,
-        reason=outcome.reason,
-        seconds=time.monotonic() - started_s,
-        tokens=state.tokens,
-    )
-    return outcome
+        discarded = state.step - state.position
+        bar = TerminalProgress(self._loaded.recipe.training.steps, discarded_steps=discarded)
+        return self._stack.enter_context(bar) if engine.is_main else None
+
+    def finish(self, run: Run, engine: Engine, state: RunState, outcome: Outcome) -> Outcome:
+        """Write the final figures, and journal how the run ended."""
+        if outcome.state == "finished":
+            write_final_figures(run, engine, self._loaded.recipe, self._data, state)
+        run.journal.write(
+            "finish",
+            state.step,
+            state=outcome.state,
+            reason=outcome.reason,
+            seconds=time.monotonic() - self._started_s,
+            tokens=state.tokens,
+        )
+        return outcome
 
 
 # The parts
 
 
-def _build_engine(recipe: Recipe, data: "PreparedData") -> "AccelerateEngine":
-    from trainer.engines import open_engine
+def _build_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedModel":
     from trainer.model.build import build_model
 
-    model = build_model(
+    return build_model(
         recipe.model,
         vocabulary_size=data.vocabulary_size,
         end_of_document=data.end_of_document,
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
-    return open_engine(model, recipe.training, seed=recipe.seed)
 
 
 @contextmanager
@@ -292,7 +349,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         _warn_of_a_blind_guard(recipe, len(reader.documents))
     return Run(
         seed=recipe.seed,
-        training=recipe.training,
+        num_steps=recipe.training.steps,
         evaluation=recipe.evaluation,
         control=recipe.control,
         checkpoint=recipe.checkpoint,
@@ -352,17 +409,17 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
 
     What the budget of the whole run allows is spent on the few measurements that can still change something.
     """
-    config, steps, from_progress = recipe.evaluation.worth, recipe.training.steps, worth_from(recipe.control)
-    if config.enabled == "off" or (config.enabled == "auto" and from_progress is None):
+    config, steps = recipe.evaluation.worth, recipe.training.steps
+    times = worth_times(
+        config, worth_from(recipe.control), num_steps=steps, reading_every_steps=recipe.evaluation.every_steps
+    )
+    if times is None:
         return None
-    start, end = math.ceil((from_progress or 0.0) * steps), math.floor(config.until * steps)
-    every_steps = config.every_readings * recipe.evaluation.every_steps
-    measurements = max(1, end // every_steps - (start - 1) // every_steps)
     counts = sized(
         config,
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
-        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // measurements,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // times.count,
     )
     held_out_samples(  # a steer part that is too small is an error now, not at the first measurement
         data.steer,
@@ -373,7 +430,16 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
         end_of_document=data.end_of_document,
     )
     segments = {name: source.segments for name, source in data.sources.items()}
-    return WorthPlan(counts=counts, start=start, end=end, every_steps=every_steps, sources=segments, part=data.steer)
+    measure = TokenWorth(
+        part=data.steer,
+        sources=segments,
+        counts=counts,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+        batch_rows=recipe.evaluation.document_batch,
+    )
+    return WorthPlan(measure=measure, times=times)
 
 
 def _tell(folder: Path) -> None:

@@ -16,6 +16,8 @@ from trainer.failure import own_rank, say
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 from trainer.records import UserError
 
+DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
+EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.watchdog
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s

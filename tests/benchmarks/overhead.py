@@ -10,6 +10,7 @@ from tests.benchmarks.figures import Figure, Result
 from trainer.data.prepare import prepare
 from trainer.data.store import PreparedData
 from trainer.evaluate.heldout import plan_steer, reading_cost_tokens
+from trainer.evaluate.worth import TokenWorth
 from trainer.recipe import Recipe, load_recipe
 from trainer.run import worth_plan
 
@@ -46,8 +47,10 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
     measured_after: list[int] = []
     worth = 0.0
     if plan is not None:
-        measured_after = [step for step in range(plan.start, plan.end + 1) if step % plan.every_steps == 0]
-        worth = len(measured_after) * plan.counts.cost_tokens(num_sources=num_sources, sequence_length=length)
+        times = plan.times
+        measured_after = [step for step in range(times.start, times.end + 1) if times.due(step, step)]
+        assert isinstance(plan.measure, TokenWorth)
+        worth = len(measured_after) * plan.measure.counts.cost_tokens(num_sources=num_sources, sequence_length=length)
     trained_tokens = recipe.mixture.global_batch * length * recipe.training.steps
     return Result(
         title="compute of evaluation and evidence over that of the training, from token counts",

@@ -19,7 +19,7 @@ from trainer.data.store import PreparedSegment, PreparedSource
 from trainer.data.stream import Stream
 from trainer.mixture.ledger import Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, Cells, MixtureConfig, Plan
-from trainer.resume import RecordedLedger, open_ledger
+from trainer.resume import RecordedLedger, open_ledger, segment_facts
 
 STEPS = (10, 1_000, 1_000_000)
 SHARES_EVERY_STEPS = 10_000
@@ -39,12 +39,16 @@ class SingleProcess:
 
 def open_run(folder: Path, segments: dict[str, PreparedSegment], saved: Checkpoint | None) -> RecordedLedger:
     """The ledger of a run folder, through the code a run opens it with."""
-    recipe = SimpleNamespace(
-        mixture=MixtureConfig(global_batch=32, shares=SHARES), training=SimpleNamespace(micro_batch=32)
-    )
     kinds = {name: "real" if name == "real" else "synthetic" for name in segments}
     sources = {name: PreparedSource(name, kinds[name], "CC0-1.0", (segment,)) for name, segment in segments.items()}
-    return open_ledger(folder, recipe, SimpleNamespace(sources=sources), SingleProcess(), saved)
+    return open_ledger(
+        folder,
+        SingleProcess(),
+        saved,
+        segments=segment_facts(SimpleNamespace(sources=sources)),
+        mixture=MixtureConfig(global_batch=32, shares=SHARES),
+        micro_batch=32,
+    )
 
 
 def write_run(folder: Path, segments: dict[str, PreparedSegment], steps: int) -> Checkpoint:

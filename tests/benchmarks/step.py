@@ -150,7 +150,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
     engine = AccelerateEngine(setting.build(), setting.training(), seed=1)
     run = Run(
         seed=1,
-        training=setting.training(),
+        num_steps=setting.training().steps,
         evaluation=EvaluationConfig(every_steps=NEVER),
         control=ControlConfig(),
         checkpoint=CheckpointConfig(every_steps=NEVER, keep=1),
@@ -172,7 +172,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
     def block() -> StepTime:
         nonlocal state
         steps = state.position + setting.block + 1
-        state, _ = train(replace(run, training=setting.training(steps)), state)
+        state, _ = train(replace(run, num_steps=steps), state, engine, setting.training(steps))
         return clock.block()
 
     return block

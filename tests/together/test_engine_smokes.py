@@ -1,4 +1,4 @@
-"""The same verbs drive one process, DDP, ZeRO-1 to -3, FSDP2 and ``pl.Trainer``, and the numbers agree."""
+"""The same verbs drive one process, DDP, ZeRO-1 to -3 and FSDP2, and the numbers agree."""
 
 import importlib.util
 import json
@@ -112,18 +112,3 @@ def test_evidence_is_the_same_on_two_processes_however_the_weights_are_spread(
 def test_ranks_agree_on_one_word(figures: Callable[[str], dict[str, Any]], launch: str) -> None:
     seen = figures(launch)
     assert (seen["reduced"], seen["broadcast"], seen["gathered"]) == ([2.0, 1.0], {"from": 0}, [0, 1])
-
-
-def test_a_lightning_trainer_steers_through_after_step_as_our_loop_does(tmp_path: Path) -> None:
-    require("pytorch_lightning")
-    smoke = ["-m", "tests.together.smoke_lightning"]
-    (ours,) = run_smoke([sys.executable, *smoke], tmp_path / "ours.json", str(tmp_path / "ours"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    assert [step for step, action, _ in ours["decisions"] if action == "move"] == [2]
-    for seen in run_smoke([*torchrun, *smoke], tmp_path / "lightning.json", str(tmp_path / "lightning")):
-        assert [step["fed"] for step in seen["steps"]] == [step["fed"] for step in ours["steps"]]
-        assert seen["decisions"] == ours["decisions"]
-        assert seen["saved"] == ours["saved"] == ["step-00000005"]
-        losses = [step["loss"] for step in ours["steps"]]
-        assert [step["loss"] for step in seen["steps"]] == pytest.approx(losses, rel=RELATIVE)
-        assert seen["readings"] == pytest.approx(ours["readings"], rel=RELATIVE)

@@ -348,7 +348,7 @@ class AccelerateEngine:
         read(folder, self._training_state())
 
     def _training_state(self) -> dict[str, "Tensor"]:
-        return training_state(_bare(self._model), _raw(self._optimizer))
+        return training_state(bare(self._model), _raw(self._optimizer))
 
     def save_model(self, folder: Path) -> None:
         """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
@@ -358,7 +358,7 @@ class AccelerateEngine:
 
     def _whole_model(self) -> "PreTrainedModel | None":
         """(all) On the main rank the model with all its weights, without what the engine wraps around it."""
-        return _bare(self._model) if self.is_main else None
+        return bare(self._model) if self.is_main else None
 
     def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
         """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt; none off the main rank."""
@@ -438,11 +438,12 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _bare(model: Any) -> Any:
-    """The model below DDP. Accelerate's own ``unwrap_model`` imports DeepSpeed where it is installed: 2 s, and words on
-    stdout.
+def bare(model: Any) -> Any:
+    """The model below DDP, and below Lightning's module. Accelerate's own ``unwrap_model`` imports DeepSpeed where it
+    is installed: 2 s, and words on stdout.
     """
-    return getattr(model, "module", model)
+    wrapped = getattr(model, "module", model)
+    return getattr(wrapped, "trained_model", wrapped)
 
 
 def _raw(optimizer: Any) -> Any:

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from typing_extensions import override
 
-from trainer.engines.accelerate import AccelerateEngine, PendingStep, open_accelerator
+from trainer.engines.accelerate import AccelerateEngine, PendingStep, bare, open_accelerator
 from trainer.engines.tensors import write
 from trainer.engines.zero import ZeroState
 from trainer.model.build import filled_model
@@ -54,7 +54,7 @@ class DeepSpeedEngine(AccelerateEngine):
         _configure(accelerator.state.deepspeed_plugin.deepspeed_config, training)
         self._kind, self._config = type(model), model.config
         super().__init__(model, training, seed=seed, accelerator=accelerator)
-        self._state = ZeroState(self._model)
+        self._state = ZeroState(self._model, bare(self._model))
 
     @property
     @override

@@ -34,12 +34,12 @@ class Place:
 
 
 class ZeroState:
-    """The masters and Adam's moments of a DeepSpeed engine, stages 1 to 3, and how to put them back."""
+    """Masters and moments of a DeepSpeed engine around ``model``, stages 1 to 3, and how to put them back."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, model: torch.nn.Module) -> None:
         self._zero, self._adam = engine.optimizer, engine.optimizer.optimizer
         self._is_stage_3 = engine.zero_optimization_stage() == 3
-        self._module, self._device = engine.module, engine.device
+        self._module, self._device = model, engine.device
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._parameters: dict[str, Any] = dict(self._module.named_parameters())  # tied weights once
         self._group_of = {

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 WIDTH_STEP = 8  # widths are multiples of 8: what tensor cores like, and few different shapes
 
 
-class ForwardPort(Protocol):
-    """What a measurement needs of an engine."""
+class Ranks(Protocol):
+    """Who shares out the rows."""
 
     @property
     def rank(self) -> int:
@@ -39,6 +39,10 @@ class ForwardPort(Protocol):
     def world_size(self) -> int:
         """Number of processes that share the rows."""
         ...
+
+
+class ForwardPort(Ranks, Protocol):
+    """What a measurement needs of an engine."""
 
     @property
     def device(self) -> "torch.device":
@@ -218,7 +222,7 @@ def batch_tensors(rows: Rows, batch: IntArray, device: "torch.device") -> "tuple
     return torch.from_numpy(np.ascontiguousarray(ids[:, :width])).to(device), torch.from_numpy(valid).to(device)
 
 
-def my_batches(batches: Sequence[IntArray], port: ForwardPort) -> list[tuple[IntArray, bool]]:
+def my_batches(batches: Sequence[IntArray], port: Ranks) -> list[tuple[IntArray, bool]]:
     """This rank's turns: every rank gets the same number, so that a sharded model never waits; False marks a repeat
     that must not count.
     """

@@ -73,6 +73,37 @@ class WorthConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorthTimes:
+    """When the worth of the sources is measured: every so many steps, from schedule position ``start`` to ``end``."""
+
+    start: int
+    end: int
+    every_steps: int
+
+    @property
+    def count(self) -> int:
+        """How many measurements that makes; at least 1."""
+        return max(1, self.end // self.every_steps - (self.start - 1) // self.every_steps)
+
+    def due(self, step: int, position: int) -> bool:
+        """Whether it is time after ``step``, at ``position`` of the schedule."""
+        return step % self.every_steps == 0 and self.start <= position <= self.end
+
+
+def worth_times(
+    config: WorthConfig, asked_from: float | None, *, num_steps: int, reading_every_steps: int
+) -> WorthTimes | None:
+    """The times in a run of ``num_steps``; the policy asks from progress ``asked_from`` on. None when nobody asks."""
+    if config.enabled == "off" or (config.enabled == "auto" and asked_from is None):
+        return None
+    return WorthTimes(
+        start=math.ceil((asked_from or 0.0) * num_steps),
+        end=math.floor(config.until * num_steps),
+        every_steps=config.every_readings * reading_every_steps,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorthCounts:
     """Samples of T tokens in one measurement: of a rehearsed step, and read after each rehearsal."""
 
@@ -98,6 +129,36 @@ class WorthPort(ForwardPort, Protocol):
     def rehearse(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
         """One optimizer step on the rows of all ranks; these are this rank's (int64)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenWorth:
+    """All that stays the same from one measurement on token samples to the next; a call is one measurement."""
+
+    part: Part
+    sources: Mapping[str, Sequence[Segment]]
+    counts: WorthCounts
+    seed: int
+    sequence_length: int
+    end_of_document: int
+    batch_rows: int
+
+    def __call__(
+        self, port: "WorthPort", *, step: int, sources: Sequence[str], global_batch: int
+    ) -> Mapping[str, Worth]:
+        """The worth of each of ``sources`` after ``step``; see ``read_worth``."""
+        return read_worth(
+            self.part,
+            {name: self.sources[name] for name in sources},
+            self.counts,
+            port,
+            step=step,
+            seed=self.seed,
+            sequence_length=self.sequence_length,
+            end_of_document=self.end_of_document,
+            batch_rows=self.batch_rows,
+            global_batch=global_batch,
+        ).worth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,9 @@ class Recipe(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run; its folder is runs/<name>")
     seed: int = Field(default=17, ge=0, lt=2**63, description="all randomness of the run is derived from it")
-    engine: Literal["accelerate"] = Field(default="accelerate", description="what drives the devices")
+    engine: Literal["accelerate", "lightning"] = Field(
+        default="accelerate", description="what makes the steps: our loop under Accelerate, or a Lightning Trainer"
+    )
     model: ModelConfig = Field(description="the model to train")
     data: DataConfig = Field(description="sources, tokenizer, held-out documents")
     mixture: MixtureConfig = Field(description="what of a batch each source gets")

@@ -1,0 +1,226 @@
+"""The engine `lightning` makes the run that `accelerate` makes: samples, decisions, losses, and how it ends."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.together.launches import (
+    FEEDBACK,
+    Ended,
+    Live,
+    Place,
+    Strike,
+    by_step,
+    decisions,
+    free_port,
+    lines,
+    outcome,
+    predicted,
+    reached,
+    wait_until,
+)
+from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE
+from trainer.lightning.launch import STRATEGY_VARIABLE, check_launch
+from trainer.records import UserError
+
+ENGINE = "engine=lightning"
+STEPS = list(range(1, 51))
+
+
+def torchrun(place: Place, run: Path, *sets: str, processes: int = 2, module: Sequence[str] = ("trainer",)) -> Live:
+    """`torchrun -m -- trainer fit`, as a user would launch it."""
+    where = ["--nproc_per_node", str(processes), "--master_port", str(free_port())]
+    given = [word for one in (ENGINE, *sets) for word in ("--set", one)]
+    words = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "--", *module]
+    return place.process([*words, "fit", str(place.recipe), "--run", str(run), *given])
+
+
+def decided(run: Path) -> list[tuple[int, str, dict[str, int], str]]:
+    return [(line["step"], line["action"], line["shares"], line["reason"]) for line in decisions(run)]
+
+
+def model(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def assert_same_run(run: Path, twin: Path, world_size: int) -> None:
+    assert lines(run, "start")[0]["world_size"] == world_size
+    assert by_step(run, "fed") == by_step(twin, "fed")
+    assert by_step(run, "counts") == by_step(twin, "counts")
+    assert decided(run) == decided(twin)
+    losses, expected = by_step(run, "loss"), by_step(twin, "loss")
+    assert list(losses) == list(expected)
+    assert max(abs(losses[step] / expected[step] - 1) for step in expected) < 1e-4
+    for mine, other in zip(lines(run, "reading"), lines(twin, "reading"), strict=True):
+        assert mine["nats_per_token"] == pytest.approx(other["nats_per_token"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def lightning(place: Place, alone: Path) -> Path:
+    """The 50 steps of `alone`, under Lightning in one process."""
+    run = place.folder / "lightning"
+    ended = place.fit(run, ENGINE).wait()
+    assert ended.code == 0, ended.output
+    return run
+
+
+def test_one_process_trains_bit_for_bit_as_under_accelerate(lightning: Path, alone: Path) -> None:
+    assert by_step(lightning, "loss") == by_step(alone, "loss")
+    assert by_step(lightning, "grad_norm") == by_step(alone, "grad_norm")
+    assert_same_run(lightning, alone, 1)
+    assert [line["nats_per_token"] for line in lines(lightning, "report")] == [
+        line["nats_per_token"] for line in lines(alone, "report")
+    ]
+    assert {step: int(fed) for step, fed in by_step(lightning, "fed").items()} == predicted(lightning)
+    assert (lightning / "model" / "model.safetensors").read_bytes() == (
+        alone / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_two_processes_train_on_the_same_samples_to_the_same_losses(place: Place, alone: Path) -> None:
+    run = place.folder / "lightning-ddp"
+    ended = torchrun(place, run).wait()
+    assert ended.code == 0, ended.output
+    assert_same_run(run, alone, 2)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(place: Place, lightning: Path) -> None:
+    run = place.folder / "lightning-killed"
+    ended = place.fit(run, ENGINE, strike=Strike(run.with_name("lightning.alive"), "decision", 5)).wait()
+    assert ended.code == -signal.SIGKILL
+    ended = place.fit(run, ENGINE).wait()
+    assert ended.code == 0, ended.output
+    assert lines(run, "start")[1]["resumed_from"] == "step-00000020"
+    for field in ("fed", "loss", "grad_norm"):
+        assert by_step(run, field) == by_step(lightning, field), field
+    assert decided(run) == decided(lightning)
+    assert (run / "model" / "model.safetensors").read_bytes() == (
+        lightning / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Path, number: int) -> None:
+    run = place.folder / f"lightning-{number}"
+    live = place.fit(run, ENGINE)
+    assert wait_until(live, reached(run, 7)), live.wait().output
+    live.send(number)
+    ended = live.wait()
+    assert ended.code == 75, ended.output
+    assert outcome(run)["state"] == "interrupted"
+    assert (run / "checkpoints" / f"step-{outcome(run)['step']:08d}").is_dir()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint(place: Place, alone: Path) -> None:
+    run = place.folder / "lightning-ddp-signal"
+    live = torchrun(place, run)
+    assert wait_until(live, reached(run, 7)), live.wait().output
+    live.send(signal.SIGTERM)
+    live.wait()
+    assert (outcome(run)["state"], outcome(run)["exit_code"]) == ("interrupted", 75)
+    ended = torchrun(place, run).wait()
+    assert ended.code == 0, ended.output
+    assert_same_run(run, alone, 2)
+
+
+BLOW_UP = ["training.learning_rate=1.0e+30", "training.clip_norm=1.0e+30", "training.schedule={kind: constant}"]
+
+
+def assert_blown_up(ended: Ended, run: Path) -> None:
+    assert ended.code != 0
+    found = lines(run, "nonfinite")
+    assert [line["step"] for line in found] == [found[0]["step"] + number for number in range(3)]
+    assert "not finite 3 steps in a row" in outcome(run)["reason"]
+    assert not any(by_step(run, "updated")[line["step"]] for line in found)
+
+
+def test_a_step_that_is_not_finite_updates_no_weights(place: Place, alone: Path) -> None:
+    run = place.folder / "lightning-blown-up"
+    assert_blown_up(place.fit(run, ENGINE, *BLOW_UP).wait(), run)
+    assert outcome(run)["exit_code"] == 1
+
+
+@pytest.mark.slow
+def test_no_rank_updates_its_weights_when_a_step_is_not_finite(place: Place, alone: Path) -> None:
+    run = place.folder / "lightning-ddp-blown-up"
+    assert_blown_up(torchrun(place, run, *BLOW_UP).wait(), run)
+
+
+@pytest.mark.slow
+def test_evidence_is_measured_and_followed_as_under_accelerate(place: Place, alone: Path) -> None:
+    ours, theirs = place.folder / "evidence-accelerate", place.folder / "evidence-lightning"
+    assert place.fit(ours, *FEEDBACK).wait().code == 0
+    assert place.fit(theirs, *FEEDBACK, ENGINE).wait().code == 0
+    assert [line["worth"] for line in lines(theirs, "reading")] == [line["worth"] for line in lines(ours, "reading")]
+    assert any(line["worth"] for line in lines(ours, "reading"))
+    assert by_step(theirs, "loss") == by_step(ours, "loss")
+
+
+@pytest.mark.slow
+def test_the_parity_recipe_gives_the_same_run_under_both_engines(place: Place) -> None:
+    recipe, runs = Path("recipes/parity.yaml"), [place.folder / "parity-a", place.folder / "parity-l"]
+    for run, engine in zip(runs, ("accelerate", "lightning"), strict=True):
+        ended = place.command("fit", str(recipe), "--run", str(run), "--set", f"engine={engine}").wait()
+        assert ended.code == 0, ended.output
+    assert_same_run(runs[1], runs[0], 1)
+    assert [line["action"] for line in decisions(runs[0])].count("move") > 1
+
+
+@pytest.mark.slow
+def test_a_run_goes_back_once_and_on_as_under_accelerate(place: Place, alone: Path) -> None:
+    from tests.together.test_loop import DAMAGE
+
+    ours, theirs = place.folder / "damaged-accelerate", place.folder / "damaged-lightning"
+    assert place.fit(ours, *DAMAGE).wait().code == 0
+    assert place.fit(theirs, *DAMAGE, ENGINE).wait().code == 0
+    assert len(lines(theirs, "rollback")) == 1
+    assert by_step(theirs, "loss") == by_step(ours, "loss")
+
+
+def test_a_run_may_not_change_its_engine(place: Place, lightning: Path) -> None:
+    ended = place.fit(lightning, "training.steps=60").wait()
+    assert ended.code == 2
+    assert "engine: 'lightning' -> 'accelerate'" in ended.output
+
+
+# Launches
+
+
+def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
+    run = place.folder / "lightning-under-accelerate"
+    ended = place.launch(run, ENGINE, options=["--num_processes", "1", "--num_machines", "1"]).wait()
+    assert ended.code != 0
+    assert outcome(run)["exit_code"] == 2
+    assert outcome(run)["traceback"] is None
+    assert "the launch is Accelerate's" in ended.output
+    assert "torchrun --nproc_per_node N -m -- trainer fit RECIPE" in ended.output
+    assert not (run / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({STRATEGY_VARIABLE: "fsdp"}, "no strategy that is supported"),
+        ({STRATEGY_VARIABLE: "ddp"}, "no launcher started any"),
+        ({STRATEGY_VARIABLE: "model_parallel"}, "no launcher started any"),
+        ({"MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is set but WORLD_SIZE is not"),
+        ({NUM_PROCESSES_VARIABLE: "4"}, "asks for 4 processes, but 1 started"),
+        ({NUM_PROCESSES_VARIABLE: "2", "WORLD_SIZE": "3"}, "asks for 2 processes, but 3 started"),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2"}, "the launch is Accelerate's"),
+    ],
+)
+def test_a_launch_that_would_train_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")] + ["WORLD_SIZE", "MASTER_ADDR"]:
+        monkeypatch.delenv(name, raising=False)
+    check_launch()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        check_launch()

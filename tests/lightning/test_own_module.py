@@ -1,0 +1,269 @@
+"""The mixture for a user's own LightningModule: exact, immediate, resumable, guarded, and about any kind of sample."""
+
+import csv
+import json
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+
+from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
+from tests.together.launches import by_step, decisions, lines, outcome
+from trainer.lightning.mixture import fed, sample_hash
+from trainer.loop import NonFiniteError
+from trainer.mixture.ledger import Ledger, Rollback, from_record
+from trainer.mixture.plan import Plan
+from trainer.records import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about itself
+
+EVIDENCE = {"enabled": "on", "every_readings": 1, "samples_per_step": 4, "held_out_samples": 80, "until": 1.0}
+
+
+def ledger_of(run: Path) -> Ledger:
+    return Ledger([from_record(record) for record in lines(run, file="ledger.jsonl")])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Module]:
+    """30 uninterrupted steps."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    return run, trained(run)[0]
+
+
+def test_a_decision_after_step_n_governs_batch_n_plus_1(alone: tuple[Path, Module]) -> None:
+    run, _ = alone
+    moves = [line for line in decisions(run) if line["action"] == "move"]
+    assert [line["step"] for line in moves] == [5, 10, 15, 20, 25]
+    shares, counts = by_step(run, "shares"), by_step(run, "counts")
+    for line in moves:
+        assert shares[line["step"] + 1] == line["shares"] != shares[line["step"]]
+    plan = Plan(5, ledger_of(run))
+    for step, count in counts.items():
+        drawn = [plan.sources[k] for k in plan.batch(step).source]
+        assert count == {name: drawn.count(name) for name in plan.sources}
+    for name in ("good", "bad"):  # exact: within one sample of the integral of the share
+        wanted = sum(shares[step][name] for step in shares) * GLOBAL_BATCH / 1e6
+        assert sum(count[name] for count in counts.values()) == pytest.approx(wanted, abs=1.001 + len(moves))
+
+
+def test_what_was_handed_to_the_module_is_what_the_plan_says_and_what_fed_says(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            seen.append(batch["vector"].clone())
+            return super().training_step(batch, batch_idx)
+
+    run = tmp_path / "run"
+    trained(run, module=Watched(), max_steps=12)
+    plan, mixture = Plan(5, ledger_of(run)), new_mixture()
+    for step, told in by_step(run, "fed").items():
+        assert int(told) == fed(mixture, plan.batch(step), plan.sources)
+        rows = mixture.rows(plan.batch(step), range(GLOBAL_BATCH), plan.sources)
+        expected = torch.stack([row["vector"] for row in rows])
+        assert torch.equal(expected, seen[step - 1])
+
+
+def test_accumulated_batches_make_the_same_steps(tmp_path: Path, alone: tuple[Path, Module]) -> None:
+    run = tmp_path / "run"
+    trained(run, accumulate_grad_batches=3)
+    assert by_step(run, "fed") == by_step(alone[0], "fed")
+    assert [line["shares"] for line in decisions(run)] == [line["shares"] for line in decisions(alone[0])]
+    assert list(by_step(run, "loss")) == list(range(1, 31))
+
+
+def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path: Path, alone: tuple[Path, Module]) -> None:
+    class Stop(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 12:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = tmp_path / "run"
+    _, first = trained(run, callbacks=[Stop()])
+    assert first.outcome is not None
+    assert (first.outcome.state, outcome(run)["exit_code"]) == ("interrupted", 75)
+    assert 12 < first.outcome.step < 20, "not at a step where a checkpoint is due anyway"
+    module, second = trained(run)
+    assert second.outcome is not None
+    assert second.outcome.state == "finished"
+    for field in ("fed", "loss", "grad_norm", "learning_rate", "counts"):
+        assert by_step(run, field) == by_step(alone[0], field), field
+    assert decisions(run) == decisions(alone[0])
+    for name, tensor in alone[1].state_dict().items():
+        assert torch.equal(module.state_dict()[name], tensor), name
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(run, max_steps=10)
+    before = (run / "journal.jsonl").read_bytes()
+    _, again = trained(run, max_steps=10)
+    assert (run / "journal.jsonl").read_bytes() == before
+    assert again.outcome is not None
+    assert (again.outcome.state, outcome(run)["state"]) == ("finished", "finished")
+
+
+def test_evidence_leaves_no_trace_and_tells_good_from_bad(tmp_path: Path, alone: tuple[Path, Module]) -> None:
+    run = tmp_path / "run"
+    module, _ = trained(run, worth=EVIDENCE)
+    worths = [line["worth"] for line in lines(run, "reading") if line["worth"]]
+    assert worths
+    assert max(worth["bad"]["value"] for worth in worths) < min(worth["good"]["value"] for worth in worths)
+    assert by_step(run, "loss") == by_step(alone[0], "loss")
+    for name, tensor in alone[1].state_dict().items():
+        assert torch.equal(module.state_dict()[name], tensor), name
+
+
+class Poisoned(Points):
+    """One sample that is no number."""
+
+    def __getitem__(self, number: int, /) -> dict[str, Any]:
+        sample = super().__getitem__(number)
+        return {**sample, "vector": sample["vector"] * float("nan")} if number == 7 else sample
+
+
+def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_samples(tmp_path: Path) -> None:
+    weights: dict[int, torch.Tensor] = {}
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+            weights[trainer.global_step] = module.layers[0].weight.detach().clone()
+
+    run, mixture = tmp_path / "run", new_mixture()
+    mixture.sources["real"] = type(mixture.sources["real"])(samples=Poisoned(90, 1), kind="real")
+    module = Module()
+    module.layers[1] = torch.nn.Identity()  # batch statistics would keep the bad sample for good
+    trainer = new_trainer(steering := new_steering(mixture, run), callbacks=[Watch()])
+    trainer.fit(module, mixture, ckpt_path=steering.ckpt_path)
+    (bad, *_) = lines(run, "nonfinite")
+    assert "real:0:7" in bad["samples"]
+    assert torch.equal(weights[bad["step"]], weights[bad["step"] - 1])
+    updated = by_step(run, "updated")
+    assert not updated[bad["step"]]
+    assert updated[bad["step"] + 1]
+    assert all(not torch.equal(weights[a], weights[b]) for a, b in pairwise(weights) if updated[b])
+
+
+def test_three_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(NonFiniteError, match="not finite 3 steps in a row"):
+        trained(run, module=Module(lambda step: 1e30 if step > 4 else 0.01))
+    assert outcome(run)["state"] == "failed"
+
+
+def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tmp_path: Path) -> None:
+    class Damaged(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            return -loss if self.global_step >= 60 else loss
+
+    guard = {"min_readings": 5, "anchor_readings": 3, "anchor_lag": 1, "history_readings": 8, "warn_every": 5}
+    guard |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
+    how: dict[str, Any] = {"control": {"guard": guard}, "every_steps": 2, "max_steps": 90}
+    run = tmp_path / "run"
+    _, first = trained(run, module=Damaged(), checkpoints={"every_steps": 10, "keep": 20}, **how)
+    rollback = next(fact for fact in ledger_of(run).facts if isinstance(fact, Rollback))
+    assert first.outcome is not None
+    assert (first.outcome.state, first.outcome.step) == ("interrupted", rollback.step - 1)
+    assert f"went back to step-{rollback.to_step:08d}" in first.outcome.reason
+    _, second = trained(run, module=Module(), checkpoints={"every_steps": 10, "keep": 20}, **how)
+    discarded = rollback.step - 1 - rollback.to_step
+    assert second.outcome is not None
+    assert (second.outcome.state, second.outcome.step) == ("finished", 90 + discarded)
+    assert list(by_step(run, "fed")) == list(range(1, 90 + discarded + 1)), "steps only grow"
+    state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text())
+    assert state["position"] == 90
+
+
+def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "csv", name="", version="")
+    trained(tmp_path / "run", logger=logger)
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    shares = [float(row["mixture/share/bad/target"]) for row in rows if row.get("mixture/share/bad/target")]
+    assert shares[0] > shares[-1]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_steps": -1}, "max_steps"),
+        ({"accumulate_grad_batches": 5}, "Choose a multiple of 5"),
+        ({"limit_train_batches": 3}, "limit_train_batches"),
+        ({"min_steps": 10}, "min_steps"),
+    ],
+)
+def test_a_setting_of_the_trainer_against_the_mixture_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    steering = new_steering(mixture := new_mixture(), tmp_path / "run")
+    with pytest.raises(UserError, match=said):
+        new_trainer(steering, **changes).fit(Module(), mixture)
+    assert not (tmp_path / "run" / "ledger.jsonl").exists()
+
+
+def test_a_run_that_goes_on_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(run, max_steps=10)
+    steering = new_steering(mixture := new_mixture(), run)
+    with pytest.raises(UserError, match=r"ckpt_path=steering\.ckpt_path"):
+        new_trainer(steering, max_steps=20).fit(Module(), mixture)
+    assert outcome(run)["state"] == "finished"
+
+
+def test_manual_optimization_is_refused(tmp_path: Path) -> None:
+    module, steering = Module(), new_steering(mixture := new_mixture(), tmp_path / "run")
+    module.automatic_optimization = False
+    with pytest.raises(UserError, match="manual optimization"):
+        new_trainer(steering).fit(module, mixture)
+
+
+def test_a_mixture_without_steering_is_refused(tmp_path: Path) -> None:
+    trainer = pl.Trainer(max_steps=3, logger=False, accelerator="cpu", enable_checkpointing=False)
+    with pytest.raises(UserError, match=r"callbacks=\[Steering"):
+        trainer.fit(Module(), new_mixture())
+
+
+def test_a_mean_loss_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no loss for each sample"):
+        trained(tmp_path / "run", losses=lambda module, batch: losses(module, batch).mean())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shares": {"real": 0.5, "good": 0.5}}, "different sources"),
+        ({"shares": {"real": 0.5, "good": 0.5, "bad": 0.5}}, "shares must sum to 1"),
+        ({"global_batch": 0}, "global_batch"),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        new_mixture(**changes)
+
+
+def test_the_hash_of_a_sample_sees_every_part_and_its_place() -> None:
+    image = torch.arange(6.0).reshape(2, 3)
+    samples = [
+        (image, 3),
+        (image, 4),
+        (image.flatten(), 3),
+        (3, image),
+        {"a": image, "b": 3},
+        [image, 3.0],
+        (image, "3"),
+    ]
+    assert len({sample_hash(sample) for sample in samples}) == len(samples)
+    assert sample_hash({"b": 3, "a": image}) == sample_hash({"a": image.clone(), "b": 3})
+    with pytest.raises(UserError, match="object"):
+        sample_hash(object())

@@ -1,0 +1,121 @@
+"""Readings and the worth of sources for samples of any kind, from the user's own losses.
+
+The rules are those of text: a reading is the loss of each held-out sample, a worth is what a few rehearsed steps on a
+source gain on held-out samples, against the same steps on other held-out ones (``trainer.evaluate.worth``). A sample
+counts as one token.
+"""
+
+# N samples, B samples of a batch, D held-out samples that are read
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.evaluate.windows import derived_rng, fixed_batches, my_batches
+from trainer.evaluate.worth import REHEARSAL_STEPS, WorthCounts, judged
+from trainer.lightning.devices import TrainerDevices
+from trainer.lightning.mixture import Samples, Source
+from trainer.records import FloatArray, IntArray, Reading, UserError, Worth
+
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReader:
+    """Every one of ``samples`` at each reading, ``batch`` at a time; ``slice_of[D]`` names the slice of each."""
+
+    samples: Samples
+    collate: Collate
+    batch: int
+    slice_of: Sequence[str] | None = None
+
+    @property
+    def documents(self) -> IntArray:
+        """Numbers of the samples."""
+        return np.arange(len(self.samples), dtype=np.int64)
+
+    def read(self, port: TrainerDevices, *, step: int) -> Reading:
+        """One reading; every rank calls it and gets the same one, bit for bit."""
+        names = tuple(sorted(set(self.slice_of))) if self.slice_of is not None else ("all",)
+        ones = np.ones(len(self.samples), dtype=np.int64)
+        return Reading(
+            step=step,
+            nats=sample_losses(self.samples, self.documents, port, collate=self.collate, batch=self.batch),
+            tokens=ones,
+            num_bytes=ones,
+            slice_of=ones * 0 if self.slice_of is None else np.array([names.index(one) for one in self.slice_of]),
+            slices=names,
+        )
+
+
+def sample_losses(
+    samples: Samples, numbers: IntArray, port: TrainerDevices, *, collate: Collate, batch: int
+) -> FloatArray:
+    """Losses [N] of the samples with these numbers, shared out over the ranks; all ranks call it together."""
+    found = np.zeros(len(numbers))
+    with port.evaluating():
+        for places, counts in my_batches(fixed_batches(np.ones(len(numbers), dtype=np.int64), batch), port):
+            losses_B = port.losses(collate([samples[int(number)] for number in numbers[places]]))
+            if counts:
+                found[places] = losses_B.double().cpu().numpy()
+    return port.reduce(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleWorth:
+    """All that stays the same from one measurement on samples to the next; a call is one measurement."""
+
+    held_out: Samples
+    sources: Mapping[str, Source]
+    counts: WorthCounts
+    collate: Collate
+    batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        needed = REHEARSAL_STEPS * self.counts.samples_per_step + self.counts.held_out_samples
+        if len(self.held_out) < needed:
+            raise UserError(
+                "there are too few held-out samples for evidence on sources",
+                got=f"{len(self.held_out)} samples, {needed} are needed",
+                remedy="Hold out more, lower worth.samples_per_step or worth.held_out_samples, or use another policy",
+            )
+
+    def __call__(
+        self, port: TrainerDevices, *, step: int, sources: Sequence[str], global_batch: int
+    ) -> Mapping[str, Worth]:
+        """The worth of each of ``sources`` after ``step``; every rank gets the same."""
+        size = REHEARSAL_STEPS * self.counts.samples_per_step
+        drawn = derived_rng(self.seed, "worth", "held-out", step).permutation(len(self.held_out))
+        practice: dict[str, tuple[Samples, IntArray]] = {"": (self.held_out, drawn[:size])}
+        for name in sources:
+            samples = self.sources[name].samples
+            order = derived_rng(self.seed, "worth", name, step).permutation(len(samples))
+            practice[name] = samples, np.resize(order, size)
+        read = np.sort(drawn[size : size + self.counts.held_out_samples])
+        before = self._read(port, read)
+        after: dict[str, FloatArray] = {}
+        scale = math.sqrt(min(1.0, self.counts.samples_per_step / global_batch))
+        with port.rehearsal(rate_scale=scale) as back:
+            for name, (samples, numbers) in practice.items():
+                back()
+                self._rehearse(port, samples, numbers, step)
+                after[name] = self._read(port, read)
+        gains = {name: before - nats for name, nats in after.items()}
+        return judged(gains, np.ones(len(read), dtype=np.int64), step=step, counts=self.counts).worth
+
+    def _read(self, port: TrainerDevices, numbers: IntArray) -> FloatArray:
+        return sample_losses(self.held_out, numbers, port, collate=self.collate, batch=self.batch)
+
+    def _rehearse(self, port: TrainerDevices, samples: Samples, numbers: IntArray, step: int) -> None:
+        """The steps of one rehearsal; every rank gets equally many samples, padded with one that weighs nothing."""
+        torch.manual_seed(int(derived_rng(self.seed, "worth", "dropout", step).integers(2**62)))
+        for rows in numbers.reshape(REHEARSAL_STEPS, -1):
+            mine = rows[port.rank :: port.world_size]
+            padded = np.resize(np.append(mine, rows[:1]), -(-len(rows) // port.world_size))
+            weights = np.where(np.arange(len(padded)) < len(mine), 1 / len(rows), 0.0)
+            port.rehearse(self.collate([samples[int(number)] for number in padded]), weights)
