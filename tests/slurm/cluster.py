@@ -66,12 +66,18 @@ class Cluster:
         _mini_cluster("revive", str(self.folder), node)
 
     def submit(
-        self, place: Place, run: Path, *sets: str, more: Sequence[str] = (), nodes: Sequence[str] = TWO_NODES
+        self,
+        place: Place,
+        run: Path,
+        *sets: str,
+        more: Sequence[str] = (),
+        nodes: Sequence[str] = TWO_NODES,
+        limit: str = "1:00:00",
     ) -> Ended:
         """`trainer submit`, and how that ended."""
         words = [word for one in sets for word in ("--set", one)]
         command = place.command(
-            *("submit", str(place.recipe), "--run", str(run), *nodes, "--time", "1:00:00", *words, *more),
+            *("submit", str(place.recipe), "--run", str(run), *nodes, "--time", limit, *words, *more),
             extra=self.variables,
         )
         return command.wait()
