@@ -19,7 +19,7 @@ from typing import Any
 from tests.together.launches import Ended, Place, lines
 
 MINI_CLUSTER = Path(__file__).with_name("mini-cluster")
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 START_S = 300.0  # the first start installs SLURM
 TWO_NODES = ["--nodes", "2", "--gpus-per-node", "0", "--cpus-per-process", "1"]
 
