@@ -1,5 +1,7 @@
 """What a job makes of its run's end: on with it, or an end; never again and again for nothing. On a real SLURM."""
 
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -97,3 +99,30 @@ def test_a_launch_of_another_number_of_processes_than_asked_for_is_refused(slurm
     other = slurm.ask("sbatch", "--parsable", str(run / "other.sbatch"))
     assert slurm.wait(other) == "FAILED", said(run)
     assert "HYBRID_TRAINER_NUM_PROCESSES asks for 2 processes, but 4 started" in outcome(run)["reason"]
+
+
+APPTAINER = """#!/bin/bash
+# Stands in for the program, which no package archive has: takes its options, and runs the command outside of any image.
+printf '%s\\n' "$@" >"$SEEN"
+while [ "$1" != image.sif ]; do shift; done
+shift
+exec "$@"
+"""
+
+
+def test_an_image_file_is_run_by_apptainer_and_signals_reach_the_run(
+    slurm: Cluster, place: Place, tmp_path: Path
+) -> None:
+    run, program = place.folder / "contained", tmp_path / "bin" / "apptainer"
+    program.parent.mkdir()
+    program.write_text(APPTAINER)
+    program.chmod(0o755)
+    more = ["--container", "image.sif", "--mount", "/data:/data", "--env", f"SEEN={tmp_path / 'seen'}"]
+    more += ["--env", f"PATH={program.parent}:{os.environ['PATH']}", "--env", f"PYTHON={sys.executable}"]
+    job = submitted(slurm.submit(place, run, "training.steps=100", nodes=ALONE, more=more))
+    slurm.wait(job, until=lambda: step_of(run) > 5)
+    slurm.ask("scancel", "--batch", "-s", "USR1", job)
+    assert slurm.wait(job) == "COMPLETED", said(run)
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert seen[:6] == ["exec", "--pwd", str(Path.cwd()), "--bind", "/data:/data", "image.sif"]
+    assert [event["event"] for event in events(run)] == ["submit", "start", "warned", "requeue", "start", "end"]
