@@ -24,6 +24,7 @@ from tests.together.launches import SAVE_EVERY, Place, by_step, lines, outcome, 
 WARN_S = 60  # SLURM looks at time limits every 30 s
 APART = 30  # steps of undisturbed training before each blow
 STEPS = 1500
+PATIENCE_S = 900.0  # on a busy machine
 
 
 @dataclass
@@ -136,7 +137,7 @@ def prove(slurm: Cluster, place: Place, facts: Facts, steps: int) -> None:
     left = processes_of(run)
     facts.hold("processes left", left, left == [])
 
-    ended = place.fit(twin, f"training.steps={steps}", more=["--ledger", str(run)]).wait()
+    ended = place.fit(twin, f"training.steps={steps}", more=["--ledger", str(run)]).wait(PATIENCE_S)
     facts.hold("an uninterrupted single process replays it: exit code", ended.code, ended.code == 0)
     mine, theirs, foreseen = by_step(run, "fed"), by_step(twin, "fed"), predicted(run)
     equal = sum(mine.get(step) == theirs[step] for step in theirs)
