@@ -47,6 +47,11 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_bef
     assert not (run / "checkpoints" / "step-00000030").exists()
 
 
+def test_nothing_in_a_checkpoint_can_run(alone: Path) -> None:
+    files = {path.suffix for path in (alone / "checkpoints" / "step-00000050").rglob("*")}
+    assert files == {".json", ".safetensors"}, "a pickle runs what it likes when it is read"
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 def test_twelve_kills_of_a_run_that_saves_beside_training_leave_no_trace(place: Place) -> None:
