@@ -90,10 +90,9 @@ def test_a_rollback_goes_back_to_the_same_step_and_on_with_the_same_samples(
         (rollback["step"], rollback["to_step"])
     ]
     assert by_step(run, "fed") == by_step(plain, "fed")
-    assert [(line["action"], line["shares"]) for line in lines(run, "decision")] == [
-        (line["action"], line["shares"]) for line in lines(plain, "decision")
-    ]
-    first = rollback["step"] + 1  # the run is made to diverge, and sums in another order grow with it
+    # The run is made to diverge, and sums in another order grow with it: late on, one warns where the other does not.
+    assert by_step(run, "shares") == by_step(plain, "shares")
+    first = rollback["step"] + 1
     assert by_step(run, "loss")[first] == pytest.approx(by_step(plain, "loss")[first], rel=1e-3)
 
 
