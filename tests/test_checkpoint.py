@@ -68,6 +68,22 @@ def test_what_was_saved_is_found_with_its_state(tmp_path: Path) -> None:
     assert (found.folder / "weights").read_bytes() == b"weights of step 7"
 
 
+class TwoDisks(Alone):
+    """The first of two ranks; the second has written to a disk of its own."""
+
+    world_size = 2
+
+    def gather(self, value: Any) -> list[Any]:
+        result, problem = value
+        return [value, ([] if isinstance(result, list) else None, problem)]
+
+
+def test_ranks_that_see_different_files_do_not_publish_a_part_as_the_whole(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="must be on a disk that all share"):
+        save(tmp_path, 3, write=writer(b"x"), state={}, keep=2, accepted_step=0, ranks=TwoDisks())
+    assert not list(tmp_path.glob("step-*"))
+
+
 def test_no_folder_and_an_empty_folder_hold_no_checkpoint(tmp_path: Path) -> None:
     assert latest(tmp_path / "absent", warn=fail) is None
     assert latest(tmp_path, warn=fail) is None

@@ -90,7 +90,10 @@ def save(
     together(ranks, lambda: _begin(aside) if is_main else None)
     together(ranks, lambda: write(aside))
     together(ranks, lambda: _write_state(aside, state) if is_main else None)
-    parts = together(ranks, lambda: _entries(_mine(_files_in(aside), ranks), aside))
+    seen = together(ranks, lambda: _files_in(aside))
+    if any(names != seen[0] for names in seen):
+        raise OSError(f"the ranks see different files in {aside}: the run folder must be on a disk that all share")
+    parts = together(ranks, lambda: _entries(_mine(seen[0], ranks), aside))
     files = {name: entry for part in parts for name, entry in part.items()}
     together(ranks, lambda: _publish(aside, folder, step, files) if is_main else None)
     problems = together(ranks, lambda: _damage_among(folder, dict(_mine(sorted(files.items()), ranks))))
@@ -123,8 +126,8 @@ def _write_state(aside: Path, state: dict[str, Any]) -> None:
     (aside / STATE).write_text(json.dumps(state))
 
 
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def _files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def _mine(all_of_them: Sequence[T], ranks: Ranks) -> Sequence[T]:
@@ -132,12 +135,12 @@ def _mine(all_of_them: Sequence[T], ranks: Ranks) -> Sequence[T]:
     return all_of_them[ranks.rank :: ranks.world_size]
 
 
-def _entries(files: Sequence[Path], folder: Path) -> dict[str, dict[str, Any]]:
+def _entries(names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 by name, of files that are on the disk now."""
     entries: dict[str, dict[str, Any]] = {}
-    for path in files:
-        _sync_file(path)
-        entries[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    for name in names:
+        _sync_file(folder / name)
+        entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
     return entries
 
 

@@ -95,6 +95,13 @@ def test_what_is_to_be_spread_is_spread_over_the_ranks(toured: Toured, launch: t
 
 
 @pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_a_run_begins_with_the_weights_of_the_recipe_whatever_the_precision(
+    toured: Toured, launch: tuple[str, str]
+) -> None:
+    assert [rank["begun"] for rank in toured(launch)] == [True, True]
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
 def test_two_steps_on_two_ranks_are_two_at_the_rate_that_was_given(toured: Toured, launch: tuple[str, str]) -> None:
     for rank in toured(launch):
         assert (rank["counted"], rank["rates"]) == ({2}, {1e-2})

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench
+from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, tiny_model
+from trainer.engines.tensors import read
 
 PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
 
@@ -29,10 +30,15 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
     """What a rank saw: everything an engine promises beside training itself."""
     built = folder.with_name("built")
     os.environ["TORCH_EXTENSIONS_DIR"] = str(built)
+    expected = dict(tiny_model().named_parameters())  # before the engine: ZeRO-3 deals out what is built after it
     with bench(micro_batch=2, global_batch=7, precision=precision) as on:
+        on.engine.snapshot(detached=False)(folder.with_name("begun"))
+        whole = {name: torch.empty_like(parameter) for name, parameter in expected.items()}
+        read(folder.with_name("begun"), {f"model.{name}": tensor for name, tensor in whole.items()})
         on.step()
         on.step()
         return {
+            "begun": all(torch.equal(whole[name], parameter) for name, parameter in expected.items()),
             "compiled": sorted(path.name for path in built.rglob("*")),
             "counted": {int(part) for part in local_state(on) if part.ndim == 0},
             "rates": {group["lr"] for group in on.engine._optimizer.param_groups},

@@ -21,6 +21,7 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 # Launch file: processes, and what goes before the command where there is no GPU. DeepSpeed must not be told of CPUs.
 LAUNCH_FILES: dict[str, tuple[int, dict[str, str]]] = {
     "cpu": (1, ON_CPU),
+    "one_gpu": (1, ON_CPU),
     "cpu_processes": (2, ON_CPU),
     "ddp": (2, ON_CPU),
     "fsdp2": (2, ON_CPU),

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.together.launches import Place, lines
+from tests.together.launches import Place, by_step, free_port, lines, predicted
 from tests.together.parity import LAUNCH_FILES, launch
 from trainer.run import BAD_INPUT
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 FILES = sorted((LAUNCH / "accelerate").glob("*.yaml"))
 DEEPSPEED_FILES = sorted((LAUNCH / "deepspeed").glob("*.json"))
-NEED_A_GPU, NEED_MACHINES = {"one_gpu"}, {"multi_node"}
+SEVERAL_MACHINES = {"multi_node"}
 # What a launch file may say. Everything else is the recipe's, above all batch, clipping and steps.
 PLACES = {
     "compute_environment",
@@ -46,7 +46,7 @@ def settings_of(file: Path) -> dict[str, Any]:
 
 
 def test_there_is_a_launch_file_for_every_engine_and_place() -> None:
-    assert {file.stem for file in FILES} == set(LAUNCH_FILES) | NEED_A_GPU | NEED_MACHINES
+    assert {file.stem for file in FILES} == set(LAUNCH_FILES) | SEVERAL_MACHINES
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -84,6 +84,26 @@ def test_a_launch_file_starts_the_processes_it_says_and_trains_to_the_end(place:
     assert [line["step"] for line in lines(run, "step")] == [1, 2, 3]
     assert lines(run, "start")[0]["world_size"] == LAUNCH_FILES[name][0]
     assert (run / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_file_for_several_machines_trains_one_run_on_two(place: Place, alone: Path) -> None:
+    run, port = place.folder / "machines", free_port()
+    where = f"--main_process_ip 127.0.0.1 --main_process_port {port} --num_machines 2 --num_processes 2".split()
+    machines = [
+        place.launch(
+            run,
+            "training.steps=12",
+            options=["--config_file", "launch/accelerate/multi_node.yaml", "--machine_rank", rank, *where],
+            extra={"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+        )
+        for rank in ("0", "1")
+    ]
+    for machine in machines:
+        ended = machine.wait()
+        assert ended.code == 0, ended.output
+    assert lines(run, "start")[0]["world_size"] == 2
+    assert {step: int(fed) for step, fed in by_step(run, "fed").items()} == predicted(run)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

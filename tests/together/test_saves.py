@@ -8,7 +8,6 @@ import pytest
 
 from tests.together.kill9 import compare, finish, kill_many, kill_once
 from tests.together.launches import Place, by_step, lines, outcome, predicted
-from tests.together.parity import compare as beside
 from tests.together.parity import launch
 from tests.together.test_loop import DAMAGE
 
@@ -47,6 +46,11 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_bef
     assert not (run / "checkpoints" / "step-00000030").exists()
 
 
+def test_nothing_in_a_checkpoint_can_run(alone: Path) -> None:
+    files = {path.suffix for path in (alone / "checkpoints" / "step-00000050").rglob("*")}
+    assert files == {".json", ".safetensors"}, "a pickle runs what it likes when it is read"
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 def test_twelve_kills_of_a_run_that_saves_beside_training_leave_no_trace(place: Place) -> None:
@@ -81,9 +85,15 @@ def test_a_rollback_goes_back_to_the_same_step_and_on_with_the_same_samples(
         finish(place, plain, *DAMAGE)
     ended = launch(place, name, run, *DAMAGE)
     assert ended.code == 0, ended.output
-    assert len(lines(plain, "rollback")) == 1
-    found, steps = beside(run, plain), len(by_step(plain, "fed"))
-    assert (found.steps, found.equal_fed, found.same_decisions) == (steps, steps, True), found
+    (rollback,) = lines(plain, "rollback")
+    assert [(line["step"], line["to_step"]) for line in lines(run, "rollback")] == [
+        (rollback["step"], rollback["to_step"])
+    ]
+    assert by_step(run, "fed") == by_step(plain, "fed")
+    # The run is made to diverge, and sums in another order grow with it: late on, one warns where the other does not.
+    assert by_step(run, "shares") == by_step(plain, "shares")
+    first = rollback["step"] + 1
+    assert by_step(run, "loss")[first] == pytest.approx(by_step(plain, "loss")[first], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -53,8 +53,13 @@ class DeepSpeedEngine(AccelerateEngine):
         accelerator = accelerator or open_accelerator(training)
         _configure(accelerator.state.deepspeed_plugin.deepspeed_config, training)
         self._kind, self._config = type(model), model.config
+        # Under bf16 DeepSpeed rounds the model first and makes its fp32 masters of what is left.
+        rounds = training.precision == "bf16"
+        exact = {name: weight.detach().clone() for name, weight in model.named_parameters()} if rounds else {}
         super().__init__(model, training, seed=seed, accelerator=accelerator)
         self._state = ZeroState(self._model, bare(self._model))
+        if exact:
+            self._state.begin_with(exact)
 
     @property
     @override

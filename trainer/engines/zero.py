@@ -75,6 +75,13 @@ class ZeroState:
         finally:
             delattr(self._zero, name)
 
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """(all) Set the masters to whole weights, by name."""
+        for name, whole in weights.items():
+            place = self._place(self._parameters[name])
+            self._put(place, place.flat, whole)
+        self.publish()
+
     def dealt(self) -> dict[str, Tensor]:
         """(all) Weights and moments whole, by name as in ``engines.tensors``, in host memory; each is given to one
         rank, so that all write about as much.
@@ -120,8 +127,7 @@ class ZeroState:
                 state = adam_state(self._adam, place.flat)
                 state["step"].copy_(whole[f"step.{name}"])  # of all weights alike
                 for key, flat in {"model": place.flat, **{moment: state[moment] for moment in MOMENTS}}.items():
-                    part = whole[f"{key}.{name}"].flatten().narrow(0, place.start, place.count)
-                    flat.detach().narrow(0, place.offset, place.count).copy_(part)
+                    self._put(place, flat, whole[f"{key}.{name}"])
         self.publish()
 
     def _flats(self) -> list[Tensor]:
@@ -145,6 +151,11 @@ class ZeroState:
             return Place(flat=flat, offset=0, start=0, count=0)
         held, of_weight = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
         return Place(flat=flat, offset=held.start, start=of_weight.start, count=held.numel)
+
+    def _put(self, place: Place, flat: Tensor, whole: Tensor) -> None:
+        """Copy this rank's part of a whole tensor to its place in a buffer like ``flat``."""
+        part = whole.flatten().narrow(0, place.start, place.count)
+        flat.detach().narrow(0, place.offset, place.count).copy_(part)
 
     def _whole(self, parameter: Any, flat: Tensor, *, owner: int) -> Tensor | None:
         """(all) The whole of what the ranks keep of a weight in buffers like ``flat``, on its owner's CPU."""
