@@ -22,7 +22,7 @@ from trainer.pulse import beat
 
 watchdog.LOST_S = float(sys.argv[2])
 with watchdog.Watchdog(Path(sys.argv[1])) as dog:
-    dog.watch(2, 6.0, lambda value: value)
+    dog.watch(2, float(sys.argv[3]), lambda value: value)
     for step in (1, 2, 3):
         beat("training", step)
     beat("evaluating")
@@ -31,9 +31,9 @@ with watchdog.Watchdog(Path(sys.argv[1])) as dog:
 """
 
 
-def stand_still(run: Path, *, lost_s: float = 30.0) -> "subprocess.Popen[str]":
+def stand_still(run: Path, *, lost_s: float = 60.0, timeout_s: float = 6.0) -> "subprocess.Popen[str]":
     """Rank 0 of two; the signs of rank 1 are the test's to give."""
-    words = [sys.executable, "-c", STANDS_STILL, str(run), str(lost_s)]
+    words = [sys.executable, "-c", STANDS_STILL, str(run), str(lost_s), str(timeout_s)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
@@ -57,7 +57,7 @@ def ended(process: "subprocess.Popen[str]", run: Path) -> tuple[float, dict[str,
 
 
 def test_a_rank_whose_host_is_gone_is_named_by_its_silence(tmp_path: Path) -> None:
-    process = stand_still(tmp_path, lost_s=3)
+    process = stand_still(tmp_path, lost_s=3, timeout_s=60)
     give_sign(tmp_path, 1)
     seconds, told = ended(process, tmp_path)
     assert (told["rank"], told["host"]) == (1, "elsewhere")

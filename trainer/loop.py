@@ -325,7 +325,7 @@ def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, traini
     """Make the step at the schedule position of ``state``, without waiting for it."""
     rate = training.rate(state.position)
     started_s = time.monotonic()
-    beat("training")
+    beat("training", batch.step)
     figures = engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
     return Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 

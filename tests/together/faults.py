@@ -451,7 +451,7 @@ def run_fault(bench: Bench, name: str, times: int) -> dict[str, Any]:
                 figures.setdefault(key, []).append(value)
             passed += 1
         except (MissedError, TimeoutError, subprocess.SubprocessError, OSError) as error:
-            misses.append(f"{type(error).__name__}: {error}")
+            misses.append(f"{type(error).__name__}: {error}"[:500])
             print(f"MISSED {name}: {error}", flush=True)
     row = {"fault": name, "promise": promise, "times": times, "passed": passed, "figures": figures, "misses": misses}
     print(in_row(row), flush=True)
