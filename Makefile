@@ -2,7 +2,8 @@
 #   make demo    train the quickstart recipe        make test    the tests (make faults: the slow ones)
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
 #   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
-#   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; then the slow tests
+#   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
+#                times each; then the slow tests
 
 BIN := .venv/bin
 SETUP := .venv/set-up-done
@@ -40,4 +41,5 @@ study: install
 
 faults: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.kill9 --kills 20
+	$(TEST_ENV) $(BIN)/python -m tests.together.faults --times 5
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow

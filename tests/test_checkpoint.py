@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +27,15 @@ from trainer.records import UserError
 SEALED = ("fsync", "rename", "mkdir", "rmdir", "unlink", "write")  # what a kill can come before
 
 
+class Alone:
+    """The only rank."""
+
+    rank, world_size = 0, 1
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
 def writer(content: bytes) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         (folder / "weights").write_bytes(content)
@@ -36,7 +46,8 @@ def writer(content: bytes) -> Callable[[Path], None]:
 
 def save_step(root: Path, step: int, keep: int = 2) -> Path:
     state = {"step": step, "position": step}
-    return save(root, step, write=writer(b"weights of step %d" % step), state=state, keep=keep)[0]
+    write = writer(b"weights of step %d" % step)
+    return save(root, step, write=write, state=state, keep=keep, accepted_step=0, ranks=Alone())[0]
 
 
 def fail(text: str) -> None:

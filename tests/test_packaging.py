@@ -87,6 +87,7 @@ def test_an_installed_wheel_brings_the_recipes_with_their_data(tmp_path: Path) -
     shipped |= {
         f"launch/{file.relative_to(ROOT / 'launch')}" for file in (ROOT / "launch").rglob("*") if file.is_file()
     }
+    shipped.add("constraints.txt")
     assert {f"trainer/shipped/{name}" for name in shipped} <= set(files)
     code = "import trainer.recipe as r; print(r.__file__); [r.load_recipe(s.path) for s in r.shipped_recipes()]"
     done = subprocess.run(

@@ -291,6 +291,26 @@ def submit(
 
 
 @app.command()
+def doctor(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", help="Also prepare its data and draw the first batch."),
+    ] = None,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Where the run is going to be: checks this disk.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions, devices, collectives, ports, memory, disk, W&B, SLURM: ok, warn or fail, with the remedy."""
+    from trainer.doctor import doctor as examine
+    from trainer.recipe import load_recipe
+
+    loaded = None if recipe is None else load_recipe(_recipe_path(recipe), overrides or [])
+    raise typer.Exit(examine(loaded, run, as_json=as_json))
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
     copy: Annotated[

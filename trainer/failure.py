@@ -52,9 +52,10 @@ def own_rank() -> int:
 
 
 def in_words(error: BaseException) -> str:
-    """The error in one line; its type only where the message alone would say nothing."""
+    """The error in one line; its type only where the message alone may say nothing (KeyError: 'loss')."""
     text = " ".join(str(error).split())
-    return text if " " in text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    speaks = text and (type(error) is RuntimeError or type(error).__module__ != "builtins")
+    return text if speaks else f"{type(error).__name__}: {text}"
 
 
 def is_echo(error: BaseException) -> bool:

@@ -435,6 +435,8 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
     """Whatever is due after a step: evaluate and steer, follow a replayed ledger, save. All ranks call it together."""
     outcome = None
     last = state.position >= run.num_steps
+    if run.checkpoint.asynchronous and run.engine.broadcast(run.saver.is_done()):
+        finish_saving(run)  # a failure is heard of at the next reading, not at the next save
     if run.replay is not None and state.step + 1 in run.replay:
         _take(run, run.replay[state.step + 1])
     if state.step % run.evaluation.every_steps == 0:
@@ -569,7 +571,6 @@ def save_checkpoint(run: Run, state: RunState) -> None:
     An asynchronous save has only begun when this returns; ``finish_saving`` waits for it.
     """
     finish_saving(run)
-    beat("saving")
     started_s = time.monotonic()
     write, writers = run.engine.snapshot(detached=run.checkpoint.asynchronous), run.engine.writers
     offsets = checkpoint.together(
@@ -592,6 +593,7 @@ def save_checkpoint(run: Run, state: RunState) -> None:
 
 def finish_saving(run: Run) -> None:
     """Wait for the save that has begun, if any, and journal it. OSError on all ranks when it failed."""
+    beat("saving")
     saved = run.saver.wait()
     if saved is not None:
         run.journal.write(

@@ -46,7 +46,7 @@ from trainer.runfolder import (
     unlocked,
     write_outcome,
 )
-from trainer.watchdog import Watchdog
+from trainer.watchdog import STOPPED_EARLY, Watchdog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,7 +103,7 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
             say_last(f"error: rank {own_rank()} on {socket.gethostname()}: {error}")
         return BAD_INPUT
     except StoppedEarly:
-        outcome = Outcome(state="interrupted", step=0, reason="stopped by a signal before the first step")
+        outcome = Outcome(state="interrupted", step=0, reason=STOPPED_EARLY)
     except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
         watchdog.tell_error(error)
         return FAILED
@@ -174,6 +174,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
         job = _Job(loaded, data, folder, replay, stop_asked=signals.received, watchdog=watchdog, stack=stack)
+        job.wait_for_the_ranks()
         model = _build_model(recipe, data)
         if recipe.engine == "lightning":
             from trainer.lightning.fit import train_under_lightning
@@ -214,13 +215,19 @@ class _Job:
     ) -> None:
         self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
         self._stop_asked, self._watchdog, self._stack = stop_asked, watchdog, stack
+        self._waiting = stack.enter_context(ExitStack())
         self._started_s = time.monotonic()
+
+    def wait_for_the_ranks(self) -> None:
+        """From here until ``begin`` the ranks come together: a signal ends this one wherever it waits."""
+        self._waiting.enter_context(self._watchdog.leaving_on_a_signal())
 
     def begin(self, engine: "AccelerateEngine") -> tuple[Run, RunState]:
         """Bring back the newest checkpoint, if there is one, and put the parts together."""
         loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
         self._stack.enter_context(closing(engine))
         self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
+        self._waiting.close()
         saved = newest_checkpoint(folder, engine, _warn)
         replay = self._replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None

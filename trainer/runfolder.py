@@ -19,6 +19,7 @@ from trainer.records import UserError
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.watchdog
+RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
 
@@ -88,7 +89,10 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        with suppress(OSError):  # so full already: the run will tell
+            (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
         yield
+        (folder / RESERVE).unlink(missing_ok=True)
         file.truncate(0)
 
 
@@ -178,16 +182,27 @@ def write_outcome(
         "host": host or socket.gethostname(),
         "traceback": trace,
     }
-    aside = folder / f".outcome.{os.getpid()}.{threading.get_native_id()}.partial"
+    text = json.dumps(outcome, indent=1)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(outcome, indent=1))
+        return _write_once(folder, text)
+    except OSError as error:
+        problem = error
+    try:
+        (folder / RESERVE).unlink()
+        return _write_once(folder, text)
+    except OSError:
+        say(f"warning: outcome.json could not be written: {problem}")
+        return True
+
+
+def _write_once(folder: Path, text: str) -> bool:
+    aside = folder / f".outcome.{os.getpid()}.{threading.get_native_id()}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.write_text(text)
         os.link(aside, folder / "outcome.json")
     except FileExistsError:
         return False
-    except OSError as error:
-        say(f"warning: outcome.json could not be written: {error}")
     finally:
-        with suppress(OSError):
-            aside.unlink()
+        aside.unlink(missing_ok=True)
     return True

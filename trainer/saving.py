@@ -31,7 +31,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._step: int | None = None
         self._saved: Saved | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     def start(self, step: int, save: Callable[[], tuple[Path, int]], *, started_s: float, in_a_thread: bool) -> None:
         """Begin the save of a step; ``started_s`` (monotonic) is when its copying began."""
@@ -40,7 +40,9 @@ class Saver:
         def work() -> None:
             try:
                 folder, num_bytes = save()
-            except Exception as error:  # noqa: BLE001 - told by ``wait``
+            except BaseException as error:  # whatever it is: a thread that ends without a word would pass for a save
+                if not in_a_thread and not isinstance(error, Exception):
+                    raise
                 self._failure = error
                 return
             seconds = time.monotonic() - started_s
@@ -59,6 +61,10 @@ class Saver:
             self._thread.start()
         else:
             work()
+
+    def is_done(self) -> bool:
+        """Whether a save in a thread has come to its end, one way or the other."""
+        return self._thread is not None and not self._thread.is_alive()
 
     def wait(self) -> Saved | None:
         """What came of the save that was begun; None when there is none. OSError when it failed."""

@@ -31,7 +31,9 @@ from trainer.pulse import own_pulse
 from trainer.records import UserError
 from trainer.runfolder import SIGNS, failed_outcome, write_outcome
 
-FAILED = 1
+FAILED, INTERRUPTED = 1, 75
+STOPPED_EARLY = "stopped by a signal before the first step"
+DIED = "died or was killed"
 TICK_S = 1.0
 LOOK_S = 3.0  # a rank that gave no sign for so long gives none: three ticks
 IDLE_S = 2.0  # a rank that has not moved for so long looks at the others
@@ -99,6 +101,7 @@ class Watchdog:
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._signs: Path | None = None
         self._world_size, self._timeout_s, self._count = 1, 0.0, 0
+        self._asked: int | None = None  # where signals can be read
         self._phase_left: str | None = None
         self._written: Cause | None = None
         self._stop = threading.Event()
@@ -115,6 +118,33 @@ class Watchdog:
         self._stop.set()
         self._thread.join(2 * TICK_S)
         self._give_sign()
+
+    @contextmanager
+    def leaving_on_a_signal(self) -> Iterator[None]:
+        """Inside, before the first step, a signal to stop ends this process even where it waits for the others in
+        native code, which keeps Python's own handlers waiting too: they are not coming if they were stopped as well.
+        """
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._asked = reading
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            self._asked = None
+            os.close(writing)  # the other end stays open: the thread may be reading
+
+    def _leave_if_asked(self) -> None:
+        pipe = self._asked
+        if pipe is None:
+            return
+        with suppress(BlockingIOError):
+            if {signal.SIGTERM, signal.SIGUSR1} & set(os.read(pipe, 16)):
+                if self._rank == 0:
+                    write_outcome(self._run, state="interrupted", step=0, reason=STOPPED_EARLY, exit_code=INTERRUPTED)
+                os._exit(INTERRUPTED)
 
     def watch(self, world_size: int, timeout_s: float, broadcast: Callable[[Any], Any]) -> None:
         """Watch the ranks of this launch. All ranks call it together, as soon as they can ``broadcast``."""
@@ -146,7 +176,7 @@ class Watchdog:
 
     def _cause_behind(self, error: Exception) -> Cause:
         blamed = self._to_blame() if is_echo(error) and self._world_size > 1 else None
-        return Cause.of(error) if blamed is None else self._cause(blamed, "died or was killed")
+        return Cause.of(error) if blamed is None else self._cause(blamed, DIED)
 
     def _to_blame(self) -> Sign | None:
         before, started_s = self._read_signs(), time.monotonic()
@@ -163,19 +193,19 @@ class Watchdog:
     # The thread
 
     def _watch(self) -> None:
-        place, steps_seen, idle_s, seen = own_pulse().place, 0, 0.0, _Seen()
+        place, idle_s, seen = own_pulse().place, 0.0, _Seen()
         while not self._stop.wait(TICK_S):
             self._mind_launcher()
+            self._leave_if_asked()
             if self._signs is None:
                 continue
             self._give_sign()
             pulse = own_pulse()
             if pulse.place != place:
-                steps_seen += pulse.step != place[0]
                 place, idle_s, seen = pulse.place, 0.0, _Seen()
                 continue
             idle_s += TICK_S
-            is_patient = pulse.phase in PATIENT_PHASES or steps_seen < 2
+            is_patient = pulse.phase in PATIENT_PHASES or pulse.steps_begun < 3
             patience_s = self._timeout_s * (PATIENCE if is_patient else 1)
             if idle_s >= IDLE_S and self._world_size > 1:
                 self._leave_if_told()
@@ -199,7 +229,7 @@ class Watchdog:
     def _give_up_on_the_dead(self, seen: "_Seen", idle_s: float) -> None:
         for sign in seen.signs.values():
             if self._is_gone(sign):
-                self._tell(self._cause(sign, "died or was killed"))
+                self._tell(self._cause(sign, DIED))
                 os._exit(FAILED)
             if sign.host != self._host and sign.phase not in LEFT and seen.silent_s(sign.rank, idle_s) >= LOST_S:
                 self._tell(self._cause(sign, f"has given no sign of life for {LOST_S:g} s: its host may be gone"))

@@ -12,10 +12,28 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 120.0
+# What `accelerate launch` leaves in the environment of each engine.
+_ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
+LAUNCHED = {
+    "ddp": {"ACCELERATE_USE_CPU": "true"},
+    "fsdp2": {
+        "ACCELERATE_USE_CPU": "true",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    },
+    "zero1": {**_ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
+    "zero2": {**_ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "zero3": {**_ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+}
 
 
-def on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
-    """What ``function(*arguments)`` returns on each of so many ranks; AssertionError with its trace if one fails."""
+def on_ranks(
+    function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any, engine: str = "ddp"
+) -> list[Any]:
+    """What ``function(*arguments)`` returns on each of so many ranks, launched for an engine; AssertionError with its
+    trace if one fails. ``ddp`` on one rank is a process without a launcher.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trainer.engines.accelerate", "transformers.models.llama.modeling_llama"])
     with socket.socket() as probe:
@@ -29,9 +47,9 @@ def on_ranks(function: Callable[..., Any], world_size: int, folder: Path, *argum
             "WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "ACCELERATE_USE_CPU": "true",
+            **LAUNCHED[engine],
         }
-        given = variables if world_size > 1 else {}
+        given = variables if world_size > 1 or engine != "ddp" else {}
         process = context.Process(target=_body, args=(function, arguments, given, str(folder / f"rank{rank}.pickle")))
         process.start()
         processes.append(process)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from trainer.data.stream import Stream
+from trainer.engines import open_engine
 from trainer.engines.accelerate import AccelerateEngine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
@@ -80,7 +81,7 @@ class Bench:
 @contextmanager
 def bench(micro_batch: int = 3, global_batch: int = 12, **more: Any) -> Iterator[Bench]:
     model = tiny_model()
-    engine = AccelerateEngine(model, training(micro_batch=micro_batch, **more), seed=SEED)
+    engine = open_engine(model, training(micro_batch=micro_batch, **more), seed=SEED)
     facts = [
         Segment(step=1, source="real", kind="real", segment=0, num_samples=NUM_SAMPLES),
         Segment(step=1, source="made", kind="synthetic", segment=0, num_samples=NUM_SAMPLES),

@@ -196,5 +196,5 @@ def test_the_silent_journal_touches_nothing() -> None:
 def test_a_full_disk_is_an_error_and_leaves_no_half_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     result = subprocess.run([sys.executable, "-c", NO_ROOM, str(path)], check=False, capture_output=True, text=True)
-    assert result.stdout == "only 12 of 58 bytes of a line were written\n"
+    assert result.stdout == "No space left on device: only 12 of 58 bytes of a line were written\n"
     assert path.read_bytes() == b'{"step":1}\n' * 8

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +35,7 @@ from tests.together.launches import (
     lines,
     outcome,
     reached,
+    variables,
     wait_until,
     write_recipe,
 )
@@ -151,15 +153,24 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def launch(
-    bench: Bench, name: str, kind: str | None = None, *, rank: int | None = 1, step: int = STRIKE_STEP, sets: Any = SETS
+    bench: Bench,
+    name: str,
+    kind: str | None = None,
+    *,
+    rank: int | None = 1,
+    step: int = STRIKE_STEP,
+    sets: Sequence[str] = SETS,
+    file: str | None = None,
 ) -> Launch:
-    """Two processes on a new run folder, with a fault of ``faulty`` coming."""
+    """Two processes on a new run folder, with a fault of ``faulty`` coming; ``file`` is a launch file."""
     run = bench.folder(name)
     at_file = run.with_suffix(".at")
-    extra = {"FAULT": json.dumps({"kind": kind, "rank": rank, "step": step}), "FAULT_AT": str(at_file)}
-    live = bench.place.launch(
-        run, *sets, processes=2, extra=extra if kind else None, program=PROGRAM if kind else "trainer"
-    )
+    extra = {"FAULT": json.dumps({"kind": kind, "rank": rank, "step": step}), "FAULT_AT": str(at_file)} if kind else {}
+    options = ["--config_file", f"launch/accelerate/{file}", "--num_processes", "2"] if file else None
+    if file and not file.startswith("zero"):  # Accelerate leaves DeepSpeed out where it is told to use the CPU
+        extra["ACCELERATE_USE_CPU"] = "true"
+    program = PROGRAM if kind else "trainer"
+    live = bench.place.launch(run, *sets, processes=2, options=options, extra=extra, program=program)
     return Launch(run, live, at_file)
 
 
@@ -192,8 +203,8 @@ def a_rank_raises(bench: Bench) -> dict[str, float]:
     return {**figures, **resumed(bench, live.run)}
 
 
-def a_rank_is_killed(bench: Bench) -> dict[str, float]:
-    live = launch(bench, "killed")
+def a_rank_is_killed(bench: Bench, file: str | None = None) -> dict[str, float]:
+    live = launch(bench, f"killed-{file}", file=file)
     live.wait_for_step(STRIKE_STEP)
     live.strike(live.ranks()[1].pid, signal.SIGKILL)
     figures = live.wait_for_end()
@@ -202,8 +213,8 @@ def a_rank_is_killed(bench: Bench) -> dict[str, float]:
     return {**figures, **resumed(bench, live.run)}
 
 
-def a_rank_is_stopped(bench: Bench) -> dict[str, float]:
-    live = launch(bench, "stopped")
+def a_rank_is_stopped(bench: Bench, file: str | None = None) -> dict[str, float]:
+    live = launch(bench, f"stopped-{file}", file=file)
     live.wait_for_step(STRIKE_STEP)
     live.strike(live.ranks()[1].pid, signal.SIGSTOP)
     figures = live.wait_for_end()
@@ -337,8 +348,6 @@ def a_second_launch_comes(bench: Bench, *, elsewhere: bool = False) -> dict[str,
 
 
 def _second(bench: Bench, live: Launch, sets: Sequence[str], *, elsewhere: bool) -> "subprocess.CompletedProcess[str]":
-    from tests.together.launches import variables
-
     fit = ["fit", str(bench.place.recipe), "--run", str(live.run), *(word for one in sets for word in ("--set", one))]
     words = [sys.executable, "-m", PROGRAM if elsewhere else "trainer", *fit]
     if elsewhere:
@@ -346,10 +355,6 @@ def _second(bench: Bench, live: Launch, sets: Sequence[str], *, elsewhere: bool)
     given = {**os.environ, **variables(bench.place.folder / "cache"), "PYTHONPATH": str(Path.cwd())}
     given |= {"FAULT": json.dumps({"kind": "no-locks", "rank": None, "step": 0}), "FAULT_AT": str(live.at_file)}
     return subprocess.run(words, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
-
-
-def a_second_launch_comes_from_another_host(bench: Bench) -> dict[str, float]:
-    return a_second_launch_comes(bench, elsewhere=True)
 
 
 def the_launcher_is_asked_to_stop(bench: Bench) -> dict[str, float]:
@@ -396,6 +401,8 @@ FAULTS: Mapping[str, tuple[str, Fault]] = {
     "rank-raises": ("the others end; cause, rank and host once, at the end and in outcome.json", a_rank_raises),
     "rank-killed": ("the same; a survivor's broken collective is not taken for the cause", a_rank_is_killed),
     "rank-stopped": (f"named with its stack {TIMEOUT_S} + 5 s later at most; no process is left", a_rank_is_stopped),
+    "fsdp2-killed": ("the same under FSDP2", partial(a_rank_is_killed, file="fsdp2.yaml")),
+    "zero2-stopped": ("the same under DeepSpeed ZeRO-2", partial(a_rank_is_stopped, file="zero2.yaml")),
     "rank-hangs": ("named by itself, with the stack of the thread that hangs", a_rank_hangs),
     "all-paused": ("a launch stopped as a whole and continued goes on", all_are_stopped_for_a_while),
     "ledgers-differ": ("stopped within 2 steps, all digests named", ranks_disagree),
@@ -407,7 +414,7 @@ FAULTS: Mapping[str, tuple[str, Fault]] = {
     "second-launch": ("refused, the owner named; the first is undisturbed", a_second_launch_comes),
     "second-elsewhere": (
         "the same from another host without common locks, by signs of life",
-        a_second_launch_comes_from_another_host,
+        partial(a_second_launch_comes, elsewhere=True),
     ),
     "launcher-sigterm": ("saved, 75, nothing lost", the_launcher_is_asked_to_stop),
     "launcher-killed": ("saved, 75, nothing lost, no process is left", the_launcher_is_killed),
@@ -461,7 +468,8 @@ def in_row(row: Mapping[str, Any]) -> str:
 
 
 def write(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The table for machines and for readers."""
+    """The table for machines and for readers. Rows of other commands (``faults-*.json``, the same form) come after."""
+    others = [row for path in sorted(RESULTS.glob("faults-*.json")) for row in json.loads(path.read_text())["rows"]]
     about = {
         "command": f"python -m tests.together.faults --times {rows[0]['times']}",
         "date": datetime.now(UTC).date().isoformat(),
@@ -472,7 +480,7 @@ def write(rows: Sequence[Mapping[str, Any]]) -> None:
     (RESULTS / "faults.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     head = "| fault | promise | kept | named after, s | all ended after, s | steps until seen | steps lost |"
     told = f"`{about['command']}`, {about['date']}, {about['cores']} cores, load {about['load']}; median (worst)."
-    text = "\n".join(["# Faults", "", head, "| --- " * 7 + "|", *map(in_row, rows), "", told, ""])
+    text = "\n".join(["# Faults", "", head, "| --- " * 7 + "|", *map(in_row, [*rows, *others]), "", told, ""])
     (RESULTS / "faults.md").write_text(text)
 
 

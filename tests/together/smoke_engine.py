@@ -26,7 +26,6 @@ from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
-from trainer.records import UserError
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0
@@ -158,22 +157,19 @@ def drive(engine: Engine) -> dict[str, Any]:
 
 
 def evidence(engine: Engine) -> dict[str, Any]:
-    """The worth of the sources: rehearsed steps that are taken back, forwards; or why it cannot be measured."""
-    try:
-        reading = read_worth(
-            HeldOut(),
-            {name: [store] for name, store in STORES.items()},
-            WorthCounts(samples_per_step=4, held_out_samples=8),
-            engine,
-            step=STEPS,
-            seed=SEED,
-            sequence_length=LENGTH,
-            end_of_document=END,
-            batch_rows=4,
-            global_batch=GLOBAL_BATCH,
-        )
-    except UserError as error:
-        return {"refused": error.what}
+    """The worth of the sources: rehearsed steps that are taken back, forwards."""
+    reading = read_worth(
+        HeldOut(),
+        {name: [store] for name, store in STORES.items()},
+        WorthCounts(samples_per_step=4, held_out_samples=8),
+        engine,
+        step=STEPS,
+        seed=SEED,
+        sequence_length=LENGTH,
+        end_of_document=END,
+        batch_rows=4,
+        global_batch=GLOBAL_BATCH,
+    )
     values = {name: worth.value for name, worth in reading.worth.items()}
     return {"fresh_gain_nats": reading.fresh_gain_nats, **values}
 

@@ -1,27 +1,52 @@
-"""The launch files say where a run runs, and nothing about what is trained."""
+"""The launch files say where a run runs, and nothing about what is trained; a launch that says more is refused."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from tests.together.launches import Place, lines
+from tests.together.parity import LAUNCH_FILES, launch
+from trainer.run import BAD_INPUT
 
-FILES = sorted((Path(__file__).parents[2] / "launch" / "accelerate").glob("*.yaml"))
+LAUNCH = Path(__file__).parents[2] / "launch"
+FILES = sorted((LAUNCH / "accelerate").glob("*.yaml"))
+DEEPSPEED_FILES = sorted((LAUNCH / "deepspeed").glob("*.json"))
+NEED_A_GPU, NEED_MACHINES = {"one_gpu"}, {"multi_node"}
 # What a launch file may say. Everything else is the recipe's, above all batch, clipping and steps.
 PLACES = {
     "compute_environment",
+    "deepspeed_config",
     "distributed_type",
+    "fsdp_config",
     "gpu_ids",
     "main_process_port",
     "mixed_precision",
     "num_machines",
     "num_processes",
+    "rdzv_backend",
+    "same_network",
+    "use_cpu",
+}
+DEEPSPEED_PLACES = {"deepspeed_config_file", "zero3_init_flag"}
+FSDP_PLACES = {
+    "fsdp_auto_wrap_policy",
+    "fsdp_cpu_ram_efficient_loading",
+    "fsdp_offload_params",
+    "fsdp_reshard_after_forward",
+    "fsdp_version",
 }
 
 
-def test_there_are_launch_files() -> None:
-    assert {file.stem for file in FILES} == {"cpu_processes", "ddp", "one_gpu"}
+def settings_of(file: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = YAML(typ="safe").load(file)
+    return settings
+
+
+def test_there_is_a_launch_file_for_every_engine_and_place() -> None:
+    assert {file.stem for file in FILES} == set(LAUNCH_FILES) | NEED_A_GPU | NEED_MACHINES
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -29,24 +54,70 @@ def test_a_launch_file_opens_with_its_command_and_leaves_to_the_recipe_what_is_t
     command = file.read_text(encoding="utf-8").splitlines()[0]
     assert f"accelerate launch --config_file launch/accelerate/{file.name} " in command
     assert command.endswith(" -m trainer fit RECIPE")
-    settings = YAML(typ="safe").load(file)
+    settings = settings_of(file)
     assert set(settings) <= PLACES
-    assert settings["mixed_precision"] == "no"
+    assert set(settings.get("fsdp_config", {})) <= FSDP_PLACES
+    assert set(settings.get("deepspeed_config", {})) <= DEEPSPEED_PLACES
+    # where a DeepSpeed file is given, Accelerate takes the precision for a contradiction, even 'no'
+    assert settings.get("mixed_precision") == (None if "deepspeed_config" in settings else "no")
+
+
+def test_a_deepspeed_file_says_what_is_spread_and_nothing_of_the_recipes() -> None:
+    named = {
+        settings["deepspeed_config"]["deepspeed_config_file"]
+        for settings in map(settings_of, FILES)
+        if "deepspeed_config" in settings
+    }
+    assert named == {f"launch/deepspeed/{file.name}" for file in DEEPSPEED_FILES}
+    for file in DEEPSPEED_FILES:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        assert set(settings) == {"zero_optimization"}
+        assert file.stem.startswith(f"zero{settings['zero_optimization']['stage']}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "options", "processes"),
-    [("cpu_processes", [], 2), ("ddp", ["--num_processes", "2"], 2), ("one_gpu", [], 1)],
-)
-def test_a_launch_file_starts_the_processes_it_says(
-    place: Place, name: str, options: list[str], processes: int
-) -> None:
-    file = next(file for file in FILES if file.stem == name)
+@pytest.mark.parametrize("name", LAUNCH_FILES)
+def test_a_launch_file_starts_the_processes_it_says_and_trains_to_the_end(place: Place, name: str) -> None:
     run = place.folder / name
-    extra = {"ACCELERATE_USE_CPU": "true"}
-    sets = ("training.steps=3", "training.schedule.warmup_steps=1")
-    ended = place.launch(run, *sets, options=["--config_file", str(file), *options], extra=extra).wait()
+    ended = launch(place, name, run, "training.steps=3", "training.schedule.warmup_steps=1")
     assert ended.code == 0, ended.output
     assert [line["step"] for line in lines(run, "step")] == [1, 2, 3]
-    assert lines(run, "start")[0]["world_size"] == processes
+    assert lines(run, "start")[0]["world_size"] == LAUNCH_FILES[name][0]
+    assert (run / "model" / "model.safetensors").is_file()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "accumulation": ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps"),
+    "batch": ({"train_micro_batch_size_per_gpu": 7}, "train_micro_batch_size_per_gpu"),
+    "whole batch": ({"train_batch_size": 64}, "train_batch_size"),
+    "clipping": ({"gradient_clipping": 0.25}, "gradient_clipping"),
+    "schedule": ({"scheduler": {"type": "WarmupLR"}}, "scheduler"),
+    "optimizer": ({"optimizer": {"type": "AdamW"}}, "optimizer"),
+    "precision": ({"bf16": {"enabled": True}}, "bf16.enabled"),
+    "stage": ({"zero_optimization": {"stage": 0}}, "ZeRO stage 0"),
+    "no disk": ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "offload_param"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_deepspeed_file_that_says_what_is_the_recipes_is_refused_before_anything_is_prepared(
+    place: Place, tmp_path: Path, case: str
+) -> None:
+    more, named = REFUSED[case]
+    file, run = tmp_path / "ds.json", tmp_path / "run"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 2}, **more}))
+    extra = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+    ended = place.fit(run, extra=extra).wait()
+    assert ended.code == BAD_INPUT, ended.output
+    assert named in ended.output
+    assert "Traceback" not in ended.output
+    assert not (run / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize("variables", [{"FSDP_VERSION": "1"}, {}], ids=["said", "Accelerate's default"])
+def test_fsdp_1_is_refused_before_anything_is_prepared(place: Place, tmp_path: Path, variables: dict[str, str]) -> None:
+    ended = place.fit(tmp_path / "run", extra={"ACCELERATE_USE_FSDP": "true", **variables}).wait()
+    assert ended.code == BAD_INPUT, ended.output
+    assert "FSDP version 1 is not supported" in ended.output
+    assert "fsdp_version: 2" in ended.output
+    assert not (tmp_path / "run" / "journal.jsonl").exists()

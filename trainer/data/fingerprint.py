@@ -25,6 +25,11 @@ def cache_folder(config: DataConfig, base: Path) -> Path:
     """data.cache, else $HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
     if config.cache is not None:
         return (base / config.cache.expanduser()).resolve()
+    return default_cache()
+
+
+def default_cache() -> Path:
+    """$HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser().resolve() if named else Path.home() / ".cache" / "hybrid-trainer"
 

@@ -67,18 +67,18 @@ class DeepSpeedEngine(AccelerateEngine):
 
     @override
     def _backward(self, loss: "Tensor", *, last: bool) -> None:
-        """A loss that is not finite makes the gradients so, by which DeepSpeed skips the step on all ranks: it looks at
-        nothing else, and a loss can be infinite whose gradient is not.
-        """
         self._model.set_gradient_accumulation_boundary(last)
-        sound = torch.where(loss.detach().isfinite(), 1.0, float("nan"))
-        self._model.backward(loss * sound)
+        self._model.backward(loss)
 
     @override
     def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
-        """DeepSpeed clips and steps; it skips by itself, on all ranks, where the norm over all ranks is not finite."""
+        """DeepSpeed clips and steps; it skips by itself, on all ranks, where the norm over all ranks is not finite.
+
+        The loss it does not look at, and one that is infinite can have a gradient that is not.
+        """
         figures = self._reduced_figures(batch, nats, stop=stop, ledger_digest=ledger_digest)
-        self._model.step()
+        with nullcontext() if bool(figures[0].isfinite()) else self._state.gradients_unsound():
+            self._model.step()
         skipped = bool(self._model.optimizer.overflow)
         tail = torch.tensor([float(self._model.get_global_grad_norm()), float(skipped)], dtype=torch.float64)
         return PendingStep(

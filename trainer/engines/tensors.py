@@ -83,18 +83,21 @@ def adam_state(optimizer: torch.optim.Optimizer, parameter: "Tensor") -> dict[st
 
 def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: Writers) -> None:
     """(all) Write the tensors into the folder. Names that only some ranks give are written by those; of a DTensor each
-    rank writes its part, of any other tensor that several give one rank writes it. OSError and torch's own errors on
-    every rank when one of them fails.
+    rank writes its part, of any other tensor that several give one rank writes it. OSError on every rank when one of
+    them fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that one process saves alone, which is known
-        save(
-            _at_least_1d(tensors),
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            process_group=writers.group,
-            no_dist=writers.group is None,
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that one process saves alone, which is known
+            save(
+                _at_least_1d(tensors),
+                storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                process_group=writers.group,
+                no_dist=writers.group is None,
+            )
+    except CheckpointException as error:  # torch derives it from BaseException: nobody would catch it
+        raise OSError(_first_cause(error)) from error
 
 
 def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
@@ -107,13 +110,18 @@ def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
             warnings.simplefilter("ignore", UserWarning)
             load(_at_least_1d(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
         raise UserError(
             "the checkpoint does not hold the tensors of this model",
-            got=" ".join(str(cause).split())[:300],
+            got=_first_cause(error),
             file=folder,
             remedy="Resume with the model and the version that saved it, or start anew in another --run folder",
         ) from error
+
+
+def _first_cause(error: CheckpointException) -> str:
+    """What went wrong on the first rank on which anything did."""
+    cause, _ = next(iter(error.failures.values()))
+    return " ".join(str(cause).split())[:300]
 
 
 def on_the_host(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

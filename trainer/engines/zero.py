@@ -7,6 +7,7 @@ DeepSpeed. Where a weight lies follows from two of DeepSpeed's tables, one for s
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -62,6 +63,17 @@ class ZeroState:
         if self._zero.persistent_parameters:  # small ones stay whole on every rank
             self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
         self._zero.invalidate_secondary_tensor()
+
+    @contextmanager
+    def gradients_unsound(self) -> Iterator[None]:
+        """Inside, DeepSpeed finds the norm of the gradients to be no number, and does what it does then."""
+        no_number = torch.tensor(torch.nan, device=self._device)
+        name, norm = ("_get_norm_groups", [no_number]) if self._is_stage_3 else ("scaled_global_norm", no_number)
+        setattr(self._zero, name, lambda: norm)
+        try:
+            yield
+        finally:
+            delattr(self._zero, name)
 
     def dealt(self) -> dict[str, Tensor]:
         """(all) Weights and moments whole, by name as in ``engines.tensors``, in host memory; each is given to one

@@ -97,7 +97,8 @@ class AppendOnlyFile:
             done = os.write(self._descriptor, line)
             if done < len(line):
                 os.ftruncate(self._descriptor, self.offset)
-                raise OSError(errno.ENOSPC, f"only {done} of {len(line)} bytes of a line were written", str(self.path))
+                problem = f"{os.strerror(errno.ENOSPC)}: only {done} of {len(line)} bytes of a line were written"
+                raise OSError(errno.ENOSPC, problem, str(self.path))
             self.offset += done
         return dict(written)
 

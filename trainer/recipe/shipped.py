@@ -28,6 +28,12 @@ def shipped_folder(kind: str) -> Path:
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / kind
 
 
+def constraints_file() -> Path:
+    """The versions that this release was tested with."""
+    in_wheel = _PACKAGE / "shipped" / "constraints.txt"
+    return in_wheel if in_wheel.is_file() else _PACKAGE.parent / "constraints.txt"
+
+
 def shipped_recipes() -> list[ShippedRecipe]:
     """All shipped recipes, the quickstart first, the rest by name."""
     paths = sorted(shipped_folder("recipes").glob("*.yaml"), key=lambda path: (path.stem != "quickstart", path.stem))

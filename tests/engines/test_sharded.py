@@ -1,0 +1,156 @@
+"""However weights, gradients and moments are spread: a step is skipped on all ranks or on none, what is saved comes
+back bit for bit under the same engine, and as close as sums allow under any other.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engines.gloo import on_ranks
+from tests.engines.tour import POISONS, leave, take_up, tour, uneven, written_as_transformers_loads_it
+
+SLOW = pytest.mark.slow
+# One of each kind stays in the default suite: ZeRO-1 and -2 share their buffers, stage 3 and FSDP2 have their own.
+TOURS = [
+    ("fsdp2", "fp32"),
+    ("zero3", "fp32"),
+    ("zero2", "bf16"),
+    pytest.param(("zero1", "fp32"), marks=SLOW),
+    pytest.param(("zero2", "fp32"), marks=SLOW),
+    pytest.param(("zero1", "bf16"), marks=SLOW),
+    pytest.param(("zero3", "bf16"), marks=SLOW),
+    pytest.param(("fsdp2", "bf16"), marks=SLOW),
+    pytest.param(("ddp", "fp32"), marks=SLOW),
+    pytest.param(("ddp", "bf16"), marks=SLOW),
+]
+
+
+@pytest.fixture(scope="module")
+def toured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str]], list[dict[str, Any]]]:
+    """What two ranks of an engine saw at a precision, driven once."""
+    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def of(launch: tuple[str, str]) -> list[dict[str, Any]]:
+        if launch not in known:
+            if launch[0].startswith("zero"):
+                pytest.importorskip("deepspeed", reason="NOT TESTED: deepspeed is not installed")
+            folder = tmp_path_factory.mktemp("-".join(launch))
+            known[launch] = on_ranks(tour, 2, folder, folder / "saved", launch[1], engine=launch[0])
+        return known[launch]
+
+    return of
+
+
+Toured = Callable[[tuple[str, str]], list[dict[str, Any]]]
+
+
+def equal(left: list[Any], right: list[Any]) -> bool:
+    return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_restoring_repeats_the_steps_after_it_bit_for_bit(toured: Toured, launch: tuple[str, str]) -> None:
+    for rank in toured(launch):
+        (expected, expected_state), (found, state) = rank["restored"]
+        assert found == expected
+        assert equal(state, expected_state)
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_a_rehearsal_moves_the_weights_and_leaves_no_trace(toured: Toured, launch: tuple[str, str]) -> None:
+    for rank in toured(launch):
+        before, inside, after = rank["rehearsed"]
+        assert not equal(before, inside)
+        assert equal(before, after)
+
+
+@pytest.mark.parametrize("poison", POISONS)
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_what_is_not_finite_on_one_rank_leaves_all_ranks_as_they_were(
+    toured: Toured, launch: tuple[str, str], poison: str
+) -> None:
+    for rank in toured(launch):
+        updated, before, after, next_updated = rank["skipped"][poison]
+        assert not updated
+        assert equal(before, after)
+        assert next_updated
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_a_step_asks_for_one_all_reduce_of_at_most_eight_numbers_of_its_own(
+    toured: Toured, launch: tuple[str, str]
+) -> None:
+    for rank in toured(launch):
+        (size,) = rank["collectives"]
+        assert size <= 8
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_what_is_to_be_spread_is_spread_over_the_ranks(toured: Toured, launch: tuple[str, str]) -> None:
+    for rank in toured(launch):  # weights and two moments: 3 numbers of each weight, on two ranks half of that
+        assert rank["part"] == pytest.approx(3.0 if launch[0] == "ddp" else 1.5, rel=0.05)
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_two_steps_on_two_ranks_are_two_at_the_rate_that_was_given(toured: Toured, launch: tuple[str, str]) -> None:
+    for rank in toured(launch):
+        assert (rank["counted"], rank["rates"]) == ({2}, {1e-2})
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_no_engine_compiles_anything_whose_lock_a_killed_run_could_leave(
+    toured: Toured, launch: tuple[str, str]
+) -> None:
+    assert [rank["compiled"] for rank in toured(launch)] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("wrote", "reads"),
+    [
+        (("fsdp2", 2), ("ddp", 1)),
+        (("zero3", 3), ("fsdp2", 2)),
+        (("ddp", 1), ("zero3", 2)),
+        pytest.param(("zero2", 2), ("zero1", 3), marks=SLOW),
+        pytest.param(("zero1", 3), ("zero3", 2), marks=SLOW),
+        pytest.param(("fsdp2", 3), ("zero2", 2), marks=SLOW),
+        pytest.param(("ddp", 2), ("fsdp2", 3), marks=SLOW),
+        pytest.param(("zero3", 2), ("ddp", 2), marks=SLOW),
+    ],
+    ids=lambda side: f"{side[0]} on {side[1]}",
+)
+def test_a_checkpoint_is_taken_up_by_another_engine_on_another_number_of_ranks(
+    tmp_path: Path, wrote: tuple[str, int], reads: tuple[str, int]
+) -> None:
+    folder = tmp_path / "saved"
+    (engine, ranks), (other, other_ranks) = wrote, reads
+    expected = on_ranks(leave, ranks, tmp_path, folder, engine=engine)[0]
+    for found in on_ranks(take_up, other_ranks, tmp_path, folder, engine=other):
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine.fed == theirs.fed
+            assert mine.loss == pytest.approx(theirs.loss, rel=1e-6)
+            assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("global_batch", [7, 2], ids=["uneven", "more ranks than samples"])
+@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=SLOW)])
+def test_uneven_batches_hang_no_rank_and_change_no_loss(tmp_path: Path, engine: str, global_batch: int) -> None:
+    (expected,) = on_ranks(uneven, 1, tmp_path, 2, global_batch)
+    for found in on_ranks(uneven, 3, tmp_path, 2, global_batch, engine=engine):
+        assert [step.fed for step in found] == [step.fed for step in expected]
+        assert [step.loss for step in found] == pytest.approx([step.loss for step in expected], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "engine", ["fsdp2", "zero3", pytest.param("zero1", marks=SLOW), pytest.param("zero2", marks=SLOW)]
+)
+def test_the_model_is_written_as_transformers_loads_it(tmp_path: Path, engine: str) -> None:
+    (logits, (loaded, texts)), (_, others) = on_ranks(
+        written_as_transformers_loads_it, 2, tmp_path, tmp_path / "model", engine=engine
+    )
+    np.testing.assert_allclose(loaded, logits, rtol=1e-5, atol=1e-6)
+    (text,) = texts
+    assert 1 <= len(text) <= 4  # it may end its document
+    assert others == []

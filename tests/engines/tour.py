@@ -1,0 +1,179 @@
+"""What the ranks of any engine do in its tests: save and restore, rehearse, meet numbers that are not finite."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench
+
+PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
+
+
+def local_state(on: Bench) -> list[torch.Tensor]:
+    """Masters and moments on this rank, however they are spread."""
+    return [part.to_local() if hasattr(part, "to_local") else part for part in on.engine._state_tensors()]
+
+
+def held(on: Bench) -> list[Any]:
+    """All that this rank holds of weights and optimizer, and what the model makes of two rows."""
+    parts = [part.detach().float().numpy().copy() for part in local_state(on)]
+    return [*parts, on.engine.eval_logits(PROBE).float().numpy()]
+
+
+def tour(folder: Path, precision: str) -> dict[str, Any]:
+    """What a rank saw: everything an engine promises beside training itself."""
+    built = folder.with_name("built")
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(built)
+    with bench(micro_batch=2, global_batch=7, precision=precision) as on:
+        on.step()
+        on.step()
+        return {
+            "compiled": sorted(path.name for path in built.rglob("*")),
+            "counted": {int(part) for part in local_state(on) if part.ndim == 0},
+            "rates": {group["lr"] for group in on.engine._optimizer.param_groups},
+            "part": sum(tensor.numel() for tensor in local_state(on)) / on.engine.num_parameters,
+            "restored": restored(on, folder),
+            "rehearsed": rehearsed(on),
+            "skipped": {name: skipped(on, poison) for name, poison in POISONS.items()},
+            "collectives": own_collectives(on),
+        }
+
+
+def restored(on: Bench, folder: Path) -> tuple[Any, Any]:
+    """Two steps after a snapshot, and the same two after it was restored, with all that is held in the end."""
+    on.engine.snapshot(detached=False)(folder)
+    state = on.stream.state
+    expected = [on.step(), on.step()], held(on)
+    on.engine.restore(folder)
+    on.stream.state = state
+    on.stream.append([])
+    return expected, ([on.step(), on.step()], held(on))
+
+
+def rehearsed(on: Bench) -> tuple[Any, Any, Any]:
+    """All that is held before, inside and after a rehearsal."""
+    before = held(on)
+    with on.engine.rehearsal(rate_scale=0.5) as back:
+        for _ in range(2):
+            back()
+            on.engine.rehearse(PROBE, torch.tensor([LENGTH, 3]), target_tokens=LENGTH + 1, seed=3)
+        inside = held(on)
+    return before, inside, held(on)
+
+
+def infinite_loss(_module: Any, _given: Any, logits: torch.Tensor) -> torch.Tensor:
+    """A masked target: the loss is infinite, its gradient is not."""
+    return logits.masked_fill(torch.ones_like(logits, dtype=torch.bool), -torch.inf)
+
+
+def nan_loss(_module: Any, _given: Any, logits: torch.Tensor) -> torch.Tensor:
+    return logits * float("nan")
+
+
+def nan_gradient(_module: Any, _given: Any, logits: torch.Tensor) -> torch.Tensor:
+    """The loss stays as it is."""
+    if logits.requires_grad:
+        logits.register_hook(lambda gradient: gradient * float("nan"))
+    return logits
+
+
+POISONS: dict[str, Callable[..., Any]] = {
+    "infinite loss": infinite_loss,
+    "loss that is no number": nan_loss,
+    "gradient that is no number": nan_gradient,
+}
+
+
+def skipped(on: Bench, poison: Callable[..., Any]) -> tuple[bool, Any, Any, bool]:
+    """Whether a step poisoned on the last rank alone was taken, what was held before and after, and whether the next
+    step is taken.
+    """
+    before = held(on)
+    with poisoned(on, poison):
+        figures = on.step()
+    after = held(on)
+    return figures.updated, before, after, on.step().updated
+
+
+@contextmanager
+def poisoned(on: Bench, poison: Callable[..., Any]) -> Iterator[None]:
+    is_last = on.engine.rank == on.engine.world_size - 1
+    hook = on.model.lm_head.register_forward_hook(poison) if is_last else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def own_collectives(on: Bench) -> list[int]:
+    """Sizes of the all-reduces of a step that this package asks for, by who called."""
+    import sys
+
+    sizes: list[int] = []
+    original = torch.distributed.all_reduce
+
+    def counted(tensor: torch.Tensor, *arguments: Any, **more: Any) -> Any:
+        if sys._getframe(1).f_globals["__name__"].startswith("trainer."):
+            sizes.append(tensor.numel())
+        return original(tensor, *arguments, **more)
+
+    torch.distributed.all_reduce = counted
+    try:
+        on.step()
+    finally:
+        torch.distributed.all_reduce = original
+    return sizes
+
+
+def leave(folder: Path) -> list[Any]:
+    """Three steps, a checkpoint, and the figures of the two after it, which are kept beside it."""
+    with bench(micro_batch=2, global_batch=7) as on:
+        for _ in range(3):
+            on.step()
+        on.engine.snapshot(detached=True)(folder)
+        figures = [on.step(), on.step()]
+        if on.engine.is_main:
+            (folder / "after.json").write_text(json.dumps([(step.loss, step.grad_norm) for step in figures]))
+        return figures
+
+
+def take_up(folder: Path) -> list[Any]:
+    """The two steps after somebody's checkpoint."""
+    with bench(micro_batch=2, global_batch=7) as on:
+        on.engine.restore(folder)
+        on.stream.state = on.stream.plan.state(4)
+        on.stream.append([])
+        return [on.step(), on.step()]
+
+
+def uneven(micro_batch: int, global_batch: int) -> list[Any]:
+    """Four steps and a reading, whatever part of the batch falls to this rank."""
+    with bench(micro_batch=micro_batch, global_batch=global_batch) as on:
+        figures = [on.step() for _ in range(4)]
+        on.engine.eval_logits(PROBE)
+        return figures
+
+
+def written_as_transformers_loads_it(folder: Path) -> tuple[Any, Any]:
+    """What the model in the engine makes of two rows, and what is written makes of them."""
+    from transformers import AutoModelForCausalLM
+
+    with bench(micro_batch=2, global_batch=7) as on:
+        on.step()
+        logits = on.engine.eval_logits(PROBE).float().numpy()
+        on.engine.save_model(folder)
+        texts = on.engine.continuations([[1, 2, 3]], num_tokens=4, seed=1)
+        if not on.engine.is_main:
+            return logits, texts
+    # after the engine: under ZeRO-3 transformers would deal out what it loads, and wait for the other ranks
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    with torch.no_grad():
+        return logits, (AutoModelForCausalLM.from_pretrained(folder)(input_ids=PROBE).logits.numpy(), texts)
