@@ -3,7 +3,7 @@
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
 #   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
 #   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
-#                times each; then the slow tests
+#                times each; a run that SLURM warns, preempts and loses nodes of; then the slow tests
 
 BIN := .venv/bin
 SETUP := .venv/set-up-done
@@ -42,4 +42,5 @@ study: install
 faults: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.kill9 --kills 20
 	$(TEST_ENV) $(BIN)/python -m tests.together.faults --times 5
+	$(TEST_ENV) $(BIN)/python -m tests.slurm.proof
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow

@@ -27,7 +27,7 @@ def best_seconds(*command: str) -> float:
 def test_help_answers_at_once_and_names_every_command() -> None:
     assert best_seconds("-m", "trainer", "--help") < 0.5
     text = trainer("--help").stdout
-    for command in ("fit", "check", "plan", "evaluate", "audit", "explain", "report", "recipes"):
+    for command in ("fit", "check", "plan", "evaluate", "audit", "explain", "report", "submit", "recipes"):
         assert f" {command} " in text
     assert "75" in text
 

@@ -19,13 +19,16 @@ from typing import Any
 from tests.together.launches import Ended, Place, lines
 
 MINI_CLUSTER = Path(__file__).with_name("mini-cluster")
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 START_S = 300.0  # the first start installs SLURM
 TWO_NODES = ["--nodes", "2", "--gpus-per-node", "0", "--cpus-per-process", "1"]
 
 
+CANNOT = 77  # mini-cluster's exit code where there can be no cluster
+
+
 class NoClusterError(RuntimeError):
-    """This machine cannot have a cluster: not root, no apt-get, no package archive, or no namespaces."""
+    """This machine cannot have a cluster: not root, no namespaces, or SLURM cannot be installed."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,18 @@ class Cluster:
         _mini_cluster("revive", str(self.folder), node)
 
     def submit(
-        self, place: Place, run: Path, *sets: str, more: Sequence[str] = (), nodes: Sequence[str] = TWO_NODES
+        self,
+        place: Place,
+        run: Path,
+        *sets: str,
+        more: Sequence[str] = (),
+        nodes: Sequence[str] = TWO_NODES,
+        limit: str = "1:00:00",
     ) -> Ended:
         """`trainer submit`, and how that ended."""
         words = [word for one in sets for word in ("--set", one)]
         command = place.command(
-            *("submit", str(place.recipe), "--run", str(run), *nodes, "--time", "1:00:00", *words, *more),
+            *("submit", str(place.recipe), "--run", str(run), *nodes, "--time", limit, *words, *more),
             extra=self.variables,
         )
         return command.wait()
@@ -117,10 +126,6 @@ def said(run: Path) -> str:
 @contextmanager
 def cluster() -> Iterator[Cluster]:
     """A cluster for as long as the body runs. NoClusterError where there can be none."""
-    if os.geteuid() != 0:
-        raise NoClusterError("a SLURM cluster on this machine needs root")
-    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None and shutil.which("apt-get") is None:
-        raise NoClusterError("SLURM is not installed, and there is no apt-get to install it with")
     folder = Path(tempfile.mkdtemp(prefix="mini-slurm.", dir="/tmp"))  # unix sockets: a short path
     try:
         _mini_cluster("start", str(folder), patience_s=START_S)
@@ -140,5 +145,7 @@ def _mini_cluster(*words: str, patience_s: float = PATIENCE_S) -> None:
         timeout=patience_s,
         env={**os.environ, "MINI_ACCT": "0", "MINI_CPUS": "4"},
     )
+    if done.returncode == CANNOT:
+        raise NoClusterError(done.stderr.strip())
     if done.returncode != 0:
-        raise NoClusterError(f"mini-cluster {words[0]}: {done.stderr.strip()}")
+        raise RuntimeError(f"mini-cluster {words[0]}: {done.stderr.strip()}")

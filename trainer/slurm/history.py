@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = Path("slurm") / "events.jsonl"
-BY_SLURM = "requeued"  # after preemption or a node's failure, noticed by a script that was still alive
 
 
 @dataclass(frozen=True, kw_only=True)
