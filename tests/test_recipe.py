@@ -233,7 +233,9 @@ def test_numbers_that_no_training_survives_are_mistakes(tiny_recipe: Path, overr
     assert what in " ".join(map(str, mistakes_in(tiny_recipe, override)))
 
 
-def test_an_engine_that_is_not_there_yet_is_refused_and_the_one_that_is_named(tiny_recipe: Path) -> None:
-    (mistake,) = mistakes_in(tiny_recipe, "engine=lightning")
-    assert mistake.what == "engine is none of accelerate"
-    assert mistake.remedy == "Lightning comes in a later version; until then: accelerate"
+def test_an_engine_that_is_not_installed_is_a_mistake_with_the_remedy(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.recipe.checks.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"Lightning is not installed .* pip install 'hybrid-trainer\[lightning\]'"):
+        load_recipe(tiny_recipe, ["engine=lightning"])

@@ -174,6 +174,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
         job = _Job(loaded, data, folder, replay, stop_asked=signals.received, watchdog=watchdog, stack=stack)
+        job.wait_for_the_ranks()
         model = _build_model(recipe, data)
         if recipe.engine == "lightning":
             from trainer.lightning.fit import train_under_lightning
@@ -215,14 +216,19 @@ class _Job:
     ) -> None:
         self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
         self._stop_asked, self._watchdog, self._stack = stop_asked, watchdog, stack
+        self._waiting = stack.enter_context(ExitStack())
         self._started_s = time.monotonic()
+
+    def wait_for_the_ranks(self) -> None:
+        """From here until ``begin`` the ranks come together: a signal ends this one wherever it waits."""
+        self._waiting.enter_context(self._watchdog.leaving_on_a_signal())
 
     def begin(self, engine: "AccelerateEngine") -> tuple[Run, RunState]:
         """Bring back the newest checkpoint, if there is one, and put the parts together."""
         loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
         self._stack.enter_context(closing(engine))
-        with self._watchdog.leaving_on_a_signal():
-            self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
+        self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
+        self._waiting.close()
         saved = newest_checkpoint(folder, engine, _warn)
         replay = self._replay or _replayed_before(saved)
         facts = read_replay(replay, recipe, data) if replay else None

@@ -31,12 +31,18 @@ ENGINE = "engine=lightning"
 STEPS = list(range(1, 51))
 
 
-def torchrun(place: Place, run: Path, *sets: str, processes: int = 2, module: Sequence[str] = ("trainer",)) -> Live:
-    """`torchrun -m -- trainer fit`, as a user would launch it."""
-    where = ["--nproc_per_node", str(processes), "--master_port", str(free_port())]
+def torchrun(
+    place: Place,
+    run: Path,
+    *sets: str,
+    module: Sequence[str] = ("trainer",),
+    extra: dict[str, str] | None = None,
+) -> Live:
+    """Two processes by `torchrun -m -- trainer fit`, as a user would launch them."""
+    where = ["--nproc_per_node", "2", "--master_port", str(free_port())]
     given = [word for one in (ENGINE, *sets) for word in ("--set", one)]
     words = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "--", *module]
-    return place.process([*words, "fit", str(place.recipe), "--run", str(run), *given])
+    return place.process([*words, "fit", str(place.recipe), "--run", str(run), *given], extra)
 
 
 def decided(run: Path) -> list[tuple[int, str, dict[str, int], str]]:
@@ -223,4 +229,74 @@ def test_a_launch_that_would_train_otherwise_is_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=said):
+        check_launch()
+
+
+# Spread over the ranks
+
+FEW = ["training.steps=12", "evaluation.every_steps=3", "checkpoint.every_steps=6"]
+
+
+def sharded(place: Place, run: Path, strategy: str, *sets: str) -> Live:
+    """Two processes under a strategy that spreads the model; DeepSpeed's is let through on CPUs."""
+    module = ("tests.lightning.zero_on_cpus",) if strategy.startswith("deepspeed") else ("trainer",)
+    return torchrun(place, run, *sets, module=module, extra={STRATEGY_VARIABLE: strategy})
+
+
+def test_fsdp2_trains_on_the_same_samples_to_the_same_losses(place: Place, alone: Path) -> None:
+    twin, run = place.folder / "few", place.folder / "few-fsdp2"
+    assert place.fit(twin, *FEW, ENGINE).wait().code == 0
+    ended = sharded(place, run, "model_parallel", *FEW).wait()
+    assert ended.code == 0, ended.output
+    assert_same_run(run, twin, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3"])
+def test_zero_trains_on_the_same_samples_to_the_same_losses(place: Place, alone: Path, strategy: str) -> None:
+    pytest.importorskip("deepspeed", reason="NOT TESTED: pip install -e '.[all,dev]'")
+    run = place.folder / strategy
+    ended = sharded(place, run, strategy).wait()
+    assert ended.code == 0, ended.output
+    assert_same_run(run, alone, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "model_parallel", "deepspeed_stage_3"])
+def test_what_two_processes_saved_one_goes_on_with(place: Place, alone: Path, strategy: str) -> None:
+    run = place.folder / f"stopped-{strategy}"
+    live = sharded(place, run, strategy)
+    assert wait_until(live, reached(run, 12)), live.wait().output
+    live.send(signal.SIGTERM)
+    live.wait()
+    assert (outcome(run)["state"], outcome(run)["exit_code"]) == ("interrupted", 75)
+    ended = place.fit(run, ENGINE).wait()
+    assert ended.code == 0, ended.output
+    assert [line["world_size"] for line in lines(run, "start")] == [2, 1]
+    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert decided(run) == decided(alone)
+    assert max(abs(by_step(run, "loss")[step] / loss - 1) for step, loss in by_step(alone, "loss").items()) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["model_parallel", "deepspeed_stage_2"])
+def test_no_rank_updates_a_sharded_model_when_a_step_is_not_finite(place: Place, alone: Path, strategy: str) -> None:
+    run = place.folder / f"blown-up-{strategy}"
+    assert_blown_up(sharded(place, run, strategy, *BLOW_UP).wait(), run)
+
+
+@pytest.mark.slow
+def test_evidence_is_the_same_when_the_weights_are_spread(place: Place, alone: Path) -> None:
+    twin, run = place.folder / "spread-twin", place.folder / "spread"
+    assert place.fit(twin, *FEEDBACK).wait().code == 0
+    assert sharded(place, run, "model_parallel", *FEEDBACK).wait().code == 0
+    assert [line["shares"] for line in decisions(run)] == [line["shares"] for line in decisions(twin)]
+    assert by_step(run, "fed") == by_step(twin, "fed")
+
+
+def test_deepspeed_is_refused_on_cpus_before_anything_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STRATEGY_VARIABLE, "deepspeed_stage_2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="CUDA devices only"):
         check_launch()

@@ -91,6 +91,8 @@ class RecipeModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        if training.compile:
+            model.compile()
         self.trained_model, self.kind = model, type(model)  # sharding changes the class
         self.outcome: Outcome | None = None
         self._training_config, self._seed = training, seed

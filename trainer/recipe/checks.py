@@ -5,6 +5,7 @@ wrong name elsewhere: all mistakes are shown in one go.
 """
 
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,12 @@ def note_policy_mistakes(document: Document, control: ControlConfig, mixture: Mi
 
 
 def note_machine_mistakes(document: Document, folder: Path) -> None:
-    """Adds data files that are not there (paths are relative to ``folder``) and model keys transformers refuses."""
+    """Adds an engine that is not installed, data files that are not there (paths are relative to ``folder``) and model
+    keys transformers refuses.
+    """
+    if document.tree.get("engine") == "lightning" and find_spec("pytorch_lightning") is None:
+        remedy = "pip install 'hybrid-trainer[lightning]'"
+        document.mistake("engine: Lightning is not installed", ("engine",), got="lightning", remedy=remedy)
     for path, source in _written_sources(document.tree):
         try:
             config = SourceConfig.model_validate(source)

@@ -16,7 +16,6 @@ from pydantic_core import ErrorDetails
 from trainer.recipe.document import Document, KeyPath, dotted
 
 _LONGEST_GOT = 80  # characters of a wrong value worth repeating
-_LATER = {("engine", "lightning"): "Lightning comes in a later version; until then: accelerate"}
 
 
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: Document) -> None:
@@ -65,8 +64,7 @@ def _note(
         document.mistake(f"{name} does not say which `{tag}` it is", path, remedy=f"Add `{tag}:`")
     elif kind in ("literal_error", "enum"):
         choices = [word.strip(" '") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-        given = str(details["input"])
-        remedy = _LATER.get((name, given)) or nearest(given, choices)
+        remedy = nearest(str(details["input"]), choices)
         document.mistake(f"{name} is none of {', '.join(choices)}", path, got=got, remedy=remedy)
     elif kind in ("value_error", "assertion_error"):
         _note_broken_rule(path, details, document, known)
