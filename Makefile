@@ -1,6 +1,7 @@
 # Every target does the set-up it needs by itself: a machine with python3 (3.11 or newer) and make is enough.
 #   make demo    train the quickstart recipe        make test    the tests (make faults: the slow ones)
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
+#   make parity  one recipe under every engine and launch: the same samples, decisions and losses
 #   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
 #   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
 #                times each; a run that SLURM warns, preempts and loses nodes of; then the slow tests
@@ -13,7 +14,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WAND
 # glibc keeps the pages of large logits instead of handing them back each step: up to 1.5 times faster on a CPU.
 CPU_ENV := MALLOC_TOP_PAD_=200000000 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check bench study faults
+.PHONY: install demo test check bench parity study faults
 
 install: $(SETUP)
 
@@ -35,6 +36,9 @@ check: install
 
 bench: install
 	$(TEST_ENV) $(BIN)/python -m tests.benchmarks
+
+parity: install
+	$(TEST_ENV) $(BIN)/python -m tests.together.parity
 
 study: install
 	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.study

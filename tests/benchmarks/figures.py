@@ -83,6 +83,14 @@ def record(name: str, result: Result) -> dict[str, Any]:
     return {
         "name": name,
         "command": f"python -m tests.benchmarks {name}",
+        **surroundings(),
+        **asdict(result),
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """Date, machine and versions, as every result names them."""
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cpu": _cpu_model(),
@@ -92,7 +100,6 @@ def record(name: str, result: Result) -> dict[str, Any]:
             "device": _device(),
         },
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-        **asdict(result),
     }
 
 

@@ -1,22 +1,27 @@
-"""One recipe under every launch file, on CPU processes: the same samples, the same decisions, losses within 1e-4.
+"""One recipe under every engine and launch, on CPU processes: the same samples, the same decisions, losses within 1e-4.
 
-`python -m tests.together.parity` trains recipes/parity.yaml to its end once for each and prints a table; 1 when one of
-them is not the run that a single process makes. The launch files themselves are what is started.
+`python -m tests.together.parity` trains recipes/parity.yaml to its end once for each, in run folders that are kept and
+gone on with when asked again, and prints a table; 1 when one of them is not the run that a single process makes. The
+launch files themselves are what is started.
 """
 
 import argparse
+import json
 import os
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from tests.together.launches import Ended, Place, by_step, lines
+from tests.benchmarks import figures
+from tests.together.launches import Ended, Place, by_step, free_port, lines
 
 ROOT = Path(__file__).parents[2]
 RELATIVE = 1e-4
+PATIENCE_S = 1800.0
+RESULT = figures.RESULTS / "parity.json"
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 # Launch file: processes, and what goes before the command where there is no GPU. DeepSpeed must not be told of CPUs.
 LAUNCH_FILES: dict[str, tuple[int, dict[str, str]]] = {
@@ -33,42 +38,84 @@ LAUNCH_FILES: dict[str, tuple[int, dict[str, str]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One launch: of a launch file under Accelerate, or of a strategy under Lightning."""
+
+    processes: int
+    launch_file: str | None = None
+    strategy: str | None = None  # of Lightning; "single" without a launcher
+
+
+CELLS: dict[str, Cell] = {
+    **{name: Cell(processes=processes, launch_file=name) for name, (processes, _) in LAUNCH_FILES.items()},
+    "ddp, 3 processes": Cell(processes=3, launch_file="ddp"),
+    "ddp, 4 processes": Cell(processes=4, launch_file="ddp"),
+    "fsdp2, 3 processes": Cell(processes=3, launch_file="fsdp2"),
+    "zero3, 3 processes": Cell(processes=3, launch_file="zero3"),
+    "lightning": Cell(processes=1, strategy="single"),
+    "lightning ddp": Cell(processes=2, strategy="ddp"),
+    "lightning model_parallel": Cell(processes=2, strategy="model_parallel"),
+    "lightning deepspeed_stage_1": Cell(processes=2, strategy="deepspeed_stage_1"),
+    "lightning deepspeed_stage_2": Cell(processes=2, strategy="deepspeed_stage_2"),
+    "lightning deepspeed_stage_3": Cell(processes=2, strategy="deepspeed_stage_3"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A run beside the one of a single process: its processes, steps done, steps with equal ``fed``, the largest
-    relative difference of a loss, and whether it took the same decisions.
+    """A run beside the one of a single process. ``statistic_difference`` is the largest difference of a statistic that
+    a decision rests on from the same one of that run, in worth; ``step_time`` is a ratio of medians.
     """
 
     processes: int
     steps: int
     equal_fed: int
-    loss_difference: float
     same_decisions: bool
+    loss_difference: float
+    statistic_difference: float
+    step_time: float
 
     def is_parity(self, steps: int) -> bool:
         return self.steps == self.equal_fed == steps and self.loss_difference < RELATIVE and self.same_decisions
 
 
-def launch(place: Place, name: str, run: Path, *sets: str) -> Ended:
+def launch(place: Place, name: str, run: Path, *sets: str, processes: int | None = None) -> Ended:
     """`accelerate launch --config_file launch/accelerate/NAME.yaml ... -m trainer fit`, to its end; started from the
     root, to which the paths in the files are relative.
     """
-    processes, variables = LAUNCH_FILES[name]
+    usual, variables = LAUNCH_FILES[name]
     file = Path("launch") / "accelerate" / f"{name}.yaml"
-    options = ["--config_file", str(file), "--num_processes", str(processes)]
-    return place.launch(run, *sets, options=options, extra={**variables, "CUDA_VISIBLE_DEVICES": ""}).wait(600.0)
+    options = ["--config_file", str(file), "--num_processes", str(processes or usual)]
+    return place.launch(run, *sets, options=options, extra={**variables, "CUDA_VISIBLE_DEVICES": ""}).wait(PATIENCE_S)
+
+
+def launch_lightning(place: Place, strategy: str, run: Path, processes: int) -> Ended:
+    """`torchrun -m -- trainer fit --set engine=lightning`; one process needs no launcher. On CPUs Lightning refuses
+    DeepSpeed, and is let through.
+    """
+    fit = ["fit", str(place.recipe), "--run", str(run), "--set", "engine=lightning"]
+    if strategy == "single":
+        return place.process([sys.executable, "-m", "trainer", *fit], {}).wait(PATIENCE_S)
+    where = ["--nproc_per_node", str(processes), "--master_port", str(free_port())]
+    module = "tests.lightning.zero_on_cpus" if strategy.startswith("deepspeed") else "trainer"
+    words = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "--", module, *fit]
+    return place.process(words, {"PL_TRAINER_STRATEGY": strategy, "CUDA_VISIBLE_DEVICES": ""}).wait(PATIENCE_S)
 
 
 def compare(run: Path, alone: Path) -> Compared:
     """The journal of a run beside that of another."""
     fed, expected_fed = by_step(run, "fed"), by_step(alone, "fed")
     losses, expected = by_step(run, "loss"), by_step(alone, "loss")
+    own, other = dict(_statistics(run)), dict(_statistics(alone))
     return Compared(
         processes=lines(run, "start")[-1]["world_size"],
         steps=len(fed),
         equal_fed=sum(fed.get(step) == value for step, value in expected_fed.items()),
-        loss_difference=max((abs(losses[step] / expected[step] - 1) for step in losses), default=float("inf")),
         same_decisions=_decided(run) == _decided(alone),
+        loss_difference=max((abs(losses[step] / expected[step] - 1) for step in losses), default=float("inf")),
+        statistic_difference=max((abs(own[key] - other[key]) for key in own.keys() & other.keys()), default=0.0),
+        step_time=median(by_step(run, "seconds").values()) / median(by_step(alone, "seconds").values()),
     )
 
 
@@ -76,31 +123,92 @@ def _decided(run: Path) -> list[Any]:
     return [(line["step"], line["action"], line["shares"], line["reason"]) for line in lines(run, "decision")]
 
 
-def table(place: Place, names: Iterable[str], *sets: str) -> dict[str, Compared]:
-    """Every launch file beside plain `trainer fit`, each run once. AssertionError with its words when one fails."""
+def _statistics(run: Path) -> Iterator[tuple[tuple[int, str], float]]:
+    """By step and source, how far it was from being condemned (below 0: it was), in worth."""
+    for line in lines(run, "decision"):
+        policy = line["evidence"].get("policy", {})
+        for source, seen in policy.get("sources", {}).items():
+            behind = seen["gap"] + policy["z"] * seen["gap_standard_error"] + policy["margin"]
+            yield (line["step"], source), behind
+
+
+def nearest_threshold(run: Path) -> float:
+    """The smallest distance of a statistic from its threshold, in worth."""
+    return min((abs(behind) for _, behind in _statistics(run)), default=float("inf"))
+
+
+def run_alone(place: Place) -> Path:
+    """The run of a single process, by plain `trainer fit`."""
     alone = place.folder / "alone"
-    words = [sys.executable, "-m", "trainer", "fit", str(place.recipe), "--run", str(alone)]
-    ended = place.process([*words, *(word for one in sets for word in ("--set", one))], {}).wait(600.0)
-    assert ended.code == 0, ended.output
-    found = {}
-    for name in names:
-        ended = launch(place, name, place.folder / name, *sets)
-        assert ended.code == 0, f"{name}:\n{ended.output[-6000:]}"
-        found[name] = compare(place.folder / name, alone)
-        print(f"{name:>16}  {found[name]}", flush=True)
-    return found
+    ended = place.process([sys.executable, "-m", "trainer", "fit", str(place.recipe), "--run", str(alone)], {})
+    assert (result := ended.wait(PATIENCE_S)).code == 0, result.output
+    return alone
 
 
-def main() -> int:
+def run_cell(place: Place, name: str, alone: Path) -> Compared | str:
+    """One cell, or the last words of a launch that failed."""
+    cell, run = CELLS[name], place.folder / name.replace(", ", "-").replace(" ", "-")
+    if cell.launch_file:
+        ended = launch(place, cell.launch_file, run, processes=cell.processes)
+    else:
+        assert cell.strategy
+        ended = launch_lightning(place, cell.strategy, run, cell.processes)
+    return compare(run, alone) if ended.code == 0 else ended.output[-3000:]
+
+
+def table(found: Mapping[str, Compared | str], steps: int) -> str:
+    """Markdown, a row for each launch."""
+    rows = [
+        "| launch | processes | `fed` equal | decisions | loss: largest relative difference "
+        "| statistic: largest difference | step time / plain | |",
+        f"|{' --- |' * 8}",
+    ]
+    for name, one in found.items():
+        if isinstance(one, str):
+            rows.append(f"| {name} | | | | | | | **failed** |")
+            continue
+        decisions = "equal" if one.same_decisions else "differ"
+        mark = "met" if one.is_parity(steps) else "**missed**"
+        rows.append(
+            f"| {name} | {one.processes} | {one.equal_fed} of {steps} | {decisions} | {one.loss_difference:.1e} "
+            f"| {one.statistic_difference:.1e} | {one.step_time:.2f} | {mark} |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "parity.yaml")
-    parser.add_argument("names", nargs="*", help=f"launch files: {', '.join(LAUNCH_FILES)}; all if none is given")
-    asked = parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "parity", help="where the run folders are kept")
+    parser.add_argument("names", nargs="*", metavar="LAUNCH", help=f"of {'; '.join(CELLS)}; all if none is given")
+    asked = parser.parse_args(arguments)
+    names: Iterable[str] = asked.names or CELLS
+    if unknown := sorted(set(names) - set(CELLS)):
+        parser.error(f"unknown: {'; '.join(unknown)}")
+    folder = asked.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     os.chdir(ROOT)
-    with tempfile.TemporaryDirectory() as folder:
-        found = table(Place(Path(folder), asked.recipe), asked.names or LAUNCH_FILES)
-        steps = len(by_step(Path(folder) / "alone", "fed"))
-    return int(not all(compared.is_parity(steps) for compared in found.values()))
+    place = Place(folder, asked.recipe.resolve())
+    alone = run_alone(place)
+    found: dict[str, Compared | str] = {}
+    for name in names:
+        found[name] = one = run_cell(place, name, alone)
+        print(f"{name}: {one if isinstance(one, Compared) else 'failed' + chr(10) + one}", flush=True)
+    steps, moves = len(by_step(alone, "fed")), sum(line["action"] == "move" for line in lines(alone, "decision"))
+    nearest = nearest_threshold(alone)
+    print(f"\n{table(found, steps)}\n")
+    print(f"{moves} changes of share; no statistic was nearer to its threshold than {nearest:.1e}")
+    if not asked.names:
+        result = {
+            "command": "python -m tests.together.parity",
+            **figures.surroundings(),
+            "steps": steps,
+            "changes_of_share": moves,
+            "nearest_threshold": nearest,
+            "launches": {name: one if isinstance(one, str) else vars(one) for name, one in found.items()},
+        }
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    return int(moves < 2 or not all(isinstance(one, Compared) and one.is_parity(steps) for one in found.values()))
 
 
 if __name__ == "__main__":
