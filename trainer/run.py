@@ -182,8 +182,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
             return train_under_lightning(model, recipe.training, seed=recipe.seed, begin=job.begin, finish=job.finish)
         from trainer.engines import open_engine
 
-        with watchdog.leaving_on_a_signal():
-            engine = open_engine(model, recipe.training, seed=recipe.seed)
+        engine = open_engine(model, recipe.training, seed=recipe.seed)
         run, state = job.begin(engine)
         return job.finish(run, engine, *train(run, state, engine, recipe.training))
 

@@ -171,7 +171,7 @@ def test_evidence_is_measured_and_followed_as_under_accelerate(place: Place, alo
 def test_the_parity_recipe_gives_the_same_run_under_both_engines(place: Place) -> None:
     recipe, runs = Path("recipes/parity.yaml"), [place.folder / "parity-a", place.folder / "parity-l"]
     for run, engine in zip(runs, ("accelerate", "lightning"), strict=True):
-        ended = place.command("fit", str(recipe), "--run", str(run), "--set", f"engine={engine}").wait()
+        ended = place.command("fit", str(recipe), "--run", str(run), "--set", f"engine={engine}").wait(600)
         assert ended.code == 0, ended.output
     assert_same_run(runs[1], runs[0], 1)
     assert [line["action"] for line in decisions(runs[0])].count("move") > 1
