@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -88,13 +89,28 @@ def test_among_ranks_that_live_the_one_behind_is_blamed(tmp_path: Path, place: d
     assert "made no progress for 6 s" in told["reason"]
 
 
+def tell_failure(run: Path, launch: str) -> None:
+    (run / "outcome.json").write_text(json.dumps({"state": "failed", "reason": "told before", "launch": launch}))
+
+
 def test_a_rank_leaves_when_another_has_told_why(tmp_path: Path) -> None:
     process = stand_still(tmp_path)
     give_sign(tmp_path, 1)
-    (tmp_path / "outcome.json").write_text(json.dumps({"state": "failed", "reason": "told before"}))
+    tell_failure(tmp_path, f"{socket.gethostname()}-{process.pid}")
     seconds, told = ended(process, tmp_path)
     assert told["reason"] == "told before"
     assert seconds < 5
+
+
+def test_a_rank_does_not_leave_when_another_launch_has_failed(tmp_path: Path) -> None:
+    process = stand_still(tmp_path, timeout_s=60)
+    try:
+        give_sign(tmp_path, 1)
+        tell_failure(tmp_path, "elsewhere-29500")
+        time.sleep(5)
+        assert process.poll() is None
+    finally:
+        process.kill()
 
 
 def test_signs_keep_their_size_so_that_a_full_disk_does_not_silence_a_rank(tmp_path: Path) -> None:

@@ -82,13 +82,15 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     with file:
         file.seek(0)
-        holder = file.read()
+        holder = file.readline().rstrip("\n")
         _take_lock(file, folder, holder)
         if holder and not holder.endswith(f" on {socket.gethostname()}") and _shows_life(folder):
             raise _in_use(folder, holder)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n{own_launch()}")
         file.flush()
+        with suppress(OSError):  # network file systems show the other hosts only what was synchronised
+            os.fsync(file.fileno())
         with suppress(OSError):  # so full already: the run will tell
             (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
         yield
@@ -129,6 +131,26 @@ def _signs(folder: Path) -> dict[Path, bytes]:
     return signs
 
 
+def own_launch() -> str:
+    """What the processes of this launch have in common and no other launch has that runs at the same time: where their
+    main rank listens. Known before they are connected.
+    """
+    if "MASTER_ADDR" not in os.environ:
+        return f"{socket.gethostname()}-{os.getpid()}"
+    address = os.environ["MASTER_ADDR"]
+    if address in ("localhost", "::1") or address.startswith("127."):  # any host's: all processes are on this one
+        address = socket.gethostname()
+    return f"{address}-{os.environ.get('MASTER_PORT', '')}"
+
+
+def _is_held_by_this_launch(folder: Path) -> bool:
+    """Whether the main rank of this launch has the folder. On the others a refused launch must leave no trace in it."""
+    try:
+        return (folder / ".lock").read_text().partition("\n")[2] == own_launch()
+    except OSError:
+        return False
+
+
 @contextmanager
 def unlocked() -> Iterator[None]:
     """What the other ranks hold: the main rank has the lock for all."""
@@ -149,12 +171,17 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
 
 
 def failed_outcome(folder: Path) -> dict[str, Any] | None:
-    """What a rank has written about a failure of this run; None when none has."""
+    """What a rank of this launch has written about a failure of this run; None when none has."""
+    outcome = _outcome_of_this_launch(folder)
+    return outcome if outcome is not None and outcome["state"] == "failed" else None
+
+
+def _outcome_of_this_launch(folder: Path) -> dict[str, Any] | None:
     try:
         outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
     except (OSError, ValueError):
         return None
-    return outcome if outcome["state"] == "failed" else None
+    return outcome if outcome.get("launch") == own_launch() else None
 
 
 def write_outcome(
@@ -171,8 +198,11 @@ def write_outcome(
     """Write ``outcome.json`` unless a rank has already written how the run ended; whether it is this one's to tell.
 
     ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
-    (a full disk) leaves only the terminal to tell.
+    (a full disk) leaves only the terminal to tell, and so does a folder that this launch's main rank does not hold: it
+    may be another launch's, whose watchdogs would take the outcome for their own.
     """
+    if own_rank() and not _is_held_by_this_launch(folder):
+        return _outcome_of_this_launch(folder) is None
     outcome = {
         "state": state,
         "step": step,
@@ -180,6 +210,7 @@ def write_outcome(
         "exit_code": exit_code,
         "rank": own_rank() if rank is None else rank,
         "host": host or socket.gethostname(),
+        "launch": own_launch(),
         "traceback": trace,
     }
     text = json.dumps(outcome, indent=1)

@@ -340,7 +340,8 @@ class Watchdog:
             say_last(self._last_words(self._written))
 
     def _last_words(self, cause: Cause) -> str:
-        return f"the run failed: {cause}\nsee {self._run / 'outcome.json'}"
+        where = f"\nsee {self._run / 'outcome.json'}" if failed_outcome(self._run) is not None else ""
+        return f"the run failed: {cause}{where}"
 
     def _dump_stacks(self) -> None:
         if self._signs is not None:

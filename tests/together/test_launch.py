@@ -82,6 +82,18 @@ def test_a_second_launch_on_a_run_folder_is_refused_and_told_who_has_it(place: P
     assert not (run / "outcome.json").exists()  # the outcome belongs to the run that has the folder
 
 
+def test_a_later_rank_of_a_refused_launch_leaves_no_trace_in_the_folder(place: Place) -> None:
+    """Its main rank has not got the folder: what it wrote, the ranks of the run there would take for their own."""
+    run = place.folder / "locked-for-all"
+    run.mkdir()
+    (run / ".lock").write_text("process 4242 on elsewhere\nelsewhere-29500")
+    several = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ended = place.fit(run, extra={**several, "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}).wait()
+    assert ended.code == 2
+    assert "error: rank 1 on" in ended.output
+    assert not (run / "outcome.json").exists()
+
+
 def test_the_plain_command_is_the_same_program(place: Place) -> None:
     run = place.folder / "plain"
     ended = place.process(
