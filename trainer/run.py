@@ -39,8 +39,8 @@ from trainer.runfolder import (
     FAILED,
     check_recipe_unchanged,
     failed_outcome,
+    held,
     keep_recipe,
-    locked,
     note_refusal,
     settled_outcome,
     unlocked,
@@ -67,7 +67,7 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
             _say(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
             _say("To go on all the same remove its outcome.json; to train anew choose another --run folder", error=True)
         return EXIT_CODES[settled["state"]]
-    with locked(folder) if _is_main() else unlocked():
+    with held(folder) if _is_main() else unlocked():
         if _is_main():
             (folder / "outcome.json").unlink(missing_ok=True)
         return _to_its_outcome(loaded, folder, replay)

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from trainer.records import UserError
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.watchdog
+REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what cannot stand in outcome.json
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
@@ -98,6 +99,20 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """``locked``, and a refusal is told to the batch script, which would else take it for a crash and start again."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except UserError as error:
+            if file := os.environ.get(REFUSAL_VARIABLE):
+                with suppress(OSError):
+                    Path(file).write_text(f"{error}\n", encoding="utf-8")
+            raise
+        yield
+
+
 def _take_lock(file: IO[str], folder: Path, holder: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,7 +177,7 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
     run that goes on there, or has come to its end, keeps its own.
     """
     path = folder / "outcome.json"
-    with suppress(UserError), locked(folder):
+    with suppress(UserError), held(folder):
         with suppress(OSError, ValueError):
             if json.loads(path.read_text())["state"] in ("finished", "stopped-by-guard"):
                 return

@@ -75,10 +75,11 @@ def test_a_second_launch_on_a_run_folder_is_refused_and_told_who_has_it(place: P
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("process 4242 on elsewhere")
         file.flush()
-        ended = place.fit(run).wait()
+        ended = place.fit(run, extra={"HYBRID_TRAINER_REFUSAL": str(run / "refusal")}).wait()
     assert ended.code == 2
     assert "is in use" in ended.output
     assert "process 4242 on elsewhere" in ended.output
+    assert "process 4242 on elsewhere" in (run / "refusal").read_text()  # else the batch script would try again
     assert not (run / "outcome.json").exists()  # the outcome belongs to the run that has the folder
 
 
