@@ -142,6 +142,13 @@ def test_more_processes_than_samples_in_a_batch_are_refused(place: Place) -> Non
     assert "32 processes are asked for, and a global batch has 12 samples" in ended.output
 
 
+def test_a_launch_file_is_refused_where_the_recipe_runs_under_lightning(place: Place) -> None:
+    launch_file = Path("launch/accelerate/ddp.yaml").resolve()
+    ended = dry_run(place, "--set", "engine=lightning", "--gpus-per-node", "2", "--launch-file", str(launch_file))
+    assert ended.code == BAD_INPUT
+    assert "--launch-file is accelerate launch's, and the recipe says engine: lightning" in ended.output
+
+
 @pytest.mark.parametrize(
     ("words", "said"), [((), "Give either a RECIPE"), (("--status", "nowhere"), "no job has had to do with this run")]
 )
