@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -58,12 +59,30 @@ def ended(process: "subprocess.Popen[str]", run: Path) -> tuple[float, dict[str,
 
 def test_a_rank_whose_host_is_gone_is_named_by_its_silence(tmp_path: Path) -> None:
     process = stand_still(tmp_path, lost_s=3, timeout_s=60)
-    give_sign(tmp_path, 1)
+    give_sign(tmp_path, 1, phase="training")
     seconds, told = ended(process, tmp_path)
     assert (told["rank"], told["host"]) == (1, "elsewhere")
     assert "no sign of life" in told["reason"]
     assert "trainer/data/stream.py:7 next" in told["traceback"]
     assert seconds < 9
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"host": socket.gethostname(), "space": "another container", "born": "1"}, {"phase": "saving"}],
+    ids=["container", "saving"],
+)
+def test_a_rank_that_may_well_live_is_not_called_dead(tmp_path: Path, changed: dict[str, str]) -> None:
+    """In another container of this host, which /proc does not show; or saving, where signs wait for the disk too."""
+    lost_s = 60.0 if "host" in changed else 2.0
+    process = stand_still(tmp_path, lost_s=lost_s, timeout_s=60)
+    try:
+        give_sign(tmp_path, 1, **changed)
+        time.sleep(8)
+        assert process.poll() is None
+        assert not (tmp_path / "outcome.json").exists()
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(("place", "blamed"), [({"step": 2}, 1), ({"step": 4}, 0)])
@@ -88,13 +107,28 @@ def test_among_ranks_that_live_the_one_behind_is_blamed(tmp_path: Path, place: d
     assert "made no progress for 6 s" in told["reason"]
 
 
+def tell_failure(run: Path, launch: str) -> None:
+    (run / "outcome.json").write_text(json.dumps({"state": "failed", "reason": "told before", "launch": launch}))
+
+
 def test_a_rank_leaves_when_another_has_told_why(tmp_path: Path) -> None:
     process = stand_still(tmp_path)
     give_sign(tmp_path, 1)
-    (tmp_path / "outcome.json").write_text(json.dumps({"state": "failed", "reason": "told before"}))
+    tell_failure(tmp_path, f"{socket.gethostname()}-{process.pid}")
     seconds, told = ended(process, tmp_path)
     assert told["reason"] == "told before"
     assert seconds < 5
+
+
+def test_a_rank_does_not_leave_when_another_launch_has_failed(tmp_path: Path) -> None:
+    process = stand_still(tmp_path, timeout_s=60)
+    try:
+        give_sign(tmp_path, 1)
+        tell_failure(tmp_path, "elsewhere-29500")
+        time.sleep(5)
+        assert process.poll() is None
+    finally:
+        process.kill()
 
 
 def test_signs_keep_their_size_so_that_a_full_disk_does_not_silence_a_rank(tmp_path: Path) -> None:
@@ -110,7 +144,9 @@ def test_signs_keep_their_size_so_that_a_full_disk_does_not_silence_a_rank(tmp_p
 
 
 def test_a_later_process_of_the_same_number_is_not_taken_for_the_rank() -> None:
-    sign = Sign(rank=1, host="here", pid=os.getpid(), born="1", count=1, step=1, beats=1, phase="training", stack=())
+    sign = Sign(
+        rank=1, host="here", space="", pid=os.getpid(), born="1", count=1, step=1, beats=1, phase="training", stack=()
+    )
     assert sign.state() is None
 
 

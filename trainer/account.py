@@ -5,6 +5,7 @@ import platform
 import shutil
 import socket
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoint
@@ -83,9 +84,9 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
     )
     run.journal.write("report", state.step, part="report", **summary(reader.read(engine, step=state.step)))
     beat("finishing")
-    engine.save_model(run.folder / "model")
-    if engine.is_main:
-        shutil.copytree(data.tokenizer_folder, run.folder / "model", dirs_exist_ok=True)
+    _write_model(engine, run.folder / "model", data.tokenizer_folder)
+    engine.broadcast(None)  # who waits for the texts has the whole patience of the watchdog for them
+    beat()
     prompts = [
         [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
     ]
@@ -93,6 +94,19 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
     if engine.is_main:
         for prompt, text in zip(prompts, texts, strict=True):
             run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
+
+
+def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:
+    """Aside, and in place when it is whole: a run that is killed meanwhile leaves no half of a model there."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    if engine.is_main:
+        shutil.rmtree(aside, ignore_errors=True)
+    engine.save_model(aside)
+    if engine.is_main:
+        shutil.copytree(tokenizer, aside, dirs_exist_ok=True)
+        if folder.exists():  # of fewer steps
+            shutil.rmtree(folder)
+        aside.rename(folder)
 
 
 def _beginning(data: "PreparedData", document: int) -> list[int]:

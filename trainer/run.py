@@ -39,8 +39,8 @@ from trainer.runfolder import (
     FAILED,
     check_recipe_unchanged,
     failed_outcome,
+    held,
     keep_recipe,
-    locked,
     note_refusal,
     settled_outcome,
     unlocked,
@@ -67,7 +67,7 @@ def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Pa
             _say(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
             _say("To go on all the same remove its outcome.json; to train anew choose another --run folder", error=True)
         return EXIT_CODES[settled["state"]]
-    with locked(folder) if _is_main() else unlocked():
+    with held(folder) if _is_main() else unlocked():
         if _is_main():
             (folder / "outcome.json").unlink(missing_ok=True)
         return _to_its_outcome(loaded, folder, replay)
@@ -226,6 +226,7 @@ class _Job:
         """Bring back the newest checkpoint, if there is one, and put the parts together."""
         loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
         self._stack.enter_context(closing(engine))
+        self._stack.enter_context(_until_the_main_rank_is_done(engine))
         self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
         self._waiting.close()
         saved = newest_checkpoint(folder, engine, _warn)
@@ -300,6 +301,15 @@ def _build_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedModel":
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
+
+
+@contextmanager
+def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
+    """Keep every rank until the main rank has closed the journal and its mirrors: a launcher that sees some go waits
+    only so long for the last.
+    """
+    yield
+    engine.broadcast(None)
 
 
 @contextmanager

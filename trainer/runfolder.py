@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from trainer.records import UserError
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.watchdog
+REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what cannot stand in outcome.json
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
@@ -82,18 +83,34 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     with file:
         file.seek(0)
-        holder = file.read()
+        holder = file.readline().rstrip("\n")
         _take_lock(file, folder, holder)
         if holder and not holder.endswith(f" on {socket.gethostname()}") and _shows_life(folder):
             raise _in_use(folder, holder)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n{own_launch()}")
         file.flush()
+        with suppress(OSError):  # network file systems show the other hosts only what was synchronised
+            os.fsync(file.fileno())
         with suppress(OSError):  # so full already: the run will tell
             (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
         yield
         (folder / RESERVE).unlink(missing_ok=True)
         file.truncate(0)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """``locked``, and a refusal is told to the batch script, which would else take it for a crash and start again."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except UserError as error:
+            if file := os.environ.get(REFUSAL_VARIABLE):
+                with suppress(OSError):
+                    Path(file).write_text(f"{error}\n", encoding="utf-8")
+            raise
+        yield
 
 
 def _take_lock(file: IO[str], folder: Path, holder: str) -> None:
@@ -129,6 +146,26 @@ def _signs(folder: Path) -> dict[Path, bytes]:
     return signs
 
 
+def own_launch() -> str:
+    """What the processes of this launch have in common and no other launch has that runs at the same time: where their
+    main rank listens. Known before they are connected.
+    """
+    if "MASTER_ADDR" not in os.environ:
+        return f"{socket.gethostname()}-{os.getpid()}"
+    address = os.environ["MASTER_ADDR"]
+    if address in ("localhost", "::1") or address.startswith("127."):  # any host's: all processes are on this one
+        address = socket.gethostname()
+    return f"{address}-{os.environ.get('MASTER_PORT', '')}"
+
+
+def _is_held_by_this_launch(folder: Path) -> bool:
+    """Whether the main rank of this launch has the folder. On the others a refused launch must leave no trace in it."""
+    try:
+        return (folder / ".lock").read_text().partition("\n")[2] == own_launch()
+    except OSError:
+        return False
+
+
 @contextmanager
 def unlocked() -> Iterator[None]:
     """What the other ranks hold: the main rank has the lock for all."""
@@ -140,7 +177,7 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
     run that goes on there, or has come to its end, keeps its own.
     """
     path = folder / "outcome.json"
-    with suppress(UserError), locked(folder):
+    with suppress(UserError), held(folder):
         with suppress(OSError, ValueError):
             if json.loads(path.read_text())["state"] in ("finished", "stopped-by-guard"):
                 return
@@ -149,12 +186,17 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
 
 
 def failed_outcome(folder: Path) -> dict[str, Any] | None:
-    """What a rank has written about a failure of this run; None when none has."""
+    """What a rank of this launch has written about a failure of this run; None when none has."""
+    outcome = _outcome_of_this_launch(folder)
+    return outcome if outcome is not None and outcome["state"] == "failed" else None
+
+
+def _outcome_of_this_launch(folder: Path) -> dict[str, Any] | None:
     try:
         outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
     except (OSError, ValueError):
         return None
-    return outcome if outcome["state"] == "failed" else None
+    return outcome if outcome.get("launch") == own_launch() else None
 
 
 def write_outcome(
@@ -171,8 +213,11 @@ def write_outcome(
     """Write ``outcome.json`` unless a rank has already written how the run ended; whether it is this one's to tell.
 
     ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
-    (a full disk) leaves only the terminal to tell.
+    (a full disk) leaves only the terminal to tell, and so does a folder that this launch's main rank does not hold: it
+    may be another launch's, whose watchdogs would take the outcome for their own.
     """
+    if own_rank() and not _is_held_by_this_launch(folder):
+        return _outcome_of_this_launch(folder) is None
     outcome = {
         "state": state,
         "step": step,
@@ -180,6 +225,7 @@ def write_outcome(
         "exit_code": exit_code,
         "rank": own_rank() if rank is None else rank,
         "host": host or socket.gethostname(),
+        "launch": own_launch(),
         "traceback": trace,
     }
     text = json.dumps(outcome, indent=1)

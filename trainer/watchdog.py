@@ -29,9 +29,8 @@ from typing import Any, NoReturn, Self
 from trainer.failure import Cause, is_echo, leave_for_launcher, own_rank, say, say_last
 from trainer.pulse import own_pulse
 from trainer.records import UserError
-from trainer.runfolder import SIGNS, failed_outcome, write_outcome
+from trainer.runfolder import FAILED, INTERRUPTED, SIGNS, failed_outcome, write_outcome
 
-FAILED, INTERRUPTED = 1, 75
 STOPPED_EARLY = "stopped by a signal before the first step"
 DIED = "died or was killed"
 TICK_S = 1.0
@@ -56,6 +55,7 @@ class Sign:
 
     rank: int
     host: str
+    space: str  # in which the process's number is one: containers share a host's name, not its numbers
     pid: int
     born: str
     count: int
@@ -89,6 +89,14 @@ def process_facts(pid: int) -> tuple[str, str] | None:
     return (fields[0], fields[19]) if fields[0] not in "ZX" else None
 
 
+def process_space() -> str:
+    """This boot and this name space of process numbers: where /proc shows what is meant. Empty without /proc."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
 class Watchdog:
     """Watches the launcher from the start, and the ranks from ``watch`` on, until it is left: last, as ending can hang.
 
@@ -97,6 +105,7 @@ class Watchdog:
 
     def __init__(self, run: Path) -> None:
         self._run, self._rank, self._host = run, own_rank(), socket.gethostname()
+        self._space = process_space()
         self._born = (process_facts(os.getpid()) or ("", ""))[1]
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._signs: Path | None = None
@@ -231,7 +240,8 @@ class Watchdog:
             if self._is_gone(sign):
                 self._tell(self._cause(sign, DIED))
                 os._exit(FAILED)
-            if sign.host != self._host and sign.phase not in LEFT and seen.silent_s(sign.rank, idle_s) >= LOST_S:
+            waits_long = sign.phase in (*LEFT, *PATIENT_PHASES)  # a busy file system delays signs too
+            if not self._sees(sign) and not waits_long and seen.silent_s(sign.rank, idle_s) >= LOST_S:
                 self._tell(self._cause(sign, f"has given no sign of life for {LOST_S:g} s: its host may be gone"))
                 os._exit(FAILED)
 
@@ -244,7 +254,7 @@ class Watchdog:
             time.sleep(2 * TICK_S)
         place = f"in step {blamed.step} ({blamed.phase})"
         self._tell(self._cause(blamed, why or f"made no progress for {idle_s:g} s {place}, while the others wait"))
-        if why is not None and not mine and blamed.host == self._host and blamed.state() is not None:
+        if why is not None and not mine and self._sees(blamed) and blamed.state() is not None:
             with suppress(ProcessLookupError):  # a stopped process ignores every other signal
                 os.kill(blamed.pid, signal.SIGKILL)
         os._exit(FAILED)
@@ -254,7 +264,7 @@ class Watchdog:
         own = self._own_sign()
         others = [sign for sign in seen.signs.values() if sign.rank != self._rank and sign.phase not in LEFT]
         for sign in others:
-            if sign.host == self._host and sign.state() in ("T", "t"):
+            if self._sees(sign) and sign.state() in ("T", "t"):
                 return sign, f"is stopped by a signal in step {sign.step} ({sign.phase})"
         for sign in others:
             if seen.silent_s(sign.rank, idle_s) >= LOOK_S:
@@ -270,6 +280,7 @@ class Watchdog:
         return Sign(
             rank=self._rank,
             host=self._host,
+            space=self._space,
             pid=os.getpid(),
             born=self._born,
             count=self._count,
@@ -303,8 +314,12 @@ class Watchdog:
                     signs[rank] = Sign(**{**fields, "stack": tuple(fields["stack"])})
         return signs
 
+    def _sees(self, sign: Sign) -> bool:
+        """Whether /proc here shows the process of the sign."""
+        return sign.host == self._host and sign.space == self._space
+
     def _is_gone(self, sign: Sign) -> bool:
-        return sign.host == self._host and sign.phase not in LEFT and bool(sign.born) and sign.state() is None
+        return self._sees(sign) and sign.phase not in LEFT and bool(sign.born) and sign.state() is None
 
     # Telling
 
@@ -340,7 +355,8 @@ class Watchdog:
             say_last(self._last_words(self._written))
 
     def _last_words(self, cause: Cause) -> str:
-        return f"the run failed: {cause}\nsee {self._run / 'outcome.json'}"
+        where = f"\nsee {self._run / 'outcome.json'}" if failed_outcome(self._run) is not None else ""
+        return f"the run failed: {cause}{where}"
 
     def _dump_stacks(self) -> None:
         if self._signs is not None:

@@ -60,6 +60,16 @@ def test_a_mistake_is_told_with_what_was_got_and_what_to_do(given: dict[str, obj
     assert said in mistake
 
 
+def test_a_deepspeed_file_that_the_job_would_not_find_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path is read from the folder the job starts in, which is the one `trainer submit` is called in."""
+    launch_file = Path("launch/accelerate/zero2.yaml").resolve()
+    assert told(launch_file=launch_file) == []
+    monkeypatch.chdir(tmp_path)
+    (mistake,) = told(launch_file=launch_file)
+    assert "--launch-file names a DeepSpeed file that is not there" in mistake
+    assert "got 'launch/deepspeed/zero2.json'" in mistake
+
+
 def test_every_mistake_is_told_at_once() -> None:
     assert len(told(time="x", environment=("a",), options=("b",), sweep=("c",), processes_per_node=3)) == 5
 

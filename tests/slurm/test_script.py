@@ -1,5 +1,7 @@
 """The batch script: the shipped file with another head, which bash and SLURM read as it was meant."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -140,6 +142,13 @@ def test_more_processes_than_samples_in_a_batch_are_refused(place: Place) -> Non
     assert "32 processes are asked for, and a global batch has 12 samples" in ended.output
 
 
+def test_a_launch_file_is_refused_where_the_recipe_runs_under_lightning(place: Place) -> None:
+    launch_file = Path("launch/accelerate/ddp.yaml").resolve()
+    ended = dry_run(place, "--set", "engine=lightning", "--gpus-per-node", "2", "--launch-file", str(launch_file))
+    assert ended.code == BAD_INPUT
+    assert "--launch-file is accelerate launch's, and the recipe says engine: lightning" in ended.output
+
+
 @pytest.mark.parametrize(
     ("words", "said"), [((), "Give either a RECIPE"), (("--status", "nowhere"), "no job has had to do with this run")]
 )
@@ -170,3 +179,53 @@ def test_a_run_folder_that_a_process_trains_in_is_refused(place: Place) -> None:
         ended = dry_run(place, "--run", str(run))
     assert ended.code == BAD_INPUT
     assert "process 4242 on elsewhere" in ended.output
+
+
+SLURM = """#!/bin/bash
+case $(basename "$0")/$1/$2 in
+    scontrol/show/hostnames) echo node1 ;;
+    scontrol/show/job) echo JobState=RUNNING ;;
+    scontrol/requeue/*) exit 1 ;;
+    srun/*) eval "$SRUN"; exit 2 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("srun", "code", "said"),
+    [
+        ('echo "in use" >"$HYBRID_TRAINER_REFUSAL"', 2, "refused, see"),
+        ("", 75, "left no outcome"),
+        ("""printf '{\\n "state": "failed",\\n "exit_code": 2\\n}' >"$RUN/outcome.json\"""", 2, "refused, see"),
+    ],
+    ids=["in use", "no outcome", "its own outcome"],
+)
+def test_a_job_takes_no_other_runs_outcome_and_ends_where_the_folder_is_in_use(
+    tmp_path: Path, srun: str, code: int, said: str
+) -> None:
+    """The script as it is, with stand-ins for SLURM's commands: an outcome that was there before is not this job's."""
+    run, programs = tmp_path / "run", tmp_path / "bin"
+    for folder in (run, programs):
+        folder.mkdir()
+    for name in ("srun", "scontrol"):
+        (programs / name).write_text(SLURM)
+        (programs / name).chmod(0o755)
+    before = json.dumps({"state": "interrupted", "exit_code": 75}, indent=1)
+    (run / "outcome.json").write_text(before)
+    text = script(Request(nodes=1, gpus_per_node=0), root=run, folder=tmp_path)
+    job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node1", "SRUN": srun}
+    done = subprocess.run(
+        ["bash", "-c", text],
+        env={**os.environ, **job, "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    told = [json.loads(line) for line in (run / "slurm" / "events.jsonl").read_text().splitlines()]
+    reasons = " / ".join(event["reason"] for event in told)
+    assert said in reasons, done.stderr
+    assert done.returncode == code
+    assert (run / "outcome.json").exists()
+    if "outcome.json" not in srun:
+        assert (run / "outcome.json").read_text() == before

@@ -331,7 +331,7 @@ def a_second_launch_comes(bench: Bench, *, elsewhere: bool = False) -> dict[str,
     sets = (*SETS, "training.steps=400")
     live = launch(bench, name, kind, rank=None, sets=sets)
     live.wait_for_step(STRIKE_STEP)
-    owner = (live.run / ".lock").read_text()
+    owner = (live.run / ".lock").read_text().splitlines()[0]
     started_s = time.time()
     second = _second(bench, live, sets, elsewhere=elsewhere)
     refused_s = time.time() - started_s

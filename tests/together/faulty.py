@@ -19,6 +19,7 @@ from trainer import loop
 from trainer.data.stream import Stream
 from trainer.engines import accelerate
 from trainer.mixture.ledger import Fact, Shares
+from trainer.monitor.wandb import WandbMirror
 
 STEP_OF_SHARES = 1_000  # millionths that the rank which disagrees moves from one source to another
 
@@ -135,6 +136,17 @@ def no_locks(_step: int) -> None:
     fcntl.flock = lambda _file, _operation: None  # type: ignore[assignment]
 
 
+def ends_late(_step: int) -> None:
+    """The upload at the end takes its time."""
+    finish = WandbMirror.finish
+
+    def late(mirror: WandbMirror, *arguments: Any) -> None:
+        time.sleep(6.0)
+        finish(mirror, *arguments)
+
+    WandbMirror.finish = late  # type: ignore[method-assign]
+
+
 REAL_TIME = time.time
 KINDS: dict[str, Callable[[int], None]] = {
     "raises": raises,
@@ -144,6 +156,7 @@ KINDS: dict[str, Callable[[int], None]] = {
     "disagrees": disagrees,
     "clock": clock_jumps,
     "no-locks": no_locks,
+    "ends-late": ends_late,
 }
 
 if __name__ == "__main__":

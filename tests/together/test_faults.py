@@ -1,11 +1,13 @@
 """One of each fault in a real launch; `python -m tests.together.faults` does all of them many times."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.together.faults import FAULTS, NEED_ROOT, Bench, open_bench
+from tests.together.faults import FAULTS, NEED_ROOT, STEPS, Bench, launch, open_bench
+from tests.together.launches import lines, outcome, wait_until
 
 IN_THE_DEFAULT_SUITE = (
     "rank-raises",
@@ -39,3 +41,14 @@ def test_the_promise_for_the_fault_is_kept(bench: Bench, name: str) -> None:
 def test_a_launch_leaves_no_reserve_and_no_owner_behind(bench: Bench) -> None:
     assert not (bench.twin / ".reserve").exists()
     assert Path(bench.twin / ".lock").read_text() == ""
+
+
+def test_all_ranks_stay_until_the_main_rank_has_closed_what_it_writes(bench: Bench) -> None:
+    """Else a launcher that saw the others go, as srun does, would end it before it has told how the run ended."""
+    live = launch(bench, "ends-late", "ends-late", rank=0)
+    live.wait_for_step(STEPS)
+    assert wait_until(live.live, lambda: bool(lines(live.run, "finish")))
+    time.sleep(3.0)
+    assert len(live.ranks()) == 2
+    assert live.live.wait().code == 0, live.output()
+    assert outcome(live.run)["state"] == "finished"

@@ -75,11 +75,24 @@ def test_a_second_launch_on_a_run_folder_is_refused_and_told_who_has_it(place: P
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("process 4242 on elsewhere")
         file.flush()
-        ended = place.fit(run).wait()
+        ended = place.fit(run, extra={"HYBRID_TRAINER_REFUSAL": str(run / "refusal")}).wait()
     assert ended.code == 2
     assert "is in use" in ended.output
     assert "process 4242 on elsewhere" in ended.output
+    assert "process 4242 on elsewhere" in (run / "refusal").read_text()  # else the batch script would try again
     assert not (run / "outcome.json").exists()  # the outcome belongs to the run that has the folder
+
+
+def test_a_later_rank_of_a_refused_launch_leaves_no_trace_in_the_folder(place: Place) -> None:
+    """Its main rank has not got the folder: what it wrote, the ranks of the run there would take for their own."""
+    run = place.folder / "locked-for-all"
+    run.mkdir()
+    (run / ".lock").write_text("process 4242 on elsewhere\nelsewhere-29500")
+    several = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ended = place.fit(run, extra={**several, "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}).wait()
+    assert ended.code == 2
+    assert "error: rank 1 on" in ended.output
+    assert not (run / "outcome.json").exists()
 
 
 def test_the_plain_command_is_the_same_program(place: Place) -> None:

@@ -26,6 +26,7 @@ from trainer.data.stream import MicroBatch
 from trainer.engines.tensors import Writers, on_the_host, open_writers, read, training_state, write
 from trainer.model.objective import normalised, summed_loss
 from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.pulse import beat
 from trainer.records import FloatArray, StepFigures, UserError
 
 if TYPE_CHECKING:
@@ -364,12 +365,15 @@ class AccelerateEngine:
         """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt; none off the main rank."""
         model: Any = self._whole_model()
         if model is None:
+            for _ in prompts:  # as far as the main rank will be
+                beat()
             return []
         model.eval()
         texts = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for prompt in prompts:
+                beat()
                 ids = torch.tensor([list(prompt)], device=model.device)
                 out = model.generate(
                     input_ids=ids,

@@ -180,6 +180,14 @@ def _about_launch_file(request: Request) -> Iterator[UserError]:
             got=str(request.launch_file),
             remedy="Take another launch file, or none",
         )
+    elif isinstance(deepspeed := settings.get("deepspeed_config"), dict) and not request.container:
+        file = deepspeed.get("deepspeed_config_file")
+        if file is not None and not Path(str(file)).is_file():
+            yield UserError(
+                "--launch-file names a DeepSpeed file that is not there: the job starts in this folder",
+                got=str(file),
+                remedy=f"Submit from the folder in which {file} is, or write its full path into the launch file",
+            )
 
 
 def _about_sweep(request: Request) -> Iterator[UserError]:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from trainer.recipe import LoadedRecipe, RecipeError, load_recipe, resolved_yaml
 from trainer.records import UserError
-from trainer.runfolder import check_recipe_unchanged, locked, settled_outcome
+from trainer.runfolder import EXIT_CODES, check_recipe_unchanged, locked, settled_outcome
 from trainer.slurm import cluster
 from trainer.slurm.history import EVENTS, history
 from trainer.slurm.request import Request, combinations, mistakes
 from trainer.slurm.script import Place, batch_script
 
-EXIT_CODES = {"finished": 0, "stopped-by-guard": 3}
 INHERITED = ("HYBRID_TRAINER_CACHE",)  # written into the script: resubmitted from another shell it must find the data
 
 
@@ -74,6 +73,14 @@ def _checked(
                 f"{request.world_size} processes are asked for, and a global batch has {batch} samples: "
                 "some would never get one",
                 remedy="Ask for fewer --nodes or processes, or set a larger mixture.global_batch",
+            )
+        )
+    if request.launch_file is not None and any(loaded.recipe.engine == "lightning" for loaded in recipes):
+        wrong.append(
+            UserError(
+                "--launch-file is accelerate launch's, and the recipe says engine: lightning, which needs torchrun",
+                got=str(request.launch_file),
+                remedy="Leave it out, or set engine: accelerate",
             )
         )
     if wrong:
