@@ -221,11 +221,27 @@ def set_aside_newer(root: Path, step: int) -> None:
     """Rename the damaged checkpoints after ``step``, from where the run goes on: they must not count among those kept,
     or with ``keep`` 1 a checkpoint would be removed as the older one as soon as it is written.
     """
-    for folder in _folders(root):
+    _rename_newer(root, step, "damaged")
+
+
+def discard_newer(root: Path, step: int) -> None:
+    """Rename the checkpoints after ``step``, to which the run has gone back: a later rollback must not take what this
+    one threw away for sound. They go for good when the next one is saved.
+
+    The newest goes first: killed in between, the run resumes from one before the rollback, and comes to it again.
+    """
+    if any(_step(folder) > step for folder in _folders(root)):
+        _point(root, folder_name(step))
+        _rename_newer(root, step, "discarded")
+        _sync_folder(root)
+
+
+def _rename_newer(root: Path, step: int, prefix: str) -> None:
+    for folder in reversed(_folders(root)):
         if _step(folder) > step:
-            damaged = root / f"damaged-{folder.name}"
-            shutil.rmtree(damaged, ignore_errors=True)
-            folder.rename(damaged)
+            renamed = root / f"{prefix}-{folder.name}"
+            shutil.rmtree(renamed, ignore_errors=True)
+            folder.rename(renamed)
 
 
 def require_space(root: Path, bytes_each: int, keep: int) -> None:
@@ -250,7 +266,7 @@ def _remove_old(root: Path, keep: int, accepted_step: int) -> None:
     for folder in _folders(root)[:-keep]:
         if folder not in accepted:
             shutil.rmtree(folder)
-    for left in root.glob(".step-*.replaced"):
+    for left in (*root.glob(".step-*.replaced"), *root.glob("discarded-step-*")):
         shutil.rmtree(left)
 
 
