@@ -84,6 +84,28 @@ def test_ranks_that_see_different_files_do_not_publish_a_part_as_the_whole(tmp_p
     assert not list(tmp_path.glob("step-*"))
 
 
+class Second:
+    """The second of two ranks; the first has made its folder, on another disk."""
+
+    rank, world_size = 1, 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [(None, None), value]
+
+
+@pytest.mark.parametrize("harm", ["not there", "not a folder"])
+def test_a_rank_that_cannot_write_into_the_folder_is_named_before_anybody_writes(tmp_path: Path, harm: str) -> None:
+    """What one rank fails at inside ``write`` leaves the others waiting in a collective."""
+    if harm == "not a folder":
+        (tmp_path / ".step-00000007.partial").write_text("")
+
+    def write(folder: Path) -> None:
+        pytest.fail("it wrote")
+
+    with pytest.raises(OSError, match=r"rank 1: .*step-00000007.partial"):
+        save(tmp_path, 7, write=write, state={}, keep=1, accepted_step=0, ranks=Second())
+
+
 def test_no_folder_and_an_empty_folder_hold_no_checkpoint(tmp_path: Path) -> None:
     assert latest(tmp_path / "absent", warn=fail) is None
     assert latest(tmp_path, warn=fail) is None

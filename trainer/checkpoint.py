@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def save(
     aside, folder = root / f".{folder_name(step)}.partial", root / folder_name(step)
     is_main = ranks.rank == 0
     together(ranks, lambda: _begin(aside) if is_main else None)
+    together(ranks, lambda: _require_folder(aside))  # a rank that fails inside ``write`` can leave the others waiting
     together(ranks, lambda: write(aside))
     together(ranks, lambda: _write_state(aside, state) if is_main else None)
     seen = together(ranks, lambda: _files_in(aside))
@@ -120,6 +122,15 @@ def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
 def _begin(aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+
+
+def _require_folder(aside: Path) -> None:
+    """OSError where this rank does not see the folder that the main rank made, or cannot write there."""
+    try:
+        with tempfile.TemporaryFile(dir=aside):
+            pass
+    except FileNotFoundError as error:
+        raise OSError(f"{aside} is not there: the run folder must be on a disk that all ranks share") from error
 
 
 def _write_state(aside: Path, state: dict[str, Any]) -> None:

@@ -86,7 +86,6 @@ def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: Writers) -> No
     rank writes its part, of any other tensor that several give one rank writes it. OSError on every rank when one of
     them fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that one process saves alone, which is known
