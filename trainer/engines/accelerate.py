@@ -132,6 +132,11 @@ def check_settings(training: TrainingConfig) -> None:
         )
 
 
+def collective_timeout(training: TrainingConfig) -> timedelta:
+    """How long a rank waits for another, in training and in saving."""
+    return timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s)
+
+
 def open_accelerator(training: TrainingConfig) -> Accelerator:
     """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where they contradict each
     other.
@@ -147,7 +152,7 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
         kwargs_handlers=[
             InitProcessGroupKwargs(
                 backend="gloo" if on_cpu and (several or deepspeed) else "nccl",
-                timeout=timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s),
+                timeout=collective_timeout(training),
             )
         ],
     )
@@ -174,7 +179,7 @@ class AccelerateEngine:
             # rotary frequencies are equal by construction; DDP would send them round before every forward, readings too
             self._model.broadcast_buffers = False
         self._model.train()
-        self.writers: Writers = open_writers()
+        self.writers: Writers = open_writers(collective_timeout(training))
 
     def _prepare(self, model: "PreTrainedModel") -> tuple[Any, Any]:
         """Model and optimizer on their devices, as the launcher asks."""

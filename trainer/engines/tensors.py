@@ -9,6 +9,7 @@ without restriction; the one for safetensors has no index, and nothing in it can
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,16 @@ class Writers:
         return values
 
 
-def open_writers() -> Writers:
-    """(all) The writers among the ranks of the process group as it stands; what they say goes over the CPU."""
+def open_writers(timeout: timedelta | None = None) -> Writers:
+    """(all) The writers among the ranks of the process group as it stands; what they say goes over the CPU. None of
+    them waits longer than ``timeout`` for another; torch's half an hour where there is none.
+    """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return Writers(rank=0, world_size=1, group=None)
     return Writers(
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
-        group=torch.distributed.new_group(backend="gloo"),
+        group=torch.distributed.new_group(backend="gloo", timeout=timeout),
     )
 
 
