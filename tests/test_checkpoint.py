@@ -68,6 +68,27 @@ def test_what_was_saved_is_found_with_its_state(tmp_path: Path) -> None:
     assert (found.folder / "weights").read_bytes() == b"weights of step 7"
 
 
+def test_every_folder_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+
+    def write(folder: Path) -> None:
+        (folder / "sharded" / "deep").mkdir(parents=True)
+        (folder / "sharded" / "deep" / "weights").write_bytes(b"weights")
+
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save(tmp_path, 7, write=write, state={}, keep=1, accepted_step=0, ranks=Alone())
+    aside = tmp_path / ".step-00000007.partial"
+    assert {aside, aside / "sharded", aside / "sharded" / "deep"} <= set(synced)
+
+
 class TwoDisks(Alone):
     """The first of two ranks; the second has written to a disk of its own."""
 

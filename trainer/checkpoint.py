@@ -160,7 +160,8 @@ def _publish(aside: Path, folder: Path, step: int, files: Mapping[str, Mapping[s
     manifest = aside / MANIFEST
     manifest.write_text(json.dumps({"step": step, "files": dict(sorted(files.items()))}, indent=1))
     _sync_file(manifest)
-    _sync_folder(aside)
+    for inner in (*(path for path in aside.rglob("*") if path.is_dir()), aside):
+        _sync_folder(inner)
     if folder.exists():  # a resumed run reached the step again; the old folder stays until the new one has its name
         discarded = folder.with_name(f".{folder.name}.replaced")
         shutil.rmtree(discarded, ignore_errors=True)
