@@ -68,6 +68,27 @@ def test_what_was_saved_is_found_with_its_state(tmp_path: Path) -> None:
     assert (found.folder / "weights").read_bytes() == b"weights of step 7"
 
 
+def test_every_folder_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+
+    def write(folder: Path) -> None:
+        (folder / "sharded" / "deep").mkdir(parents=True)
+        (folder / "sharded" / "deep" / "weights").write_bytes(b"weights")
+
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save(tmp_path, 7, write=write, state={}, keep=1, accepted_step=0, ranks=Alone())
+    aside = tmp_path / ".step-00000007.partial"
+    assert {aside, aside / "sharded", aside / "sharded" / "deep"} <= set(synced)
+
+
 class TwoDisks(Alone):
     """The first of two ranks; the second has written to a disk of its own."""
 
@@ -82,6 +103,28 @@ def test_ranks_that_see_different_files_do_not_publish_a_part_as_the_whole(tmp_p
     with pytest.raises(OSError, match="must be on a disk that all share"):
         save(tmp_path, 3, write=writer(b"x"), state={}, keep=2, accepted_step=0, ranks=TwoDisks())
     assert not list(tmp_path.glob("step-*"))
+
+
+class Second:
+    """The second of two ranks; the first has made its folder, on another disk."""
+
+    rank, world_size = 1, 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [(None, None), value]
+
+
+@pytest.mark.parametrize("harm", ["not there", "not a folder"])
+def test_a_rank_that_cannot_write_into_the_folder_is_named_before_anybody_writes(tmp_path: Path, harm: str) -> None:
+    """What one rank fails at inside ``write`` leaves the others waiting in a collective."""
+    if harm == "not a folder":
+        (tmp_path / ".step-00000007.partial").write_text("")
+
+    def write(folder: Path) -> None:
+        pytest.fail("it wrote")
+
+    with pytest.raises(OSError, match=r"rank 1: .*step-00000007.partial"):
+        save(tmp_path, 7, write=write, state={}, keep=1, accepted_step=0, ranks=Second())
 
 
 def test_no_folder_and_an_empty_folder_hold_no_checkpoint(tmp_path: Path) -> None:

@@ -549,6 +549,10 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
         Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason),
     ]
     _take(run, facts)
+    # Killed from here on the run resumes from there, with the ledger as it was then, and comes to this step again.
+    root = run.folder / "checkpoints"
+    is_main = run.engine.is_main
+    checkpoint.together(run.engine.writers, lambda: checkpoint.discard_newer(root, saved.step) if is_main else None)
     run.journal.write("rollback", state.step, to_step=saved.step, reason=decision.reason)
     return replace(state, position=int(saved.state["position"]), skipped_in_a_row=0)
 

@@ -1,7 +1,9 @@
 """One save at a time, at once or in a thread while training goes on.
 
 A thread, not a process: what it saves is already a copy in host memory, and hashing and writing leave Python's lock
-alone. Its failure is kept until somebody asks, so that all ranks hear of it at the same point of the run.
+alone. Only while torch makes a file in memory is the lock held, for some tenths of a second each; the files are kept
+small for that (``engines.tensors``). The thread's failure is kept until somebody asks, so that all ranks hear of it at
+the same point of the run.
 """
 
 import threading

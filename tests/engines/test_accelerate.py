@@ -15,7 +15,8 @@ from tests.engines.steps import (
     poisoned_on_one_rank,
     training,
 )
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE, check_launch, open_accelerator, step_seed
+from trainer.engines import check_engine
+from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE, check_launch, step_seed
 from trainer.records import UserError
 
 REMEDY = "accelerate launch --multi_gpu"
@@ -111,9 +112,23 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("launched", ["bf16", "fp16"])
-def test_a_precision_of_the_launcher_against_the_recipe_is_refused(
+def test_a_precision_of_the_launcher_against_the_recipe_is_refused_before_anything_is_prepared(
     monkeypatch: pytest.MonkeyPatch, launched: str
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     with pytest.raises(UserError, match=f"mixed precision {launched}"):
-        open_accelerator(training())
+        check_engine(training())
+
+
+def test_a_compiler_of_the_launcher_is_refused_and_none_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(UserError, match=r"training.compile.*INDUCTOR"):
+        check_engine(training())
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")  # what the launcher leaves when it is told nothing
+    check_engine(training())
+
+
+def test_a_strategy_for_lightning_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_TRAINER_STRATEGY", "ddp")
+    with pytest.raises(UserError, match="engine: lightning"):
+        check_engine(training())

@@ -31,9 +31,10 @@ def launched_sharding() -> Sharding:
 
 def check_engine(training: "TrainingConfig") -> None:
     """``UserError`` for a launch that could not train the recipe, before anything is prepared."""
-    from trainer.engines.accelerate import check_launch
+    from trainer.engines.accelerate import check_launch, check_settings
 
     check_launch()
+    check_settings(training)
     match launched_sharding():
         case "deepspeed":
             from trainer.engines.deepspeed import check_deepspeed_launch

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
 HALF = 1 << 32
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16"}  # Accelerate's names
 COLLECTIVE_PATIENCE = (
     4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
 )
@@ -107,28 +108,52 @@ def _launcher_arguments() -> dict[str, str] | None:
     return {name.replace("-", "_").replace("__", "--", 1): value for name, value in pairs if name.startswith("--")}
 
 
+def check_settings(training: TrainingConfig) -> None:
+    """``UserError`` where the launcher says what is the recipe's, or what only another engine reads."""
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", MIXED_PRECISION[training.precision]):
+        raise UserError(
+            f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
+            remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
+        )
+    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if compiler.lower() != "no":  # Accelerate would compile whatever the recipe says, and rename the weights
+        raise UserError(
+            "the launcher sets --dynamo_backend, which is the recipe's (training.compile)",
+            got=compiler,
+            remedy="Leave it out of the launch, and set training.compile",
+        )
+    strategy = os.environ.get("PL_TRAINER_STRATEGY")
+    if strategy is not None:
+        raise UserError(
+            "PL_TRAINER_STRATEGY is set, but the recipe says engine: accelerate, which does not read it",
+            got=strategy,
+            remedy="Unset it and launch with accelerate launch --config_file launch/accelerate/X.yaml, "
+            "or set engine: lightning",
+        )
+
+
+def collective_timeout(training: TrainingConfig) -> timedelta:
+    """How long a rank waits for another, in training and in saving."""
+    return timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s)
+
+
 def open_accelerator(training: TrainingConfig) -> Accelerator:
     """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where they contradict each
     other.
     """
     check_launch()
-    precision = {"fp32": "no", "bf16": "bf16"}[training.precision]
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", precision):
-        raise UserError(
-            f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
-            remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
-        )
+    check_settings(training)
     # On CPUs Accelerate knows no FSDP (the engine shards there by itself), and drops DeepSpeed when it is told of CPUs.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
-        mixed_precision=precision,
+        mixed_precision=MIXED_PRECISION[training.precision],
         cpu=on_cpu and not deepspeed,
         kwargs_handlers=[
             InitProcessGroupKwargs(
                 backend="gloo" if on_cpu and (several or deepspeed) else "nccl",
-                timeout=timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s),
+                timeout=collective_timeout(training),
             )
         ],
     )
@@ -155,7 +180,7 @@ class AccelerateEngine:
             # rotary frequencies are equal by construction; DDP would send them round before every forward, readings too
             self._model.broadcast_buffers = False
         self._model.train()
-        self.writers: Writers = open_writers()
+        self.writers: Writers = open_writers(collective_timeout(training))
 
     def _prepare(self, model: "PreTrainedModel") -> tuple[Any, Any]:
         """Model and optimizer on their devices, as the launcher asks."""

@@ -9,6 +9,7 @@ without restriction; the one for safetensors has no index, and nothing in it can
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
 
 from trainer.records import UserError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
+FILE_BYTES = 1 << 28  # a tensor that is larger is alone in its file
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -47,14 +50,16 @@ class Writers:
         return values
 
 
-def open_writers() -> Writers:
-    """(all) The writers among the ranks of the process group as it stands; what they say goes over the CPU."""
+def open_writers(timeout: timedelta | None = None) -> Writers:
+    """(all) The writers among the ranks of the process group as it stands; what they say goes over the CPU. None of
+    them waits longer than ``timeout`` for another; torch's half an hour where there is none.
+    """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return Writers(rank=0, world_size=1, group=None)
     return Writers(
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
-        group=torch.distributed.new_group(backend="gloo"),
+        group=torch.distributed.new_group(backend="gloo", timeout=timeout),
     )
 
 
@@ -85,19 +90,43 @@ def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: Writers) -> No
     """(all) Write the tensors into the folder. Names that only some ranks give are written by those; of a DTensor each
     rank writes its part, of any other tensor that several give one rank writes it. OSError on every rank when one of
     them fails.
+
+    Each rank's part goes into files of about ``FILE_BYTES``: torch has a whole file in host memory, twice, before it is
+    written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that one process saves alone, which is known
             save(
                 _at_least_1d(tensors),
-                storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                storage_writer=HuggingFaceStorageWriter(
+                    str(folder), fqn_to_index_mapping=_file_of(tensors, writers), save_distributed=True
+                ),
                 process_group=writers.group,
                 no_dist=writers.group is None,
             )
     except CheckpointException as error:  # torch derives it from BaseException: nobody would catch it
         raise OSError(_first_cause(error)) from error
+
+
+def _file_of(tensors: Mapping[str, "Tensor"], writers: Writers) -> dict[str, int]:
+    """(all) By name which of its files, from 1 on, a rank puts the tensor into: the same on all ranks."""
+    held: dict[str, int] = {}
+    for part in writers.gather({name: _bytes_held(tensor) for name, tensor in tensors.items()}):
+        for name, num_bytes in part.items():
+            held[name] = max(held.get(name, 0), num_bytes)
+    numbers, number, total = dict[str, int](), 1, 0
+    for name, num_bytes in held.items():
+        if total and total + num_bytes > FILE_BYTES:
+            number, total = number + 1, 0
+        numbers[name], total = number, total + num_bytes
+    return numbers
+
+
+def _bytes_held(tensor: "Tensor") -> int:
+    """On this rank."""
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own.numel() * own.element_size()
 
 
 def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from trainer.engines.accelerate import QUIET_S, AccelerateEngine
+from trainer.engines.accelerate import QUIET_S, AccelerateEngine, collective_timeout
 from trainer.engines.deepspeed import DeepSpeedEngine
 from trainer.engines.fsdp import ShardedEngine
 from trainer.engines.tensors import open_writers
@@ -44,7 +44,7 @@ class LightningEngine(AccelerateEngine):
             self._model.broadcast_buffers = False  # as under Accelerate
         self._model.train()
         self._kind, self._config = module.kind, module.trained_model.config
-        self.writers = open_writers()
+        self.writers = open_writers(collective_timeout(training))
 
     @property
     @override
