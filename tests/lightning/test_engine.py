@@ -262,6 +262,18 @@ def test_zero_trains_on_the_same_samples_to_the_same_losses(place: Place, alone:
 
 
 @pytest.mark.slow
+def test_zero_begins_with_the_weights_that_every_engine_begins_with_under_bf16(place: Place) -> None:
+    pytest.importorskip("deepspeed", reason="NOT TESTED: pip install -e '.[all,dev]'")
+    still = ["training.precision=bf16", "training.steps=1", "training.learning_rate=1.0e-30"]
+    still += ["training.schedule={kind: constant}"]
+    twin, run = place.folder / "still", place.folder / "still-zero"
+    assert place.fit(twin, *still, ENGINE).wait().code == 0
+    ended = sharded(place, run, "deepspeed_stage_1", *still).wait()
+    assert ended.code == 0, ended.output
+    assert model(run) == model(twin)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "model_parallel", "deepspeed_stage_3"])
 def test_what_two_processes_saved_one_goes_on_with(place: Place, alone: Path, strategy: str) -> None:
     run = place.folder / f"stopped-{strategy}"

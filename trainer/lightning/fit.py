@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
+from trainer.engines.deepspeed import exact_weights
 from trainer.lightning.engine import LightningEngine, engine_on
-from trainer.lightning.launch import shard, strategy_name, trainer_arguments
+from trainer.lightning.launch import ZERO_STAGES, shard, strategy_name, trainer_arguments
 from trainer.loop import Engine, Outcome, Run, RunState, Steps, launch
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 
@@ -94,6 +95,7 @@ class RecipeModule(pl.LightningModule):
         if training.compile:
             model.compile()
         self.trained_model, self.kind = model, type(model)  # sharding changes the class
+        self.exact_weights: dict[str, torch.Tensor] = {}
         self.outcome: Outcome | None = None
         self._training_config, self._seed = training, seed
         self._begin, self._finish = begin, finish
@@ -107,9 +109,13 @@ class RecipeModule(pl.LightningModule):
 
     @override
     def configure_model(self) -> None:
-        """Spread the weights over the ranks, where the strategy asks for it: layer by layer, then what is left."""
+        """Spread the weights over the ranks, where the strategy asks for it: layer by layer, then what is left. For
+        ZeRO keep them as they are: this is the last place before DeepSpeed gets hold of them.
+        """
         if strategy_name() == "model_parallel":
             shard(self.trained_model, self.device_mesh["data_parallel"])
+        if strategy_name() in ZERO_STAGES:
+            self.exact_weights = exact_weights(self.trained_model, self._training_config)
 
     @override
     def configure_optimizers(self) -> Any:
