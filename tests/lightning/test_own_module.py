@@ -100,6 +100,18 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path: Path, alone: tu
         assert torch.equal(module.state_dict()[name], tensor), name
 
 
+def test_a_stop_that_another_callback_asks_for_is_kept(tmp_path: Path) -> None:
+    class Enough(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 7
+
+    run = tmp_path / "run"
+    _, steering = trained(run, callbacks=[Enough()])
+    assert steering.outcome is not None
+    assert (steering.outcome.state, steering.outcome.step) == ("interrupted", 7)
+    assert (run / "checkpoints" / "step-00000007").is_dir()
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained(run, max_steps=10)

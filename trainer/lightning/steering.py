@@ -144,7 +144,8 @@ class Steering(pl.Callback):
             save_checkpoint(steps.run, steps.state)
             reason = f"went back to {went_back_to.name}; the next launch goes on from there"
             steps.outcome = Outcome(state="interrupted", step=steps.state.step, reason=reason)
-        trainer.should_stop = steps.outcome is not None
+        if steps.outcome is not None:  # else whoever asked for a stop before is heard
+            trainer.should_stop = True
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
