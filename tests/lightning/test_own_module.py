@@ -170,28 +170,44 @@ def test_three_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert outcome(run)["state"] == "failed"
 
 
-def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tmp_path: Path) -> None:
-    class Damaged(Module):
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            loss = super().training_step(batch, batch_idx)
-            return -loss if self.global_step >= 60 else loss
+class Damaged(Module):
+    """Unlearns from step 60 on."""
 
-    guard = {"min_readings": 5, "anchor_readings": 3, "anchor_lag": 1, "history_readings": 8, "warn_every": 5}
-    guard |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
-    how: dict[str, Any] = {"control": {"guard": guard}, "every_steps": 2, "max_steps": 90}
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return -loss if self.global_step >= 60 else loss
+
+
+GUARD = {"min_readings": 5, "anchor_readings": 3, "anchor_lag": 1, "history_readings": 8, "warn_every": 5}
+GUARD |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
+GUARDED: dict[str, Any] = {"control": {"guard": GUARD}, "every_steps": 2, "max_steps": 90}
+
+
+def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    _, first = trained(run, module=Damaged(), checkpoints={"every_steps": 10, "keep": 20}, **how)
+    _, first = trained(run, module=Damaged(), checkpoints={"every_steps": 10, "keep": 20}, **GUARDED)
     rollback = next(fact for fact in ledger_of(run).facts if isinstance(fact, Rollback))
     assert first.outcome is not None
     assert (first.outcome.state, first.outcome.step) == ("interrupted", rollback.step - 1)
     assert f"went back to step-{rollback.to_step:08d}" in first.outcome.reason
-    _, second = trained(run, module=Module(), checkpoints={"every_steps": 10, "keep": 20}, **how)
+    _, second = trained(run, module=Module(), checkpoints={"every_steps": 10, "keep": 20}, **GUARDED)
     discarded = rollback.step - 1 - rollback.to_step
     assert second.outcome is not None
     assert (second.outcome.state, second.outcome.step) == ("finished", 90 + discarded)
     assert list(by_step(run, "fed")) == list(range(1, 90 + discarded + 1)), "steps only grow"
     state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text())
     assert state["position"] == 90
+
+
+@pytest.mark.parametrize("saved_every_steps", [10, 2])
+def test_what_a_run_went_back_to_is_saved_once(tmp_path: Path, saved_every_steps: int) -> None:
+    run = tmp_path / "run"
+    checkpoints = {"every_steps": saved_every_steps, "keep": 1}
+    _, steering = trained(run, module=Damaged(), checkpoints=checkpoints, **GUARDED)
+    assert steering.outcome is not None
+    assert "went back to" in steering.outcome.reason
+    saved = [line["step"] for line in lines(run, "checkpoint")]
+    assert saved.count(steering.outcome.step) == 1
 
 
 def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class TrainerDevices:
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Losses) -> None:
         self._trainer, self._module, self._losses = trainer, module, losses
         self.rolled_back_to: Path | None = None  # the checkpoint from which the next launch goes on
+        self.saved_again = False  # and whether it has been
         self.writers: Writers = open_writers()
 
     # Who and where
@@ -91,6 +92,7 @@ class TrainerDevices:
     def _save_again(self, folder: Path) -> None:
         """What the run went back to, as it was: the state of now is what the guard threw away."""
         assert self.rolled_back_to is not None
+        self.saved_again = True
         if self.is_main:
             source = self.rolled_back_to / CHECKPOINT
             copied = shutil.copytree if source.is_dir() else shutil.copyfile

@@ -141,7 +141,8 @@ class Steering(pl.Callback):
         self._forget_step()
         went_back_to = self._devices.rolled_back_to
         if went_back_to is not None:
-            save_checkpoint(steps.run, steps.state)
+            if not self._devices.saved_again:  # a save was due after the step, too
+                save_checkpoint(steps.run, steps.state)
             reason = f"went back to {went_back_to.name}; the next launch goes on from there"
             steps.outcome = Outcome(state="interrupted", step=steps.state.step, reason=reason)
         if steps.outcome is not None:  # else whoever asked for a stop before is heard
