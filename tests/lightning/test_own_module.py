@@ -12,10 +12,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
 from tests.together.launches import by_step, decisions, lines, outcome
 from trainer.lightning.mixture import fed, sample_hash
+from trainer.lightning.steering import _check
 from trainer.loop import NonFiniteError
 from trainer.mixture.ledger import Ledger, Rollback, from_record
 from trainer.mixture.plan import Plan
@@ -229,6 +231,7 @@ def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:
         ({"accumulate_grad_batches": 5}, "Choose a multiple of 5"),
         ({"limit_train_batches": 3}, "limit_train_batches"),
         ({"min_steps": 10}, "min_steps"),
+        ({"max_epochs": 5}, "max_epochs"),
     ],
 )
 def test_a_setting_of_the_trainer_against_the_mixture_is_refused(
@@ -238,6 +241,27 @@ def test_a_setting_of_the_trainer_against_the_mixture_is_refused(
     with pytest.raises(UserError, match=said):
         new_trainer(steering, **changes).fit(Module(), mixture)
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", [DeepSpeedStrategy, FSDPStrategy])
+def test_a_strategy_that_keeps_gradients_where_steering_cannot_see_them_is_refused(
+    tmp_path: Path, kind: type[Any]
+) -> None:
+    trainer = new_trainer(new_steering(mixture := new_mixture(), tmp_path / "run"))
+    trainer.datamodule = mixture
+    trainer.strategy.__class__ = kind
+    with pytest.raises(UserError, match=f"{kind.__name__}.*engine: lightning"):
+        _check(trainer, Module(), mixture)
+
+
+def test_a_training_step_without_a_loss_is_refused(tmp_path: Path) -> None:
+    class Picky(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor | None:
+            return None if batch_idx == 3 else super().training_step(batch, batch_idx)
+
+    with pytest.raises(UserError, match="training_step returned no loss"):
+        trained(tmp_path / "run", module=Picky())
+    assert outcome(tmp_path / "run")["exit_code"] == 2
 
 
 def test_a_run_that_goes_on_without_its_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from trainer.engines.tensors import Writers, open_writers
 from trainer.records import FloatArray, UserError
@@ -176,11 +176,3 @@ class TrainerDevices:
             optimizer = getattr(optimizer, "optimizer", optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-
-    def require_rehearsals(self) -> None:
-        """``UserError`` where steps cannot be undone."""
-        if isinstance(self._trainer.strategy, DeepSpeedStrategy):
-            raise UserError(
-                "the worth of sources cannot be measured under DeepSpeed",
-                remedy="Use the policy constant or schedule, or another strategy",
-            )
