@@ -212,6 +212,7 @@ def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
     ("variables", "said"),
     [
         ({STRATEGY_VARIABLE: "fsdp"}, "no strategy that is supported"),
+        ({"PL_TRAINER_PRECISION": "64", "PL_TRAINER_DEVICES": "2"}, "PL_TRAINER_DEVICES, PL_TRAINER_PRECISION"),
         ({STRATEGY_VARIABLE: "ddp"}, "no launcher started any"),
         ({STRATEGY_VARIABLE: "model_parallel"}, "no launcher started any"),
         ({"MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is set but WORLD_SIZE is not"),

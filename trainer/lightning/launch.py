@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
+TRAINER_VARIABLES = "PL_TRAINER_"  # what they begin with
 STRATEGY_VARIABLE = "PL_TRAINER_STRATEGY"
 ZERO_STAGES = {"deepspeed_stage_1": 1, "deepspeed_stage_2": 2, "deepspeed_stage_3": 3}
 STRATEGIES = ("ddp", "model_parallel", *ZERO_STAGES)
@@ -76,6 +77,13 @@ def check_launch() -> None:
         raise UserError(
             f"{NUM_PROCESSES_VARIABLE} asks for {expected} processes, but {num_processes()} started",
             remedy=f"Launch with {TORCHRUN}",
+        )
+    others = sorted(name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE)
+    if others:
+        raise UserError(
+            "Lightning takes settings of its Trainer from variables, and what is trained is the recipe's",
+            got=", ".join(others),
+            remedy=f"Unset them: {STRATEGY_VARIABLE} is the only one for engine: lightning",
         )
     name = strategy_name()
     if name in ZERO_STAGES:
