@@ -8,14 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
+from torch.utils.data import default_collate
 
 from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
 from tests.together.launches import by_step, decisions, lines, outcome
+from trainer.lightning.devices import TrainerDevices
 from trainer.lightning.mixture import fed, sample_hash
 from trainer.lightning.steering import _check
 from trainer.loop import NonFiniteError
@@ -133,6 +136,23 @@ def test_evidence_leaves_no_trace_and_tells_good_from_bad(tmp_path: Path, alone:
     assert by_step(run, "loss") == by_step(alone[0], "loss")
     for name, tensor in alone[1].state_dict().items():
         assert torch.equal(module.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_rehearsed_steps_are_clipped_as_the_trainer_clips(tmp_path: Path, algorithm: str) -> None:
+    sent: list[torch.Tensor] = []
+    trainer = new_trainer(
+        new_steering(new_mixture(), tmp_path), gradient_clip_val=0.01, gradient_clip_algorithm=algorithm
+    )
+    trainer.strategy.connect(module := Module())
+    trainer.strategy.optimizers = [optimizer := torch.optim.SGD(module.parameters())]
+    optimizer.register_step_pre_hook(
+        lambda *_: sent.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
+    )
+    devices = TrainerDevices(trainer, module, losses)
+    devices.rehearse(default_collate([Points(8, 1)[i] for i in range(8)]), np.full(8, 1 / 8))
+    size = sent[0].abs().max() if algorithm == "value" else sent[0].norm()
+    assert float(size) == pytest.approx(0.01, rel=1e-3)
 
 
 class Poisoned(Points):

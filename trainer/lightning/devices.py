@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.utilities import GradClipAlgorithmType
 
 from trainer.engines.tensors import Writers, open_writers
 from trainer.records import FloatArray, UserError
@@ -170,8 +171,11 @@ class TrainerDevices:
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 torch.distributed.all_reduce(parameter.grad)
-        if self._trainer.gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(parameters, self._trainer.gradient_clip_val)
+        limit = self._trainer.gradient_clip_val
+        if limit and self._trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
+            torch.nn.utils.clip_grad_value_(parameters, limit)
+        elif limit:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
         for optimizer in self._trainer.optimizers:
             optimizer = getattr(optimizer, "optimizer", optimizer)
             optimizer.step()
