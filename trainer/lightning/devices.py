@@ -88,7 +88,8 @@ class TrainerDevices:
         """A function that lets Lightning write what it needs to go on, each rank its part; all ranks call it."""
         if self.rolled_back_to is not None:
             return self._save_again
-        return lambda folder: self._trainer.save_checkpoint(folder / CHECKPOINT)
+        # said, or Lightning says at every save that it was not; what is loaded torch restricts to tensors by itself
+        return lambda folder: self._trainer.save_checkpoint(folder / CHECKPOINT, weights_only=False)
 
     def _save_again(self, folder: Path) -> None:
         """What the run went back to, as it was: the state of now is what the guard threw away."""
