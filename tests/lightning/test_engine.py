@@ -216,6 +216,7 @@ def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
         ({STRATEGY_VARIABLE: "ddp"}, "no launcher started any"),
         ({STRATEGY_VARIABLE: "model_parallel"}, "no launcher started any"),
         ({"MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is set but WORLD_SIZE is not"),
+        ({NUM_PROCESSES_VARIABLE: "four"}, "is not a number"),
         ({NUM_PROCESSES_VARIABLE: "4"}, "asks for 4 processes, but 1 started"),
         ({NUM_PROCESSES_VARIABLE: "2", "WORLD_SIZE": "3"}, "asks for 2 processes, but 3 started"),
         ({"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2"}, "the launch is Accelerate's"),

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import GradClipAlgorithmType
 
+from trainer.engines.accelerate import summed_over_ranks
 from trainer.engines.tensors import Writers, open_writers
 from trainer.records import FloatArray, UserError
 
@@ -65,11 +65,7 @@ class TrainerDevices:
 
     def reduce(self, array: FloatArray) -> FloatArray:
         """The float64 array summed over all ranks."""
-        if self.world_size == 1:
-            return array
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        return summed_over_ranks(array, self.device) if self.world_size > 1 else array
 
     def broadcast(self, value: Any) -> Any:
         """The main rank's value."""

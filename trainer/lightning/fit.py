@@ -64,7 +64,7 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", module=name)
 
 
-class Batches:
+class StepNumbers:
     """What Lightning takes for a loader: a length without meaning, and the numbers of the steps until the run ends.
 
     The ``batch`` itself does not go through Lightning, which would copy whatever it knows: the step moves one
@@ -129,19 +129,19 @@ class RecipeModule(pl.LightningModule):
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     @override
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> StepNumbers:
         """Begin the run: the first place where the model is wrapped, the optimizer built and the ranks connected."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._engine = engine_on(self, self._training_config, seed=self._seed)
         run, state = self._begin(self._engine)
         self._steps = Steps(run, state)
-        self._batches = Batches(self._steps)
-        return self._batches
+        self._numbers = StepNumbers(self._steps)
+        return self._numbers
 
     @override
     def training_step(self, step: int, batch_idx: int) -> None:
-        steps, batch = self._steps, self._batches.batch
+        steps, batch = self._steps, self._numbers.batch
         assert batch is not None
         assert batch.step == step
         self._launched = launch(steps.run, steps.state, batch, self._engine, self._training_config)

@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import (
 from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE
+from trainer.engines import accelerate
 from trainer.model.optimizer import TrainingConfig
 from trainer.records import UserError
 
@@ -67,17 +67,7 @@ def check_launch() -> None:
             got="accelerate launch",
             remedy=f"Launch with {TORCHRUN} (one process: trainer fit RECIPE), or set engine: accelerate",
         )
-    if os.environ.get("MASTER_ADDR") and "WORLD_SIZE" not in os.environ:
-        raise UserError(
-            "MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one",
-            remedy=f"Launch with {TORCHRUN}",
-        )
-    expected = os.environ.get(NUM_PROCESSES_VARIABLE)
-    if expected and expected != str(num_processes()):
-        raise UserError(
-            f"{NUM_PROCESSES_VARIABLE} asks for {expected} processes, but {num_processes()} started",
-            remedy=f"Launch with {TORCHRUN}",
-        )
+    accelerate.check_launch(remedy=f"Launch with {TORCHRUN}")
     others = sorted(name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE)
     if others:
         raise UserError(
