@@ -264,13 +264,14 @@ def test_zero_trains_on_the_same_samples_to_the_same_losses(place: Place, alone:
 
 
 @pytest.mark.slow
-def test_zero_begins_with_the_weights_that_every_engine_begins_with_under_bf16(place: Place) -> None:
+@pytest.mark.parametrize("strategy", ["deepspeed_stage_1", "deepspeed_stage_3"])
+def test_zero_begins_with_the_weights_that_every_engine_begins_with_under_bf16(place: Place, strategy: str) -> None:
     pytest.importorskip("deepspeed", reason="NOT TESTED: pip install -e '.[all,dev]'")
     still = ["training.precision=bf16", "training.steps=1", "training.learning_rate=1.0e-30"]
     still += ["training.schedule={kind: constant}"]
-    twin, run = place.folder / "still", place.folder / "still-zero"
+    twin, run = place.folder / f"still-beside-{strategy}", place.folder / f"still-{strategy}"
     assert place.fit(twin, *still, ENGINE).wait().code == 0
-    ended = sharded(place, run, "deepspeed_stage_1", *still).wait()
+    ended = sharded(place, run, strategy, *still).wait()
     assert ended.code == 0, ended.output
     assert model(run) == model(twin)
 
