@@ -212,9 +212,11 @@ def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
     ("variables", "said"),
     [
         ({STRATEGY_VARIABLE: "fsdp"}, "no strategy that is supported"),
+        ({"PL_TRAINER_PRECISION": "64", "PL_TRAINER_DEVICES": "2"}, "PL_TRAINER_DEVICES, PL_TRAINER_PRECISION"),
         ({STRATEGY_VARIABLE: "ddp"}, "no launcher started any"),
         ({STRATEGY_VARIABLE: "model_parallel"}, "no launcher started any"),
         ({"MASTER_ADDR": "127.0.0.1"}, "MASTER_ADDR is set but WORLD_SIZE is not"),
+        ({NUM_PROCESSES_VARIABLE: "four"}, "is not a number"),
         ({NUM_PROCESSES_VARIABLE: "4"}, "asks for 4 processes, but 1 started"),
         ({NUM_PROCESSES_VARIABLE: "2", "WORLD_SIZE": "3"}, "asks for 2 processes, but 3 started"),
         ({"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2"}, "the launch is Accelerate's"),
@@ -259,6 +261,19 @@ def test_zero_trains_on_the_same_samples_to_the_same_losses(place: Place, alone:
     ended = sharded(place, run, strategy).wait()
     assert ended.code == 0, ended.output
     assert_same_run(run, alone, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["deepspeed_stage_1", "deepspeed_stage_3"])
+def test_zero_begins_with_the_weights_that_every_engine_begins_with_under_bf16(place: Place, strategy: str) -> None:
+    pytest.importorskip("deepspeed", reason="NOT TESTED: pip install -e '.[all,dev]'")
+    still = ["training.precision=bf16", "training.steps=1", "training.learning_rate=1.0e-30"]
+    still += ["training.schedule={kind: constant}"]
+    twin, run = place.folder / f"still-beside-{strategy}", place.folder / f"still-{strategy}"
+    assert place.fit(twin, *still, ENGINE).wait().code == 0
+    ended = sharded(place, run, strategy, *still).wait()
+    assert ended.code == 0, ended.output
+    assert model(run) == model(twin)
 
 
 @pytest.mark.slow

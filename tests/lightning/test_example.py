@@ -22,6 +22,7 @@ def run_example(run: Path, *arguments: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "weights_only" not in done.stdout + done.stderr, "said of every checkpoint"
     return done.stdout
 
 
@@ -38,6 +39,7 @@ def test_mislabelled_digits_lose_their_share_and_the_report_tells_why(tmp_path: 
     assert shares[200]["blended"] > 100_000, "a good generator is not cut"
     assert lines(run, "report")[0]["nats_per_token"] < 1.0
     assert outcome(run)["state"] == "finished"
+    assert "step=210" in run_example(run, "--steps", "210"), "it goes on"
     assert "Share falls for mislabelled" in (run / "report.html").read_text()
 
 

@@ -8,14 +8,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
+from torch.utils.data import default_collate
 
 from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
 from tests.together.launches import by_step, decisions, lines, outcome
+from trainer.lightning.devices import TrainerDevices
 from trainer.lightning.mixture import fed, sample_hash
+from trainer.lightning.steering import _check
 from trainer.loop import NonFiniteError
 from trainer.mixture.ledger import Ledger, Rollback, from_record
 from trainer.mixture.plan import Plan
@@ -100,6 +105,18 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path: Path, alone: tu
         assert torch.equal(module.state_dict()[name], tensor), name
 
 
+def test_a_stop_that_another_callback_asks_for_is_kept(tmp_path: Path) -> None:
+    class Enough(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 7
+
+    run = tmp_path / "run"
+    _, steering = trained(run, callbacks=[Enough()])
+    assert steering.outcome is not None
+    assert (steering.outcome.state, steering.outcome.step) == ("interrupted", 7)
+    assert (run / "checkpoints" / "step-00000007").is_dir()
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained(run, max_steps=10)
@@ -119,6 +136,23 @@ def test_evidence_leaves_no_trace_and_tells_good_from_bad(tmp_path: Path, alone:
     assert by_step(run, "loss") == by_step(alone[0], "loss")
     for name, tensor in alone[1].state_dict().items():
         assert torch.equal(module.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_rehearsed_steps_are_clipped_as_the_trainer_clips(tmp_path: Path, algorithm: str) -> None:
+    sent: list[torch.Tensor] = []
+    trainer = new_trainer(
+        new_steering(new_mixture(), tmp_path), gradient_clip_val=0.01, gradient_clip_algorithm=algorithm
+    )
+    trainer.strategy.connect(module := Module())
+    trainer.strategy.optimizers = [optimizer := torch.optim.SGD(module.parameters())]
+    optimizer.register_step_pre_hook(
+        lambda *_: sent.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
+    )
+    devices = TrainerDevices(trainer, module, losses)
+    devices.rehearse(default_collate([Points(8, 1)[i] for i in range(8)]), np.full(8, 1 / 8))
+    size = sent[0].abs().max() if algorithm == "value" else sent[0].norm()
+    assert float(size) == pytest.approx(0.01, rel=1e-3)
 
 
 class Poisoned(Points):
@@ -158,28 +192,44 @@ def test_three_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert outcome(run)["state"] == "failed"
 
 
-def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tmp_path: Path) -> None:
-    class Damaged(Module):
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            loss = super().training_step(batch, batch_idx)
-            return -loss if self.global_step >= 60 else loss
+class Damaged(Module):
+    """Unlearns from step 60 on."""
 
-    guard = {"min_readings": 5, "anchor_readings": 3, "anchor_lag": 1, "history_readings": 8, "warn_every": 5}
-    guard |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
-    how: dict[str, Any] = {"control": {"guard": guard}, "every_steps": 2, "max_steps": 90}
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return -loss if self.global_step >= 60 else loss
+
+
+GUARD = {"min_readings": 5, "anchor_readings": 3, "anchor_lag": 1, "history_readings": 8, "warn_every": 5}
+GUARD |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
+GUARDED: dict[str, Any] = {"control": {"guard": GUARD}, "every_steps": 2, "max_steps": 90}
+
+
+def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    _, first = trained(run, module=Damaged(), checkpoints={"every_steps": 10, "keep": 20}, **how)
+    _, first = trained(run, module=Damaged(), checkpoints={"every_steps": 10, "keep": 20}, **GUARDED)
     rollback = next(fact for fact in ledger_of(run).facts if isinstance(fact, Rollback))
     assert first.outcome is not None
     assert (first.outcome.state, first.outcome.step) == ("interrupted", rollback.step - 1)
     assert f"went back to step-{rollback.to_step:08d}" in first.outcome.reason
-    _, second = trained(run, module=Module(), checkpoints={"every_steps": 10, "keep": 20}, **how)
+    _, second = trained(run, module=Module(), checkpoints={"every_steps": 10, "keep": 20}, **GUARDED)
     discarded = rollback.step - 1 - rollback.to_step
     assert second.outcome is not None
     assert (second.outcome.state, second.outcome.step) == ("finished", 90 + discarded)
     assert list(by_step(run, "fed")) == list(range(1, 90 + discarded + 1)), "steps only grow"
     state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text())
     assert state["position"] == 90
+
+
+@pytest.mark.parametrize("saved_every_steps", [10, 2])
+def test_what_a_run_went_back_to_is_saved_once(tmp_path: Path, saved_every_steps: int) -> None:
+    run = tmp_path / "run"
+    checkpoints = {"every_steps": saved_every_steps, "keep": 1}
+    _, steering = trained(run, module=Damaged(), checkpoints=checkpoints, **GUARDED)
+    assert steering.outcome is not None
+    assert "went back to" in steering.outcome.reason
+    saved = [line["step"] for line in lines(run, "checkpoint")]
+    assert saved.count(steering.outcome.step) == 1
 
 
 def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:
@@ -201,6 +251,7 @@ def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:
         ({"accumulate_grad_batches": 5}, "Choose a multiple of 5"),
         ({"limit_train_batches": 3}, "limit_train_batches"),
         ({"min_steps": 10}, "min_steps"),
+        ({"max_epochs": 5}, "max_epochs"),
     ],
 )
 def test_a_setting_of_the_trainer_against_the_mixture_is_refused(
@@ -210,6 +261,27 @@ def test_a_setting_of_the_trainer_against_the_mixture_is_refused(
     with pytest.raises(UserError, match=said):
         new_trainer(steering, **changes).fit(Module(), mixture)
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", [DeepSpeedStrategy, FSDPStrategy])
+def test_a_strategy_that_keeps_gradients_where_steering_cannot_see_them_is_refused(
+    tmp_path: Path, kind: type[Any]
+) -> None:
+    trainer = new_trainer(new_steering(mixture := new_mixture(), tmp_path / "run"))
+    trainer.datamodule = mixture
+    trainer.strategy.__class__ = kind
+    with pytest.raises(UserError, match=f"{kind.__name__}.*engine: lightning"):
+        _check(trainer, Module(), mixture)
+
+
+def test_a_training_step_without_a_loss_is_refused(tmp_path: Path) -> None:
+    class Picky(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor | None:
+            return None if batch_idx == 3 else super().training_step(batch, batch_idx)
+
+    with pytest.raises(UserError, match="training_step returned no loss"):
+        trained(tmp_path / "run", module=Picky())
+    assert outcome(tmp_path / "run")["exit_code"] == 2
 
 
 def test_a_run_that_goes_on_without_its_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -42,19 +42,19 @@ COLLECTIVE_PATIENCE = (
     4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
 )
 QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
+ON_CPUS = (
+    "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
+    "-m trainer fit RECIPE"
+)
 
 
-def check_launch() -> None:
+def check_launch(remedy: str = ON_CPUS) -> None:
     """Refuse a launch that started another number of processes than was asked for, before anything is trained.
 
     ``accelerate launch --cpu --num_processes 4`` starts one process, says nothing, and leaves MASTER_ADDR without
     WORLD_SIZE behind.
     """
     started = os.environ.get("WORLD_SIZE")
-    remedy = (
-        "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
-        "-m trainer fit RECIPE"
-    )
     if os.environ.get("MASTER_ADDR") and started is None:
         raise UserError(
             "MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one",
@@ -297,11 +297,7 @@ class AccelerateEngine:
 
     def reduce(self, array: FloatArray) -> FloatArray:
         """The float64 array summed over all ranks."""
-        if self.world_size == 1:
-            return array
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        return summed_over_ranks(array, self.device) if self.world_size > 1 else array
 
     @contextmanager
     def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
@@ -420,6 +416,13 @@ class AccelerateEngine:
             # of the last collective waits for that lock: without a pause such runs never end.
             time.sleep(QUIET_S)
         self._accelerator.end_training()
+
+
+def summed_over_ranks(array: FloatArray, device: torch.device) -> FloatArray:
+    """(all) The float64 sum of every rank's array."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(device)
+    torch.distributed.all_reduce(tensor)
+    return tensor.cpu().numpy()
 
 
 class PendingStep:

@@ -91,9 +91,7 @@ class DeepSpeedEngine(AccelerateEngine):
         accelerator = accelerator or open_accelerator(training)
         _configure(accelerator.state.deepspeed_plugin.deepspeed_config, training)
         self._kind, self._config = type(model), model.config
-        # Under bf16 DeepSpeed rounds the model first and makes its fp32 masters of what is left.
-        rounds = training.precision == "bf16"
-        exact = {name: weight.detach().clone() for name, weight in model.named_parameters()} if rounds else {}
+        exact = exact_weights(model, training)
         super().__init__(model, training, seed=seed, accelerator=accelerator)
         self._state = ZeroState(self._model, bare(self._model))
         if exact:
@@ -154,6 +152,14 @@ class DeepSpeedEngine(AccelerateEngine):
     def _whole_model(self) -> "PreTrainedModel | None":
         weights = self._state.whole_weights()
         return filled_model(self._kind, self._config, weights) if self.is_main else None
+
+
+def exact_weights(model: torch.nn.Module, training: "TrainingConfig") -> dict[str, "Tensor"]:
+    """What the masters have to begin with, by name, where DeepSpeed would not: under bf16 it rounds the model first and
+    makes its fp32 masters of what is left.
+    """
+    rounds = training.precision == "bf16"
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()} if rounds else {}
 
 
 def check_deepspeed_launch(training: "TrainingConfig") -> None:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.utilities import GradClipAlgorithmType
 
+from trainer.engines.accelerate import summed_over_ranks
 from trainer.engines.tensors import Writers, open_writers
 from trainer.records import FloatArray, UserError
 
@@ -30,6 +31,7 @@ class TrainerDevices:
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Losses) -> None:
         self._trainer, self._module, self._losses = trainer, module, losses
         self.rolled_back_to: Path | None = None  # the checkpoint from which the next launch goes on
+        self.saved_again = False  # and whether it has been
         self.writers: Writers = open_writers()
 
     # Who and where
@@ -63,11 +65,7 @@ class TrainerDevices:
 
     def reduce(self, array: FloatArray) -> FloatArray:
         """The float64 array summed over all ranks."""
-        if self.world_size == 1:
-            return array
-        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
+        return summed_over_ranks(array, self.device) if self.world_size > 1 else array
 
     def broadcast(self, value: Any) -> Any:
         """The main rank's value."""
@@ -86,11 +84,13 @@ class TrainerDevices:
         """A function that lets Lightning write what it needs to go on, each rank its part; all ranks call it."""
         if self.rolled_back_to is not None:
             return self._save_again
-        return lambda folder: self._trainer.save_checkpoint(folder / CHECKPOINT)
+        # said, or Lightning says at every save that it was not; what is loaded torch restricts to tensors by itself
+        return lambda folder: self._trainer.save_checkpoint(folder / CHECKPOINT, weights_only=False)
 
     def _save_again(self, folder: Path) -> None:
         """What the run went back to, as it was: the state of now is what the guard threw away."""
         assert self.rolled_back_to is not None
+        self.saved_again = True
         if self.is_main:
             source = self.rolled_back_to / CHECKPOINT
             copied = shutil.copytree if source.is_dir() else shutil.copyfile
@@ -168,17 +168,12 @@ class TrainerDevices:
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 torch.distributed.all_reduce(parameter.grad)
-        if self._trainer.gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(parameters, self._trainer.gradient_clip_val)
+        limit = self._trainer.gradient_clip_val
+        if limit and self._trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
+            torch.nn.utils.clip_grad_value_(parameters, limit)
+        elif limit:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
         for optimizer in self._trainer.optimizers:
             optimizer = getattr(optimizer, "optimizer", optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-
-    def require_rehearsals(self) -> None:
-        """``UserError`` where steps cannot be undone."""
-        if isinstance(self._trainer.strategy, DeepSpeedStrategy):
-            raise UserError(
-                "the worth of sources cannot be measured under DeepSpeed",
-                remedy="Use the policy constant or schedule, or another strategy",
-            )

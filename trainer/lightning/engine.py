@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class LightningEngine(AccelerateEngine):
     """One process or DDP. See ``loop.Engine`` for the verbs; what Accelerate does there, the strategy does here.
 
-    ``module`` holds the language model as ``trained_model`` and its class as ``kind``; its Trainer is inside
-    ``fit``.
+    ``module`` holds the language model as ``trained_model``, its class as ``kind`` and, for ZeRO, the weights that the
+    strategy rounded as ``exact_weights``; its Trainer is inside ``fit``.
     """
 
     def __init__(self, module: LightningModule, training: TrainingConfig, *, seed: int) -> None:
@@ -107,6 +107,9 @@ class LightningZeroEngine(LightningEngine, DeepSpeedEngine):
     def __init__(self, module: LightningModule, training: TrainingConfig, *, seed: int) -> None:
         super().__init__(module, training, seed=seed)
         self._state = ZeroState(self._model, module.trained_model)
+        if module.exact_weights:
+            self._state.begin_with(module.exact_weights)
+            module.exact_weights = {}
 
     @override
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:

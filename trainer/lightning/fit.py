@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
+from trainer.engines.deepspeed import exact_weights
 from trainer.lightning.engine import LightningEngine, engine_on
-from trainer.lightning.launch import shard, strategy_name, trainer_arguments
+from trainer.lightning.launch import ZERO_STAGES, shard, strategy_name, trainer_arguments
 from trainer.loop import Engine, Outcome, Run, RunState, Steps, launch
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 
@@ -63,7 +64,7 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", module=name)
 
 
-class Batches:
+class StepNumbers:
     """What Lightning takes for a loader: a length without meaning, and the numbers of the steps until the run ends.
 
     The ``batch`` itself does not go through Lightning, which would copy whatever it knows: the step moves one
@@ -94,6 +95,7 @@ class RecipeModule(pl.LightningModule):
         if training.compile:
             model.compile()
         self.trained_model, self.kind = model, type(model)  # sharding changes the class
+        self.exact_weights: dict[str, torch.Tensor] = {}
         self.outcome: Outcome | None = None
         self._training_config, self._seed = training, seed
         self._begin, self._finish = begin, finish
@@ -107,9 +109,13 @@ class RecipeModule(pl.LightningModule):
 
     @override
     def configure_model(self) -> None:
-        """Spread the weights over the ranks, where the strategy asks for it: layer by layer, then what is left."""
+        """Spread the weights over the ranks, where the strategy asks for it: layer by layer, then what is left. For
+        ZeRO keep them as they are: this is the last place before DeepSpeed gets hold of them.
+        """
         if strategy_name() == "model_parallel":
             shard(self.trained_model, self.device_mesh["data_parallel"])
+        if strategy_name() in ZERO_STAGES:
+            self.exact_weights = exact_weights(self.trained_model, self._training_config)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -123,19 +129,19 @@ class RecipeModule(pl.LightningModule):
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     @override
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> StepNumbers:
         """Begin the run: the first place where the model is wrapped, the optimizer built and the ranks connected."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._engine = engine_on(self, self._training_config, seed=self._seed)
         run, state = self._begin(self._engine)
         self._steps = Steps(run, state)
-        self._batches = Batches(self._steps)
-        return self._batches
+        self._numbers = StepNumbers(self._steps)
+        return self._numbers
 
     @override
     def training_step(self, step: int, batch_idx: int) -> None:
-        steps, batch = self._steps, self._batches.batch
+        steps, batch = self._steps, self._numbers.batch
         assert batch is not None
         assert batch.step == step
         self._launched = launch(steps.run, steps.state, batch, self._engine, self._training_config)

@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import (
 from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE
+from trainer.engines import accelerate
 from trainer.model.optimizer import TrainingConfig
 from trainer.records import UserError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
+TRAINER_VARIABLES = "PL_TRAINER_"  # what they begin with
 STRATEGY_VARIABLE = "PL_TRAINER_STRATEGY"
 ZERO_STAGES = {"deepspeed_stage_1": 1, "deepspeed_stage_2": 2, "deepspeed_stage_3": 3}
 STRATEGIES = ("ddp", "model_parallel", *ZERO_STAGES)
@@ -66,16 +67,13 @@ def check_launch() -> None:
             got="accelerate launch",
             remedy=f"Launch with {TORCHRUN} (one process: trainer fit RECIPE), or set engine: accelerate",
         )
-    if os.environ.get("MASTER_ADDR") and "WORLD_SIZE" not in os.environ:
+    accelerate.check_launch(remedy=f"Launch with {TORCHRUN}")
+    others = sorted(name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE)
+    if others:
         raise UserError(
-            "MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one",
-            remedy=f"Launch with {TORCHRUN}",
-        )
-    expected = os.environ.get(NUM_PROCESSES_VARIABLE)
-    if expected and expected != str(num_processes()):
-        raise UserError(
-            f"{NUM_PROCESSES_VARIABLE} asks for {expected} processes, but {num_processes()} started",
-            remedy=f"Launch with {TORCHRUN}",
+            "Lightning takes settings of its Trainer from variables, and what is trained is the recipe's",
+            got=", ".join(others),
+            remedy=f"Unset them: {STRATEGY_VARIABLE} is the only one for engine: lightning",
         )
     name = strategy_name()
     if name in ZERO_STAGES:

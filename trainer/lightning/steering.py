@@ -23,6 +23,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
@@ -129,6 +130,12 @@ class Steering(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the step when its last batch is through, and whatever is due after it."""
+        if "loss" not in outputs:
+            raise UserError(
+                "training_step returned no loss",
+                got=f"batch {batch_idx}",
+                remedy="Return one for every batch: a step whose gradients are not finite is left out without that",
+            )
         self._loss += outputs["loss"].detach().double()  # Lightning has divided by the batches that are accumulated
         self._num_batches += 1
         if self._num_batches < trainer.accumulate_grad_batches:
@@ -141,10 +148,12 @@ class Steering(pl.Callback):
         self._forget_step()
         went_back_to = self._devices.rolled_back_to
         if went_back_to is not None:
-            save_checkpoint(steps.run, steps.state)
+            if not self._devices.saved_again:  # a save was due after the step, too
+                save_checkpoint(steps.run, steps.state)
             reason = f"went back to {went_back_to.name}; the next launch goes on from there"
             steps.outcome = Outcome(state="interrupted", step=steps.state.step, reason=reason)
-        trainer.should_stop = steps.outcome is not None
+        if steps.outcome is not None:  # else whoever asked for a stop before is heard
+            trainer.should_stop = True
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -220,7 +229,7 @@ class Steering(pl.Callback):
             ledger=ledger,
             journal=self._journal(trainer, devices),
             reader=self._reader(self.held_out, self._slices),
-            worth=self._worth_plan(trainer.max_steps, devices),
+            worth=self._worth_plan(trainer.max_steps),
             replay=None,
             stop_asked=lambda: self._stop_asked,
             ledger_offset=ledger.sync,
@@ -252,13 +261,12 @@ class Steering(pl.Callback):
     def _reader(self, samples: Samples, slices: Sequence[str] | None) -> SampleReader:
         return SampleReader(samples=samples, collate=self.mixture.collate, batch=self._batch, slice_of=slices)
 
-    def _worth_plan(self, steps: int, devices: TrainerDevices) -> WorthPlan | None:
+    def _worth_plan(self, steps: int) -> WorthPlan | None:
         """When evidence on the sources is measured; None when nobody asks for it."""
         config, every = self.worth, self.evaluation.every_steps
         times = worth_times(config, worth_from(self.control), num_steps=steps, reading_every_steps=every)
         if times is None:
             return None
-        devices.require_rehearsals()
         counts = sized(
             config,
             num_sources=len(self.mixture.sources),
@@ -353,6 +361,13 @@ def _check(trainer: pl.Trainer, module: pl.LightningModule, mixture: MixtureData
     size, parts = mixture.mixture.global_batch, trainer.world_size * trainer.accumulate_grad_batches
     if trainer.datamodule is not mixture:
         raise UserError("the Trainer has other data than Steering's mixture", remedy="Call fit(module, mixture, ...)")
+    if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
+        # they keep flat parts of the gradients: neither their norm nor what is not finite is seen from the optimizer
+        raise UserError(
+            "Steering cannot see the gradients under this strategy",
+            got=type(trainer.strategy).__name__,
+            remedy="Use DDP or ModelParallelStrategy (FSDP2); for DeepSpeed a recipe with engine: lightning",
+        )
     if trainer.max_steps < 1:
         raise UserError("the Trainer does not say how many steps the run has", remedy="Set Trainer(max_steps=...)")
     if size % parts:
@@ -366,7 +381,14 @@ def _check(trainer: pl.Trainer, module: pl.LightningModule, mixture: MixtureData
             "a module with manual optimization makes steps that Steering does not see",
             remedy="Use automatic optimization",
         )
-    unset = {"limit_train_batches": (1.0,), "overfit_batches": (0,), "min_steps": (None,), "min_epochs": (None, 0)}
+    unset: dict[str, tuple[Any, ...]] = {
+        "limit_train_batches": (1.0,),
+        "overfit_batches": (0,),
+        "min_steps": (None,),
+        "min_epochs": (None, 0),
+        # with both ends Lightning counts the batches, and so begins the run, before it has loaded the checkpoint
+        "max_epochs": (-1,),
+    }
     for name, values in unset.items():
         if getattr(trainer, name) not in values:
             raise UserError(
