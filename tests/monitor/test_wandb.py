@@ -71,9 +71,6 @@ def records(path: Path) -> Iterator[Any]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All history rows under a run folder, in the order in which they were written."""
-    import wandb
-
-    wandb.teardown()  # its own process may hold back the end of a file until it ends itself
     found = []
     for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
         for record in records(path):
@@ -95,6 +92,7 @@ def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -
     folder = tell(steps=100)
     warnings: list[str] = []
     mirror_whole(folder, warn=warnings.append)
+    wait_for_the_end(folder, 100)
     logged = rows(folder)
     assert warnings == []
     assert [row["step"] for row in logged] == [row["_step"] for row in logged] == list(range(1, 101))
@@ -116,6 +114,7 @@ def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(te
     assert before == list(range(1, len(before) + 1))
     time.sleep(1.1)  # wandb names folders by the second
     mirror = mirror_whole(folder)
+    wait_for_the_end(folder, 100)
     steps = [row["step"] for row in rows(folder)]
     assert len(steps) == len(set(steps))
     assert steps[len(before) :] == list(range(60, 101))  # all that was not handed to W&B before the kill
@@ -176,25 +175,46 @@ def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) ->
     assert time.monotonic() - start < 60
 
 
+WARNED = """
+import os, signal, sys, time
+from pathlib import Path
+from tests.monitor.test_wandb import OFFLINE, processes_under
+from trainer.monitor.journal import read
+from trainer.monitor.wandb import WandbMirror
+folder = Path(sys.argv[1])
+mirror = WandbMirror(OFFLINE, folder, name="story")
+lines = list(read(folder / "journal.jsonl"))
+for line in lines[: len(lines) // 2]:
+    mirror.note(line)
+while not (cores := processes_under(os.getpid(), "wandb-core")) or mirror._logged_step < 1:
+    time.sleep(0.05)
+for process in cores:
+    os.kill(process, signal.SIGUSR1)
+time.sleep(1.0)
+for line in lines[len(lines) // 2 :]:
+    mirror.note(line)
+mirror.finish()
+"""
+
+
 def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_mirror(tell: Callable[..., Path]) -> None:
     """W&B's own process gets it too. (SIGTERM does end it, whatever is done: then the journal has the rest.)"""
-    folder, warnings = tell(steps=120), list[str]()
-    mirror = WandbMirror(OFFLINE, folder, name="story", warn=warnings.append)
-    lines = list(read(folder / "journal.jsonl"))
-    for line in lines[: len(lines) // 2]:
-        mirror.note(line)
+    folder = tell(steps=120)
+    alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
+    done = subprocess.run(
+        [sys.executable, "-c", WARNED, str(folder)], check=False, timeout=120, env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "switched off" not in done.stderr
+    wait_for_the_end(folder, 120)
+
+
+def wait_for_the_end(folder: Path, step: int) -> None:
+    """W&B's own process may write the end of a file a little later."""
     deadline = time.monotonic() + 60
-    while not (cores := processes_under(os.getpid(), "wandb-core")) or mirror._logged_step < 1:
+    while [row["step"] for row in rows(folder)][-1:] != [step]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    for process in cores:
-        os.kill(process, signal.SIGUSR1)
-    time.sleep(1.0)
-    for line in lines[len(lines) // 2 :]:
-        mirror.note(line)
-    mirror.finish()
-    assert warnings == []
-    assert [row["step"] for row in rows(folder)][-1] == lines[-1]["step"]
 
 
 def processes_under(parent: int, name: str) -> list[int]:

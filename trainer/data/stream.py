@@ -27,10 +27,10 @@ from trainer.mixture.order import Words
 from trainer.mixture.plan import Batch, Cells, Plan, State
 from trainer.records import IntArray, UserError
 
-# Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks of 16 a batch of
+# Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks a batch of
 # 32 samples of 128 tokens takes a tenth of the time. A block is bounded by its tokens, for a decision throws blocks
 # away, and by its slots, for every rank plans them all.
-BLOCK_STEPS, BLOCK_BYTES, BLOCK_SLOTS = 16, 4 << 20, 1 << 14
+BLOCK_STEPS, BLOCK_BYTES, BLOCK_SLOTS = 32, 8 << 20, 1 << 14
 PREFETCH_BLOCKS = 2  # one being handed out, one ready
 FED_VERSION = "fed-1"
 
