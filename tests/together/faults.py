@@ -161,9 +161,10 @@ def launch(
     step: int = STRIKE_STEP,
     sets: Sequence[str] = SETS,
     file: str | None = None,
+    run: Path | None = None,
 ) -> Launch:
     """Two processes on a new run folder, with a fault of ``faulty`` coming; ``file`` is a launch file."""
-    run = bench.folder(name)
+    run = run or bench.folder(name)
     at_file = run.with_suffix(".at")
     extra = {"FAULT": json.dumps({"kind": kind, "rank": rank, "step": step}), "FAULT_AT": str(at_file)} if kind else {}
     options = ["--config_file", f"launch/accelerate/{file}", "--num_processes", "2"] if file else None
@@ -172,6 +173,13 @@ def launch(
     program = PROGRAM if kind else "trainer"
     live = bench.place.launch(run, *sets, processes=2, options=options, extra=extra, program=program)
     return Launch(run, live, at_file)
+
+
+def launch_to_strike(bench: Bench, name: str, *, file: str | None = None, run: Path | None = None) -> Launch:
+    """Two processes that have come to the step of the fault, and dawdle, for what is done to them from outside."""
+    live = launch(bench, name, "dawdles", rank=None, file=file, run=run)
+    live.wait_for_step(STRIKE_STEP)
+    return live
 
 
 def resumed(bench: Bench, run: Path) -> dict[str, float]:
@@ -204,8 +212,7 @@ def a_rank_raises(bench: Bench) -> dict[str, float]:
 
 
 def a_rank_is_killed(bench: Bench, file: str | None = None) -> dict[str, float]:
-    live = launch(bench, f"killed-{file}", file=file)
-    live.wait_for_step(STRIKE_STEP)
+    live = launch_to_strike(bench, f"killed-{file}", file=file)
     live.strike(live.ranks()[1].pid, signal.SIGKILL)
     figures = live.wait_for_end()
     live.expect_cause(1, "died or was killed")
@@ -214,8 +221,7 @@ def a_rank_is_killed(bench: Bench, file: str | None = None) -> dict[str, float]:
 
 
 def a_rank_is_stopped(bench: Bench, file: str | None = None) -> dict[str, float]:
-    live = launch(bench, f"stopped-{file}", file=file)
-    live.wait_for_step(STRIKE_STEP)
+    live = launch_to_strike(bench, f"stopped-{file}", file=file)
     live.strike(live.ranks()[1].pid, signal.SIGSTOP)
     figures = live.wait_for_end()
     live.expect_cause(1, "is stopped by a signal")
@@ -234,8 +240,7 @@ def a_rank_hangs(bench: Bench) -> dict[str, float]:
 
 
 def all_are_stopped_for_a_while(bench: Bench) -> dict[str, float]:
-    live = launch(bench, "paused")
-    live.wait_for_step(STRIKE_STEP)
+    live = launch_to_strike(bench, "paused")
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for process in live.family:
             process.send_signal(number)
@@ -295,8 +300,7 @@ def the_clock_jumps(bench: Bench) -> dict[str, float]:
 def the_disk_is_full(bench: Bench) -> dict[str, float]:
     run = bench.folder("full")
     with small_disk(run):
-        live = Launch(run, bench.place.launch(run, *SETS, processes=2), run.with_suffix(".at"))
-        live.wait_for_step(STRIKE_STEP)
+        live = launch_to_strike(bench, "full", run=run)
         live.struck_s = time.time()
         ballast = run / "ballast"
         fill(ballast)
@@ -366,8 +370,7 @@ def the_launcher_is_killed(bench: Bench) -> dict[str, float]:
 
 
 def _launcher_ends(bench: Bench, name: str, number: int) -> dict[str, float]:
-    live = launch(bench, name)
-    live.wait_for_step(STRIKE_STEP)
+    live = launch_to_strike(bench, name)
     live.strike(live.live.pid, number)
     figures = live.wait_for_end()
     told = outcome(live.run)

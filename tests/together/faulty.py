@@ -21,6 +21,7 @@ from trainer.engines import accelerate
 from trainer.mixture.ledger import Fact, Shares
 from trainer.monitor.wandb import WandbMirror
 
+DAWDLE_S = 0.3
 STEP_OF_SHARES = 1_000  # millionths that the rank which disagrees moves from one source to another
 
 
@@ -73,6 +74,18 @@ def hangs(step: int) -> None:
         return prepare(stream)
 
     Stream._prepare = stuck  # type: ignore[method-assign]
+
+
+def dawdles(step: int) -> None:
+    """No fault yet: from the step on a batch takes its time, so that what the test does next finds the run going on."""
+    following = Stream.next
+
+    def slow(stream: Stream) -> Any:
+        if stream.state.step >= step:
+            time.sleep(DAWDLE_S)
+        return following(stream)
+
+    Stream.next = slow  # type: ignore[method-assign]
 
 
 def scaled_loss(step: int, factor: float) -> None:
@@ -149,6 +162,7 @@ def ends_late(_step: int) -> None:
 
 REAL_TIME = time.time
 KINDS: dict[str, Callable[[int], None]] = {
+    "dawdles": dawdles,
     "raises": raises,
     "hangs": hangs,
     "nan": lambda step: scaled_loss(step, float("nan")),
