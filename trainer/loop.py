@@ -29,7 +29,7 @@ from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.monitor.journal import JournalWriter
 from trainer.pulse import beat
-from trainer.records import Decision, FloatArray, IntArray, Observation, Reading, StepFigures, UserError, Worth
+from trainer.records import Decision, FloatArray, IntArray, Observation, Outlook, Reading, StepFigures, UserError, Worth
 from trainer.saving import Saver
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class Run:
 
     seed: int
     num_steps: int  # of the schedule
+    rates: Sequence[float]  # learning rates ahead, as in ``Outlook``; empty where nobody knows them
     evaluation: EvaluationConfig
     control: ControlConfig
     checkpoint: checkpoint.CheckpointConfig
@@ -496,7 +497,15 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
         seen = Observation(
             step=state.step,
             progress=state.position / run.num_steps,
+            outlook=Outlook(
+                num_steps=run.num_steps,
+                global_batch=run.plan.global_batch(state.step + 1),
+                rates=run.rates,
+                num_samples=run.plan.sizes(),
+            ),
             reading=reading,
+            losses={},
+            alignment={},
             worth=worth,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),

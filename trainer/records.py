@@ -7,7 +7,7 @@ shares that are added up over a million steps must not drift by a rounding error
 
 # D held-out documents in document order
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -98,12 +98,52 @@ class Worth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceLoss:
+    """Training loss on one source since the reading before: a sum in nats, over so many predicted tokens."""
+
+    nats: float
+    tokens: int
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean loss, nats per token; NaN where nothing was drawn."""
+        return self.nats / self.tokens if self.tokens else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """How the gradient on a source points along that on held-out real data, both as the optimizer scales them.
+
+    ``inner_product`` <g_held-out, g_source> with its standard error; ``variance`` the trace of the covariance of the
+    gradient of one sample of the source, in the same units: what an alignment alone does not see.
+    """
+
+    inner_product: float
+    standard_error: float
+    variance: float
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is known of a run ahead of it, for policies that plan what they spend."""
+
+    num_steps: int  # of the schedule
+    global_batch: int  # samples, now in force
+    rates: Sequence[float]  # learning rate at evenly spaced schedule positions, the middle of each part of the run
+    num_samples: Mapping[str, int]  # of each source, all different
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """All that policy and guard may look at when a decision is due after ``step``."""
 
     step: int
     progress: float  # schedule position / steps, in [0, 1]
+    outlook: Outlook
     reading: Reading
+    losses: Mapping[str, SourceLoss]  # sources drawn since the reading before
+    alignment: Mapping[str, Alignment]  # empty when the policy asks for none
     worth: Mapping[str, Worth]  # empty when the policy asks for no evidence
     shares: Mapping[str, int]  # millionths, now in force; sums to SHARE_ONE
     kinds: Mapping[str, Kind]

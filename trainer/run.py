@@ -365,6 +365,7 @@ def _assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
     return Run(
         seed=recipe.seed,
         num_steps=recipe.training.steps,
+        rates=recipe.training.rates(),
         evaluation=recipe.evaluation,
         control=recipe.control,
         checkpoint=recipe.checkpoint,

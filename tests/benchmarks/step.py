@@ -151,6 +151,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
     run = Run(
         seed=1,
         num_steps=setting.training().steps,
+        rates=setting.training().rates(),
         evaluation=EvaluationConfig(every_steps=NEVER),
         control=ControlConfig(),
         checkpoint=CheckpointConfig(every_steps=NEVER, keep=1),

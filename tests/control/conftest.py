@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trainer.records import SHARE_ONE, Kind, Observation, Reading, Worth
+from trainer.records import SHARE_ONE, Kind, Observation, Outlook, Reading, Worth
 
 DOCUMENT_NATS = np.random.default_rng(7).normal(4.0, 0.6, 40)  # the spread between documents, nats per token
 DOCUMENT_TOKENS = np.random.default_rng(8).integers(20, 200, 40)
@@ -48,6 +48,11 @@ def observe() -> Callable[..., Observation]:
         return Observation(
             step=step,
             progress=min(1.0, step / steps),
+            outlook=Outlook(
+                num_steps=steps, global_batch=32, rates=[1e-3] * 100, num_samples=dict.fromkeys(shares, 1_000)
+            ),
+            losses={},
+            alignment={},
             reading=reading if reading is not None else _reading(step, loss, rng),
             worth=measured,
             shares=dict(shares),

@@ -219,6 +219,7 @@ class Steering(pl.Callback):
         run = Run(
             seed=self.mixture.seed,
             num_steps=trainer.max_steps,
+            rates=(),  # the module's own schedulers know
             evaluation=self.evaluation,
             control=self.control,
             checkpoint=self.checkpoints,

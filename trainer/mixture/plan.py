@@ -293,11 +293,16 @@ class Plan:
         np.add.at(total, self._source_of[: len(state.cursors)], state.cursors)
         return total
 
-    def epochs(self, state: State) -> dict[str, float]:
-        """Epochs drawn so far: samples drawn over samples in the source's segments."""
+    def sizes(self) -> dict[str, int]:
+        """Samples in each source's segments."""
         sizes: dict[str, int] = dict.fromkeys(self.sources, 0)
         for segment in self.segments:
             sizes[segment.source] += segment.num_samples
+        return sizes
+
+    def epochs(self, state: State) -> dict[str, float]:
+        """Epochs drawn so far: samples drawn over samples in the source's segments."""
+        sizes = self.sizes()
         return {source: int(n) / sizes[source] for source, n in zip(self.sources, self.drawn(state), strict=True)}
 
     def lag_changes(self, state: State) -> list[LagChange]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 
+OUTLOOK_PARTS = 400  # finer than any decision is made
+
+
 class CosineSchedule(Config):
     """Linear warm-up, then half a cosine down to ``final_share`` of the learning rate."""
 
@@ -101,6 +104,11 @@ class TrainingConfig(Config):
     def rate(self, position: int) -> float:
         """Learning rate at schedule position 0 .. steps - 1."""
         return self.learning_rate * self.schedule.factor(position, self.steps)
+
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates over the run, in the middle of each of ``OUTLOOK_PARTS`` equal parts, or of each step."""
+        parts = min(OUTLOOK_PARTS, self.steps)
+        return tuple(self.rate(int((part + 0.5) * self.steps / parts)) for part in range(parts))
 
 
 def build_optimizer(model: "torch.nn.Module", training: TrainingConfig) -> "torch.optim.AdamW":
