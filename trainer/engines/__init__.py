@@ -1,4 +1,4 @@
-"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``loop.Engine`` names.
+"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``parts.Engine`` names.
 
 What is launched is the launcher's business (``accelerate launch`` leaves it in the environment), so the choice of the
 engine is read from there and stands in one place.

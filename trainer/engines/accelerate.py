@@ -166,7 +166,7 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
 
 
 class AccelerateEngine:
-    """One process or DDP. See ``loop.Engine`` for the verbs."""
+    """One process or DDP. See ``parts.Engine`` for the verbs."""
 
     def __init__(
         self, model: "PreTrainedModel", training: TrainingConfig, *, seed: int, accelerator: Accelerator | None = None

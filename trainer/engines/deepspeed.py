@@ -74,7 +74,7 @@ UNSUPPORTED = {
 
 
 class DeepSpeedEngine(AccelerateEngine):
-    """ZeRO-1, -2 and -3. See ``loop.Engine`` for the verbs."""
+    """ZeRO-1, -2 and -3. See ``parts.Engine`` for the verbs."""
 
     def __init__(
         self,

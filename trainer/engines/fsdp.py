@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ShardedEngine(AccelerateEngine):
-    """FSDP2. See ``loop.Engine`` for the verbs."""
+    """FSDP2. See ``parts.Engine`` for the verbs."""
 
     def __init__(
         self,

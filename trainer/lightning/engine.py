@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class LightningEngine(AccelerateEngine):
-    """One process or DDP. See ``loop.Engine`` for the verbs; what Accelerate does there, the strategy does here.
+    """One process or DDP. See ``parts.Engine`` for the verbs; what Accelerate does there, the strategy does here.
 
     ``module`` holds the language model as ``trained_model``, its class as ``kind`` and, for ZeRO, the weights that the
     strategy rounded as ``exact_weights``; its Trainer is inside ``fit``.
