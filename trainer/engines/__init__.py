@@ -31,7 +31,7 @@ def launched_sharding() -> Sharding:
 
 def check_engine(training: "TrainingConfig") -> None:
     """``UserError`` for a launch that could not train the recipe, before anything is prepared."""
-    from trainer.engines.accelerate import check_launch, check_settings
+    from trainer.engines.launch import check_launch, check_settings
 
     check_launch()
     check_settings(training)

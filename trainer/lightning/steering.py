@@ -31,7 +31,7 @@ from trainer import checkpoint
 from trainer.account import environment_of, write_finish
 from trainer.checkpoint import CheckpointConfig
 from trainer.control.steer import ControlConfig, worth_from
-from trainer.engines.accelerate import HALF, PendingStep
+from trainer.engines.figures import PendingStep, SummedFigures
 from trainer.evaluate.heldout import EvaluationConfig, summary
 from trainer.evaluate.worth import WorthConfig, sized, worth_times
 from trainer.failure import warn
@@ -306,18 +306,16 @@ class Steering(pl.Callback):
 
     def _figures(self) -> PendingStep:
         """Figures of the step just made, on their way from the device."""
-        devices, run = self._devices, self._steps.run
-        step, digest = self._batches.step, run.ledger.digest
+        devices, step = self._devices, self._batches.step
         assert step is not None
-        summed = self._loss * (step.target_tokens / devices.world_size)  # every rank has as many samples
-        fed, stop = self._batches.fed, float(self._stop_asked)
-        own = torch.tensor([fed % HALF, fed // HALF, stop, digest % HALF, digest // HALF], dtype=torch.float64)
-        figures = torch.cat([summed.reshape(1), own.to(devices.device)])
-        if devices.world_size > 1:
-            torch.distributed.all_reduce(figures)
-        bad = ~torch.isfinite(self._norm)
-        tail = torch.stack([self._norm.double(), bad.double()])
-        return PendingStep(torch.cat([figures, tail]), step.target_tokens, devices.world_size, digest)
+        summed = SummedFigures(
+            self._loss.reshape(()) * (step.target_tokens / devices.world_size),  # every rank has as many samples
+            fed=self._batches.fed,
+            stop=self._stop_asked,
+            ledger_digest=self._steps.run.ledger.digest,
+            world_size=devices.world_size,
+        )
+        return PendingStep(summed, self._norm, ~torch.isfinite(self._norm), target_tokens=step.target_tokens)
 
     def _forget_step(self) -> None:
         device = self._devices.device
