@@ -27,7 +27,7 @@ from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.parts import Engine, Outcome, PendingFigures, Run, RunState
 from trainer.pulse import beat
-from trainer.records import Decision, Observation, Outlook, Reading, StepFigures, UserError, Worth
+from trainer.records import Decision, Observation, Outlook, Reading, SourceLoss, StepFigures, UserError, Worth
 
 if TYPE_CHECKING:
     from trainer.data.stream import StepBatch
@@ -165,10 +165,12 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
     batch, figures = launched.batch, launched.figures.result()
     plan = run.plan
     counts = np.bincount(batch.plan.source, minlength=len(plan.sources)).tolist()
+    losses = {name: loss for name, loss in zip(plan.sources, figures.losses, strict=False) if loss.tokens}
     run.journal.write(
         "step",
         batch.step,
         loss=figures.loss,
+        source_loss={name: loss.nats_per_token for name, loss in losses.items()},
         learning_rate=launched.learning_rate,
         grad_norm=figures.grad_norm,
         tokens=batch.target_tokens,
@@ -191,7 +193,15 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
         return replace(state, skipped_in_a_row=skipped), figures.stop_asked
     _report_spike(run, batch, figures, state.recent_losses)
     recent = with_latest(state.recent_losses, figures.loss)
-    return replace(state, skipped_in_a_row=0, recent_losses=recent), figures.stop_asked
+    losses = added(state.losses, losses)
+    return replace(state, skipped_in_a_row=0, recent_losses=recent, losses=losses), figures.stop_asked
+
+
+def added(sums: Mapping[str, SourceLoss], more: Mapping[str, SourceLoss]) -> dict[str, SourceLoss]:
+    """Losses by source, summed."""
+    zero = SourceLoss(nats=0.0, tokens=0)
+    pairs = {name: (sums.get(name, zero), more.get(name, zero)) for name in {**sums, **more}}
+    return {name: SourceLoss(nats=a.nats + b.nats, tokens=a.tokens + b.tokens) for name, (a, b) in pairs.items()}
 
 
 def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
@@ -265,11 +275,12 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
         worth={name: asdict(value) for name, value in worth.items()},
         seconds=time.monotonic() - started_s,
     )
+    losses, state = state.losses, replace(state, losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
     if run.replay is not None or last:
         return state, None
-    return _decide(run, state, reading, worth)
+    return _decide(run, state, reading, worth, losses)
 
 
 def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
@@ -285,7 +296,9 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     )
 
 
-def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth]) -> tuple[RunState, Outcome | None]:
+def _decide(
+    run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth], losses: Mapping[str, SourceLoss]
+) -> tuple[RunState, Outcome | None]:
     """Decide on the main rank, tell all ranks, and act."""
     decided: tuple[dict[str, Any], Decision] | None = None
     if run.engine.is_main:
@@ -299,7 +312,7 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
                 num_samples=run.plan.sizes(),
             ),
             reading=reading,
-            losses={},
+            losses=losses,
             alignment={},
             worth=worth,
             shares=run.plan.shares(state.step + 1),

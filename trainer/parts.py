@@ -5,7 +5,7 @@ are handed round.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig
@@ -14,7 +14,7 @@ from trainer.evaluate.worth import WorthPort, WorthTimes
 from trainer.mixture.ledger import Fact, Ledger
 from trainer.mixture.plan import Plan, State
 from trainer.monitor.journal import JournalWriter
-from trainer.records import FloatArray, IntArray, Reading, StepFigures, Worth
+from trainer.records import FloatArray, IntArray, Reading, SourceLoss, StepFigures, Worth
 from trainer.saving import Saver
 
 if TYPE_CHECKING:
@@ -117,10 +117,18 @@ class RunState:
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
     recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
+    losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the reading before, of steps that updated
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """The state whose fields are among what was saved."""
+        fields = {key: saved[key] for key in cls().to_json()}
+        losses = {name: SourceLoss(**loss) for name, loss in fields.pop("losses").items()}
+        return cls(**fields, losses=losses)
 
 
 class HeldOutReader(Protocol):

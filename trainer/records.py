@@ -195,3 +195,4 @@ class StepFigures:
     fed: int
     stop_asked: bool  # on any rank
     ledgers_agree: bool
+    losses: tuple[SourceLoss, ...]  # over the global batch, in the plan's order; empty where nobody can tell them apart

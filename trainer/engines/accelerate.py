@@ -5,7 +5,7 @@ given to ``prepare`` (it would deal the ranks a second time), nor is a scheduler
 process), and accumulation is a plain loop with ``no_sync`` (Accelerate would divide the loss again).
 """
 
-# B samples of a micro-batch, T tokens, V vocabulary
+# B rows (of a micro-batch, or of a step on this rank), T tokens, V vocabulary, K sources
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +21,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.data.stream import MicroBatch
-from trainer.engines.figures import PendingStep, SummedFigures
+from trainer.engines.figures import PendingStep, SummedFigures, by_source
 from trainer.engines.launch import collective_timeout, open_accelerator
 from trainer.engines.tensors import Writers, on_the_host, open_writers, read, training_state, write
-from trainer.model.objective import normalised, summed_loss
+from trainer.model.objective import normalised, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.pulse import beat
 from trainer.records import FloatArray
@@ -96,38 +96,41 @@ class AccelerateEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         seed_dropout(step_seed(self._seed, batch.step, self.rank), self.device)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        nats = []
         for number, micro in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
             with self._accumulating(last=last):
-                nats += self._forward_backward(micro, batch.target_tokens, last=last)
-        return self._update(batch, nats, stop=stop, ledger_digest=ledger_digest)
+                nats.append(self._forward_backward(micro, batch.target_tokens, last=last))
+        sources_B = batch.row_sources.to(self.device, non_blocking=True)
+        nats_K = by_source(torch.cat(nats), sources_B, num_sources=len(batch.source_targets))
+        return self._update(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
 
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self._accelerator.no_sync(self._model)
 
     def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> "Tensor":
+        """Nats [B] of the rows, float64."""
         input_ids = micro.input_ids.to(self.device, non_blocking=True)
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
-        summed = summed_loss(self._model(input_ids=input_ids).logits, input_ids, num_valid)
+        losses_BT = token_losses(self._model(input_ids=input_ids).logits, input_ids, num_valid)
         # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them is told of the accumulation
-        loss = normalised(summed, global_target_tokens=target_tokens, averaged_over=self.world_size)
+        loss = normalised(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
         self._backward(loss, last=last)
-        return summed.detach().double()
+        return losses_BT.detach().sum(1, dtype=torch.float64)
 
     def _backward(self, loss: "Tensor", *, last: bool) -> None:
         """Add the gradient of a micro-batch; ``last`` says that the step follows."""
         self._accelerator.backward(loss)
 
-    def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
+    def _update(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
         norm = self._clip().detach()
-        summed = self._summed(batch, nats, stop=stop, ledger_digest=ledger_digest)
+        summed = self._summed(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
         is_bad = ~torch.isfinite(norm + summed.nats)
         self._step(is_bad)
-        return PendingStep(summed, norm, is_bad, target_tokens=batch.target_tokens)
+        return PendingStep(batch, summed, norm, is_bad)
 
-    def _summed(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> SummedFigures:
-        return SummedFigures(nats, fed=batch.fed, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size)
+    def _summed(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> SummedFigures:
+        return SummedFigures(nats_K, fed=batch.fed, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size)
 
     def _step(self, is_bad: "Tensor") -> None:
         """Step and clear the gradients; where ``is_bad`` nothing changes.

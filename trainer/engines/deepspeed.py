@@ -114,17 +114,17 @@ class DeepSpeedEngine(AccelerateEngine):
         self._model.backward(loss)
 
     @override
-    def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
+    def _update(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
         """DeepSpeed clips and steps; it skips by itself, on all ranks, where the norm over all ranks is not finite.
 
         The loss it does not look at, and one that is infinite can have a gradient that is not.
         """
-        summed = self._summed(batch, nats, stop=stop, ledger_digest=ledger_digest)
+        summed = self._summed(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
         with nullcontext() if bool(summed.nats.isfinite()) else self._state.gradients_unsound():
             self._model.step()
         tail = [float(self._model.get_global_grad_norm()), float(bool(self._model.optimizer.overflow))]
         norm, skipped = torch.tensor(tail, dtype=torch.float64).to(self.device)
-        return PendingStep(summed, norm, skipped, target_tokens=batch.target_tokens)
+        return PendingStep(batch, summed, norm, skipped)
 
     @override
     def _finish_rehearsed_step(self) -> None:

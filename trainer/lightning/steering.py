@@ -309,13 +309,13 @@ class Steering(pl.Callback):
         devices, step = self._devices, self._batches.step
         assert step is not None
         summed = SummedFigures(
-            self._loss.reshape(()) * (step.target_tokens / devices.world_size),  # every rank has as many samples
+            self._loss.reshape(1) * (step.target_tokens / devices.world_size),  # every rank has as many samples
             fed=self._batches.fed,
             stop=self._stop_asked,
             ledger_digest=self._steps.run.ledger.digest,
             world_size=devices.world_size,
         )
-        return PendingStep(summed, self._norm, ~torch.isfinite(self._norm), target_tokens=step.target_tokens)
+        return PendingStep(step, summed, self._norm, ~torch.isfinite(self._norm))
 
     def _forget_step(self) -> None:
         device = self._devices.device

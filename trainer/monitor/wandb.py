@@ -55,6 +55,7 @@ def _step_row(line: Line) -> dict[str, Any]:
         **_shares(line["shares"], "target"),
         **{f"share/{source}/drawn": count / drawn for source, count in counts.items()},
         **{f"epochs/{source}": number(epochs) for source, epochs in line["epochs"].items()},
+        **{f"loss/train/{source}": number(nats) for source, nats in line.get("source_loss", {}).items()},
     }
 
 
