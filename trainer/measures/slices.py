@@ -1,8 +1,8 @@
 """Which slices the training data speaks of, against those of the real data: synthetic text can thin a minority out long
 before its held-out loss shows it.
 
-A source is drawn evenly, so epochs times its tokens by slice is what was drawn: exact at whole epochs, and in between to
-the sampling error of the part of an epoch.
+A source is drawn evenly, so epochs times its tokens by slice is what was drawn: exact at whole epochs, and in between
+to the sampling error of the part of an epoch.
 """
 
 from collections.abc import Mapping
