@@ -200,7 +200,7 @@ class Damaged(Module):
         return -loss if self.global_step >= 60 else loss
 
 
-GUARD = {"min_readings": 5, "anchor_readings": 3, "anchor_lag": 1, "history_readings": 8, "warn_every": 5}
+GUARD = {"min_readings": 5, "history_readings": 8, "warn_every": 5}
 GUARD |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
 GUARDED: dict[str, Any] = {"control": {"guard": GUARD}, "every_steps": 2, "max_steps": 90}
 

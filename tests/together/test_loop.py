@@ -22,7 +22,7 @@ DAMAGE = [
     "mixture.shares={real: 1, good: 0, bad: 0}",
     "control.policy={kind: schedule, points: [{at: 0.4, shares: {real: 1, good: 0, bad: 0}},"
     " {at: 0.5, shares: {real: 0, good: 0, bad: 1}}]}",
-    "control.guard={min_documents: 8, min_readings: 5, anchor_readings: 3, anchor_lag: 1, history_readings: 8,"
+    "control.guard={min_documents: 8, min_readings: 5, history_readings: 8,"
     " warn_every: 5, alarm_every: 10, margin: 0, cut: false, stop: false, freeze_readings: 0, max_rollbacks: 1}",
 ]
 

@@ -58,10 +58,8 @@ def steer(config: ControlConfig, state: dict[str, Any], seen: Observation) -> tu
     state = {**state, "guard": guard_state, "policy": policy_state}
     evidence = {"policy": dict(proposal.evidence), "guard": dict(verdict.evidence)}
     match verdict.action:
-        case "cut":
-            return _cut(state, seen, verdict, evidence)
-        case "rollback" | "stop":
-            return state, _decision(seen, verdict.action, seen.shares, verdict.reason, evidence)
+        case "cut" | "rollback" | "stop":
+            return _acted(state, seen, verdict, evidence)
         case "ok" | "warn":
             shares, reason = _allowed(state, seen, verdict, proposal)
             moved: Action = "keep" if shares == dict(seen.shares) else "move"
@@ -84,15 +82,19 @@ def _allowed(
     return wanted, f"{verdict.reason} {proposal.reason}"
 
 
-def _cut(
+def _acted(
     state: dict[str, Any], seen: Observation, verdict: Verdict, evidence: dict[str, Any]
 ) -> tuple[dict[str, Any], Decision]:
-    """The blamed source at 0, for good."""
-    assert verdict.source is not None
+    """What the guard does, with the source that it blames or quarantines at 0, for good."""
+    action: Action = verdict.action if verdict.action != "ok" else "keep"
+    if verdict.source is None:
+        return state, _decision(seen, action, seen.shares, verdict.reason, evidence)
     cut = [*state["cut"], verdict.source]
     shares = without(seen.shares, cut, seen.kinds)
-    assert shares is not None  # the guard never cuts the last source
-    return {**state, "cut": cut}, _decision(seen, "cut", shares, verdict.reason, evidence)
+    if shares is None:  # nothing would be left to train on
+        reason = f"{verdict.reason} But {verdict.source} is all there is, so the shares stay."
+        return state, _decision(seen, "warn" if action == "cut" else action, seen.shares, reason, evidence)
+    return {**state, "cut": cut}, _decision(seen, action, shares, verdict.reason, evidence)
 
 
 def _decision(
