@@ -228,7 +228,7 @@ def _residual(
     last = np.clip(np.where(np.isnan(last), 0.0, last), -PAST_CLIP * jitter, PAST_CLIP * jitter)
     raised = np.where(np.isnan(value_S), 0.0, value_S) - centre - now - allowed
     spread = np.sqrt(jitter**2 * (1 - r_or_0**2) + (1 - r_or_0) ** 2 * unsure**2)
-    z = _normal((raised - r_or_0 * last) / np.maximum(spread, MIN_SPREAD), np.maximum(num - CURVE, 1))
+    z = _normal((raised - r_or_0 * last) / np.maximum(spread, MIN_SPREAD), np.maximum(num * (1 - r**2) / (1 + r**2) - CURVE, 1.0))
     return Look(
         value=value_S,
         expected=centre + now,
@@ -294,7 +294,7 @@ def _fit(kept: NDArray[np.bool_], past_SW: FloatArray, law: FloatArray) -> Fit:
     return Fit(residual=residual, before=before, now=now, leverage=leverage)
 
 
-def _normal(t: FloatArray, freedom: IntArray) -> FloatArray:
+def _normal(t: FloatArray, freedom: FloatArray) -> FloatArray:
     """Student's t with so many degrees of freedom as the normal deviate of the same probability, to 0.02 (Wallace,
     Annals of Mathematical Statistics 30, 1959).
     """

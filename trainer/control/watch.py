@@ -36,7 +36,7 @@ STATISTICS: tuple[Statistic, ...] = ("mean", "tail", "gap", "progress")
 TAIL_SHARE = 0.1  # the worst decile
 CHOOSING_READINGS = 5  # under whose mean loss the tail's documents are chosen
 FORECAST_READINGS = 40  # past of a forecast: over longer ones no law holds, with a learning rate that changes
-LOST_PART = 0.05  # of what was gained in the past of the forecast, that a reading may lie behind it
+LOST_PART = 0.03  # of what was gained in the past of the forecast, that a reading may lie behind it
 STANDS = 2.0  # jitter SDs that held-out loss may lie below its past and still be said to stand
 FEWEST_OF_A_SLICE = 4  # documents below which a slice is not judged
 SOUND_LAG = 3  # readings before the first suspicious one, or the newest, that may be damaged already
@@ -125,9 +125,9 @@ def global_evidence(found: Mapping[Statistic, Look]) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a reading adds up to: looks by statistic (one stream), ln of the global evidence, ln of the evidence by
-    slice, slices discovered, what is not judged and why, the newest step that is surely sound, and how many readings are
-    kept aside.
+    """What a reading adds up to: looks by statistic (one stream), ln of the global evidence and of that by slice, the
+    slices discovered, what is not judged and why, the newest step that is surely sound, and how many readings are kept
+    aside.
     """
 
     looks: Mapping[Statistic, Look]
