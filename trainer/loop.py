@@ -11,228 +11,28 @@ before the host waits for anything.
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainer import checkpoint
 from trainer.control.spikes import spike, with_latest
-from trainer.control.steer import ControlConfig, steer
-from trainer.evaluate.heldout import EvaluationConfig, summary
-from trainer.evaluate.worth import WorthPort, WorthTimes
-from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
-from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
+from trainer.control.steer import steer
+from trainer.evaluate.heldout import summary
+from trainer.mixture.ledger import BatchSize, Fact, Rollback, Shares
+from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
-from trainer.monitor.journal import JournalWriter
+from trainer.parts import Engine, Outcome, PendingFigures, Run, RunState
 from trainer.pulse import beat
-from trainer.records import Decision, FloatArray, IntArray, Observation, Outlook, Reading, StepFigures, UserError, Worth
-from trainer.saving import Saver
+from trainer.records import Decision, Observation, Outlook, Reading, StepFigures, UserError, Worth
 
 if TYPE_CHECKING:
-    import torch
-
     from trainer.data.stream import StepBatch
 
 NONFINITE_LIMIT = 3  # steps in a row: one can be a freak batch, three are a broken run
-
-
-class PendingFigures(Protocol):
-    """Figures of a step that may still be running on the device."""
-
-    def result(self) -> StepFigures:
-        """Wait for the step and return its figures."""
-        ...
-
-
-class Devices(Protocol):
-    """What a run needs of the devices between two steps. Verbs marked (all) are called by every rank together."""
-
-    @property
-    def rank(self) -> int:
-        """This process."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        ...
-
-    @property
-    def device(self) -> "torch.device":
-        """Where tensors belong."""
-        ...
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this rank writes."""
-        ...
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of the model."""
-        ...
-
-    def reduce(self, array: FloatArray) -> FloatArray:
-        """(all) The float64 array summed over all ranks, the same on each."""
-        ...
-
-    def broadcast(self, value: Any) -> Any:
-        """(all) The main rank's value."""
-        ...
-
-    def gather(self, value: Any) -> list[Any]:
-        """(all) Every rank's value, by rank."""
-        ...
-
-    @property
-    def writers(self) -> checkpoint.Ranks:
-        """The ranks, over a channel that saving has for itself."""
-        ...
-
-    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
-        """(all) Collect model and optimizer; the function returned writes this rank's part into a folder, and all ranks
-        call it: at once, or, where ``detached``, in a thread while training goes on.
-        """
-        ...
-
-    def restore(self, folder: Path) -> None:
-        """(all) Load what ``snapshot`` wrote."""
-        ...
-
-
-class Engine(Devices, WorthPort, Protocol):
-    """Devices with a language model on them that can be trained."""
-
-    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
-        """(all) One optimizer step on this rank's part of the global batch, launched."""
-        ...
-
-    def save_model(self, folder: Path) -> None:
-        """(all) Write the model as transformers loads it."""
-        ...
-
-    def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
-        """(all) Sampled continuations of each prompt, for a reader to look at; empty off the main rank."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunState:
-    """What a run needs to go on, beside weights, optimizer and ledger. JSON-able through ``to_json``."""
-
-    step: int = 0
-    position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
-    tokens: int = 0  # target tokens trained on
-    control: Mapping[str, Any] = field(default_factory=dict)
-    documents: Sequence[int] | None = None  # of the held-out part that are read, fixed when the run began
-    accepted_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
-    replay: str | None = None  # folder of the run whose decisions are replayed
-    anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
-    skipped_in_a_row: int = 0
-    recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
-        return {
-            "step": self.step,
-            "position": self.position,
-            "tokens": self.tokens,
-            "control": dict(self.control),
-            "documents": None if self.documents is None else list(self.documents),
-            "accepted_step": self.accepted_step,
-            "replay": self.replay,
-            "anchor": None if self.anchor is None else list(self.anchor),
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "recent_losses": list(self.recent_losses),
-        }
-
-
-class HeldOutReader(Protocol):
-    """What is read of the held-out samples, on the devices it was made for."""
-
-    @property
-    def documents(self) -> IntArray:
-        """Numbers of the documents that are read, ascending."""
-        ...
-
-    def read(self, port: Any, *, step: int) -> Reading:
-        """(all) One reading; every rank gets the same one."""
-        ...
-
-
-class WorthMeasure(Protocol):
-    """How the worth of sources is measured, on the devices it was made for."""
-
-    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Worth]:
-        """(all) The worth of each of ``sources`` after ``step``; weights and optimizer are as before."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorthPlan:
-    """How and when the worth of the sources is measured."""
-
-    measure: WorthMeasure
-    times: WorthTimes
-
-
-class BatchStream(Protocol):
-    """Where this rank's batches come from."""
-
-    @property
-    def state(self) -> State:
-        """Before the batch that comes next."""
-        ...
-
-    def next(self) -> "StepBatch":
-        """The next step's batch."""
-        ...
-
-    def append(self, facts: Iterable[Fact]) -> None:
-        """Take facts into the ledger; what was fetched ahead without them is thrown away."""
-        ...
-
-    def close(self) -> None:
-        """Stop fetching."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The parts of a run, built by ``trainer.run``, or by ``trainer.lightning`` for a user's own module."""
-
-    seed: int
-    num_steps: int  # of the schedule
-    rates: Sequence[float]  # learning rates ahead, as in ``Outlook``; empty where nobody knows them
-    evaluation: EvaluationConfig
-    control: ControlConfig
-    checkpoint: checkpoint.CheckpointConfig
-    folder: Path
-    engine: Devices
-    stream: BatchStream
-    plan: Plan
-    ledger: Ledger
-    journal: JournalWriter
-    reader: HeldOutReader
-    worth: WorthPlan | None  # None: nobody asks for evidence on the sources
-    replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
-    stop_asked: Callable[[], bool]
-    ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
-    warn: Callable[[str], None]
-    saver: Saver = field(default_factory=Saver)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a run ended."""
-
-    state: Literal["finished", "stopped-by-guard", "interrupted", "failed"]
-    step: int
-    reason: str
 
 
 class RanksDisagreeError(RuntimeError):
@@ -462,7 +262,7 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
         state.step,
         part="steer",
         **summary(reading, anchor),
-        worth={name: vars_of(value) for name, value in worth.items()},
+        worth={name: asdict(value) for name, value in worth.items()},
         seconds=time.monotonic() - started_s,
     )
     if anchor is None:
@@ -483,11 +283,6 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
         sources=[name for name, share in shares.items() if share > 0],
         global_batch=run.plan.global_batch(state.step + 1),
     )
-
-
-def vars_of(worth: Worth) -> dict[str, float]:
-    """A worth as a JSON-able dict."""
-    return {"value": worth.value, "standard_error": worth.standard_error, "num_samples": worth.num_samples}
 
 
 def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth]) -> tuple[RunState, Outcome | None]:

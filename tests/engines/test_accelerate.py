@@ -16,7 +16,8 @@ from tests.engines.steps import (
     training,
 )
 from trainer.engines import check_engine
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE, check_launch, step_seed
+from trainer.engines.accelerate import step_seed
+from trainer.engines.launch import NUM_PROCESSES_VARIABLE, check_launch
 from trainer.records import UserError
 
 REMEDY = "accelerate launch --multi_gpu"

@@ -21,11 +21,11 @@ import torch
 from trainer.data.stream import Stream
 from trainer.engines import open_engine
 from trainer.evaluate.worth import WorthCounts, read_worth
-from trainer.loop import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
+from trainer.parts import Engine
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0

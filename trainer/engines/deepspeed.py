@@ -20,7 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from typing_extensions import override
 
-from trainer.engines.accelerate import AccelerateEngine, PendingStep, bare, open_accelerator
+from trainer.engines.accelerate import AccelerateEngine, bare
+from trainer.engines.figures import PendingStep
+from trainer.engines.launch import open_accelerator
 from trainer.engines.tensors import write
 from trainer.engines.zero import ZeroState
 from trainer.model.build import filled_model
@@ -74,7 +76,7 @@ UNSUPPORTED = {
 
 
 class DeepSpeedEngine(AccelerateEngine):
-    """ZeRO-1, -2 and -3. See ``loop.Engine`` for the verbs."""
+    """ZeRO-1, -2 and -3. See ``parts.Engine`` for the verbs."""
 
     def __init__(
         self,
@@ -117,14 +119,12 @@ class DeepSpeedEngine(AccelerateEngine):
 
         The loss it does not look at, and one that is infinite can have a gradient that is not.
         """
-        figures = self._reduced_figures(batch, nats, stop=stop, ledger_digest=ledger_digest)
-        with nullcontext() if bool(figures[0].isfinite()) else self._state.gradients_unsound():
+        summed = self._summed(batch, nats, stop=stop, ledger_digest=ledger_digest)
+        with nullcontext() if bool(summed.nats.isfinite()) else self._state.gradients_unsound():
             self._model.step()
-        skipped = bool(self._model.optimizer.overflow)
-        tail = torch.tensor([float(self._model.get_global_grad_norm()), float(skipped)], dtype=torch.float64)
-        return PendingStep(
-            torch.cat([figures, tail.to(self.device)]), batch.target_tokens, self.world_size, ledger_digest
-        )
+        tail = [float(self._model.get_global_grad_norm()), float(bool(self._model.optimizer.overflow))]
+        norm, skipped = torch.tensor(tail, dtype=torch.float64).to(self.device)
+        return PendingStep(summed, norm, skipped, target_tokens=batch.target_tokens)
 
     @override
     def _finish_rehearsed_step(self) -> None:

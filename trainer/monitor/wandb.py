@@ -10,24 +10,19 @@ also after kill -9 (of what W&B itself loses then, its last few seconds, the jou
 import contextlib
 import json
 import queue
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer import failure
 from trainer.monitor.journal import Line, WandbConfig, number
 from trainer.records import SHARE_ONE
 
 QUEUE_LINES = 10_000  # at 0.3 ms a line the thread is 3 s behind when it overflows; more means that it hangs
 FINISH_S = 60.0  # an upload gets a minute at the end of the run; what is missing then, `wandb sync` can send
 INIT_S = 60.0
-
-
-def warn_on_console(text: str) -> None:
-    """Print a warning to stderr."""
-    print(f"warning: {text}", file=sys.stderr)  # noqa: T201
 
 
 def row(line: Line) -> dict[str, Any]:
@@ -93,7 +88,7 @@ class WandbMirror:
         *,
         name: str,
         recipe: Mapping[str, Any] | None = None,
-        warn: Callable[[str], None] = warn_on_console,
+        warn: Callable[[str], None] = failure.warn,
     ) -> None:
         self._config, self._folder, self._warn = config, folder, warn
         self._name, self._recipe = config.name or name, dict(recipe or {})
