@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from trainer.records import FloatArray
 
@@ -47,6 +46,8 @@ def fit(amounts: Sequence[float], losses: Sequence[float]) -> PowerLaw | None:
     """
     if len(amounts) < MIN_POINTS or not np.all(np.isfinite(losses)) or min(losses) <= 0:
         return None
+    from scipy.optimize import minimize  # 0.3 s to import: only for those who fit
+
     unit = float(amounts[-1])
     log_amount_N, log_loss_N = np.log(np.asarray(amounts) / unit), np.log(np.asarray(losses, dtype=np.float64))
     low = float(log_loss_N.min())
