@@ -46,7 +46,7 @@ def fit(amounts: Sequence[float], losses: Sequence[float]) -> PowerLaw | None:
     """
     if len(amounts) < MIN_POINTS or not np.all(np.isfinite(losses)) or min(losses) <= 0:
         return None
-    from scipy.optimize import minimize  # 0.3 s to import: only for those who fit
+    from scipy.optimize import minimize  # half a second to import: only for those who fit
 
     unit = float(amounts[-1])
     log_amount_N, log_loss_N = np.log(np.asarray(amounts) / unit), np.log(np.asarray(losses, dtype=np.float64))
