@@ -84,10 +84,11 @@ def kept_within(
 
 
 def _floor(bounds: Bounds, name: str, share: int, least: float) -> int:
-    """In whole thousandths. A floor by name always holds; the general one never forces a source up."""
+    """In whole thousandths, at least one: a 0 is for good, and no policy means that. A floor by name always holds; the
+    general one never forces a source up."""
     if name in bounds.floors:
-        return ceil(bounds.floors[name] * NUM_STEPS - FUZZ)
-    return min(share // SHARE_STEP, ceil(least * NUM_STEPS - FUZZ))
+        return max(1, ceil(bounds.floors[name] * NUM_STEPS - FUZZ))
+    return max(1, min(share // SHARE_STEP, ceil(least * NUM_STEPS - FUZZ)))
 
 
 def _with_the_rest_at_zero(weights: Mapping[str, float], shares: Mapping[str, int]) -> dict[str, int]:
