@@ -1,8 +1,8 @@
 """E3: linear regression on labels that the regression before has written.
 
 A design X of T rows and d standard normal columns, the same in all rounds, true weights theta_0, noise of variance
-sigma^2. Round n is fitted to y_n = X theta_(n-1) + noise: with delta_n = (X'X)^-1 X' noise_n, whose mean square over X is
-sigma^2 d / (T - d - 1) (inverse Wishart), the error after n rounds is
+sigma^2. Round n is fitted to y_n = X theta_(n-1) + noise: with delta_n = (X'X)^-1 X' noise_n, whose mean square over X
+is sigma^2 d / (T - d - 1) (inverse Wishart), the error after n rounds is
 
     replace (fit to y_n alone):      theta_n = theta_(n-1) + delta_n      error n sigma^2 d / (T - d - 1)
     accumulate (fit to y_1 ... y_n): theta_n = theta_(n-1) + delta_n / n  error sum_(i <= n) 1/i^2 of that, <= pi^2/6

@@ -5,9 +5,10 @@ sharper (variance lambda < 1 times its own, as by a low temperature). Means bein
 
     s' = rho + (1 - rho) lambda s,   s -> rho / (1 - (1 - rho) lambda),   rho(v) = v (1 - lambda) / (1 - v lambda)
 
-where rho(v) is the share that keeps the variance v: 0.79 for v = 0.95 at lambda = 0.8, so a little sharpening costs much
-real data. For samples without end; a fit to M of them has the sampling noise of E1 beside it. Derived so and confirmed
-by simulation. The excess of a run is that of its loss on real data, KL = (1/s - 1 + ln s) / 2, for samples without end.
+where rho(v) is the share that keeps the variance v: 0.79 for v = 0.95 at lambda = 0.8, so a little sharpening costs
+much real data. For samples without end; a fit to M of them has the sampling noise of E1 beside it. Derived so and
+confirmed by simulation. The excess of a run is that of its loss on real data, KL = (1/s - 1 + ln s) / 2, for samples
+without end; real data is best spent in the last generation, which alone counts.
 """
 
 # N samples; parameters are (mean, variance)

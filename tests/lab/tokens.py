@@ -7,8 +7,8 @@ the mixture pi p + (1 - pi) q
     F' = 1/M + (1 - 1/M) [(1 - (1 - pi)^2) F_0 + (1 - pi)^2 F]
 
 so the diversity H = 1 - F falls as H_0 (1 - 1/M)^n at pi = 0 and else to a limit, F_inf - F_0 = (H_0 / M) / (1 - (1 -
-1/M) (1 - pi)^2). Mixtures here hold exact counts instead (pi M real draws and no other number), which takes the variance
-between the sources out: F' less pi (1 - pi) (F - F_0) / M. In terms of R = F - F_0 = E |q - p|^2,
+1/M) (1 - pi)^2). Mixtures here hold exact counts instead (pi M real draws and no other number), which takes the
+variance between the sources out: F' less pi (1 - pi) (F - F_0) / M. In terms of R = F - F_0 = E |q - p|^2,
 
     R' = H_0 / M + (1 - pi) (1 - pi - 1/M) R
 

@@ -10,8 +10,8 @@ The source (arXiv 2406.07515, from notes) has this for linear classifiers; deriv
 fitted linear classifier from above to below chance at p* confirmed by simulation. A verifier need not be good, only
 better than the labels are bad: phi / psi > p / (1 - p).
 
-Verified is not safe, though (arXiv 2510.16657): a verifier that keeps x with probability exp(-(x - c)^2 / (2 w)) puts its
-own centre c in place of the truth. After n rounds of fitting a Gaussian to what it keeps of the generation before,
+Verified is not safe, though (arXiv 2510.16657): a verifier that keeps x with probability exp(-(x - c)^2 / (2 w)) puts
+its own centre c in place of the truth. After n rounds of fitting a Gaussian to what it keeps of the generation before,
 
     1 / var_n = 1 / var_0 + n / w        mean_n = var_n (mean_0 / var_0 + n c / w)  ->  c
 

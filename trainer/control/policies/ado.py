@@ -2,7 +2,7 @@
 
 Jiang, Zhou, Feng, Malladi, Kolter; released as yidingjiang/ado (`AdoSelector`). For each source a power law L_k(n) =
 floor_k + scale_k n^-exponent_k is fitted to its training loss over all data trained on so far (n is the same for all
-sources: their use_same_step_size), refitted each 60th of the run (theirs: 1,000 of 60,000 steps), and with its slope now
+sources: their use_same_step_size), refitted each 60th of the run (theirs: 1,000 of 60,000 steps). With its slope now
 
     rho_k  ~  mu_k sqrt(h_k (1 - h_k)) max(exponent_k, 0.05) (L_k(n) - floor_k) / n,   no less than 0.01
     pi     =  0.9 pbar + 0.1 rho,       pbar <- (t pbar + s rho) / (t + s)
