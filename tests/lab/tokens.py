@@ -13,7 +13,8 @@ variance between the sources out: F' less pi (1 - pi) (F - F_0) / M. In terms of
     R' = H_0 / M + (1 - pi) (1 - pi - 1/M) R
 
 which is the excess of the Brier score on real data, and what counts as the excess of a run. Real data is best spent in
-the last generation alone, where R = H_0 / M is all that is left. Derived so and confirmed by simulation.
+the last generation alone, where R = H_0 / M is all that is left: of whole samples, no other share goes below that.
+Derived so and confirmed by simulation.
 """
 
 # C chains, V tokens, N generations, M draws of a generation
