@@ -1,5 +1,6 @@
 """Assembly: the parts of a run, built from a recipe and its prepared data."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,10 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         ledger=ledger,
         journal=journal,
         reader=reader,
+        slice_tokens={
+            name: dict(sum((Counter(one.slice_tokens) for one in source.segments), Counter()))
+            for name, source in data.sources.items()
+        },
         worth=None if replay is not None else worth_plan(recipe, data),
         replay=replay,
         stop_asked=stop_asked,

@@ -118,6 +118,7 @@ class RunState:
     skipped_in_a_row: int = 0
     recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
     losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the reading before, of steps that updated
+    skewed: Sequence[str] = ()  # slices that were warned of, because they are drawn too often or too seldom
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
@@ -198,6 +199,7 @@ class Run:
     ledger: Ledger
     journal: JournalWriter
     reader: HeldOutReader
+    slice_tokens: Mapping[str, Mapping[str, int]]  # tokens by slice of each source; empty where nobody knows them
     worth: WorthPlan | None  # None: nobody asks for evidence on the sources
     replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
     stop_asked: Callable[[], bool]

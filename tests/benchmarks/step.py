@@ -163,6 +163,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         ledger=stream.plan.ledger,
         journal=Journal(folder / "journal.jsonl"),
         reader=None,  # no reading is due
+        slice_tokens={},
         worth=None,
         replay=None,
         stop_asked=lambda: False,

@@ -52,6 +52,9 @@ class EvaluationConfig(Config):
     source_samples: int = Field(
         default=8, ge=0, description="fixed training samples of each source whose loss is read too; 0 for none"
     )
+    slice_skew: float = Field(
+        default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as seldom"
+    )
     worth: WorthConfig = Field(
         default_factory=WorthConfig, description="evidence of what a token of each source is worth"
     )

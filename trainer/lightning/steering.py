@@ -232,6 +232,7 @@ class Steering(pl.Callback):
             ledger=ledger,
             journal=self._journal(trainer, devices),
             reader=self._reader(self.held_out, self._slices),
+            slice_tokens={},
             worth=self._worth_plan(trainer.max_steps),
             replay=None,
             stop_asked=lambda: self._stop_asked,

@@ -34,8 +34,9 @@ def row(line: Line) -> dict[str, Any]:
             return _reading_row(line)
         case "decision":
             return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
-        case "rollback" | "cap" | "nonfinite" as kind:
-            return {"event": f"{kind}: {line.get('reason') or line.get('source') or ''}".rstrip(": ")}
+        case "rollback" | "cap" | "nonfinite" | "skew" as kind:
+            what = line.get("reason") or line.get("source") or line.get("slice") or ""
+            return {"event": f"{kind}: {what}".rstrip(": ")}
         case _:
             return {}
 
