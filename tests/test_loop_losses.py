@@ -55,6 +55,7 @@ def run_in(folder: Path, stop_after: int | None = None) -> Any:
             journal=journal,
             reader=whole_part(HeldOut(), sequence_length=LENGTH, end_of_document=0, document_batch=9),
             worth=None,
+            alignment=None,
             replay=None,
             stop_asked=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
             ledger_offset=lambda: 0,
