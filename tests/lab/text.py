@@ -29,7 +29,7 @@ RECIPE = Path(__file__).with_name("text.yaml")
 RUNS = Path(os.environ.get("TEXT_LAB_RUNS", ROOT / "runs" / "text-lab"))
 RESULTS = Path(__file__).parent / "results" / "text.json"
 SEEDS = (17, 18, 19, 20, 21)
-SWEEP = (1.0, 0.75, 0.5, 0.25, 0.1)  # real share; the rest in equal parts over the synthetic sources
+SWEEP = (1.0, 0.7, 0.5, 0.3, 0.1)  # real share; the rest in equal parts over the synthetic sources
 MATTERS = 5.0  # seed-to-seed standard deviations that the static sweep must spread over
 SAME = 1e-3  # nats per token by which a cell that is run again may differ
 
@@ -47,6 +47,10 @@ WIKIPEDIA = (
     "slice: topic, license: CC-BY-SA-4.0, sample: {{by: title, of: {of}, buckets: {buckets}}}"
 )
 SCARCE = WIKIPEDIA.format(of=40, buckets="[0]")  # one training document in forty: 4 % of the tokens of a run
+TOPICS_BUT_PEOPLE = (
+    "Biology and health sciences, Geography, Uncategorized, Physical sciences, Society and social sciences, Arts, "
+    "Technology, History, Philosophy and religion, Everyday life, Mathematics"
+)
 PLENTY = WIKIPEDIA.format(of=10, buckets="[0, 1, 2, 3, 4, 5, 6, 7]")
 
 
@@ -95,38 +99,44 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"written": made("written")},
     ),
-    "junk": Scenario(
-        says="scarce real text, synthetic text with its words shuffled",
-        real=SCARCE,
-        synthetic={"scrambled": made("scrambled")},
-        arms=("odm", "ado", "feedback", "priced"),
-    ),
     "mixed": Scenario(
         says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
         real=SCARCE,
         synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
-        arms=("odm", "ado", "aioli", "feedback", "priced"),
+        sweep=(0.5, 0.3),
+        arms=("odm", "feedback", "priced"),
+    ),
+    "junk": Scenario(
+        says="scarce real text, synthetic text with its words shuffled",
+        real=SCARCE,
+        synthetic={"scrambled": made("scrambled")},
+        sweep=(0.7, 0.3),
+        arms=("priced",),
+        seeds=SEEDS[:3],
     ),
     "plenty": Scenario(
         says="plentiful real text, useful synthetic text",
         real=PLENTY,
         synthetic={"written": made("written")},
-        sweep=(1.0, 0.5, 0.25),
+        sweep=(1.0, 0.5),
         arms=("priced",),
+        seeds=SEEDS[:3],
     ),
     "tail": Scenario(
-        says="scarce real text, useful synthetic text without one topic",
+        says="scarce real text, useful synthetic text without its commonest topic",
         real=SCARCE,
-        synthetic={"written": made("written")},
+        synthetic={"written": made("written", f", where: {{topic: [{TOPICS_BUT_PEOPLE}]}}")},
         sweep=(0.5,),
         arms=("priced",),
+        seeds=SEEDS[:3],
     ),
     "equal": Scenario(
-        says="synthetic text that is real text nobody else has: no harm, no alarm",
+        says="synthetic text that is real text: no harm, no alarm",
         real=SCARCE,
         synthetic={"twin": "kind: synthetic, " + WIKIPEDIA.format(of=40, buckets="[10, 20]")},
         sweep=(0.5,),
         arms=("priced",),
+        seeds=SEEDS[:3],
     ),
 }
 
