@@ -26,9 +26,19 @@ from trainer.measures.slices import Composition, composition
 from trainer.mixture.ledger import BatchSize, Fact, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
-from trainer.parts import Engine, Outcome, PendingFigures, Run, RunState
+from trainer.parts import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
 from trainer.pulse import beat
-from trainer.records import Decision, Observation, Outlook, Reading, SourceLoss, StepFigures, UserError, Worth
+from trainer.records import (
+    Alignment,
+    Decision,
+    Observation,
+    Outlook,
+    Reading,
+    SourceLoss,
+    StepFigures,
+    UserError,
+    Worth,
+)
 
 if TYPE_CHECKING:
     from trainer.data.stream import StepBatch
@@ -52,6 +62,15 @@ class Launched:
     figures: PendingFigures
     learning_rate: float
     started_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the sources at a reading."""
+
+    losses: Mapping[str, SourceLoss]
+    worth: Mapping[str, Worth]
+    alignment: Mapping[str, Alignment]
 
 
 class Steps:
@@ -266,7 +285,8 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     started_s = time.monotonic()
     beat("evaluating")
     reading = run.reader.read(run.engine, step=state.step)
-    worth = {} if last else _measure_worth(run, state)
+    worth = {} if last else _measured(run, state, run.worth)
+    alignment = {} if last else _measured(run, state, run.alignment)
     anchor = None if state.anchor is None else np.array(state.anchor)
     drawn = _drawn_slices(run)
     run.journal.write(
@@ -275,15 +295,17 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
         part="steer",
         **summary(reading, anchor),
         worth={name: asdict(value) for name, value in worth.items()},
+        alignment={name: asdict(value) for name, value in alignment.items()},
         **_composition_line(drawn),
         seconds=time.monotonic() - started_s,
     )
-    losses, state = state.losses, replace(_warned_of_skew(run, state, drawn), losses={})
+    evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment)
+    state = replace(_warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
     if run.replay is not None or last:
         return state, None
-    return _decide(run, state, reading, worth, losses)
+    return _decide(run, state, reading, evidence)
 
 
 def _drawn_slices(run: Run) -> Composition | None:
@@ -314,8 +336,8 @@ def _warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> Run
     return replace(state, skewed=tuple(skewed))
 
 
-def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
-    plan = run.worth
+def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:
+    """Evidence about the sources that are drawn, where it is due."""
     if plan is None or not plan.times.due(state.step, state.position):
         return {}
     shares = run.plan.shares(state.step + 1)
@@ -327,9 +349,7 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     )
 
 
-def _decide(
-    run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth], losses: Mapping[str, SourceLoss]
-) -> tuple[RunState, Outcome | None]:
+def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> tuple[RunState, Outcome | None]:
     """Decide on the main rank, tell all ranks, and act."""
     decided: tuple[dict[str, Any], Decision] | None = None
     if run.engine.is_main:
@@ -343,9 +363,9 @@ def _decide(
                 num_samples=run.plan.sizes(),
             ),
             reading=reading,
-            losses=losses,
-            alignment={},
-            worth=worth,
+            losses=evidence.losses,
+            alignment=evidence.alignment,
+            worth=evidence.worth,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
             epochs=run.plan.epochs(run.stream.state),

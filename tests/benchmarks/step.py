@@ -165,6 +165,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         reader=None,  # no reading is due
         slice_tokens={},
         worth=None,
+        alignment=None,
         replay=None,
         stop_asked=lambda: False,
         ledger_offset=lambda: 0,

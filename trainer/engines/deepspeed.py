@@ -10,8 +10,8 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from typing_extensions import override
 from trainer.engines.accelerate import AccelerateEngine, bare
 from trainer.engines.figures import PendingStep
 from trainer.engines.launch import open_accelerator
+from trainer.engines.scales import AdamPart
 from trainer.engines.tensors import write
 from trainer.engines.zero import ZeroState
 from trainer.model.build import filled_model
@@ -129,6 +130,20 @@ class DeepSpeedEngine(AccelerateEngine):
     @override
     def _finish_rehearsed_step(self) -> None:
         self._model.step()
+
+    @override
+    @contextmanager
+    def _without_clipping(self) -> Iterator[None]:
+        optimizer = self._model.optimizer
+        limit, optimizer.clip_grad = optimizer.clip_grad, 0.0
+        try:
+            yield
+        finally:
+            optimizer.clip_grad = limit
+
+    @override
+    def _adam_parts(self) -> list[AdamPart]:
+        return self._state.adam_parts()
 
     @override
     def _state_tensors(self) -> list["Tensor"]:

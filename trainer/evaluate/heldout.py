@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from trainer.evaluate.alignment import AlignmentConfig
 from trainer.evaluate.windows import (
     ForwardPort,
     Part,
@@ -54,6 +55,9 @@ class EvaluationConfig(Config):
     )
     slice_skew: float = Field(
         default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as seldom"
+    )
+    alignment: AlignmentConfig = Field(
+        default_factory=AlignmentConfig, description="evidence of where the gradient on each source points"
     )
     worth: WorthConfig = Field(
         default_factory=WorthConfig, description="evidence of what a token of each source is worth"

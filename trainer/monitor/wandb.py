@@ -74,6 +74,10 @@ def _reading_row(line: Line) -> dict[str, Any]:
     for source, worth in line.get("worth", {}).items():
         values[f"worth/{source}"] = number(worth["value"])
         values[f"worth/{source}/standard_error"] = number(worth["standard_error"])
+    for source, found in line.get("alignment", {}).items():
+        values[f"alignment/{source}"] = number(found["inner_product"])
+        values[f"alignment/{source}/standard_error"] = number(found["standard_error"])
+        values[f"gradient_variance/{source}"] = number(found["variance"])
     return values
 
 
