@@ -18,6 +18,7 @@ from trainer.records import FloatArray, IntArray
 
 JITTER = 0.003  # nats per token, between checkpoints
 NEVER = 10**6
+AT_ONCE = 100  # streams: their tracks stay in the processor's cache
 NUM_SLICES = 5
 
 
@@ -30,6 +31,11 @@ class Streams:
     gap: FloatArray
     slices: FloatArray
     rate: FloatArray
+
+    def part(self, start: int, end: int) -> "Streams":
+        """Some of the streams."""
+        some = slice(start, end)
+        return replace(self, mean=self.mean[some], tail=self.tail[some], gap=self.gap[some], slices=self.slices[some])
 
 
 def noise(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
@@ -111,13 +117,16 @@ def damaged(streams: Streams, what: str, at: int) -> Streams:
 
 def first_alarms(streams: Streams, config: GuardConfig, *, parts: tuple[str, ...] = ("global", "slices")) -> IntArray:
     """Index of each stream's first alarm of the whole guard, ``NEVER`` where there is none, [S]."""
-    settings = settings_of(config)
-    first = np.full(len(streams.mean), NEVER)
-    if "global" in parts:
-        first = np.minimum(first, _first_global(streams, settings, math.log(config.alarm_every)))
-    if "slices" in parts:
-        first = np.minimum(first, _first_slices(streams, settings, config.slice_error))
-    return first
+    settings, found = settings_of(config), []
+    for start in range(0, len(streams.mean), AT_ONCE):
+        some = streams.part(start, start + AT_ONCE)
+        first = np.full(len(some.mean), NEVER)
+        if "global" in parts:
+            first = np.minimum(first, _first_global(some, settings, math.log(config.alarm_every)))
+        if "slices" in parts:
+            first = np.minimum(first, _first_slices(some, settings, config.slice_error))
+        found.append(first)
+    return np.concatenate(found)
 
 
 def _first_global(streams: Streams, settings: DetectorSettings, alarm: float) -> IntArray:

@@ -30,10 +30,11 @@ LOG_EMPTY = -50.0  # stands for ln 0: finite, so that the state is plain JSON
 CLIP = 2.5  # most that one reading may count: at 3, noise with the tails of Student's t5 doubles the false alarms
 PAST_CLIP = 3.0  # jitter SDs of the last reading that the next one may be held to account for
 CURVE = 3  # regressors of the smooth curve that is taken off before the jitter is measured: a parabola
-PRIOR_READINGS = 60  # how many readings the assumed correlation counts for; at 20, AR(1) noise of 0.5 alarmed thrice as
-PRIOR_CORRELATION = 0.5  # often, most of it in the first 60 readings
+PRIOR_READINGS = 100  # how many readings the assumed correlation counts for; at 60, AR(1) noise of 0.5 alarmed twice
+PRIOR_CORRELATION = 0.5  # as often, most of it in the first 60 readings
 MAX_CORRELATION = 0.7  # more is curvature of the loss, not noise
-UNSURE_OF_EXPECTED = 1.0  # standard errors of the expectation that are added to the margin: its error does not average
+UNSURE = 2.0  # standard errors of the expectation that are added to the margin: its error does not average out, and
+# that of a law grows as it is drawn out over readings kept aside
 MOST_ASIDE = 40  # readings under suspicion; older ones have become normal
 TINY = 1e-9  # part of a regressor's sum of squares that is rounding
 UNHEARD = 1e-4  # part of a regressor's greatest value by which now may differ from what the past can tell
@@ -218,7 +219,7 @@ def _residual(
     expected = _chosen(np.argmax(np.where(fitting, [fit.now for fit in fits], -np.inf), axis=0), fits)
     before, now, leverage = expected.before, expected.now, expected.leverage
     unsure = jitter * np.sqrt(leverage * (1 + r) / (1 - r))
-    allowed = settings.margin * jitter + UNSURE_OF_EXPECTED * unsure
+    allowed = settings.margin * jitter + UNSURE * unsure
     if laws is not None:
         oldest = np.argmax(kept, axis=1)[:, None]
         fall = np.take_along_axis(past_SW - expected.residual, oldest, axis=1)[:, 0] - now
@@ -228,7 +229,8 @@ def _residual(
     last = np.clip(np.where(np.isnan(last), 0.0, last), -PAST_CLIP * jitter, PAST_CLIP * jitter)
     raised = np.where(np.isnan(value_S), 0.0, value_S) - centre - now - allowed
     spread = np.sqrt(jitter**2 * (1 - r_or_0**2) + (1 - r_or_0) ** 2 * unsure**2)
-    z = _normal((raised - r_or_0 * last) / np.maximum(spread, MIN_SPREAD), np.maximum(num * (1 - r**2) / (1 + r**2) - CURVE, 1.0))
+    freedom = np.maximum(num * (1 - r**2) / (1 + r**2) - CURVE, 1.0)  # of a variance, where readings are correlated
+    z = _normal((raised - r_or_0 * last) / np.maximum(spread, MIN_SPREAD), freedom)
     return Look(
         value=value_S,
         expected=centre + now,
