@@ -165,8 +165,8 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the guard thinks of a reading: ``ok``, ``warn`` (freeze the shares), ``cut`` a source, ``rollback`` or
-    ``stop``.
+    """What the guard thinks of a reading: ``ok``, ``warn`` (freeze the shares), ``cut`` the source, ``rollback`` (and
+    quarantine the source, where there is one) or ``stop``.
     """
 
     action: Literal["ok", "warn", "cut", "rollback", "stop"]

@@ -317,6 +317,6 @@ def test_the_state_holds_no_documents_times_readings(observe):
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    for wrong in ({"warn_every": 3000}, {"min_readings": 200}):
+    for wrong in ({"warn_every": 4000}, {"min_readings": 200}):
         with pytest.raises(ValidationError, match="must"):
             GuardConfig(**wrong)

@@ -150,3 +150,21 @@ def test_a_schedule_moves_however_few_documents_are_read(observe):
     _, decision = steer(SCHEDULE, state, observe(200, SHARES, reading=few))
     assert decision.action == "move"
     assert decision.shares["real"] < SHARES["real"]
+
+
+def test_a_rollback_takes_the_suspected_source_out_for_good(observe):
+    """``bad`` joins with the damage: no proof, but the rollback goes on without it."""
+    before, after = {"real": 500_000, "written": 500_000, "bad": 0}, SHARES
+    state, shares, actions = initial_state(ControlConfig(), before, KINDS), before, []
+    for number, loss in enumerate(losses(40, 40)):
+        shares = after if number == 40 else shares
+        state, decision = steer(ControlConfig(), state, observe(10 * number + 10, shares, loss=loss, steps=1000))
+        shares = dict(decision.shares)
+        actions.append(decision.action)
+        if decision.action == "rollback":
+            break
+    assert actions[-1] == "rollback"
+    assert "bad is suspected: it joined" in decision.reason
+    assert shares == {"real": 400_000, "written": 600_000, "bad": 0}
+    _, following = steer(ControlConfig(), state, observe(2000, shares, steps=1000))
+    assert following.shares["bad"] == 0

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from trainer.records import FloatArray, IntArray
 
-RATES = np.array([0.5, 1.0, 2.0])  # lambda of each detector: tuned to rises of about that many standard errors
+RATES = np.array([0.75, 1.5])  # lambda of each detector: tuned to rises of about that many standard errors
 LOG_EMPTY = -50.0  # stands for ln 0: finite, so that the state is plain JSON
 CLIP = 2.5  # most that one reading may count: at 3, noise with the tails of Student's t5 doubles the false alarms
 PAST_CLIP = 3.0  # jitter SDs of the last reading that the next one may be held to account for
@@ -33,8 +33,8 @@ CURVE = 3  # regressors of the smooth curve that is taken off before the jitter 
 PRIOR_READINGS = 100  # how many readings the assumed correlation counts for; at 60, AR(1) noise of 0.5 alarmed twice
 PRIOR_CORRELATION = 0.5  # as often, most of it in the first 60 readings
 MAX_CORRELATION = 0.7  # more is curvature of the loss, not noise
-UNSURE = 2.0  # standard errors of the expectation that are added to the margin: its error does not average out, and
-# that of a law grows as it is drawn out over readings kept aside
+UNSURE_OF_LEVEL = 2.0  # standard errors of the expectation that are added to the margin: its error does not average
+UNSURE_OF_LAW = 3.0  # out, and that of a law grows while readings are kept aside: at 2, 0.8 % of AR(1) runs alarmed
 MOST_ASIDE = 40  # readings under suspicion; older ones have become normal
 TINY = 1e-9  # part of a regressor's sum of squares that is rounding
 UNHEARD = 1e-4  # part of a regressor's greatest value by which now may differ from what the past can tell
@@ -219,7 +219,7 @@ def _residual(
     expected = _chosen(np.argmax(np.where(fitting, [fit.now for fit in fits], -np.inf), axis=0), fits)
     before, now, leverage = expected.before, expected.now, expected.leverage
     unsure = jitter * np.sqrt(leverage * (1 + r) / (1 - r))
-    allowed = settings.margin * jitter + UNSURE * unsure
+    allowed = settings.margin * jitter + (UNSURE_OF_LEVEL if laws is None else UNSURE_OF_LAW) * unsure
     if laws is not None:
         oldest = np.argmax(kept, axis=1)[:, None]
         fall = np.take_along_axis(past_SW - expected.residual, oldest, axis=1)[:, 0] - now

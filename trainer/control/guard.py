@@ -43,8 +43,8 @@ class GuardConfig(Config):
         default=0.15, ge=0, description="rise that is tolerated for good, in jitter standard deviations"
     )
     warn_every: float = Field(default=10, gt=1, description="evidence (and least mean healthy readings) to a warning")
-    alarm_every: float = Field(default=1500, gt=1, description="evidence (and least mean healthy readings) to an alarm")
-    slice_error: float = Field(default=0.002, gt=0, lt=1, description="false discovery rate of slices said to rise")
+    alarm_every: float = Field(default=3000, gt=1, description="evidence (and least mean healthy readings) to an alarm")
+    slice_error: float = Field(default=0.01, gt=0, lt=1, description="false discovery rate of slices said to rise")
     freeze_readings: int = Field(default=4, ge=0, description="readings for which shares stay frozen after an alarm")
     memory_readings: int = Field(
         default=40, ge=1, description="quiet readings after which earlier alarms are forgotten"
