@@ -18,7 +18,7 @@ from trainer.records import FloatArray
 MIN_POINTS = 5  # three parameters and something left to average
 EXPONENTS = (0.001, 0.8)
 HUBER_DELTA = 1e-3  # of a log residual
-REFINED_STARTS = 4  # of the grid: the rest end in the same minima, at eight times the cost
+REFINED_STARTS = 2  # of the grid: the rest end in the same minima
 
 
 @dataclass(frozen=True, kw_only=True)
