@@ -39,7 +39,7 @@ def test_every_step_tells_the_loss_of_the_sources_it_drew(aligned: Path) -> None
 def test_measuring_alignments_changes_nothing_that_nobody_asked_to_change(place: Place, alone: Path) -> None:
     """The schedule asks for none: the same samples, losses and gradients, with or without."""
     run = place.folder / "measured-for-nothing"
-    ended = place.fit(run, "evaluation.alignment={enabled: 'on', samples: 8}").wait()
+    ended = place.fit(run, "evaluation.alignment={enabled: 'on', every_readings: 1, samples: 8}").wait()
     assert ended.code == 0, ended.output
     assert sum(bool(line["alignment"]) for line in lines(run, "reading")) == 9
     for field in ("fed", "loss", "grad_norm"):

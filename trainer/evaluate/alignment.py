@@ -46,13 +46,13 @@ class AlignmentConfig(Config):
 
     enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
     every_readings: int = Field(
-        default=1, ge=1, description="readings of the held-out loss from one measurement to the next"
+        default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
     )
     samples: int | None = Field(
         default=None, ge=LEAST_SAMPLES, description="samples of each source and of held-out text; null: by budget"
     )
     max_compute_share: float = Field(
-        default=0.10, gt=0, le=1, description="most compute, as a part of the run's training"
+        default=0.05, gt=0, le=1, description="most compute, as a part of the run's training"
     )
 
 
