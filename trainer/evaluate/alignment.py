@@ -146,7 +146,7 @@ def held_out_parts(
         raise UserError(
             "the steer part is too small for the alignment of sources",
             got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
-            remedy="Hold out more documents, lower evaluation.alignment.samples, or use another policy",
+            remedy="Hold out more documents, set a lower evaluation.alignment.samples, or use another policy",
         )
     rows = packed(part, documents, num_samples, rng, sequence_length=sequence_length, end_of_document=end_of_document)
     return _parts(rows, HELD_OUT_PARTS)
