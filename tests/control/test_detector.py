@@ -36,7 +36,7 @@ def within_one_percent(alarmed, num):
 
 @pytest.mark.parametrize("kind", ["white", "t5", "ar"])
 def test_at_most_one_healthy_run_in_a_hundred_is_alarmed_within_200_readings(kind):
-    num = 300 if kind == "ar" else 150
+    num = 200 if kind == "ar" else 80
     alarmed = first_alarms(healthy(kind, np.random.default_rng(21), num), CONFIG) < NEVER
     assert within_one_percent(alarmed.mean(), num)
 
