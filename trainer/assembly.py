@@ -1,20 +1,25 @@
 """Assembly: the parts of a run, built from a recipe and its prepared data."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.control.steer import worth_from
+from trainer.control.steer import alignment_from, worth_from
+from trainer.evaluate.alignment import TokenAlignment
+from trainer.evaluate.alignment import sized as alignment_samples
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
-from trainer.evaluate.worth import TokenWorth, held_out_samples, sized, worth_times
+from trainer.evaluate.times import times
+from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
 from trainer.failure import warn
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import JournalWriter
-from trainer.parts import Engine, Run, RunState, WorthPlan
+from trainer.parts import Engine, MeasurePlan, Run, RunState
 from trainer.recipe import LoadedRecipe, Recipe
+from trainer.records import Alignment, Worth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,7 +87,12 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         ledger=ledger,
         journal=journal,
         reader=reader,
+        slice_tokens={
+            name: dict(sum((Counter(one.slice_tokens) for one in source.segments), Counter()))
+            for name, source in data.sources.items()
+        },
         worth=None if replay is not None else worth_plan(recipe, data),
+        alignment=None if replay is not None else alignment_plan(recipe, data),
         replay=replay,
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
@@ -121,22 +131,56 @@ def _reader(
     )
 
 
-def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
+def alignment_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Alignment] | None:
+    """How many samples are measured for the alignment of the sources, and when; None when nobody asks for it."""
+    config, steps = recipe.evaluation.alignment, recipe.training.steps
+    when = times(
+        config.enabled,
+        alignment_from(recipe.control),
+        until=1.0,
+        num_steps=steps,
+        every_steps=config.every_readings * recipe.evaluation.every_steps,
+    )
+    if when is None:
+        return None
+    num_samples = alignment_samples(
+        config,
+        num_sources=len(data.sources),
+        sequence_length=data.sequence_length,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * when.every_steps,
+    )
+    measure = TokenAlignment(
+        part=data.steer,
+        sources={name: source.segments for name, source in data.sources.items()},
+        num_samples=num_samples,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+    )
+    measure.held_out(step=0)  # a steer part that is too small is an error now, not at the first measurement
+    return MeasurePlan(measure=measure, times=when)
+
+
+def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | None:
     """How much is measured for the worth of the sources, and when; None when nobody asks for it.
 
     What the budget of the whole run allows is spent on the few measurements that can still change something.
     """
     config, steps = recipe.evaluation.worth, recipe.training.steps
-    times = worth_times(
-        config, worth_from(recipe.control), num_steps=steps, reading_every_steps=recipe.evaluation.every_steps
+    when = times(
+        config.enabled,
+        worth_from(recipe.control),
+        until=config.until,
+        num_steps=steps,
+        every_steps=config.every_readings * recipe.evaluation.every_steps,
     )
-    if times is None:
+    if when is None:
         return None
     counts = sized(
         config,
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
-        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // times.count,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
     )
     held_out_samples(  # a steer part that is too small is an error now, not at the first measurement
         data.steer,
@@ -156,4 +200,4 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> WorthPlan | None:
         end_of_document=data.end_of_document,
         batch_rows=recipe.evaluation.document_batch,
     )
-    return WorthPlan(measure=measure, times=times)
+    return MeasurePlan(measure=measure, times=when)

@@ -22,12 +22,23 @@ from trainer import checkpoint
 from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import steer
 from trainer.evaluate.heldout import summary
+from trainer.measures.slices import Composition, composition
 from trainer.mixture.ledger import BatchSize, Fact, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
-from trainer.parts import Engine, Outcome, PendingFigures, Run, RunState
+from trainer.parts import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
 from trainer.pulse import beat
-from trainer.records import Decision, Observation, Outlook, Reading, StepFigures, UserError, Worth
+from trainer.records import (
+    Alignment,
+    Decision,
+    Observation,
+    Outlook,
+    Reading,
+    SourceLoss,
+    StepFigures,
+    UserError,
+    Worth,
+)
 
 if TYPE_CHECKING:
     from trainer.data.stream import StepBatch
@@ -51,6 +62,15 @@ class Launched:
     figures: PendingFigures
     learning_rate: float
     started_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the sources at a reading."""
+
+    losses: Mapping[str, SourceLoss]
+    worth: Mapping[str, Worth]
+    alignment: Mapping[str, Alignment]
 
 
 class Steps:
@@ -165,10 +185,12 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
     batch, figures = launched.batch, launched.figures.result()
     plan = run.plan
     counts = np.bincount(batch.plan.source, minlength=len(plan.sources)).tolist()
+    losses = {name: loss for name, loss in zip(plan.sources, figures.losses, strict=False) if loss.tokens}
     run.journal.write(
         "step",
         batch.step,
         loss=figures.loss,
+        source_loss={name: loss.nats_per_token for name, loss in losses.items()},
         learning_rate=launched.learning_rate,
         grad_norm=figures.grad_norm,
         tokens=batch.target_tokens,
@@ -191,7 +213,15 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
         return replace(state, skipped_in_a_row=skipped), figures.stop_asked
     _report_spike(run, batch, figures, state.recent_losses)
     recent = with_latest(state.recent_losses, figures.loss)
-    return replace(state, skipped_in_a_row=0, recent_losses=recent), figures.stop_asked
+    losses = added(state.losses, losses)
+    return replace(state, skipped_in_a_row=0, recent_losses=recent, losses=losses), figures.stop_asked
+
+
+def added(sums: Mapping[str, SourceLoss], more: Mapping[str, SourceLoss]) -> dict[str, SourceLoss]:
+    """Losses by source, summed."""
+    zero = SourceLoss(nats=0.0, tokens=0)
+    pairs = {name: (sums.get(name, zero), more.get(name, zero)) for name in {**sums, **more}}
+    return {name: SourceLoss(nats=a.nats + b.nats, tokens=a.tokens + b.tokens) for name, (a, b) in pairs.items()}
 
 
 def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
@@ -255,25 +285,59 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     started_s = time.monotonic()
     beat("evaluating")
     reading = run.reader.read(run.engine, step=state.step)
-    worth = {} if last else _measure_worth(run, state)
+    worth = {} if last else _measured(run, state, run.worth)
+    alignment = {} if last else _measured(run, state, run.alignment)
     anchor = None if state.anchor is None else np.array(state.anchor)
+    drawn = _drawn_slices(run)
     run.journal.write(
         "reading",
         state.step,
         part="steer",
         **summary(reading, anchor),
         worth={name: asdict(value) for name, value in worth.items()},
+        alignment={name: asdict(value) for name, value in alignment.items()},
+        **_composition_line(drawn),
         seconds=time.monotonic() - started_s,
     )
+    evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment)
+    state = replace(_warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
     if run.replay is not None or last:
         return state, None
-    return _decide(run, state, reading, worth)
+    return _decide(run, state, reading, evidence)
 
 
-def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
-    plan = run.worth
+def _drawn_slices(run: Run) -> Composition | None:
+    """Slices of what was drawn up to now against those of the real sources; None where they are not known."""
+    if not run.slice_tokens:
+        return None
+    real = frozenset(name for name, kind in zip(run.plan.sources, run.plan.kinds, strict=True) if kind == "real")
+    return composition(run.slice_tokens, run.plan.epochs(run.stream.state), real)
+
+
+def _composition_line(drawn: Composition | None) -> dict[str, Any]:
+    if drawn is None:
+        return {}
+    return {"drawn_slices": {name: asdict(one) for name, one in drawn.slices.items()}, "drawn_unnamed": drawn.unnamed}
+
+
+def _warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
+    """Warn of each slice once, when what was drawn has become far from the real data in it."""
+    factor = run.evaluation.slice_skew
+    skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
+    for name, one in skewed.items():
+        if name not in state.skewed:
+            run.journal.write("skew", state.step, slice=name, real=one.real, drawn=one.drawn)
+            run.warn(
+                f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
+                " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
+            )
+    return replace(state, skewed=tuple(skewed))
+
+
+def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:
+    """Evidence about the sources that are drawn, where it is due."""
     if plan is None or not plan.times.due(state.step, state.position):
         return {}
     shares = run.plan.shares(state.step + 1)
@@ -285,7 +349,7 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     )
 
 
-def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth]) -> tuple[RunState, Outcome | None]:
+def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> tuple[RunState, Outcome | None]:
     """Decide on the main rank, tell all ranks, and act."""
     decided: tuple[dict[str, Any], Decision] | None = None
     if run.engine.is_main:
@@ -299,9 +363,9 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
                 num_samples=run.plan.sizes(),
             ),
             reading=reading,
-            losses={},
-            alignment={},
-            worth=worth,
+            losses=evidence.losses,
+            alignment=evidence.alignment,
+            worth=evidence.worth,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
             epochs=run.plan.epochs(run.stream.state),

@@ -5,16 +5,18 @@ are handed round.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig
+from trainer.evaluate.alignment import GradientPort
 from trainer.evaluate.heldout import EvaluationConfig
-from trainer.evaluate.worth import WorthPort, WorthTimes
+from trainer.evaluate.times import Times
+from trainer.evaluate.worth import WorthPort
 from trainer.mixture.ledger import Fact, Ledger
 from trainer.mixture.plan import Plan, State
 from trainer.monitor.journal import JournalWriter
-from trainer.records import FloatArray, IntArray, Reading, StepFigures, Worth
+from trainer.records import Alignment, FloatArray, IntArray, Reading, SourceLoss, StepFigures, Worth
 from trainer.saving import Saver
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class Devices(Protocol):
         ...
 
 
-class Engine(Devices, WorthPort, Protocol):
+class Engine(Devices, WorthPort, GradientPort, Protocol):
     """Devices with a language model on them that can be trained."""
 
     def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
@@ -117,10 +119,19 @@ class RunState:
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
     recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
+    losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the reading before, of steps that updated
+    skewed: Sequence[str] = ()  # slices that were warned of, because they are drawn too often or too seldom
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """The state whose fields are among what was saved."""
+        fields = {key: saved[key] for key in cls().to_json()}
+        losses = {name: SourceLoss(**loss) for name, loss in fields.pop("losses").items()}
+        return cls(**fields, losses=losses)
 
 
 class HeldOutReader(Protocol):
@@ -136,20 +147,25 @@ class HeldOutReader(Protocol):
         ...
 
 
-class WorthMeasure(Protocol):
-    """How the worth of sources is measured, on the devices it was made for."""
+Found = TypeVar("Found", covariant=True)
 
-    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Worth]:
-        """(all) The worth of each of ``sources`` after ``step``; weights and optimizer are as before."""
+
+class Measure(Protocol[Found]):
+    """How evidence about the sources is measured, on the devices it was made for."""
+
+    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Found]:
+        """(all) What is found of ``sources`` after ``step``, those left out of which nothing can be told; weights and
+        optimizer are as before.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorthPlan:
-    """How and when the worth of the sources is measured."""
+class MeasurePlan(Generic[Found]):
+    """How and when evidence about the sources is measured."""
 
-    measure: WorthMeasure
-    times: WorthTimes
+    measure: Measure[Found]
+    times: Times
 
 
 class BatchStream(Protocol):
@@ -190,7 +206,9 @@ class Run:
     ledger: Ledger
     journal: JournalWriter
     reader: HeldOutReader
-    worth: WorthPlan | None  # None: nobody asks for evidence on the sources
+    slice_tokens: Mapping[str, Mapping[str, int]]  # tokens by slice of each source; empty where nobody knows them
+    worth: MeasurePlan[Worth] | None  # None: nobody asks for it
+    alignment: MeasurePlan[Alignment] | None  # likewise
     replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
     stop_asked: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes

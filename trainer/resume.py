@@ -180,8 +180,7 @@ def starting_state(
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
         return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds))
-    fields = {key: saved.state[key] for key in RunState().to_json()}
-    return RunState(**fields)
+    return RunState.from_json(saved.state)
 
 
 def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, list[Fact]]:

@@ -163,7 +163,9 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         ledger=stream.plan.ledger,
         journal=Journal(folder / "journal.jsonl"),
         reader=None,  # no reading is due
+        slice_tokens={},
         worth=None,
+        alignment=None,
         replay=None,
         stop_asked=lambda: False,
         ledger_offset=lambda: 0,

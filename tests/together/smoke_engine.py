@@ -9,6 +9,7 @@ step are the same on any number of processes. 7 samples a step, so that ranks ar
 import json
 import os
 import sys
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def drive(engine: Engine) -> dict[str, Any]:
             batch = stream.next()
             rate = TRAINING.rate(batch.step - 1)
             pending = engine.train_step(batch, learning_rate=rate, stop=batch.step == 2, ledger_digest=ledger.digest)
-            steps.append(vars(pending.result()))
+            steps.append(asdict(pending.result()))
             micro_batches.append(len(batch.micro_batches))
         stream.close()
         first_step += STEPS

@@ -5,7 +5,7 @@ given to ``prepare`` (it would deal the ranks a second time), nor is a scheduler
 process), and accumulation is a plain loop with ``no_sync`` (Accelerate would divide the loss again).
 """
 
-# B samples of a micro-batch, T tokens, V vocabulary
+# B rows (of a micro-batch, or of a step on this rank), T tokens, V vocabulary, K sources
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +21,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.data.stream import MicroBatch
-from trainer.engines.figures import PendingStep, SummedFigures
+from trainer.engines.figures import PendingStep, SummedFigures, by_source
 from trainer.engines.launch import collective_timeout, open_accelerator
-from trainer.engines.tensors import Writers, on_the_host, open_writers, read, training_state, write
-from trainer.model.objective import normalised, summed_loss
+from trainer.engines.scales import AdamPart, scales
+from trainer.engines.tensors import Writers, adam_state, on_the_host, open_writers, read, training_state, write
+from trainer.model.objective import normalised, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.pulse import beat
 from trainer.records import FloatArray
@@ -40,6 +41,8 @@ QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
 
 class AccelerateEngine:
     """One process or DDP. See ``parts.Engine`` for the verbs."""
+
+    _clips = True  # off while gradients are measured
 
     def __init__(
         self, model: "PreTrainedModel", training: TrainingConfig, *, seed: int, accelerator: Accelerator | None = None
@@ -96,38 +99,41 @@ class AccelerateEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         seed_dropout(step_seed(self._seed, batch.step, self.rank), self.device)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        nats = []
         for number, micro in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
             with self._accumulating(last=last):
-                nats += self._forward_backward(micro, batch.target_tokens, last=last)
-        return self._update(batch, nats, stop=stop, ledger_digest=ledger_digest)
+                nats.append(self._forward_backward(micro, batch.target_tokens, last=last))
+        sources_B = batch.row_sources.to(self.device, non_blocking=True)
+        nats_K = by_source(torch.cat(nats), sources_B, num_sources=len(batch.source_targets))
+        return self._update(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
 
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self._accelerator.no_sync(self._model)
 
     def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> "Tensor":
+        """Nats [B] of the rows, float64."""
         input_ids = micro.input_ids.to(self.device, non_blocking=True)
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
-        summed = summed_loss(self._model(input_ids=input_ids).logits, input_ids, num_valid)
+        losses_BT = token_losses(self._model(input_ids=input_ids).logits, input_ids, num_valid)
         # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them is told of the accumulation
-        loss = normalised(summed, global_target_tokens=target_tokens, averaged_over=self.world_size)
+        loss = normalised(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
         self._backward(loss, last=last)
-        return summed.detach().double()
+        return losses_BT.detach().sum(1, dtype=torch.float64)
 
     def _backward(self, loss: "Tensor", *, last: bool) -> None:
         """Add the gradient of a micro-batch; ``last`` says that the step follows."""
         self._accelerator.backward(loss)
 
-    def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
+    def _update(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
         norm = self._clip().detach()
-        summed = self._summed(batch, nats, stop=stop, ledger_digest=ledger_digest)
+        summed = self._summed(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
         is_bad = ~torch.isfinite(norm + summed.nats)
         self._step(is_bad)
-        return PendingStep(summed, norm, is_bad, target_tokens=batch.target_tokens)
+        return PendingStep(batch, summed, norm, is_bad)
 
-    def _summed(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> SummedFigures:
-        return SummedFigures(nats, fed=batch.fed, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size)
+    def _summed(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> SummedFigures:
+        return SummedFigures(nats_K, fed=batch.fed, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size)
 
     def _step(self, is_bad: "Tensor") -> None:
         """Step and clear the gradients; where ``is_bad`` nothing changes.
@@ -145,7 +151,8 @@ class AccelerateEngine:
 
     def _clip(self) -> "Tensor":
         """Scale the gradients down to the recipe's norm; the norm over all ranks before it, a plain scalar."""
-        norm: Any = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
+        limit = self._training.clip_norm if self._clips else torch.inf
+        norm: Any = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
         whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
         return whole
 
@@ -168,8 +175,8 @@ class AccelerateEngine:
         """Keep weights and optimizer: a call of the value, and leaving, bring them back bit for bit. Steps inside are
         made at ``rate_scale`` times the present learning rate.
         """
-        for group in self._optimizer.param_groups:  # each training step sets its own rate
-            group["lr"] *= rate_scale
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
         tensors = self._state_tensors()
         kept = [tensor.clone() for tensor in tensors]
 
@@ -179,10 +186,14 @@ class AccelerateEngine:
             self._state_is_back()
 
         try:
+            for group in groups:
+                group["lr"] *= rate_scale
             yield back
         finally:
             back()
             self._optimizer.zero_grad(set_to_none=True)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def _state_tensors(self) -> list["Tensor"]:
         """Everything that a step changes, on this rank."""
@@ -204,6 +215,51 @@ class AccelerateEngine:
 
     def _finish_rehearsed_step(self) -> None:
         self._step(~torch.isfinite(self._clip().detach()))
+
+    @contextmanager
+    def scaled_gradients(self) -> Iterator[Callable[..., list["Tensor"]]]:
+        """Inside, a call gives this rank's part of a gradient, as ``engines.scales`` has it; weights and optimizer are
+        kept, as in a rehearsal.
+
+        A step without momentum leaves the gradient in Adam's first moment, reduced and spread as the engine does it: no
+        engine needs a way of its own to show gradients.
+        """
+        groups = self._optimizer.param_groups
+        betas = [group["betas"] for group in groups]
+        with self.rehearsal(rate_scale=0.0), self._without_clipping():
+            parts = self._adam_parts()
+            factors = scales(parts, num_weights=self.num_parameters, reduce=self.reduce, device=self.device)
+
+            def gradient(ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> list["Tensor"]:
+                for part in parts:
+                    part.first.zero_()  # what is read where the step is left out
+                self.rehearse(ids_BT, num_valid_B, target_tokens=target_tokens, seed=seed)
+                return [part.first * factor for part, factor in zip(parts, factors, strict=True)]
+
+            try:
+                for group, (_, beta2) in zip(groups, betas, strict=True):
+                    group["betas"] = (0.0, beta2)
+                yield gradient
+            finally:
+                for group, before in zip(groups, betas, strict=True):
+                    group["betas"] = before
+
+    @contextmanager
+    def _without_clipping(self) -> Iterator[None]:
+        self._clips = False
+        try:
+            yield
+        finally:
+            self._clips = True
+
+    def _adam_parts(self) -> list[AdamPart]:
+        """Of every weight that is trained, on one rank each: all ranks hold all, so they take turns."""
+        return self._all_adam_parts()[self.rank :: self.world_size]
+
+    def _all_adam_parts(self) -> list[AdamPart]:
+        optimizer = _raw(self._optimizer)
+        groups = optimizer.param_groups
+        return [AdamPart.of(adam_state(optimizer, weight), group) for group in groups for weight in group["params"]]
 
     # Agreeing
 

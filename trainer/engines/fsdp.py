@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from trainer.engines.accelerate import AccelerateEngine, bare
 from trainer.engines.launch import open_accelerator
+from trainer.engines.scales import AdamPart
 from trainer.model.build import filled_model
 from trainer.model.optimizer import build_optimizer
 from trainer.records import UserError
@@ -63,6 +64,10 @@ class ShardedEngine(AccelerateEngine):
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         bare(self._model).set_requires_gradient_sync(last)  # else a backward adds up on each rank
         return nullcontext()
+
+    @override
+    def _adam_parts(self) -> list[AdamPart]:
+        return self._all_adam_parts()
 
     @override
     def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:

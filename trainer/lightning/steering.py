@@ -33,7 +33,8 @@ from trainer.checkpoint import CheckpointConfig
 from trainer.control.steer import ControlConfig, worth_from
 from trainer.engines.figures import PendingStep, SummedFigures
 from trainer.evaluate.heldout import EvaluationConfig, summary
-from trainer.evaluate.worth import WorthConfig, sized, worth_times
+from trainer.evaluate.times import times
+from trainer.evaluate.worth import WorthConfig, sized
 from trainer.failure import warn
 from trainer.lightning.devices import CHECKPOINT, Losses, TrainerDevices
 from trainer.lightning.evidence import SampleReader, SampleWorth
@@ -43,8 +44,8 @@ from trainer.mixture.plan import Plan
 from trainer.monitor.journal import Journal, JournalWriter, Line, SilentJournal
 from trainer.monitor.report import write_report
 from trainer.monitor.wandb import row
-from trainer.parts import Outcome, Run, WorthPlan
-from trainer.records import UserError
+from trainer.parts import MeasurePlan, Outcome, Run
+from trainer.records import UserError, Worth
 from trainer.resume import newest_checkpoint, open_ledger, starting_state
 from trainer.runfolder import BAD_INPUT, EXIT_CODES, FAILED, locked, write_outcome
 
@@ -232,7 +233,9 @@ class Steering(pl.Callback):
             ledger=ledger,
             journal=self._journal(trainer, devices),
             reader=self._reader(self.held_out, self._slices),
+            slice_tokens={},
             worth=self._worth_plan(trainer.max_steps),
+            alignment=None,  # gradients are the Trainer's
             replay=None,
             stop_asked=lambda: self._stop_asked,
             ledger_offset=ledger.sync,
@@ -264,17 +267,23 @@ class Steering(pl.Callback):
     def _reader(self, samples: Samples, slices: Sequence[str] | None) -> SampleReader:
         return SampleReader(samples=samples, collate=self.mixture.collate, batch=self._batch, slice_of=slices)
 
-    def _worth_plan(self, steps: int) -> WorthPlan | None:
+    def _worth_plan(self, steps: int) -> MeasurePlan[Worth] | None:
         """When evidence on the sources is measured; None when nobody asks for it."""
         config, every = self.worth, self.evaluation.every_steps
-        times = worth_times(config, worth_from(self.control), num_steps=steps, reading_every_steps=every)
-        if times is None:
+        when = times(
+            config.enabled,
+            worth_from(self.control),
+            until=config.until,
+            num_steps=steps,
+            every_steps=config.every_readings * every,
+        )
+        if when is None:
             return None
         counts = sized(
             config,
             num_sources=len(self.mixture.sources),
             sequence_length=1,  # a sample counts as a token
-            interval_tokens=self.mixture.mixture.global_batch * steps // times.count,
+            interval_tokens=self.mixture.mixture.global_batch * steps // when.count,
         )
         measure = SampleWorth(
             held_out=self.held_out,
@@ -284,7 +293,7 @@ class Steering(pl.Callback):
             batch=self._batch,
             seed=self.mixture.seed,
         )
-        return WorthPlan(measure=measure, times=times)
+        return MeasurePlan(measure=measure, times=when)
 
     def _write_start(self, run: Run, saved: checkpoint.Checkpoint | None) -> None:
         if run.engine.is_main:
@@ -309,13 +318,13 @@ class Steering(pl.Callback):
         devices, step = self._devices, self._batches.step
         assert step is not None
         summed = SummedFigures(
-            self._loss.reshape(()) * (step.target_tokens / devices.world_size),  # every rank has as many samples
+            self._loss.reshape(1) * (step.target_tokens / devices.world_size),  # every rank has as many samples
             fed=self._batches.fed,
             stop=self._stop_asked,
             ledger_digest=self._steps.run.ledger.digest,
             world_size=devices.world_size,
         )
-        return PendingStep(summed, self._norm, ~torch.isfinite(self._norm), target_tokens=step.target_tokens)
+        return PendingStep(step, summed, self._norm, ~torch.isfinite(self._norm))
 
     def _forget_step(self) -> None:
         device = self._devices.device

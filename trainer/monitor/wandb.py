@@ -34,8 +34,9 @@ def row(line: Line) -> dict[str, Any]:
             return _reading_row(line)
         case "decision":
             return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
-        case "rollback" | "cap" | "nonfinite" as kind:
-            return {"event": f"{kind}: {line.get('reason') or line.get('source') or ''}".rstrip(": ")}
+        case "rollback" | "cap" | "nonfinite" | "skew" as kind:
+            what = line.get("reason") or line.get("source") or line.get("slice") or ""
+            return {"event": f"{kind}: {what}".rstrip(": ")}
         case _:
             return {}
 
@@ -55,6 +56,7 @@ def _step_row(line: Line) -> dict[str, Any]:
         **_shares(line["shares"], "target"),
         **{f"share/{source}/drawn": count / drawn for source, count in counts.items()},
         **{f"epochs/{source}": number(epochs) for source, epochs in line["epochs"].items()},
+        **{f"loss/train/{source}": number(nats) for source, nats in line.get("source_loss", {}).items()},
     }
 
 
@@ -72,6 +74,10 @@ def _reading_row(line: Line) -> dict[str, Any]:
     for source, worth in line.get("worth", {}).items():
         values[f"worth/{source}"] = number(worth["value"])
         values[f"worth/{source}/standard_error"] = number(worth["standard_error"])
+    for source, found in line.get("alignment", {}).items():
+        values[f"alignment/{source}"] = number(found["inner_product"])
+        values[f"alignment/{source}/standard_error"] = number(found["standard_error"])
+        values[f"gradient_variance/{source}"] = number(found["variance"])
     return values
 
 

@@ -61,6 +61,7 @@ ALLOWED_ON_RESUME = (
     "evaluation.document_batch",
     "evaluation.max_compute_share",
     "evaluation.worth.max_compute_share",
+    "evaluation.alignment.max_compute_share",
 )
 
 
