@@ -28,7 +28,7 @@ from trainer.evaluate.worth import (
     sized,
 )
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.objective import summed_loss
+from trainer.model.objective import token_losses
 from trainer.records import UserError
 
 T = 16
@@ -71,7 +71,7 @@ def trained() -> tuple[Any, Any]:
     for _ in range(30):
         ids = torch.from_numpy(packed(rng, 16))
         ids[:4] = JUNK
-        summed_loss(model(ids).logits, ids, torch.full((16,), T)).div(16 * (T - 1)).backward()
+        token_losses(model(ids).logits, ids, torch.full((16,), T)).sum().div(16 * (T - 1)).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model, optimizer
