@@ -9,13 +9,14 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from trainer.control.policies import constant, feedback, schedule
+from trainer.control.policies import constant, feedback, priced, schedule
 from trainer.control.policies.constant import ConstantConfig
 from trainer.control.policies.feedback import FeedbackConfig
+from trainer.control.policies.priced import PricedConfig
 from trainer.control.policies.schedule import ScheduleConfig, SchedulePoint
 from trainer.records import Proposal
 
-PolicyConfig = Annotated[ConstantConfig | ScheduleConfig | FeedbackConfig, Field(discriminator="kind")]
+PolicyConfig = Annotated[ConstantConfig | ScheduleConfig | FeedbackConfig | PricedConfig, Field(discriminator="kind")]
 
 
 class Policy(NamedTuple):
@@ -34,6 +35,16 @@ POLICIES = {
     "constant": Policy(constant.begin, constant.propose, _never),
     "schedule": Policy(schedule.begin, schedule.propose, _never),
     "feedback": Policy(feedback.begin, feedback.propose, feedback.worth_from),
+    "priced": Policy(priced.begin, priced.propose, priced.worth_from),
 }
 
-__all__ = ["POLICIES", "ConstantConfig", "FeedbackConfig", "Policy", "PolicyConfig", "ScheduleConfig", "SchedulePoint"]
+__all__ = [
+    "POLICIES",
+    "ConstantConfig",
+    "FeedbackConfig",
+    "Policy",
+    "PolicyConfig",
+    "PricedConfig",
+    "ScheduleConfig",
+    "SchedulePoint",
+]

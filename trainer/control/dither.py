@@ -1,0 +1,75 @@
+"""What shares do to the held-out loss, read off small balanced changes of the shares themselves: no extra compute.
+
+Each source has a square wave of its own, ++-- or +--+ and so on (Walsh functions: balanced, and orthogonal to each
+other and to all waves of the shares that are slower), and the held-out loss is regressed on what the shares were. The
+loss before and a trend are in the regression, so that a falling loss, and the fading of earlier changes, is no effect
+of the shares.
+"""
+
+# J readings, K sources
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.records import FloatArray
+
+FIRST_WAVE = 2  # +-+- would be the first; noise of a reading enters two differences with opposite signs, so it misleads
+SPARE_READINGS = 6  # more than coefficients, before anything is estimated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """Value of each source up to a constant, in nats per token and unit of summed learning rate, and covariance
+    [K, K]."""
+
+    values: FloatArray
+    covariance: FloatArray
+
+
+def sign(index: int, source: int) -> int:
+    """+1 or -1: the wave of a source at the ``index``-th reading; 0 for the first source, which the others go
+    against."""
+    if source == 0:
+        return 0
+    return 1 - 2 * (bin(index & (FIRST_WAVE + source - 1)).count("1") % 2)
+
+
+def dithered(shares: Mapping[str, float], index: int, *, amplitude: float, order: Sequence[str]) -> dict[str, float]:
+    """``shares`` with each times e^(+-amplitude) by its wave, made to sum to what they did."""
+    raised = {name: share * float(np.exp(amplitude * sign(index, order.index(name)))) for name, share in shares.items()}
+    scale = sum(shares.values()) / sum(raised.values())
+    return {name: share * scale for name, share in raised.items()}
+
+
+def effects(losses_J: FloatArray, shares_JK: FloatArray, rate_sums_J: FloatArray) -> Effects | None:
+    """Values of the sources from the losses after J spans, with the shares in each and its summed learning rate.
+
+    L_j = b + c j + r L_(j-1) - S_j sum_k p_jk v_k + e_j by least squares; r covers worlds that forget a span at once
+    and those that keep it. Errors allow for one lag of correlation (a reading's noise is in two residuals): covariance
+    (X'X)^-1 X' Omega X (X'X)^-1, Newey and West 1987 with one lag, over degrees of freedom. None where there are too
+    few readings, or the shares did not vary.
+    """
+    num_sources = shares_JK.shape[1]
+    scale = float(rate_sums_J[1:].mean())
+    varied = (shares_JK[1:, 1:] - shares_JK[1:, 1:].mean(axis=0)) * (rate_sums_J[1:, None] / scale)
+    count = len(losses_J) - 1
+    time = np.linspace(-1.0, 1.0, count)
+    before = losses_J[:-1] - losses_J[:-1].mean()
+    design = np.column_stack([np.ones(count), time, before, varied])
+    if count < design.shape[1] + SPARE_READINGS or varied.std(axis=0).min() < 1e-6 or before.std() == 0:
+        return None
+    size = np.abs(design).max(axis=0)
+    inverse = np.linalg.pinv((design / size).T @ (design / size), rcond=1e-10)
+    found = inverse @ (design / size).T @ losses_J[1:]
+    rest = losses_J[1:] - (design / size) @ found
+    free = count - design.shape[1]
+    variance = float(rest @ rest) / free
+    lag = 0.5 * float(rest[1:] @ rest[:-1]) / free
+    middle = variance * np.eye(count) + lag * (np.eye(count, k=1) + np.eye(count, k=-1))
+    spread = inverse @ (design / size).T @ middle @ (design / size) @ inverse
+    values, covariance = np.zeros(num_sources), np.zeros((num_sources, num_sources))
+    values[1:] = -(found / size)[3:] / scale
+    covariance[1:, 1:] = (spread / np.outer(size, size))[3:, 3:] / scale**2
+    return Effects(values=values, covariance=covariance)
