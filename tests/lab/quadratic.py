@@ -24,7 +24,7 @@ from trainer.records import SHARE_ONE, Alignment, FloatArray, Observation, Outlo
 
 KINDS = {"real": "real", "synthetic": "synthetic"}
 REHEARSED_STEPS, REHEARSED_SAMPLES = 8, 4
-ALIGNED_SAMPLES, ALIGNED_HELD_OUT = 64, 256
+ALIGNED_SAMPLES, ALIGNED_HELD_OUT = 256, 1024
 
 
 def cosine(num_steps: int, high: float, low: float) -> FloatArray:

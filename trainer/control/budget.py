@@ -6,7 +6,7 @@ a repeat is worth e^(-R/R*) of a fresh token: 0.82 at four epochs, 0.38 at sixte
 source goes on falling; what it is now is measured. Small models that memorise within a few epochs do worse than this.
 """
 
-from math import exp, expm1, inf, log
+from math import exp, expm1
 
 REPEATS_DECAY = 15.387756  # R*: repeats after which one more is worth 1/e
 
@@ -35,10 +35,13 @@ def unique_value(epochs: float) -> float:
     return 1 + REPEATS_DECAY * (1 - repeated) - epochs * repeated
 
 
-def worthwhile_epochs(epochs: float, advantage: float) -> float:
-    """Epochs up to which a source stays ahead of another one, now that a token of it is worth ``advantage`` times one
-    of the other: E with e^(-(E - now)/R*) = 1/advantage, the first epoch without a discount.
+def mean_repeat_value(epochs: float, more: float) -> float:
+    """What the tokens of the next ``more`` epochs are worth on average, in tokens of now, after ``epochs`` of a source.
+
+    The mean of repeat_value(E) / repeat_value(now) over them: 1 while none of them is a repeat.
     """
-    if advantage <= 1:
-        return epochs
-    return inf if advantage == inf else max(epochs, 1.0) + REPEATS_DECAY * log(advantage)
+    if more <= 0:
+        return 1.0
+    first = min(max(1.0 - epochs, 0.0), more)  # of them, still in the first epoch
+    repeats = more - first
+    return (first - REPEATS_DECAY * expm1(-repeats / REPEATS_DECAY)) / more

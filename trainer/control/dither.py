@@ -1,9 +1,9 @@
 """What shares do to the held-out loss, read off small balanced changes of the shares themselves: no extra compute.
 
-Each source has a square wave of its own, ++-- or +--+ and so on (Walsh functions: balanced, and orthogonal to each
-other and to all waves of the shares that are slower), and the held-out loss is regressed on what the shares were. The
-loss before and a trend are in the regression, so that a falling loss, and the fading of earlier changes, is no effect
-of the shares.
+Each source has a wave of +1 and -1 of its own, and the held-out loss is regressed on what the waves added to the
+shares. The waves are Rudin-Shapiro sequences: balanced, all but uncorrelated with each other, with their own past and
+with anything slow, so that neither a falling loss, nor the slow way of the shares, nor what earlier waves left behind
+is taken for an effect. (Square waves, ++--, are not: their past comes back with the opposite sign two readings later.)
 """
 
 # J readings, K sources
@@ -15,7 +15,6 @@ import numpy as np
 
 from trainer.records import FloatArray
 
-FIRST_WAVE = 2  # +-+- would be the first; noise of a reading enters two differences with opposite signs, so it misleads
 SPARE_READINGS = 6  # more than coefficients, before anything is estimated
 
 
@@ -30,10 +29,14 @@ class Effects:
 
 def sign(index: int, source: int) -> int:
     """+1 or -1: the wave of a source at the ``index``-th reading; 0 for the first source, which the others go
-    against."""
+    against.
+
+    (-1)^(adjacent pairs of ones in the binary index) times the source's Walsh function: the Golay-Rudin-Shapiro family.
+    """
     if source == 0:
         return 0
-    return 1 - 2 * (bin(index & (FIRST_WAVE + source - 1)).count("1") % 2)
+    ones = (index & (index >> 1)).bit_count() + (index & (source - 1)).bit_count()
+    return 1 - 2 * (ones % 2)
 
 
 def dithered(shares: Mapping[str, float], index: int, *, amplitude: float, order: Sequence[str]) -> dict[str, float]:
@@ -43,17 +46,20 @@ def dithered(shares: Mapping[str, float], index: int, *, amplitude: float, order
     return {name: share * scale for name, share in raised.items()}
 
 
-def effects(losses_J: FloatArray, shares_JK: FloatArray, rate_sums_J: FloatArray) -> Effects | None:
-    """Values of the sources from the losses after J spans, with the shares in each and its summed learning rate.
+def effects(losses_J: FloatArray, waves_JK: FloatArray, rate_sums_J: FloatArray) -> Effects | None:
+    """Values of the sources from the losses after J spans, with what the waves added to each share, and the summed
+    learning rate.
 
-    L_j = b + c j + r L_(j-1) - S_j sum_k p_jk v_k + e_j by least squares; r covers worlds that forget a span at once
+    Only the waves tell: the slow way of the shares goes along with everything else that changes in a run.
+
+    L_j = b + c j + r L_(j-1) - S_j sum_k w_jk v_k + e_j by least squares; r covers worlds that forget a span at once
     and those that keep it. Errors allow for one lag of correlation (a reading's noise is in two residuals): covariance
     (X'X)^-1 X' Omega X (X'X)^-1, Newey and West 1987 with one lag, over degrees of freedom. None where there are too
     few readings, or the shares did not vary.
     """
-    num_sources = shares_JK.shape[1]
+    num_sources = waves_JK.shape[1]
     scale = float(rate_sums_J[1:].mean())
-    varied = (shares_JK[1:, 1:] - shares_JK[1:, 1:].mean(axis=0)) * (rate_sums_J[1:, None] / scale)
+    varied = (waves_JK[1:, 1:] - waves_JK[1:, 1:].mean(axis=0)) * (rate_sums_J[1:, None] / scale)
     count = len(losses_J) - 1
     time = np.linspace(-1.0, 1.0, count)
     before = losses_J[:-1] - losses_J[:-1].mean()

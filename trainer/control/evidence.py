@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trainer.control.budget import mean_repeat_value
 from trainer.control.dither import effects
 from trainer.control.pooling import usable
 from trainer.control.value import Estimate, gaps
@@ -26,24 +27,29 @@ def gaps_by_source(
     spans: Sequence[Mapping[str, Any]],
     *,
     estimators: Collection[Estimator],
-    noise_price: float,
+    noise_prices: tuple[float, float],
 ) -> Gaps:
     """The value of each drawn source less that of the others, by every one of ``estimators`` that says something now.
 
-    ``noise_price``: cost in the unit above of a gradient variance of 1. ``spans`` of shares, summed rates and losses
-    after them, oldest first, for what the dither says.
+    ``noise_prices``: cost in the unit above of a gradient variance of 1, to the final loss and within one span.
+    ``spans``: waves of the shares, summed rates and the losses after them, oldest first, for what the dither says; it
+    feels the noise of now, so that what the rate will still take off it is given back where variances are known.
     """
     names = [name for name, share in seen.shares.items() if share > 0]
     if len(names) < 2:
         return {}
     shares_K = np.array([seen.shares[name] for name in names], dtype=np.float64) / SHARE_ONE
     found: dict[Estimator, list[Estimate]] = {}
-    if "alignment" in estimators and (aligned := _aligned(seen, names, noise_price)) is not None:
-        found["alignment"] = gaps(*aligned, shares_K)
+    if "alignment" in estimators and (aligned := _aligned(seen, names, noise_prices[0])) is not None:
+        found["alignment"] = gaps(*_over_the_rest(seen, names, *aligned), shares_K)
     if "dither" in estimators and (moved := _moved(seen, spans, names)) is not None:
-        found["dither"] = gaps(*moved, shares_K)
+        values_K, covariance_KK = moved
+        variances_K = np.array([seen.alignment[name].variance if name in seen.alignment else 0.0 for name in names])
+        values_K = values_K + (noise_prices[1] - noise_prices[0]) * variances_K
+        found["dither"] = gaps(values_K, covariance_KK, shares_K)
     if "worth" in estimators and (rehearsed := _rehearsed(seen, names)) is not None:
-        values_K, covariance_KK, unit = rehearsed
+        *measured, unit = rehearsed
+        values_K, covariance_KK = _over_the_rest(seen, names, *measured)
         if unit is None:
             found = {"worth": gaps(values_K, covariance_KK, shares_K)}
         else:
@@ -51,24 +57,21 @@ def gaps_by_source(
     return {name: {who: rows[k] for who, rows in found.items()} for k, name in enumerate(names) if found}
 
 
-def advantage_of_real(seen: Observation, noise_price: float, *, z: float) -> float | None:
-    """How many tokens of the best synthetic source a real token is worth now, at the favourable end for real data.
+def _over_the_rest(
+    seen: Observation, names: Sequence[str], values_K: FloatArray, covariance_KK: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Values of now as they will be on average over the rest of the run at the present shares: repeats are worth less.
 
-    From rehearsals, else alignments; None where neither says that any synthetic source is worth more than nothing
-    beyond ``z`` standard errors.
+    What does harm is not made harmless by repeating it.
     """
-    names = [name for name, share in seen.shares.items() if share > 0]
-    rehearsed, aligned = _rehearsed(seen, names), _aligned(seen, names, noise_price)
-    measured = rehearsed[:2] if rehearsed is not None else aligned
-    if measured is None:
-        return None
-    values_K, covariance_KK = measured
-    errors_K = np.sqrt(np.diag(covariance_KK))
-    real = [k for k, name in enumerate(names) if seen.kinds[name] == "real"]
-    written = [float(values_K[k] - z * errors_K[k]) for k in range(len(names)) if k not in real]
-    if not real or not written or max(written) <= 0:
-        return None
-    return max(float(values_K[real].max()), 0.0) / max(written)
+    left = (1 - seen.progress) * seen.outlook.num_steps * seen.outlook.global_batch
+    discount_K = np.ones(len(names))
+    for k, name in enumerate(names):
+        unique = seen.outlook.num_samples.get(name, 0)
+        if unique and values_K[k] > 0:
+            more = seen.shares[name] / SHARE_ONE * left / unique
+            discount_K[k] = mean_repeat_value(seen.epochs.get(name, 0.0), more)
+    return values_K * discount_K, covariance_KK * np.outer(discount_K, discount_K)
 
 
 def _aligned(seen: Observation, names: Sequence[str], noise_price: float) -> tuple[FloatArray, FloatArray] | None:
@@ -104,7 +107,7 @@ def _moved(
         return None
     found = effects(
         np.array([span["loss"] for span in spans]),
-        np.array([span["shares"] for span in spans])[:, columns],
+        np.array([span["waves"] for span in spans])[:, columns],
         np.array([span["rate_sum"] for span in spans]),
     )
     return None if found is None else (found.values, found.covariance)

@@ -16,6 +16,7 @@ import numpy as np
 
 from trainer.records import FloatArray
 
+LEAST_MEMORY = 1e-9
 LEAST_ERROR = 1e-9  # of the greatest value: a measurement without noise still has rounding
 
 
@@ -30,6 +31,10 @@ class Estimate:
     def significance(self) -> float:
         """Standard errors from zero."""
         return abs(self.value) / self.standard_error if self.standard_error > 0 else inf
+
+    def aged(self, memory: float) -> "Estimate":
+        """The same with its weight fallen to ``memory`` of itself."""
+        return Estimate(value=self.value, standard_error=self.standard_error / sqrt(max(memory, LEAST_MEMORY)))
 
     def as_evidence(self) -> dict[str, float]:
         """Plain figures for the journal."""
@@ -60,12 +65,12 @@ def fused(estimates: Mapping[str, Estimate]) -> Estimate:
     return Estimate(value=mean, standard_error=sqrt(max(scatter, 1.0) / float(precision.sum())))
 
 
-def renewed(before: Estimate | None, now: Estimate, *, memory: float) -> Estimate:
-    """``now`` joined with what was known ``before``, whose weight has fallen to ``memory`` of itself.
+def renewed(before: Estimate | None, now: Estimate) -> Estimate:
+    """``now`` joined with what was known ``before``.
 
     What they differ by is no error: the value itself moves with the shares.
     """
-    if before is None or memory == 0:
+    if before is None:
         return now
-    old, new = memory / before.standard_error**2, 1 / now.standard_error**2
+    old, new = before.standard_error**-2, now.standard_error**-2
     return Estimate(value=(old * before.value + new * now.value) / (old + new), standard_error=1 / sqrt(old + new))

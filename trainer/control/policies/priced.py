@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.control.budget import repeat_value, unique_value, worthwhile_epochs
+from trainer.control.budget import repeat_value, unique_value
 from trainer.control.dither import dithered
-from trainer.control.evidence import Estimator, Gaps, advantage_of_real, gaps_by_source
+from trainer.control.evidence import Estimator, Gaps, gaps_by_source
 from trainer.control.pacing import Ahead, ahead, kernel, noise_rate, spend
 from trainer.control.stepping import Pace, Step, step, within
 from trainer.control.value import Estimate, fused, renewed
@@ -36,7 +36,6 @@ DITHER_READINGS = 40  # of which the spans are remembered
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
 # 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
 MOST_CONCENTRATED_EPOCHS = 4.0
-ADVANTAGE_Z = 2.0  # standard errors at which a synthetic source counts as useful
 LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
 
 
@@ -48,16 +47,14 @@ class PricedConfig(Config):
         default=("dither", "worth"), min_length=1, description="where the value of a source is read from"
     )
     warm_up: float = Field(default=0.15, ge=0, lt=1, description="progress before which nothing is measured or moved")
-    z: float = Field(default=1.0, gt=0, description="standard errors by which a gap must exceed zero to count")
+    z: float = Field(default=1.5, gt=0, description="standard errors by which a gap must exceed zero to count")
     trust_region: float = Field(
         default=0.02, gt=0, description="most KL divergence of a decision on evidence of two standard errors, in nats"
     )
-    memory: float = Field(
-        default=0.5, ge=0, lt=1, description="weight of evidence relative to that of the next reading"
-    )
+    memory: float = Field(default=0.8, ge=0, lt=1, description="weight of evidence against that of the next reading")
     dither: float = Field(default=0.1, ge=0, lt=1, description="size of the balanced changes, as a part of a share")
-    real_epochs: float | None = Field(
-        default=None, gt=0, description="most epochs of all real data together; null: as many as repeats are worth"
+    real_epochs: float = Field(
+        default=12.0, gt=0, description="budget: most epochs of all real data; at 12 a repeat is worth half a new token"
     )
     concentration: float = Field(
         default=12.0,
@@ -113,10 +110,10 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
     return {
         "floors": floors,
         "base": {name: share / SHARE_ONE for name, share in shares.items()},
+        "targets": {name: share / SHARE_ONE for name, share in shares.items()},
         "proposed": None,
         "known": {},
         "pace": {"reach": {}, "sides": {}, "scale": 0.0},
-        "advantage": None,
         "index": 0,
         "progress": 0.0,
         "span": 0.0,
@@ -139,21 +136,22 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     state = _followed(state, seen)
     rest = ahead(seen.outlook.rates, num_steps=seen.outlook.num_steps, progress=seen.progress)
     found: Gaps = {}
-    noise_price = _noise_price(config, seen, rest)
+    prices = _noise_price(config, seen, rest), _noise_price(config, seen, _span(seen, state["span"]))
     if seen.progress >= config.warm_up:
-        found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_price=noise_price)
-        state = _learnt(config, state, found, advantage_of_real(seen, noise_price, z=ADVANTAGE_Z))
+        found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
+        state = _learnt(config, state, found)
     moved = _moved(config, state, fresh=bool(found))
     if moved is not None:
         state = _stepped(config, state, moved)
     budget = _budgeted(config, state, seen, rest)
     targets = _affordable(config, state, budget, seen.kinds)
+    state = {**state, "targets": targets}
     if "dither" in config.estimators and seen.progress >= config.warm_up:
         targets = dithered(targets, state["index"], amplitude=config.dither, order=list(seen.shares))
     shares = rounded(targets)
     state = {**state, "index": state["index"] + 1, "proposed": shares}
     bounds = _active(config, state, moved, budget, shares)
-    evidence = _evidence(config, state, found, moved, budget, bounds, seen.kinds)
+    evidence = _evidence(config, state, moved, budget, bounds, seen.kinds)
     return state, Proposal(shares=shares, reason=_reason(seen, shares, state, budget, bounds), evidence=evidence)
 
 
@@ -164,7 +162,8 @@ def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     the loss before is not that of these weights, and the spans start again.
     """
     if state["proposed"] is not None and dict(seen.shares) != state["proposed"]:
-        state = {**state, "base": {name: share / SHARE_ONE for name, share in seen.shares.items()}, "spans": []}
+        inforce = {name: share / SHARE_ONE for name, share in seen.shares.items()}
+        state = {**state, "base": inforce, "targets": inforce, "spans": []}
     if seen.progress < state["progress"]:
         state = {**state, "spans": [], "progress": 0.0}
     rates, num_steps = seen.outlook.rates, seen.outlook.num_steps
@@ -173,10 +172,16 @@ def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     span = {
         "loss": seen.reading.nats_per_token,
         "rate_sum": float(before.steps @ before.rates - now.steps @ now.rates),
-        "shares": [share / SHARE_ONE for share in seen.shares.values()],
+        "waves": [share / SHARE_ONE - state["targets"].get(name, 0.0) for name, share in seen.shares.items()],
     }
     spans = [*state["spans"], span][-DITHER_READINGS:]
     return {**state, "spans": spans, "span": seen.progress - state["progress"], "progress": seen.progress}
+
+
+def _span(seen: Observation, span: float) -> Ahead:
+    """The steps since the reading before, at the present rate."""
+    rate = ahead(seen.outlook.rates, num_steps=seen.outlook.num_steps, progress=seen.progress).rates[:1]
+    return Ahead(steps=np.array([max(span * seen.outlook.num_steps, 1.0)])[: len(rate)], rates=rate)
 
 
 def _noise_price(config: PricedConfig, seen: Observation, rest: Ahead) -> float:
@@ -186,15 +191,29 @@ def _noise_price(config: PricedConfig, seen: Observation, rest: Ahead) -> float:
     return config.curvature * noise_rate(rest, config.curvature) / (2 * seen.outlook.global_batch)
 
 
-def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, advantage: float | None) -> dict[str, Any]:
-    """The state with what is known of each source now: fused, and joined with what was known before."""
-    known = dict(state["known"])
-    for name, estimates in found.items():
-        before = Estimate(**known[name]) if name in known else None
-        known[name] = renewed(before, fused(estimates), memory=config.memory).as_evidence()
-    if advantage is not None:
-        state = {**state, "advantage": advantage}
+def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps) -> dict[str, Any]:
+    """The state with what each estimator knows of each source now, joined with what it knew before.
+
+    The dither looks at all its spans each time, so it takes the place of what it said before.
+    """
+    if not found:
+        return state
+    known = {}
+    for name, fresh in found.items():
+        before = {who: Estimate(**one) for who, one in state["known"].get(name, {}).items()}
+        now = {who: one.aged(config.memory) for who, one in before.items() if who != "dither"}
+        for who, one in fresh.items():
+            now[who] = one if who == "dither" else renewed(now.get(who), one)
+        known[name] = {who: one.as_evidence() for who, one in now.items()}
     return {**state, "known": known}
+
+
+def _fused(state: dict[str, Any]) -> dict[str, Estimate]:
+    """What is known of each source, over its estimators."""
+    return {
+        name: fused({who: Estimate(**one) for who, one in estimates.items()})
+        for name, estimates in state["known"].items()
+    }
 
 
 def _moved(config: PricedConfig, state: dict[str, Any], *, fresh: bool) -> Step | None:
@@ -202,7 +221,7 @@ def _moved(config: PricedConfig, state: dict[str, Any], *, fresh: bool) -> Step 
     if not fresh:
         return None
     base = {name: share for name, share in state["base"].items() if share > 0}
-    known = {name: Estimate(**value) for name, value in state["known"].items() if name in base}
+    known = {name: one for name, one in _fused(state).items() if name in base}
     pace = Pace(**state["pace"])
     return step(base, known, pace, z=config.z, trust=config.trust_region)
 
@@ -247,11 +266,10 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
     written = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
     unique = sum(seen.outlook.num_samples.get(name, 0) for name in real)
     used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
-    most = float("inf") if config.real_epochs is None else config.real_epochs
-    if state["advantage"] is not None and unique:
-        most = min(most, worthwhile_epochs(used / unique, state["advantage"]))
     left = rest.total_steps * seen.outlook.global_batch
-    budget = Budget(samples=most * unique if unique else float("inf"), used=used, unique=unique, left_of_run=left)
+    budget = Budget(
+        samples=config.real_epochs * unique if unique else float("inf"), used=used, unique=unique, left_of_run=left
+    )
     floor = fsum(state["floors"][name] for name in real)
     ceiling = 1 - fsum(state["floors"][name] for name in written)
     if not real or not written or left <= 0 or budget.samples - used >= left * ceiling:
@@ -293,12 +311,12 @@ def _price(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> 
     In the unit of the gaps: the advantage of real data now, times what a token does at the margin of the plan over
     what it does now. 0 where the budget does not bind.
     """
-    known, base = state["known"], state["base"]
+    known, base = _fused(state), state["base"]
     real = [name for name in known if kinds[name] == "real" and base.get(name, 0.0) > 0]
     if budget.share is None or not real:
         return 0.0
     weight = fsum(base[name] for name in real)
-    advantage = fsum(base[name] * known[name]["value"] for name in real) / weight
+    advantage = fsum(base[name] * known[name].value for name in real) / weight
     return max(0.0, advantage) * (budget.marginal if isfinite(budget.marginal) else 1.0)
 
 
@@ -320,7 +338,6 @@ def _active(
 def _evidence(
     config: PricedConfig,
     state: dict[str, Any],
-    found: Gaps,
     moved: Step | None,
     budget: Budget,
     bounds: list[str],
@@ -329,11 +346,11 @@ def _evidence(
     """Every number the decision rests on, JSON-able."""
     sources = {
         name: {
-            **value,
+            **one.as_evidence(),
             "share_by_value": state["base"].get(name, 0.0),
-            "estimators": {who: one.as_evidence() for who, one in found.get(name, {}).items()},
+            "estimators": state["known"][name],
         }
-        for name, value in state["known"].items()
+        for name, one in _fused(state).items()
     }
     return {
         "sources": sources,
@@ -357,7 +374,6 @@ def _budget_evidence(state: dict[str, Any], budget: Budget) -> dict[str, Any]:
         "planned_epochs": budget.epochs if bounded else None,
         "value_of_repeat": repeat_value(budget.epochs),
         "value_of_new_sample": unique_value(budget.epochs),
-        "advantage_of_real": state["advantage"],
         "concentration": budget.concentration,
     }
 
@@ -369,8 +385,8 @@ def _reason(
     if not state["known"]:
         return "Nothing is known yet of what the sources are worth."
     said = [
-        f"{name} {value['value']:+.3g} ± {value['standard_error']:.2g}"
-        for name, value in state["known"].items()
+        f"{name} {one.value:+.3g} ± {one.standard_error:.2g}"
+        for name, one in _fused(state).items()
         if seen.shares.get(name, 0) > 0
     ]
     text = f"Value of a token less the others': {', '.join(said)}."
