@@ -10,13 +10,14 @@ makes the policy slower, not surer.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import hypot, inf, sqrt
 
 import numpy as np
 
 from trainer.records import FloatArray
 
 LEAST_MEMORY = 1e-9
+CHANGED_Z = 3.0
 LEAST_ERROR = 1e-9  # of the greatest value: a measurement without noise still has rounding
 
 
@@ -66,11 +67,14 @@ def fused(estimates: Mapping[str, Estimate]) -> Estimate:
 
 
 def renewed(before: Estimate | None, now: Estimate) -> Estimate:
-    """``now`` joined with what was known ``before``.
+    """``now`` joined with what was known ``before``; alone where they differ by more than ``CHANGED_Z`` of their
+    errors: then the source, or the model, is no longer what it was.
 
-    What they differ by is no error: the value itself moves with the shares.
+    What they differ by otherwise is no error: the value itself moves with the shares.
     """
     if before is None:
+        return now
+    if abs(now.value - before.value) > CHANGED_Z * hypot(now.standard_error, before.standard_error):
         return now
     old, new = before.standard_error**-2, now.standard_error**-2
     return Estimate(value=(old * before.value + new * now.value) / (old + new), standard_error=1 / sqrt(old + new))

@@ -49,7 +49,7 @@ class PricedConfig(Config):
     warm_up: float = Field(default=0.15, ge=0, lt=1, description="progress before which nothing is measured or moved")
     z: float = Field(default=1.5, gt=0, description="standard errors by which a gap must exceed zero to count")
     trust_region: float = Field(
-        default=0.02, gt=0, description="most KL divergence of a decision on evidence of two standard errors, in nats"
+        default=0.02, gt=0, description="most KL divergence of a decision on evidence that just counts, in nats"
     )
     memory: float = Field(default=0.8, ge=0, lt=1, description="weight of evidence against that of the next reading")
     dither: float = Field(default=0.1, ge=0, lt=1, description="size of the balanced changes, as a part of a share")
