@@ -3,6 +3,7 @@
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
 #   make parity  one recipe under every engine and launch: the same samples, decisions and losses
 #   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
+#   make lab     every policy in worlds whose best possible is known: how far from it each one ends
 #   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
 #                times each; a run that SLURM warns, preempts and loses nodes of; then the slow tests
 
@@ -14,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WAND
 # glibc keeps the pages of large logits instead of handing them back each step: up to 1.5 times faster on a CPU.
 CPU_ENV := MALLOC_TOP_PAD_=200000000 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check bench parity study faults
+.PHONY: install demo test check bench lab parity study faults
 
 install: $(SETUP)
 
@@ -36,6 +37,9 @@ check: install
 
 bench: install
 	$(TEST_ENV) $(BIN)/python -m tests.benchmarks
+
+lab: install
+	$(TEST_ENV) $(BIN)/python -m tests.lab
 
 parity: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.parity

@@ -115,6 +115,24 @@ def test_what_the_policy_refuses_to_start_with_is_a_mistake_of_the_recipe(tiny_r
     assert "floor" in mistake.what
 
 
+@pytest.mark.parametrize(
+    ("overrides", "what", "remedy"),
+    [
+        (["control.policy={kind: aioli}", "evaluation.worth={enabled: off}"], "need the worth", "Set it to auto"),
+        (["control.policy={kind: feedback, warm_up: 0.7}"], "ends before the policy first asks", "Raise it"),
+        (["control.policy={kind: doremi, targets: {real: 3, good: 3, bda: 3}}"], "bda is no source", "'bad'"),
+        (["control.policy={kind: doremi, targets: {real: 3, good: 3}}"], "has no loss for bad", "fitted"),
+        (["control.policy={kind: doremi}"], "either targets or fit_until", ""),
+        (["control.policy={kind: odm, ceilings: {bad: 0.1}}"], "outside its floor and ceiling", "bounds"),
+    ],
+)
+def test_a_policy_that_cannot_have_what_it_needs_is_refused(tiny_recipe, overrides, what, remedy) -> None:
+    (mistake,) = mistakes_in(tiny_recipe, *overrides)
+    assert what in mistake.what
+    assert remedy in (mistake.remedy or "")
+    assert mistake.line or "--set" in str(mistake.file)
+
+
 def test_an_override_replaces_a_value_and_is_named_when_it_is_wrong(tiny_recipe: Path) -> None:
     recipe = load_recipe(tiny_recipe, ["training.steps=99", "control.policy={kind: feedback, gain_z: 2}"]).recipe
     assert recipe.training.steps == 99

@@ -9,8 +9,9 @@ import pytest
 
 from tests.test_checkpoint import Alone, fail, save_step
 from trainer import checkpoint
-from trainer.loop import RunState, _roll_back
+from trainer.loop import _roll_back
 from trainer.mixture.ledger import Fact
+from trainer.parts import RunState
 from trainer.records import Decision
 from trainer.saving import Saver
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoint
 from trainer.evaluate.heldout import summary, whole_part
-from trainer.loop import Devices, Engine, Run, RunState
+from trainer.parts import Devices, Engine, Outcome, Run, RunState
 from trainer.pulse import beat
 from trainer.recipe import Recipe
 
@@ -94,6 +94,13 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
     if engine.is_main:
         for prompt, text in zip(prompts, texts, strict=True):
             run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
+
+
+def write_finish(run: Run, state: RunState, outcome: Outcome, *, seconds: float) -> None:
+    """Journal how the run ended."""
+    run.journal.write(
+        "finish", state.step, state=outcome.state, reason=outcome.reason, seconds=seconds, tokens=state.tokens
+    )
 
 
 def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:

@@ -72,6 +72,11 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def warn(text: str) -> None:
+    """Print a warning about this process."""
+    say(f"warning: {text}")
+
+
 def say_last(text: str) -> None:
     """Print where the reader will look last: among the launcher's own closing words if it has any."""
     if not leave_for_launcher(text):

@@ -11,228 +11,39 @@ before the host waits for anything.
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainer import checkpoint
 from trainer.control.spikes import spike, with_latest
-from trainer.control.steer import ControlConfig, steer
-from trainer.evaluate.heldout import EvaluationConfig, summary
-from trainer.evaluate.worth import WorthPort, WorthTimes
-from trainer.mixture.ledger import BatchSize, Fact, Ledger, Rollback, Shares
-from trainer.mixture.plan import MARK_EVERY_STEPS, Plan, State
+from trainer.control.steer import steer
+from trainer.evaluate.heldout import summary
+from trainer.measures.slices import Composition, composition
+from trainer.mixture.ledger import BatchSize, Fact, Rollback, Shares
+from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
-from trainer.monitor.journal import JournalWriter
+from trainer.parts import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
 from trainer.pulse import beat
-from trainer.records import Decision, FloatArray, IntArray, Observation, Outlook, Reading, StepFigures, UserError, Worth
-from trainer.saving import Saver
+from trainer.records import (
+    Alignment,
+    Decision,
+    Observation,
+    Outlook,
+    Reading,
+    SourceLoss,
+    StepFigures,
+    UserError,
+    Worth,
+)
 
 if TYPE_CHECKING:
-    import torch
-
     from trainer.data.stream import StepBatch
 
 NONFINITE_LIMIT = 3  # steps in a row: one can be a freak batch, three are a broken run
-
-
-class PendingFigures(Protocol):
-    """Figures of a step that may still be running on the device."""
-
-    def result(self) -> StepFigures:
-        """Wait for the step and return its figures."""
-        ...
-
-
-class Devices(Protocol):
-    """What a run needs of the devices between two steps. Verbs marked (all) are called by every rank together."""
-
-    @property
-    def rank(self) -> int:
-        """This process."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        ...
-
-    @property
-    def device(self) -> "torch.device":
-        """Where tensors belong."""
-        ...
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this rank writes."""
-        ...
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of the model."""
-        ...
-
-    def reduce(self, array: FloatArray) -> FloatArray:
-        """(all) The float64 array summed over all ranks, the same on each."""
-        ...
-
-    def broadcast(self, value: Any) -> Any:
-        """(all) The main rank's value."""
-        ...
-
-    def gather(self, value: Any) -> list[Any]:
-        """(all) Every rank's value, by rank."""
-        ...
-
-    @property
-    def writers(self) -> checkpoint.Ranks:
-        """The ranks, over a channel that saving has for itself."""
-        ...
-
-    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
-        """(all) Collect model and optimizer; the function returned writes this rank's part into a folder, and all ranks
-        call it: at once, or, where ``detached``, in a thread while training goes on.
-        """
-        ...
-
-    def restore(self, folder: Path) -> None:
-        """(all) Load what ``snapshot`` wrote."""
-        ...
-
-
-class Engine(Devices, WorthPort, Protocol):
-    """Devices with a language model on them that can be trained."""
-
-    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
-        """(all) One optimizer step on this rank's part of the global batch, launched."""
-        ...
-
-    def save_model(self, folder: Path) -> None:
-        """(all) Write the model as transformers loads it."""
-        ...
-
-    def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
-        """(all) Sampled continuations of each prompt, for a reader to look at; empty off the main rank."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunState:
-    """What a run needs to go on, beside weights, optimizer and ledger. JSON-able through ``to_json``."""
-
-    step: int = 0
-    position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
-    tokens: int = 0  # target tokens trained on
-    control: Mapping[str, Any] = field(default_factory=dict)
-    documents: Sequence[int] | None = None  # of the held-out part that are read, fixed when the run began
-    accepted_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
-    replay: str | None = None  # folder of the run whose decisions are replayed
-    anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
-    skipped_in_a_row: int = 0
-    recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
-        return {
-            "step": self.step,
-            "position": self.position,
-            "tokens": self.tokens,
-            "control": dict(self.control),
-            "documents": None if self.documents is None else list(self.documents),
-            "accepted_step": self.accepted_step,
-            "replay": self.replay,
-            "anchor": None if self.anchor is None else list(self.anchor),
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "recent_losses": list(self.recent_losses),
-        }
-
-
-class HeldOutReader(Protocol):
-    """What is read of the held-out samples, on the devices it was made for."""
-
-    @property
-    def documents(self) -> IntArray:
-        """Numbers of the documents that are read, ascending."""
-        ...
-
-    def read(self, port: Any, *, step: int) -> Reading:
-        """(all) One reading; every rank gets the same one."""
-        ...
-
-
-class WorthMeasure(Protocol):
-    """How the worth of sources is measured, on the devices it was made for."""
-
-    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Worth]:
-        """(all) The worth of each of ``sources`` after ``step``; weights and optimizer are as before."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorthPlan:
-    """How and when the worth of the sources is measured."""
-
-    measure: WorthMeasure
-    times: WorthTimes
-
-
-class BatchStream(Protocol):
-    """Where this rank's batches come from."""
-
-    @property
-    def state(self) -> State:
-        """Before the batch that comes next."""
-        ...
-
-    def next(self) -> "StepBatch":
-        """The next step's batch."""
-        ...
-
-    def append(self, facts: Iterable[Fact]) -> None:
-        """Take facts into the ledger; what was fetched ahead without them is thrown away."""
-        ...
-
-    def close(self) -> None:
-        """Stop fetching."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The parts of a run, built by ``trainer.run``, or by ``trainer.lightning`` for a user's own module."""
-
-    seed: int
-    num_steps: int  # of the schedule
-    rates: Sequence[float]  # learning rates ahead, as in ``Outlook``; empty where nobody knows them
-    evaluation: EvaluationConfig
-    control: ControlConfig
-    checkpoint: checkpoint.CheckpointConfig
-    folder: Path
-    engine: Devices
-    stream: BatchStream
-    plan: Plan
-    ledger: Ledger
-    journal: JournalWriter
-    reader: HeldOutReader
-    worth: WorthPlan | None  # None: nobody asks for evidence on the sources
-    replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
-    stop_asked: Callable[[], bool]
-    ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
-    warn: Callable[[str], None]
-    saver: Saver = field(default_factory=Saver)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a run ended."""
-
-    state: Literal["finished", "stopped-by-guard", "interrupted", "failed"]
-    step: int
-    reason: str
 
 
 class RanksDisagreeError(RuntimeError):
@@ -251,6 +62,15 @@ class Launched:
     figures: PendingFigures
     learning_rate: float
     started_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the sources at a reading."""
+
+    losses: Mapping[str, SourceLoss]
+    worth: Mapping[str, Worth]
+    alignment: Mapping[str, Alignment]
 
 
 class Steps:
@@ -365,10 +185,12 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
     batch, figures = launched.batch, launched.figures.result()
     plan = run.plan
     counts = np.bincount(batch.plan.source, minlength=len(plan.sources)).tolist()
+    losses = {name: loss for name, loss in zip(plan.sources, figures.losses, strict=False) if loss.tokens}
     run.journal.write(
         "step",
         batch.step,
         loss=figures.loss,
+        source_loss={name: loss.nats_per_token for name, loss in losses.items()},
         learning_rate=launched.learning_rate,
         grad_norm=figures.grad_norm,
         tokens=batch.target_tokens,
@@ -391,7 +213,15 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
         return replace(state, skipped_in_a_row=skipped), figures.stop_asked
     _report_spike(run, batch, figures, state.recent_losses)
     recent = with_latest(state.recent_losses, figures.loss)
-    return replace(state, skipped_in_a_row=0, recent_losses=recent), figures.stop_asked
+    losses = added(state.losses, losses)
+    return replace(state, skipped_in_a_row=0, recent_losses=recent, losses=losses), figures.stop_asked
+
+
+def added(sums: Mapping[str, SourceLoss], more: Mapping[str, SourceLoss]) -> dict[str, SourceLoss]:
+    """Losses by source, summed."""
+    zero = SourceLoss(nats=0.0, tokens=0)
+    pairs = {name: (sums.get(name, zero), more.get(name, zero)) for name in {**sums, **more}}
+    return {name: SourceLoss(nats=a.nats + b.nats, tokens=a.tokens + b.tokens) for name, (a, b) in pairs.items()}
 
 
 def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
@@ -455,25 +285,59 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     started_s = time.monotonic()
     beat("evaluating")
     reading = run.reader.read(run.engine, step=state.step)
-    worth = {} if last else _measure_worth(run, state)
+    worth = {} if last else _measured(run, state, run.worth)
+    alignment = {} if last else _measured(run, state, run.alignment)
     anchor = None if state.anchor is None else np.array(state.anchor)
+    drawn = _drawn_slices(run)
     run.journal.write(
         "reading",
         state.step,
         part="steer",
         **summary(reading, anchor),
-        worth={name: vars_of(value) for name, value in worth.items()},
+        worth={name: asdict(value) for name, value in worth.items()},
+        alignment={name: asdict(value) for name, value in alignment.items()},
+        **_composition_line(drawn),
         seconds=time.monotonic() - started_s,
     )
+    evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment)
+    state = replace(_warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
     if run.replay is not None or last:
         return state, None
-    return _decide(run, state, reading, worth)
+    return _decide(run, state, reading, evidence)
 
 
-def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
-    plan = run.worth
+def _drawn_slices(run: Run) -> Composition | None:
+    """Slices of what was drawn up to now against those of the real sources; None where they are not known."""
+    if not run.slice_tokens:
+        return None
+    real = frozenset(name for name, kind in zip(run.plan.sources, run.plan.kinds, strict=True) if kind == "real")
+    return composition(run.slice_tokens, run.plan.epochs(run.stream.state), real)
+
+
+def _composition_line(drawn: Composition | None) -> dict[str, Any]:
+    if drawn is None:
+        return {}
+    return {"drawn_slices": {name: asdict(one) for name, one in drawn.slices.items()}, "drawn_unnamed": drawn.unnamed}
+
+
+def _warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
+    """Warn of each slice once, when what was drawn has become far from the real data in it."""
+    factor = run.evaluation.slice_skew
+    skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
+    for name, one in skewed.items():
+        if name not in state.skewed:
+            run.journal.write("skew", state.step, slice=name, real=one.real, drawn=one.drawn)
+            run.warn(
+                f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
+                " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
+            )
+    return replace(state, skewed=tuple(skewed))
+
+
+def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:
+    """Evidence about the sources that are drawn, where it is due."""
     if plan is None or not plan.times.due(state.step, state.position):
         return {}
     shares = run.plan.shares(state.step + 1)
@@ -485,12 +349,7 @@ def _measure_worth(run: Run, state: RunState) -> Mapping[str, Worth]:
     )
 
 
-def vars_of(worth: Worth) -> dict[str, float]:
-    """A worth as a JSON-able dict."""
-    return {"value": worth.value, "standard_error": worth.standard_error, "num_samples": worth.num_samples}
-
-
-def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Worth]) -> tuple[RunState, Outcome | None]:
+def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> tuple[RunState, Outcome | None]:
     """Decide on the main rank, tell all ranks, and act."""
     decided: tuple[dict[str, Any], Decision] | None = None
     if run.engine.is_main:
@@ -504,9 +363,9 @@ def _decide(run: Run, state: RunState, reading: Reading, worth: Mapping[str, Wor
                 num_samples=run.plan.sizes(),
             ),
             reading=reading,
-            losses={},
-            alignment={},
-            worth=worth,
+            losses=evidence.losses,
+            alignment=evidence.alignment,
+            worth=evidence.worth,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
             epochs=run.plan.epochs(run.stream.state),

@@ -91,7 +91,8 @@ class Worth:
     """What a token of a source is worth now, in units of a fresh real token (1 = as good, 0 = useless, below 0 =
     harmful).
 
-    ``fresh_gain`` is that unit: nats per held-out token that one step on fresh real text gains; None where not known.
+    ``fresh_gain`` is that unit: nats per held-out token that one step on fresh real text gains at the present learning
+    rate; None where not known.
     """
 
     value: float
@@ -117,8 +118,9 @@ class SourceLoss:
 class Alignment:
     """How the gradient on a source points along that on held-out real data, both as the optimizer scales them.
 
-    ``inner_product`` <g_held-out, g_source> with its standard error; ``variance`` the trace of the covariance of the
-    gradient of one sample of the source, in the same units: what an alignment alone does not see.
+    ``inner_product`` <g_held-out, g_source>: nats per held-out token that a step on the source gains per unit of
+    learning rate, with its standard error, which is for comparing sources; ``variance`` the trace of the covariance of
+    the gradient of one sample of the source, in the same units: what an alignment alone does not see.
     """
 
     inner_product: float
@@ -198,3 +200,4 @@ class StepFigures:
     fed: int
     stop_asked: bool  # on any rank
     ledgers_agree: bool
+    losses: tuple[SourceLoss, ...]  # over the global batch, in the plan's order; empty where nobody can tell them apart

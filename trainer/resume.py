@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig, initial_state
-from trainer.loop import Devices, RunState, starting_facts
+from trainer.loop import starting_facts
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
@@ -22,6 +22,7 @@ from trainer.mixture.ledger import (
 )
 from trainer.mixture.plan import MixtureConfig, accumulation
 from trainer.monitor.journal import AppendOnlyFile, cut, read
+from trainer.parts import Devices, RunState
 from trainer.recipe import Recipe, load_recipe
 from trainer.records import UserError
 
@@ -179,8 +180,7 @@ def starting_state(
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
         return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds))
-    fields = {key: saved.state[key] for key in RunState().to_json()}
-    return RunState(**fields)
+    return RunState.from_json(saved.state)
 
 
 def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, list[Fact]]:

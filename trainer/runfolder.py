@@ -29,12 +29,8 @@ def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
 
     A recipe that differs in what may not change is left to ``check_recipe_unchanged``, which refuses it.
     """
-    path = folder / "outcome.json"
-    if not path.is_file() or not (folder / "recipe.yaml").is_file():
-        return None
-    try:
-        outcome: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:  # torn by a crash: the checkpoints say where the run stands
+    outcome = read_outcome(folder)  # torn by a crash: the checkpoints say where the run stands
+    if outcome is None or not (folder / "recipe.yaml").is_file():
         return None
     old = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
     if any(not difference.allowed for difference in differences(old, recipe)):
@@ -166,23 +162,24 @@ def _is_held_by_this_launch(folder: Path) -> bool:
         return False
 
 
-@contextmanager
-def unlocked() -> Iterator[None]:
-    """What the other ranks hold: the main rank has the lock for all."""
-    yield
-
-
 def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
     """Write that a launch was refused before its recipe was known, for the batch script that reads ``outcome.json``; a
     run that goes on there, or has come to its end, keeps its own.
     """
-    path = folder / "outcome.json"
     with suppress(UserError), held(folder):
-        with suppress(OSError, ValueError):
-            if json.loads(path.read_text())["state"] in ("finished", "stopped-by-guard"):
-                return
-        path.unlink(missing_ok=True)
+        before = read_outcome(folder)
+        if before is not None and before["state"] in ("finished", "stopped-by-guard"):
+            return
+        (folder / "outcome.json").unlink(missing_ok=True)
         write_outcome(folder, state="failed", step=None, reason=reason, exit_code=exit_code)
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """How the run ended, from ``outcome.json``; None where it cannot be read."""
+    with suppress(OSError, ValueError):
+        told = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        return told if isinstance(told, dict) else None
+    return None
 
 
 def failed_outcome(folder: Path) -> dict[str, Any] | None:
@@ -192,11 +189,8 @@ def failed_outcome(folder: Path) -> dict[str, Any] | None:
 
 
 def _outcome_of_this_launch(folder: Path) -> dict[str, Any] | None:
-    try:
-        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return outcome if outcome.get("launch") == own_launch() else None
+    outcome = read_outcome(folder)
+    return outcome if outcome is not None and outcome.get("launch") == own_launch() else None
 
 
 def write_outcome(

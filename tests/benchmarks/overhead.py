@@ -7,12 +7,12 @@ rehearsals of a few steps. Both are counted in tokens trained (forward and backw
 from pathlib import Path
 
 from tests.benchmarks.figures import Figure, Result
+from trainer.assembly import worth_plan
 from trainer.data.prepare import prepare
 from trainer.data.store import PreparedData
 from trainer.evaluate.heldout import plan_steer, reading_cost_tokens
 from trainer.evaluate.worth import TokenWorth
 from trainer.recipe import Recipe, load_recipe
-from trainer.run import worth_plan
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 READING_AT_MOST, EVIDENCE_AT_MOST = 0.05, 0.10

@@ -26,13 +26,14 @@ from trainer.data.store import PreparedSegment
 from trainer.data.stream import MicroBatch, Stream
 from trainer.engines.accelerate import AccelerateEngine
 from trainer.evaluate.heldout import EvaluationConfig
-from trainer.loop import Run, RunState, train
+from trainer.loop import train
 from trainer.mixture.ledger import Ledger
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.objective import normalised, summed_loss
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.monitor.journal import Journal
+from trainer.parts import Run, RunState
 
 SHARES = {"real": 0.5, "one": 0.3, "two": 0.2}
 VOCABULARY = 2048
@@ -162,7 +163,9 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         ledger=stream.plan.ledger,
         journal=Journal(folder / "journal.jsonl"),
         reader=None,  # no reading is due
+        slice_tokens={},
         worth=None,
+        alignment=None,
         replay=None,
         stop_asked=lambda: False,
         ledger_offset=lambda: 0,

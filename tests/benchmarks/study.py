@@ -1,23 +1,18 @@
-"""Which source helps, which hurts, and what steering is worth: the quickstart in many variants, as ordinary runs of
-``trainer fit``.
+"""Which source helps, which hurts, and what steering is worth: the quickstart in many variants.
 
-A cell is one run folder; a cell that is finished is not run again, so the study can be stopped and gone on with. The
-table is made from the run folders alone. Usage: ``python -m tests.benchmarks.study [--jobs 2] [--only PREFIX]
-[--table]``.
+The table is made from the run folders, and from what is stored of cells whose folders are gone. Usage: ``python -m
+tests.benchmarks.study [--jobs 2] [--only PREFIX] [--table]``.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.lab.cells import ROOT, result, run_missing, spread
+
 RUNS = Path(os.environ.get("STUDY_RUNS", ROOT / "runs" / "study"))
 RESULTS = Path(__file__).parent / "results" / "study.json"
 SOURCES = ("wikipedia", "written", "invented", "scrambled")
@@ -102,46 +97,6 @@ def cells() -> dict[str, list[str]]:
     return plan
 
 
-def run(name: str, overrides: list[str], recipe: str = "recipes/quickstart.yaml") -> None:
-    """Train one cell, or go on with it."""
-    folder = RUNS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    sets = [word for item in ["monitor.wandb.mode=off", *overrides] for word in ("--set", item)]
-    command = [sys.executable, "-m", "trainer", "fit", recipe, "--run", str(folder), *sets]
-    with (folder / "log.txt").open("a") as log:
-        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    print(f"{name}: exit {code}", flush=True)
-
-
-def result(name: str) -> dict[str, Any] | None:
-    """What a finished cell says of itself."""
-    journal = RUNS / name / "journal.jsonl"
-    if not journal.is_file():
-        return None
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    reports = [line for line in lines if line["kind"] == "report"]
-    if not reports:
-        return None
-    steps = [line for line in lines if line["kind"] == "step"]
-    moves = [line for line in lines if line["kind"] == "decision" and line["action"] != "keep"]
-    lowest = {name: min(line["shares"][name] for line in steps) / 1e6 for name in steps[0]["shares"]}
-    return {
-        "report_nats_per_token": reports[-1]["nats_per_token"],
-        "report_bits_per_byte": reports[-1]["bits_per_byte"],
-        "worst_slice": reports[-1]["worst_slice"],
-        "final_shares": {name: share / 1e6 for name, share in steps[-1]["shares"].items()},
-        "lowest_shares": lowest,
-        "epochs": steps[-1]["epochs"],
-        "moves": [{"step": line["step"], "action": line["action"], "shares": line["shares"]} for line in moves],
-        "steps": len(steps),
-    }
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard error."""
-    return f"{mean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else f"{values[0]:.3f}"
-
-
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The study as a table: report loss by variant, and paired against equal static shares."""
     loss: dict[str, dict[str, float]] = defaultdict(dict)
@@ -172,11 +127,10 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = cells()
     if not arguments.table:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            for name, overrides in plan.items():
-                if name.startswith(tuple(arguments.only.split(","))) and result(name) is None:
-                    pool.submit(run, name, overrides)
-    results = {name: found for name in plan if (found := result(name)) is not None}
+        asked = {name: sets for name, sets in plan.items() if name.startswith(tuple(arguments.only.split(",")))}
+        run_missing(asked, RUNS, ROOT / "recipes" / "quickstart.yaml", jobs=arguments.jobs)
+    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results = stored | {name: found for name in plan if (found := result(RUNS / name)) is not None}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

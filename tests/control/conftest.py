@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trainer.records import SHARE_ONE, Kind, Observation, Outlook, Reading, Worth
+from trainer.records import SHARE_ONE, Alignment, Kind, Observation, Outlook, Reading, SourceLoss, Worth
 
 DOCUMENT_NATS = np.random.default_rng(7).normal(4.0, 0.6, 40)  # the spread between documents, nats per token
 DOCUMENT_TOKENS = np.random.default_rng(8).integers(20, 200, 40)
@@ -26,7 +26,8 @@ def _reading(step: int, shift: float, rng: np.random.Generator | None) -> Readin
 
 @pytest.fixture(scope="session")
 def observe() -> Callable[..., Observation]:
-    """``observe(step, shares, ...)``: ``loss`` shifts the held-out loss, ``worth`` is {source: value or Worth}."""
+    """``observe(step, shares, ...)``: ``loss`` shifts the held-out loss, ``worth`` is {source: value or Worth},
+    ``source_losses`` the mean training losses over ``tokens`` each."""
 
     def build(
         step: int,
@@ -38,6 +39,11 @@ def observe() -> Callable[..., Observation]:
         steps: int = 400,
         rng: np.random.Generator | None = None,
         reading: Reading | None = None,
+        source_losses: Mapping[str, float] | None = None,
+        alignment: Mapping[str, Alignment] | None = None,
+        num_samples: Mapping[str, int] | None = None,
+        rate: float = 1e-3,
+        tokens: int = 1_000,
     ) -> Observation:
         assert sum(shares.values()) == SHARE_ONE
         measured = {
@@ -49,10 +55,15 @@ def observe() -> Callable[..., Observation]:
             step=step,
             progress=min(1.0, step / steps),
             outlook=Outlook(
-                num_steps=steps, global_batch=32, rates=[1e-3] * 100, num_samples=dict.fromkeys(shares, 1_000)
+                num_steps=steps,
+                global_batch=32,
+                rates=[rate] * 100,
+                num_samples=num_samples or dict.fromkeys(shares, 1_000),
             ),
-            losses={},
-            alignment={},
+            losses={
+                name: SourceLoss(nats=mean * tokens, tokens=tokens) for name, mean in (source_losses or {}).items()
+            },
+            alignment=alignment or {},
             reading=reading if reading is not None else _reading(step, loss, rng),
             worth=measured,
             shares=dict(shares),

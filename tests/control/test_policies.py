@@ -17,7 +17,7 @@ FEEDBACK = FeedbackConfig(kind="feedback")
 
 def follow(observe, config, worths, shares=EQUAL, kinds=KINDS):
     """Shares after each of ``worths``, read every 20 of 400 steps from step 120 on."""
-    begin, propose, _ = POLICIES[config.kind]
+    begin, propose, *_ = POLICIES[config.kind]
     state, seen = begin(config, shares, kinds), []
     for number, worth in enumerate(worths):
         observation = observe(120 + 20 * number, shares, kinds=kinds, worth=worth)
@@ -141,7 +141,7 @@ def test_fewer_readings_than_asked_for_decide_nothing(observe):
 
 
 def test_worths_before_the_warm_up_are_not_counted(observe):
-    begin, propose, _ = POLICIES["feedback"]
+    begin, propose, *_ = POLICIES["feedback"]
     state = begin(FEEDBACK, EQUAL, KINDS)
     for step in (20, 40, 59):
         state, proposal = propose(FEEDBACK, state, observe(step, EQUAL, worth=BAD))
@@ -193,7 +193,7 @@ def test_one_decision_moves_no_more_than_allowed(observe):
 
 def test_loss_is_not_looked_at(observe):
     """A template has a low loss and hard text a high one: the loss on the sources is no part of the evidence."""
-    begin, propose, _ = POLICIES["feedback"]
+    begin, propose, *_ = POLICIES["feedback"]
     outcomes = []
     for loss in (-2.0, 2.0):
         state, shares = begin(FEEDBACK, EQUAL, KINDS), EQUAL
@@ -299,7 +299,7 @@ QUICKSTART = {  # least and greatest worth at each, of two seeds and of a run wi
 def simulated(observe, truth, rng, shares, kinds):
     """The shares after each measurement of one run. ``truth``: source to ranges, through which all sources of a run
     move together (good runs are good for all)."""
-    begin, propose, _ = POLICIES["feedback"]
+    begin, propose, *_ = POLICIES["feedback"]
     state, seen = begin(FEEDBACK, shares, kinds), []
     for number, (step, error) in enumerate(zip(MEASURED_AT, ERRORS, strict=True)):
         place = rng.uniform()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +75,26 @@ def samples_in(batch: StepBatch) -> Counter[tuple[int, int]]:
 def planned(plan: Plan, step: int) -> Counter[tuple[int, int]]:
     batch = plan.batch(step)
     return Counter(zip(batch.source.tolist(), batch.sample.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_every_row_knows_its_source_and_every_rank_the_targets_of_all(world_size: int) -> None:
+    seen: list[Counter[int]] = [Counter() for _ in range(9)]
+    for rank in range(world_size):
+        plan = plan_of(shares={**SHARES, "bad": 0, "good": 500_000})
+        with stream_of(plan, cells=Cells(rank=rank, world_size=world_size, micro_batch=2)) as stream:
+            for counts in seen:
+                batch = stream.next()
+                expected = Counter({0: 0, 1: 0, 2: 0})
+                for (source, sample), times in planned(plan, batch.step).items():
+                    expected[source] += times * int(stream._stores[source, 0].valid_tokens(sample) - 1)
+                assert batch.source_targets == tuple(expected[source] for source in range(3))
+                assert batch.target_tokens == sum(batch.source_targets)
+                rows = torch.cat([micro.input_ids[:, 0] for micro in batch.micro_batches])
+                own = torch.cat([micro.num_valid for micro in batch.micro_batches]) > 0
+                assert torch.equal(batch.row_sources[own], rows[own])  # the first token of a sample says its source
+                counts.update(rows[own].tolist())
+    assert [sum(counts.values()) for counts in seen] == [12] * 9
 
 
 def test_the_model_gets_what_the_plan_says_in_every_step() -> None:

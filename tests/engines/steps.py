@@ -15,6 +15,7 @@ from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
+from trainer.records import SourceLoss
 
 LENGTH, VOCABULARY, NUM_SAMPLES, SEED = 16, 64, 40, 11
 
@@ -32,6 +33,19 @@ class Samples:
 
     def valid_tokens(self, samples: Any) -> Any:
         return self.valid[samples]
+
+
+STORES = (Samples(1), Samples(2))
+
+
+def plan_of(global_batch: int) -> Plan:
+    facts = [
+        Segment(step=1, source="real", kind="real", segment=0, num_samples=NUM_SAMPLES),
+        Segment(step=1, source="made", kind="synthetic", segment=0, num_samples=NUM_SAMPLES),
+        BatchSize(step=1, global_batch=global_batch),
+        Shares(step=1, shares={"real": 600_000, "made": 400_000}),
+    ]
+    return Plan(SEED, Ledger(facts))
 
 
 def training(**more: Any) -> TrainingConfig:
@@ -82,15 +96,9 @@ class Bench:
 def bench(micro_batch: int = 3, global_batch: int = 12, **more: Any) -> Iterator[Bench]:
     model = tiny_model()
     engine = open_engine(model, training(micro_batch=micro_batch, **more), seed=SEED)
-    facts = [
-        Segment(step=1, source="real", kind="real", segment=0, num_samples=NUM_SAMPLES),
-        Segment(step=1, source="made", kind="synthetic", segment=0, num_samples=NUM_SAMPLES),
-        BatchSize(step=1, global_batch=global_batch),
-        Shares(step=1, shares={"real": 600_000, "made": 400_000}),
-    ]
-    plan = Plan(SEED, Ledger(facts))
+    plan = plan_of(global_batch)
     cells = Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch)
-    stores = {("real", 0): Samples(1), ("made", 0): Samples(2)}
+    stores = {("real", 0): STORES[0], ("made", 0): STORES[1]}
     stream = Stream(plan, stores, state=plan.start(), cells=cells, sequence_length=LENGTH, padding=0)
     try:
         yield Bench(engine, model, stream)
@@ -103,6 +111,21 @@ def first_step(micro_batch: int, global_batch: int) -> tuple[Any, dict[str, Any]
     with bench(micro_batch, global_batch) as on:
         figures = on.step()
         return figures, on.first_moments()
+
+
+def losses_by_hand(global_batch: int) -> list[SourceLoss]:
+    """Of the first step, by source: each sample through the model alone, its cross entropy by torch's own function."""
+    model, plan = tiny_model(), plan_of(global_batch)
+    batch, _ = plan.draw(plan.start())
+    nats, tokens = [0.0, 0.0], [0, 0]
+    for source, sample in zip(batch.source.tolist(), batch.sample.tolist(), strict=True):
+        store = STORES[source]
+        ids = torch.from_numpy(store.tokens[sample, : store.valid[sample]])
+        with torch.no_grad():
+            logits = model(input_ids=ids[None]).logits[0, :-1]
+        nats[source] += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
+        tokens[source] += len(ids) - 1
+    return [SourceLoss(nats=each, tokens=of) for each, of in zip(nats, tokens, strict=True)]
 
 
 def poisoned_on_one_rank() -> list[tuple[Any, dict[str, Any]]]:

@@ -1,9 +1,11 @@
 """One process or several, small or large micro-batches: the same gradients, the same verdicts, one small all-reduce."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.engines.gloo import on_ranks
 from tests.engines.steps import (
@@ -12,11 +14,13 @@ from tests.engines.steps import (
     collectives_of_a_step,
     continued,
     first_step,
+    losses_by_hand,
     poisoned_on_one_rank,
     training,
 )
 from trainer.engines import check_engine
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE, check_launch, step_seed
+from trainer.engines.accelerate import step_seed
+from trainer.engines.launch import NUM_PROCESSES_VARIABLE, check_launch
 from trainer.records import UserError
 
 REMEDY = "accelerate launch --multi_gpu"
@@ -44,6 +48,35 @@ def test_gradients_do_not_depend_on_the_number_of_ranks(tmp_path: Path, global_b
         assert_same_first_step(found, expected)
 
 
+@pytest.mark.parametrize("global_batch", [12, 1], ids=["several", "one sample"])
+def test_the_loss_is_told_by_source_whatever_the_micro_batch_and_the_number_of_ranks(
+    tmp_path: Path, global_batch: int
+) -> None:
+    expected = losses_by_hand(global_batch)
+    on_two = on_ranks(first_step, 2, tmp_path, 3, global_batch)
+    for figures, _ in (first_step(12, global_batch), first_step(5, global_batch), *on_two):
+        assert [loss.tokens for loss in figures.losses] == [loss.tokens for loss in expected]
+        for loss, by_hand in zip(figures.losses, expected, strict=True):
+            assert loss.nats == pytest.approx(by_hand.nats, rel=1e-5)
+        assert figures.loss == sum(loss.nats for loss in figures.losses) / sum(loss.tokens for loss in figures.losses)
+
+
+def test_a_loss_that_is_not_finite_is_told_of_its_source_alone() -> None:
+    with bench(micro_batch=12) as on:
+        batch = on.stream.next()
+        row = int((batch.row_sources == 1).nonzero()[0])
+
+        def poison(_module: Any, _given: Any, logits: torch.Tensor) -> torch.Tensor:
+            factor = torch.ones(len(logits), 1, 1)
+            factor[row] = float("nan")
+            return logits * factor
+
+        on.model.lm_head.register_forward_hook(poison)
+        figures = on.engine.train_step(batch, learning_rate=1e-2, stop=False, ledger_digest=0).result()
+    assert not figures.updated
+    assert [bool(np.isfinite(loss.nats)) for loss in figures.losses] == [True, False]
+
+
 def test_a_gradient_that_is_not_finite_on_one_rank_leaves_all_ranks_as_they_were(tmp_path: Path) -> None:
     ranks = on_ranks(poisoned_on_one_rank, 2, tmp_path)
     for before, poisoned, after in ranks:
@@ -68,10 +101,9 @@ def test_any_rank_can_ask_to_stop_and_a_strange_ledger_is_noticed_on_all(tmp_pat
     assert on_ranks(asked_and_astray, 2, tmp_path) == [[(False, True), (True, True), (False, False)]] * 2
 
 
-def test_a_step_costs_one_all_reduce_of_at_most_eight_numbers_beyond_training(tmp_path: Path) -> None:
+def test_a_step_costs_one_all_reduce_of_five_numbers_and_one_for_each_source_beyond_training(tmp_path: Path) -> None:
     for names, sizes in on_ranks(collectives_of_a_step, 2, tmp_path):
-        assert len(sizes) == 1, "only the figures of the step are asked for in Python"
-        assert sizes[0] <= 8
+        assert sizes == [5 + 2], "only the figures of the step are asked for in Python"
         assert names == ["gloo:all_reduce"] * 2, "one bucket of gradients, and the figures"
 
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from tests.engines.gloo import on_ranks
 from tests.engines.steps import bench
 from trainer.engines import tensors
-from trainer.engines.accelerate import COLLECTIVE_PATIENCE
+from trainer.engines.launch import COLLECTIVE_PATIENCE
 
 FILE_BYTES = 4000
 

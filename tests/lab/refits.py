@@ -10,8 +10,8 @@ of d dimensions. Per dimension, n real samples, m synthetic ones:
 * E6, finite sets off centre by delta_k: risk = w'(diag(d/m_k) + Delta Delta')w, a quadratic program on the simplex.
   What is said of the expected risk holds for a draw up to 1/sqrt(d).
 * E7, n1 real samples and as many synthetic ones as give the share p in the pool: risk = d (1-p)/n1 + p^2 c^2, least
-  at p* = d / (2 n1 c^2). The alignment of gradients on the pool is blind to the variance that more samples take away (its
-  zero is p = 0), so worth is rehearsed: refitted with some more of a source, and undone.
+  at p* = d / (2 n1 c^2). The alignment of gradients on the pool is blind to the variance that more samples take away
+  (its zero is p = 0), so worth is rehearsed: refitted with some more of a source, and undone.
 
 All checked by simulation (tests/lab/test_refits.py).
 """

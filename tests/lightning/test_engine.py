@@ -23,7 +23,7 @@ from tests.together.launches import (
     reached,
     wait_until,
 )
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE
+from trainer.engines.launch import NUM_PROCESSES_VARIABLE
 from trainer.lightning.launch import STRATEGY_VARIABLE, check_launch
 from trainer.records import UserError
 

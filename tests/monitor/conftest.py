@@ -123,7 +123,8 @@ class Teller:
             worst_decile_nats_per_token=loss + 0.9,
             source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
             slices={name: {"nats_per_token": loss + more, "tokens": 4000} for name, more in SLICES.items()},
-            worth=worth, seconds=1.2, documents=256,
+            worth=worth, seconds=1.2, documents=256, drawn_unnamed=0.25,
+            drawn_slices={"people": {"real": 0.4, "drawn": 0.137}},
         )  # fmt: skip
 
     def decision(self, step: int) -> None:

@@ -20,6 +20,7 @@ from trainer.data.stream import Stream
 from trainer.engines import accelerate
 from trainer.mixture.ledger import Fact, Shares
 from trainer.monitor.wandb import WandbMirror
+from trainer.parts import Run
 
 DAWDLE_S = 0.3
 STEP_OF_SHARES = 1_000  # millionths that the rank which disagrees moves from one source to another
@@ -110,7 +111,7 @@ def disagrees(step: int) -> None:
     """From the first decision after the step on, this rank holds other shares."""
     take = loop._take
 
-    def other(run: loop.Run, facts: Sequence[Fact]) -> None:
+    def other(run: Run, facts: Sequence[Fact]) -> None:
         if run.stream.state.step > step:
             strikes()
             facts = [_moved(fact) for fact in facts]

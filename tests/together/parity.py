@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, Compared | str] = {}
     for name in names:
         found[name] = one = run_cell(place, name, alone)
-        print(f"{name}: {one if isinstance(one, Compared) else 'failed' + chr(10) + one}", flush=True)
+        print(f"{name}: {one}" if isinstance(one, Compared) else f"{name}: failed\n{one}", flush=True)
     steps, moves = len(by_step(alone, "fed")), sum(line["action"] == "move" for line in lines(alone, "decision"))
     nearest = nearest_threshold(alone)
     print(f"\n{table(found, steps)}\n")

@@ -9,6 +9,7 @@ step are the same on any number of processes. 7 samples a step, so that ranks ar
 import json
 import os
 import sys
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ import torch
 from trainer.data.stream import Stream
 from trainer.engines import open_engine
 from trainer.evaluate.worth import WorthCounts, read_worth
-from trainer.loop import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
+from trainer.parts import Engine
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0
@@ -136,7 +137,7 @@ def drive(engine: Engine) -> dict[str, Any]:
             batch = stream.next()
             rate = TRAINING.rate(batch.step - 1)
             pending = engine.train_step(batch, learning_rate=rate, stop=batch.step == 2, ledger_digest=ledger.digest)
-            steps.append(vars(pending.result()))
+            steps.append(asdict(pending.result()))
             micro_batches.append(len(batch.micro_batches))
         stream.close()
         first_step += STEPS

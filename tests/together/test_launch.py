@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.together.launches import Ended, Place, free_port, lines, outcome
-from trainer.engines.accelerate import NUM_PROCESSES_VARIABLE
+from trainer.engines.launch import NUM_PROCESSES_VARIABLE
 
 REMEDY = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
 

@@ -50,6 +50,22 @@ def test_a_rollback_marks_the_discarded_slots_and_goes_on_with_new_samples(rolle
     assert len(used) == len(set(used)), "a sample came twice in one epoch"
 
 
+def test_a_slice_that_synthetic_text_thins_out_is_told_once(place: Place) -> None:
+    run = place.folder / "skewed"
+    rivers = "data.sources.bad={kind: synthetic, path: bad.jsonl, slice: topic, where: {topic: rivers}}"
+    shares = "mixture.shares={real: 0.3, good: 0, bad: 0.7}"
+    ended = place.fit(run, rivers, shares, "control.policy={kind: constant}").wait()
+    assert ended.code == 0, ended.output
+    skewed = {line["slice"]: line for line in lines(run, "skew")}
+    assert set(skewed) == {"birds", "rivers", "tools", "towns"}
+    assert len(lines(run, "skew")) == 4, "each slice is told once"
+    assert skewed["rivers"]["drawn"] > 2 * skewed["rivers"]["real"]
+    assert ended.output.count("of the real data (evaluation.slice_skew)") == 4
+    counts, drawn = by_step(run, "counts"), lines(run, "reading")[-1]["drawn_slices"]
+    of_real = sum(count["real"] for count in counts.values()) / sum(sum(count.values()) for count in counts.values())
+    assert drawn["birds"]["drawn"] == pytest.approx(of_real * drawn["birds"]["real"], rel=0.05)
+
+
 def test_after_a_rollback_the_run_still_trains_all_positions_of_its_schedule(rolled_back: Path) -> None:
     line = lines(rolled_back, "rollback")[0]
     discarded = line["step"] - line["to_step"]

@@ -2,7 +2,7 @@
 
 from trainer.control.guard import GuardConfig, judge
 from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
-from trainer.control.steer import ControlConfig, initial_state, steer, worth_from
+from trainer.control.steer import ControlConfig, alignment_from, initial_state, reads_losses, steer, worth_from
 
 __all__ = [
     "ConstantConfig",
@@ -12,8 +12,10 @@ __all__ = [
     "PolicyConfig",
     "ScheduleConfig",
     "SchedulePoint",
+    "alignment_from",
     "initial_state",
     "judge",
+    "reads_losses",
     "steer",
     "worth_from",
 ]

@@ -57,6 +57,13 @@ def gaps_by_source(
     return {name: {who: rows[k] for who, rows in found.items()} for k, name in enumerate(names) if found}
 
 
+def fresh_unit(seen: Observation, estimators: Collection[Estimator]) -> float | None:
+    """What a fresh real token is worth in the unit of ``gaps_by_source``; None where nothing says so now."""
+    names = [name for name, share in seen.shares.items() if share > 0]
+    rehearsed = _rehearsed(seen, names) if "worth" in estimators else None
+    return None if rehearsed is None else rehearsed[2] or 1.0
+
+
 def _over_the_rest(
     seen: Observation, names: Sequence[str], values_K: FloatArray, covariance_KK: FloatArray
 ) -> tuple[FloatArray, FloatArray]:

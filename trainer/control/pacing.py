@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
-from scipy.optimize import brentq
 
 from trainer.records import FloatArray
 
@@ -94,6 +93,8 @@ def spend(
     margin. The margin is found by bisection, which is dual ascent carried to its end, at every reading, with what was
     really used.
     """
+    from scipy.optimize import brentq  # half a second to import: only where a budget binds
+
     demand = (np.maximum(weights / weights.max(), LEAST_WEIGHT)) ** concentration
 
     def shares(log_scale: float) -> FloatArray:

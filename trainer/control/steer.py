@@ -41,6 +41,16 @@ def worth_from(config: ControlConfig) -> float | None:
     return POLICIES[config.policy.kind].worth_from(config.policy)
 
 
+def alignment_from(config: ControlConfig) -> float | None:
+    """Progress from which the alignment of the sources' gradients has to be measured; None for never."""
+    return POLICIES[config.policy.kind].alignment_from(config.policy)
+
+
+def reads_losses(config: ControlConfig) -> bool:
+    """Whether the policy cannot work without the training loss by source."""
+    return POLICIES[config.policy.kind].reads_losses
+
+
 def steer(config: ControlConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Decision]:
     """The decision on ``seen`` and the state after it; shares sum to ``SHARE_ONE`` and hold from the next step on.
 

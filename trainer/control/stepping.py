@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from math import exp, fsum, log
 
 import numpy as np
-from scipy.optimize import brentq
 
 from trainer.control.value import Estimate
 
@@ -65,6 +64,8 @@ def step(shares: Mapping[str, float], known: Mapping[str, Estimate], pace: Pace,
     whole = _gone(shares, way, 1.0)
     if divergence(whole, shares) <= radius:
         return Step(shares=whole, pace=after, radius=radius, divergence=divergence(whole, shares), is_held_back=False)
+    from scipy.optimize import brentq  # half a second to import: only where a step is held back
+
     part = float(brentq(lambda part: divergence(_gone(shares, way, part), shares) - radius, 0.0, 1.0, xtol=1e-9))
     return Step(shares=_gone(shares, way, part), pace=after, radius=radius, divergence=radius, is_held_back=True)
 

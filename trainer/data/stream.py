@@ -60,13 +60,16 @@ class MicroBatch:
 @dataclass(frozen=True, kw_only=True)
 class StepBatch:
     """This rank's part of a global batch. ``target_tokens`` counts the predicted tokens of the whole global batch, on
-    all ranks alike.
+    all ranks alike, and ``source_targets[K]`` those of each source; it is empty where samples have no tokens.
+    ``row_sources`` (int64) is the source of each row of the micro-batches, one after the other; a padding row's is 0.
     """
 
     step: int
     plan: Batch
     micro_batches: tuple[MicroBatch, ...]
+    row_sources: torch.Tensor
     target_tokens: int
+    source_targets: tuple[int, ...]
     fed: int  # this rank's part of the sum mod 2^64 over all samples
     after: State
     capped: Mapping[str, float] = field(default_factory=dict)  # epochs of the sources whose cap acts from this step on
@@ -115,6 +118,14 @@ def fed(batch: Batch, stores: Mapping[tuple[int, int], SampleStore]) -> int:
         for pair, slots in by_segment(batch.source, batch.segment)
     )
     return sum(map(int, hashes)) % (1 << 64)
+
+
+def _by_source(tokens: IntArray, source: IntArray, starts: IntArray, *, num_sources: int) -> IntArray:
+    """Tokens of the slots of each of S batches, ``starts[S + 1]``, by source: [S, K]."""
+    num_batches = len(starts) - 1
+    bins = np.repeat(np.arange(num_batches), np.diff(starts)) * num_sources + source
+    counts = np.bincount(bins, weights=tokens, minlength=num_batches * num_sources)  # exact below 2^53
+    return counts.astype(np.int64).reshape(num_batches, num_sources)
 
 
 @dataclass(frozen=True)
@@ -231,10 +242,12 @@ class Stream:
         row_of_slot = np.full(slot_starts[-1], -1)  # other ranks' slots have no row
         for layout, first_slot, first_row in zip(layouts, slot_starts, row_starts, strict=False):
             row_of_slot[first_slot + layout.slots] = first_row + layout.rows
+        source = np.concatenate([batch.source for batch, _ in drawn])
         input_ids, num_valid, valid = self._read([batch for batch, _ in drawn], row_of_slot, int(row_starts[-1]))
+        row_sources = self._row_sources(source, row_of_slot, int(row_starts[-1]))
         hashes = np.where(num_valid.numpy() > 0, sample_hashes(input_ids.numpy()), np.uint64(0))
         fed_parts = np.add.reduceat(hashes, row_starts[:-1]).tolist()
-        targets = np.add.reduceat(np.maximum(valid - 1, 0), slot_starts[:-1]).tolist()
+        targets = _by_source(np.maximum(valid - 1, 0), source, slot_starts, num_sources=len(self.plan.sources))
         return [
             StepBatch(
                 step=batch.step,
@@ -243,14 +256,22 @@ class Stream:
                     MicroBatch(input_ids=input_ids[row:end], num_valid=num_valid[row:end])
                     for row, end in layout.micro_rows(first_row)
                 ),
-                target_tokens=target_tokens,
+                row_sources=row_sources[first_row : first_row + layout.num_rows],
+                target_tokens=sum(source_targets),
+                source_targets=tuple(source_targets),
                 fed=fed_part,
                 after=after,
             )
-            for (batch, after), layout, first_row, target_tokens, fed_part in zip(
-                drawn, layouts, row_starts[:-1].tolist(), targets, fed_parts, strict=True
+            for (batch, after), layout, first_row, source_targets, fed_part in zip(
+                drawn, layouts, row_starts[:-1].tolist(), targets.tolist(), fed_parts, strict=True
             )
         ]
+
+    def _row_sources(self, source: IntArray, row_of_slot: IntArray, num_rows: int) -> torch.Tensor:
+        row_sources = torch.zeros(num_rows, dtype=torch.int64, pin_memory=self._pin)
+        own = np.flatnonzero(row_of_slot >= 0)
+        row_sources.numpy()[row_of_slot[own]] = source[own]
+        return row_sources
 
     def _read(
         self, batches: Sequence[Batch], row_of_slot: IntArray, num_rows: int

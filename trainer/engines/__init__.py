@@ -1,4 +1,4 @@
-"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``loop.Engine`` names.
+"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``parts.Engine`` names.
 
 What is launched is the launcher's business (``accelerate launch`` leaves it in the environment), so the choice of the
 engine is read from there and stands in one place.
@@ -31,7 +31,7 @@ def launched_sharding() -> Sharding:
 
 def check_engine(training: "TrainingConfig") -> None:
     """``UserError`` for a launch that could not train the recipe, before anything is prepared."""
-    from trainer.engines.accelerate import check_launch, check_settings
+    from trainer.engines.launch import check_launch, check_settings
 
     check_launch()
     check_settings(training)

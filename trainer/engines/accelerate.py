@@ -5,29 +5,30 @@ given to ``prepare`` (it would deal the ranks a second time), nor is a scheduler
 process), and accumulation is a plain loop with ``no_sync`` (Accelerate would divide the loss again).
 """
 
-# B samples of a micro-batch, T tokens, V vocabulary
+# B rows (of a micro-batch, or of a step on this rank), T tokens, V vocabulary, K sources
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, gather_object
-from ruamel.yaml import YAML
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.data.stream import MicroBatch
-from trainer.engines.tensors import Writers, on_the_host, open_writers, read, training_state, write
-from trainer.model.objective import normalised, summed_loss
+from trainer.engines.figures import PendingStep, SummedFigures, by_source
+from trainer.engines.launch import collective_timeout, open_accelerator
+from trainer.engines.scales import AdamPart, scales
+from trainer.engines.tensors import Writers, adam_state, on_the_host, open_writers, read, training_state, write
+from trainer.model.objective import normalised, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.pulse import beat
-from trainer.records import FloatArray, StepFigures, UserError
+from trainer.records import FloatArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,138 +36,13 @@ if TYPE_CHECKING:
 
     from trainer.data.stream import StepBatch
 
-NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
-HALF = 1 << 32
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16"}  # Accelerate's names
-COLLECTIVE_PATIENCE = (
-    4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
-)
 QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
-ON_CPUS = (
-    "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
-    "-m trainer fit RECIPE"
-)
-
-
-def check_launch(remedy: str = ON_CPUS) -> None:
-    """Refuse a launch that started another number of processes than was asked for, before anything is trained.
-
-    ``accelerate launch --cpu --num_processes 4`` starts one process, says nothing, and leaves MASTER_ADDR without
-    WORLD_SIZE behind.
-    """
-    started = os.environ.get("WORLD_SIZE")
-    if os.environ.get("MASTER_ADDR") and started is None:
-        raise UserError(
-            "MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one",
-            remedy=remedy,
-        )
-    for origin, expected in _expected_processes():
-        if expected != int(started or 1):
-            raise UserError(f"{origin} asks for {expected} processes, but {int(started or 1)} started", remedy=remedy)
-
-
-def _expected_processes() -> Iterable[tuple[str, int]]:
-    stated = os.environ.get(NUM_PROCESSES_VARIABLE)
-    if stated:
-        if not stated.isdigit():
-            raise UserError(
-                f"{NUM_PROCESSES_VARIABLE} is not a number", got=stated, remedy="Set the number of processes"
-            )
-        yield NUM_PROCESSES_VARIABLE, int(stated)
-    arguments = _launcher_arguments()
-    if arguments is None:
-        return
-    if arguments.get("--num_processes", "").isdigit():
-        yield "accelerate launch --num_processes", int(arguments["--num_processes"])
-        return
-    file = Path(arguments.get("--config_file", os.devnull))
-    configured = YAML(typ="safe").load(file) or {} if file.is_file() else {}
-    if "num_processes" in configured:
-        yield f"the launch file {file}", int(configured["num_processes"])
-
-
-def _launcher_arguments() -> dict[str, str] | None:
-    """``--name value`` pairs of the accelerate launcher that started this process; None elsewhere (and where /proc is
-    not).
-    """
-    try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return None
-    names = [Path(word).name for word in words]
-    if "accelerate-launch" in names:
-        own = words[names.index("accelerate-launch") + 1 :]
-    elif "launch" in words and any("accelerate" in word for word in words[: words.index("launch")]):
-        own = words[words.index("launch") + 1 :]
-    else:
-        return None
-    own = own[: own.index("fit")] if "fit" in own else own
-    pairs = [
-        word.split("=", 1) if "=" in word else [word, following]
-        for word, following in zip(own, [*own[1:], ""], strict=True)
-    ]
-    return {name.replace("-", "_").replace("__", "--", 1): value for name, value in pairs if name.startswith("--")}
-
-
-def check_settings(training: TrainingConfig) -> None:
-    """``UserError`` where the launcher says what is the recipe's, or what only another engine reads."""
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", MIXED_PRECISION[training.precision]):
-        raise UserError(
-            f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
-            remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
-        )
-    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-    if compiler.lower() != "no":  # Accelerate would compile whatever the recipe says, and rename the weights
-        raise UserError(
-            "the launcher sets --dynamo_backend, which is the recipe's (training.compile)",
-            got=compiler,
-            remedy="Leave it out of the launch, and set training.compile",
-        )
-    strategy = os.environ.get("PL_TRAINER_STRATEGY")
-    if strategy is not None:
-        raise UserError(
-            "PL_TRAINER_STRATEGY is set, but the recipe says engine: accelerate, which does not read it",
-            got=strategy,
-            remedy="Unset it and launch with accelerate launch --config_file launch/accelerate/X.yaml, "
-            "or set engine: lightning",
-        )
-
-
-def collective_timeout(training: TrainingConfig) -> timedelta:
-    """How long a rank waits for another, in training and in saving."""
-    return timedelta(seconds=COLLECTIVE_PATIENCE * training.timeout_s)
-
-
-def open_accelerator(training: TrainingConfig) -> Accelerator:
-    """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where they contradict each
-    other.
-    """
-    check_launch()
-    check_settings(training)
-    # On CPUs Accelerate knows no FSDP (the engine shards there by itself), and drops DeepSpeed when it is told of CPUs.
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-    on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(
-        mixed_precision=MIXED_PRECISION[training.precision],
-        cpu=on_cpu and not deepspeed,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(
-                backend="gloo" if on_cpu and (several or deepspeed) else "nccl",
-                timeout=collective_timeout(training),
-            )
-        ],
-    )
-    if several and accelerator.distributed_type == DistributedType.NO:
-        raise UserError(
-            "several processes were started, but Accelerate would train each alone",
-            remedy="On CPUs set ACCELERATE_USE_CPU=true for the launch",
-        )
-    return accelerator
 
 
 class AccelerateEngine:
-    """One process or DDP. See ``loop.Engine`` for the verbs."""
+    """One process or DDP. See ``parts.Engine`` for the verbs."""
+
+    _clips = True  # off while gradients are measured
 
     def __init__(
         self, model: "PreTrainedModel", training: TrainingConfig, *, seed: int, accelerator: Accelerator | None = None
@@ -218,42 +94,46 @@ class AccelerateEngine:
 
     # A step
 
-    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> "PendingStep":
+    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingStep:
         """One optimizer step on this rank's part of the global batch, launched; nothing here waits for the device."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         seed_dropout(step_seed(self._seed, batch.step, self.rank), self.device)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        nats = []
         for number, micro in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
             with self._accumulating(last=last):
-                nats += self._forward_backward(micro, batch.target_tokens, last=last)
-        return self._update(batch, nats, stop=stop, ledger_digest=ledger_digest)
+                nats.append(self._forward_backward(micro, batch.target_tokens, last=last))
+        sources_B = batch.row_sources.to(self.device, non_blocking=True)
+        nats_K = by_source(torch.cat(nats), sources_B, num_sources=len(batch.source_targets))
+        return self._update(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
 
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self._accelerator.no_sync(self._model)
 
     def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> "Tensor":
+        """Nats [B] of the rows, float64."""
         input_ids = micro.input_ids.to(self.device, non_blocking=True)
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
-        summed = summed_loss(self._model(input_ids=input_ids).logits, input_ids, num_valid)
+        losses_BT = token_losses(self._model(input_ids=input_ids).logits, input_ids, num_valid)
         # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them is told of the accumulation
-        loss = normalised(summed, global_target_tokens=target_tokens, averaged_over=self.world_size)
+        loss = normalised(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
         self._backward(loss, last=last)
-        return summed.detach().double()
+        return losses_BT.detach().sum(1, dtype=torch.float64)
 
     def _backward(self, loss: "Tensor", *, last: bool) -> None:
         """Add the gradient of a micro-batch; ``last`` says that the step follows."""
         self._accelerator.backward(loss)
 
-    def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "PendingStep":
-        norm = self._clip().detach().double()
-        figures = self._reduced_figures(batch, nats, stop=stop, ledger_digest=ledger_digest)
-        is_bad = ~torch.isfinite(norm + figures[0])
+    def _update(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
+        norm = self._clip().detach()
+        summed = self._summed(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
+        is_bad = ~torch.isfinite(norm + summed.nats)
         self._step(is_bad)
-        return PendingStep(
-            torch.cat([figures, norm[None], is_bad[None].double()]), batch.target_tokens, self.world_size, ledger_digest
-        )
+        return PendingStep(batch, summed, norm, is_bad)
+
+    def _summed(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> SummedFigures:
+        return SummedFigures(nats_K, fed=batch.fed, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size)
 
     def _step(self, is_bad: "Tensor") -> None:
         """Step and clear the gradients; where ``is_bad`` nothing changes.
@@ -271,19 +151,10 @@ class AccelerateEngine:
 
     def _clip(self) -> "Tensor":
         """Scale the gradients down to the recipe's norm; the norm over all ranks before it, a plain scalar."""
-        norm: Tensor = self._accelerator.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
-        return norm
-
-    def _reduced_figures(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> "Tensor":
-        """The one all-reduce of a step beyond training: six numbers, float64 (sums of 32-bit halves are exact on 2^20
-        ranks).
-        """
-        low, high = batch.fed % HALF, batch.fed // HALF
-        own = torch.tensor([low, high, float(stop), ledger_digest % HALF, ledger_digest // HALF], dtype=torch.float64)
-        figures = torch.cat([nats[None], own.to(self.device, non_blocking=True)])
-        if self.world_size > 1:
-            torch.distributed.all_reduce(figures)
-        return figures
+        limit = self._training.clip_norm if self._clips else torch.inf
+        norm: Any = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
+        whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return whole
 
     # Measuring
 
@@ -304,8 +175,8 @@ class AccelerateEngine:
         """Keep weights and optimizer: a call of the value, and leaving, bring them back bit for bit. Steps inside are
         made at ``rate_scale`` times the present learning rate.
         """
-        for group in self._optimizer.param_groups:  # each training step sets its own rate
-            group["lr"] *= rate_scale
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
         tensors = self._state_tensors()
         kept = [tensor.clone() for tensor in tensors]
 
@@ -315,10 +186,14 @@ class AccelerateEngine:
             self._state_is_back()
 
         try:
+            for group in groups:
+                group["lr"] *= rate_scale
             yield back
         finally:
             back()
             self._optimizer.zero_grad(set_to_none=True)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def _state_tensors(self) -> list["Tensor"]:
         """Everything that a step changes, on this rank."""
@@ -340,6 +215,51 @@ class AccelerateEngine:
 
     def _finish_rehearsed_step(self) -> None:
         self._step(~torch.isfinite(self._clip().detach()))
+
+    @contextmanager
+    def scaled_gradients(self) -> Iterator[Callable[..., list["Tensor"]]]:
+        """Inside, a call gives this rank's part of a gradient, as ``engines.scales`` has it; weights and optimizer are
+        kept, as in a rehearsal.
+
+        A step without momentum leaves the gradient in Adam's first moment, reduced and spread as the engine does it: no
+        engine needs a way of its own to show gradients.
+        """
+        groups = self._optimizer.param_groups
+        betas = [group["betas"] for group in groups]
+        with self.rehearsal(rate_scale=0.0), self._without_clipping():
+            parts = self._adam_parts()
+            factors = scales(parts, num_weights=self.num_parameters, reduce=self.reduce, device=self.device)
+
+            def gradient(ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> list["Tensor"]:
+                for part in parts:
+                    part.first.zero_()  # what is read where the step is left out
+                self.rehearse(ids_BT, num_valid_B, target_tokens=target_tokens, seed=seed)
+                return [part.first * factor for part, factor in zip(parts, factors, strict=True)]
+
+            try:
+                for group, (_, beta2) in zip(groups, betas, strict=True):
+                    group["betas"] = (0.0, beta2)
+                yield gradient
+            finally:
+                for group, before in zip(groups, betas, strict=True):
+                    group["betas"] = before
+
+    @contextmanager
+    def _without_clipping(self) -> Iterator[None]:
+        self._clips = False
+        try:
+            yield
+        finally:
+            self._clips = True
+
+    def _adam_parts(self) -> list[AdamPart]:
+        """Of every weight that is trained, on one rank each: all ranks hold all, so they take turns."""
+        return self._all_adam_parts()[self.rank :: self.world_size]
+
+    def _all_adam_parts(self) -> list[AdamPart]:
+        optimizer = _raw(self._optimizer)
+        groups = optimizer.param_groups
+        return [AdamPart.of(adam_state(optimizer, weight), group) for group in groups for weight in group["params"]]
 
     # Agreeing
 
@@ -423,35 +343,6 @@ def summed_over_ranks(array: FloatArray, device: torch.device) -> FloatArray:
     tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(device)
     torch.distributed.all_reduce(tensor)
     return tensor.cpu().numpy()
-
-
-class PendingStep:
-    """Figures of a step, on their way from the device."""
-
-    def __init__(self, figures: "Tensor", target_tokens: int, world_size: int, ledger_digest: int) -> None:
-        self._target_tokens, self._world_size, self._digest = target_tokens, world_size, ledger_digest
-        self._arrived: torch.cuda.Event | None = None
-        self._figures = figures
-        if figures.device.type == "cuda":
-            self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
-            self._figures.copy_(figures, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
-
-    def result(self) -> StepFigures:
-        """Wait for the step and return its figures."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        nats, low, high, stop, digest_low, digest_high, norm, is_bad = self._figures.tolist()
-        return StepFigures(
-            loss=nats / self._target_tokens,
-            grad_norm=norm,
-            updated=not is_bad,
-            fed=(int(low) + int(high) * HALF) % (1 << 64),
-            stop_asked=stop > 0,
-            ledgers_agree=digest_low == self._world_size * (self._digest % HALF)
-            and digest_high == self._world_size * (self._digest // HALF),
-        )
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:

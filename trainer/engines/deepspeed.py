@@ -10,8 +10,8 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,10 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from typing_extensions import override
 
-from trainer.engines.accelerate import AccelerateEngine, PendingStep, bare, open_accelerator
+from trainer.engines.accelerate import AccelerateEngine, bare
+from trainer.engines.figures import PendingStep
+from trainer.engines.launch import open_accelerator
+from trainer.engines.scales import AdamPart
 from trainer.engines.tensors import write
 from trainer.engines.zero import ZeroState
 from trainer.model.build import filled_model
@@ -74,7 +77,7 @@ UNSUPPORTED = {
 
 
 class DeepSpeedEngine(AccelerateEngine):
-    """ZeRO-1, -2 and -3. See ``loop.Engine`` for the verbs."""
+    """ZeRO-1, -2 and -3. See ``parts.Engine`` for the verbs."""
 
     def __init__(
         self,
@@ -112,23 +115,35 @@ class DeepSpeedEngine(AccelerateEngine):
         self._model.backward(loss)
 
     @override
-    def _update(self, batch: "StepBatch", nats: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
+    def _update(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> PendingStep:
         """DeepSpeed clips and steps; it skips by itself, on all ranks, where the norm over all ranks is not finite.
 
         The loss it does not look at, and one that is infinite can have a gradient that is not.
         """
-        figures = self._reduced_figures(batch, nats, stop=stop, ledger_digest=ledger_digest)
-        with nullcontext() if bool(figures[0].isfinite()) else self._state.gradients_unsound():
+        summed = self._summed(batch, nats_K, stop=stop, ledger_digest=ledger_digest)
+        with nullcontext() if bool(summed.nats.isfinite()) else self._state.gradients_unsound():
             self._model.step()
-        skipped = bool(self._model.optimizer.overflow)
-        tail = torch.tensor([float(self._model.get_global_grad_norm()), float(skipped)], dtype=torch.float64)
-        return PendingStep(
-            torch.cat([figures, tail.to(self.device)]), batch.target_tokens, self.world_size, ledger_digest
-        )
+        tail = [float(self._model.get_global_grad_norm()), float(bool(self._model.optimizer.overflow))]
+        norm, skipped = torch.tensor(tail, dtype=torch.float64).to(self.device)
+        return PendingStep(batch, summed, norm, skipped)
 
     @override
     def _finish_rehearsed_step(self) -> None:
         self._model.step()
+
+    @override
+    @contextmanager
+    def _without_clipping(self) -> Iterator[None]:
+        optimizer = self._model.optimizer
+        limit, optimizer.clip_grad = optimizer.clip_grad, 0.0
+        try:
+            yield
+        finally:
+            optimizer.clip_grad = limit
+
+    @override
+    def _adam_parts(self) -> list[AdamPart]:
+        return self._state.adam_parts()
 
     @override
     def _state_tensors(self) -> list["Tensor"]:

@@ -7,8 +7,7 @@ gloo processes it ends with a segmentation fault, and torch gives it up.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from trainer.engines.accelerate import AccelerateEngine, open_accelerator
+from trainer.engines.accelerate import AccelerateEngine, bare
+from trainer.engines.launch import open_accelerator
+from trainer.engines.scales import AdamPart
 from trainer.model.build import filled_model
 from trainer.model.optimizer import build_optimizer
 from trainer.records import UserError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ShardedEngine(AccelerateEngine):
-    """FSDP2. See ``loop.Engine`` for the verbs."""
+    """FSDP2. See ``parts.Engine`` for the verbs."""
 
     def __init__(
         self,
@@ -61,13 +62,12 @@ class ShardedEngine(AccelerateEngine):
 
     @override
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
-        return _reducing(self._model, last)
+        bare(self._model).set_requires_gradient_sync(last)  # else a backward adds up on each rank
+        return nullcontext()
 
     @override
-    def _clip(self) -> torch.Tensor:
-        norm: Any = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
-        whole: torch.Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return whole
+    def _adam_parts(self) -> list[AdamPart]:
+        return self._all_adam_parts()
 
     @override
     def eval_logits(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
@@ -101,10 +101,3 @@ def check_fsdp_launch() -> None:
         raise UserError(
             "FSDP version 1 is not supported", got=version, remedy="Set fsdp_version: 2 (launch/accelerate/fsdp2.yaml)"
         )
-
-
-@contextmanager
-def _reducing(model: FSDPModule, reduce: bool) -> Iterator[None]:
-    """Whether a backward inside averages the gradients over the ranks, or adds them up on each."""
-    model.set_requires_gradient_sync(reduce)
-    yield

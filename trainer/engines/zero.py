@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.engines.scales import AdamPart
 from trainer.engines.tensors import MOMENTS, adam_state, read
 
 READ_AT_ONCE = 1 << 28  # numbers of whole weights in host memory while reading: 3 GiB with their moments
@@ -51,6 +52,11 @@ class ZeroState:
     def tensors(self) -> list[Tensor]:
         """Everything a step changes on this rank, but for the weights the forward uses: ``publish`` makes those."""
         return [tensor for flat in self._flats() for tensor in (flat.detach(), *adam_state(self._adam, flat).values())]
+
+    def adam_parts(self) -> list[AdamPart]:
+        """This rank's part of what Adam keeps; the numbers that fill up a buffer have no gradient."""
+        group = self._adam.param_groups[0]  # the rules are the same in all, but for weight decay
+        return [AdamPart.of(adam_state(self._adam, flat), group) for flat in self._flats()]
 
     def publish(self) -> None:
         """(all) Make the weights that the forward uses from the masters, as after a step."""

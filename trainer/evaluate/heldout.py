@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from trainer.evaluate.alignment import AlignmentConfig
 from trainer.evaluate.windows import (
     ForwardPort,
     Part,
@@ -51,6 +52,12 @@ class EvaluationConfig(Config):
     document_batch: int = Field(default=32, ge=1, description="windows per forward on one process")
     source_samples: int = Field(
         default=8, ge=0, description="fixed training samples of each source whose loss is read too; 0 for none"
+    )
+    slice_skew: float = Field(
+        default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as seldom"
+    )
+    alignment: AlignmentConfig = Field(
+        default_factory=AlignmentConfig, description="evidence of where the gradient on each source points"
     )
     worth: WorthConfig = Field(
         default_factory=WorthConfig, description="evidence of what a token of each source is worth"

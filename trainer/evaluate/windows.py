@@ -161,6 +161,10 @@ class Samples:
         """int64 [n, T]."""
         return self.token_ids[rows]
 
+    def take(self, rows: IntArray) -> "Samples":
+        """These rows alone, in this order."""
+        return Samples(token_ids=self.token_ids[rows], num_valid=self.num_valid[rows])
+
 
 def cut_windows(part: Part, documents: IntArray, *, sequence_length: int, end_of_document: int) -> Windows:
     """The windows of the documents (indices into ``part``), in document order; a document without tokens has none."""

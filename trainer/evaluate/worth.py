@@ -20,18 +20,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from trainer.evaluate.samples import dealt, drawn, packed, shuffled_documents
+from trainer.evaluate.times import Enabled
 from trainer.evaluate.windows import (
     ForwardPort,
     Part,
     Samples,
     Segment,
     derived_rng,
-    gather_samples,
     ratio_standard_error,
     reduced_nats,
     row_targets,
@@ -56,7 +58,7 @@ LEAST_SIGNIFICANCE = 3.0  # standard errors by which fresh text must gain, or th
 class WorthConfig(Config):
     """How much is spent on evidence about the sources."""
 
-    enabled: Literal["auto", "on", "off"] = Field(default="auto", description="auto: when the policy asks for it")
+    enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
     every_readings: int = Field(
         default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
     )
@@ -69,37 +71,6 @@ class WorthConfig(Config):
     )
     max_compute_share: float = Field(
         default=0.10, gt=0, le=1, description="most compute, as a part of the run's training"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorthTimes:
-    """When the worth of the sources is measured: every so many steps, from schedule position ``start`` to ``end``."""
-
-    start: int
-    end: int
-    every_steps: int
-
-    @property
-    def count(self) -> int:
-        """How many measurements that makes; at least 1."""
-        return max(1, self.end // self.every_steps - (self.start - 1) // self.every_steps)
-
-    def due(self, step: int, position: int) -> bool:
-        """Whether it is time after ``step``, at ``position`` of the schedule."""
-        return step % self.every_steps == 0 and self.start <= position <= self.end
-
-
-def worth_times(
-    config: WorthConfig, asked_from: float | None, *, num_steps: int, reading_every_steps: int
-) -> WorthTimes | None:
-    """The times in a run of ``num_steps``; the policy asks from progress ``asked_from`` on. None when nobody asks."""
-    if config.enabled == "off" or (config.enabled == "auto" and asked_from is None):
-        return None
-    return WorthTimes(
-        start=math.ceil((asked_from or 0.0) * num_steps),
-        end=math.floor(config.until * num_steps),
-        every_steps=config.every_readings * reading_every_steps,
     )
 
 
@@ -212,7 +183,7 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
     practice = {"": fresh}
     for name, segments in sources.items():
         if any(segment.num_samples for segment in segments):
-            practice[name] = _draw_samples(name, segments, counts, step=step, seed=seed)
+            practice[name] = _practice(name, segments, counts, step=step, seed=seed)
     nats = {"before": reduced_nats({"": read}, port, batch_rows=batch_rows)[""]}
     with port.rehearsal(rate_scale=rate_scale) as back:
         for name, rows in practice.items():
@@ -220,10 +191,13 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
             _rehearse(rows, counts, port, seed=int(derived_rng(seed, "worth", "dropout", step).integers(2**62)))
             nats[name] = reduced_nats({"": read}, port, batch_rows=batch_rows)[""]
     before = nats.pop("before")
-    return judged({name: before - after for name, after in nats.items()}, row_targets(read), step=step, counts=counts)
+    gains = {name: before - after for name, after in nats.items()}
+    return judged(gains, row_targets(read), step=step, counts=counts, rate_scale=rate_scale)
 
 
-def judged(gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, counts: WorthCounts) -> WorthReading:
+def judged(
+    gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, counts: WorthCounts, rate_scale: float
+) -> WorthReading:
     """Worth from the gains [N] in nats of the same held-out rows after each rehearsal; key "" is fresh text.
 
     The standard error is for comparing sources: of the gain of a source less the mean gain of all on the same rows
@@ -240,6 +214,7 @@ def judged(gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, cou
                     value=float(gain.sum() / fresh.sum()),
                     standard_error=DRAW_SCATTER * ratio_standard_error(gain - common, targets) / mean,
                     num_samples=REHEARSAL_STEPS * counts.samples_per_step,
+                    fresh_gain=mean / (REHEARSAL_STEPS * rate_scale),
                 )
     return WorthReading(step=step, worth=worth, fresh_gain_nats=mean, fresh_gain_standard_error=error)
 
@@ -254,9 +229,7 @@ def held_out_samples(
     """
     wanted = REHEARSAL_STEPS * counts.samples_per_step, counts.held_out_samples
     rng = derived_rng(seed, "worth", "held-out", step)
-    documents = rng.permutation(np.flatnonzero(np.diff(part.offsets) > 0))
-    lengths = np.minimum(part.offsets[documents + 1] - part.offsets[documents], sequence_length) + 1
-    ends = np.cumsum(lengths)
+    documents, ends = shuffled_documents(part, rng, sequence_length=sequence_length)
     border = int(np.searchsorted(ends, wanted[0] * sequence_length)) + 1
     needed = (sum(wanted) + 2) * sequence_length  # 2: each set may end inside a document, whatever the order
     if not len(ends) or int(ends[-1]) < needed:
@@ -265,59 +238,23 @@ def held_out_samples(
             got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
             remedy="Hold out more documents, lower evaluation.worth.max_compute_share, or use policy constant",
         )
-    return (
-        _packed(part, documents[:border], wanted[0], rng, sequence_length, end_of_document),
-        _packed(part, documents[border:], wanted[1], rng, sequence_length, end_of_document),
-    )
+    pack = partial(packed, part, rng=rng, sequence_length=sequence_length, end_of_document=end_of_document)
+    return pack(documents[:border], wanted[0]), pack(documents[border:], wanted[1])
 
 
-def _packed(
-    part: Part, documents: IntArray, num_rows: int, rng: np.random.Generator, sequence_length: int, end_of_document: int
-) -> Samples:
-    """Rows of T tokens, documents one after the other; of a longer document T tokens from a random place."""
-    pieces: list[IntArray] = []
-    missing = num_rows * sequence_length
-    for document in documents:
-        begin, end = int(part.offsets[document]), int(part.offsets[document + 1])
-        start = begin + int(rng.integers(max(end - begin - sequence_length, 0) + 1))
-        piece = np.append(part.tokens[start : min(end, start + sequence_length)].astype(np.int64), end_of_document)
-        pieces.append(piece[:missing])
-        missing -= len(pieces[-1])
-        if not missing:
-            break
-    assert not missing, "documents were counted to fill the rows"
-    rows = np.concatenate(pieces).reshape(num_rows, sequence_length)
-    return Samples(token_ids=rows, num_valid=np.full(num_rows, sequence_length, dtype=np.int64))
-
-
-def _draw_samples(name: str, segments: Sequence[Segment], counts: WorthCounts, *, step: int, seed: int) -> Samples:
+def _practice(name: str, segments: Sequence[Segment], counts: WorthCounts, *, step: int, seed: int) -> Samples:
     """As many samples of a source as a rehearsal takes, those trained on included; a small source repeats itself."""
-    total, wanted = sum(segment.num_samples for segment in segments), REHEARSAL_STEPS * counts.samples_per_step
-    order = derived_rng(seed, "worth", name, step).permutation(total) if total <= wanted else None
-    if order is None:
-        order = derived_rng(seed, "worth", name, step).choice(total, size=wanted, replace=False)
-    picks = np.resize(order, wanted).astype(np.int64)
-    found = gather_samples(segments, np.sort(picks))
-    place = np.argsort(np.argsort(picks, kind="stable"), kind="stable")
-    return Samples(token_ids=found.token_ids[place], num_valid=found.num_valid[place])
+    wanted = REHEARSAL_STEPS * counts.samples_per_step
+    found = drawn(segments, wanted, derived_rng(seed, "worth", name, step))
+    return found.take(np.resize(np.arange(len(found.num_valid)), wanted))
 
 
 def _rehearse(rows: Samples, counts: WorthCounts, port: WorthPort, *, seed: int) -> None:
-    """The steps of one rehearsal: every rank gets equally many rows, padded with rows that weigh nothing."""
-    import torch
-
+    """The steps of one rehearsal."""
     size = counts.samples_per_step
     for number in range(REHEARSAL_STEPS):
-        step_rows = np.arange(number * size, (number + 1) * size)
-        mine = step_rows[port.rank :: port.world_size]
-        width = -(-size // port.world_size)
-        ids = np.resize(rows.token_ids[step_rows[:1]], (width, rows.token_ids.shape[1])).copy()
-        valid = np.zeros(width, dtype=np.int64)
-        ids[: len(mine)], valid[: len(mine)] = rows.token_ids[mine], rows.num_valid[mine]
+        ids_BT, num_valid_B, target_tokens = dealt(rows.take(np.arange(number * size, (number + 1) * size)), port)
         beat()
         port.rehearse(
-            torch.from_numpy(ids).to(port.device),
-            torch.from_numpy(valid).to(port.device),
-            target_tokens=max(1, int(np.maximum(rows.num_valid[step_rows] - 1, 0).sum())),
-            seed=seed + number,
+            ids_BT.to(port.device), num_valid_B.to(port.device), target_tokens=target_tokens, seed=seed + number
         )

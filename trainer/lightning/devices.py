@@ -26,7 +26,7 @@ CHECKPOINT = "lightning.ckpt"
 
 
 class TrainerDevices:
-    """``loop.Devices`` on a Trainer inside ``fit``, and the samples' losses there."""
+    """``parts.Devices`` on a Trainer inside ``fit``, and the samples' losses there."""
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Losses) -> None:
         self._trainer, self._module, self._losses = trainer, module, losses

@@ -6,20 +6,19 @@ process group, devices, wrapping, precision, the loop.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from trainer.engines.accelerate import QUIET_S, AccelerateEngine, collective_timeout
+from trainer.engines.accelerate import QUIET_S, AccelerateEngine
 from trainer.engines.deepspeed import DeepSpeedEngine
 from trainer.engines.fsdp import ShardedEngine
+from trainer.engines.launch import collective_timeout
 from trainer.engines.tensors import open_writers
 from trainer.engines.zero import ZeroState
 from trainer.model.optimizer import TrainingConfig
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class LightningEngine(AccelerateEngine):
-    """One process or DDP. See ``loop.Engine`` for the verbs; what Accelerate does there, the strategy does here.
+    """One process or DDP. See ``parts.Engine`` for the verbs; what Accelerate does there, the strategy does here.
 
     ``module`` holds the language model as ``trained_model``, its class as ``kind`` and, for ZeRO, the weights that the
     strategy rounded as ``exact_weights``; its Trainer is inside ``fit``.
@@ -72,11 +71,6 @@ class LightningEngine(AccelerateEngine):
         self._module.manual_backward(loss)
 
     @override
-    def _clip(self) -> "Tensor":
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._training.clip_norm)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-    @override
     def close(self) -> None:
         """Leave the process group, if there is one; see ``AccelerateEngine.close`` for the pause."""
         if torch.distributed.is_initialized():
@@ -87,18 +81,9 @@ class LightningEngine(AccelerateEngine):
 class LightningShardedEngine(LightningEngine, ShardedEngine):
     """FSDP2, which Lightning calls ModelParallel."""
 
-    @contextmanager
-    def _deferring(self) -> Iterator[None]:
-        model: Any = self._module.trained_model
-        model.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            model.set_requires_gradient_sync(True)
-
     @override
     def _accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self._deferring()
+        return ShardedEngine._accumulating(self, last=last)
 
 
 class LightningZeroEngine(LightningEngine, DeepSpeedEngine):

@@ -19,8 +19,9 @@ from typing_extensions import override
 from trainer.engines.deepspeed import exact_weights
 from trainer.lightning.engine import LightningEngine, engine_on
 from trainer.lightning.launch import ZERO_STAGES, shard, strategy_name, trainer_arguments
-from trainer.loop import Engine, Outcome, Run, RunState, Steps, launch
+from trainer.loop import Steps, launch
 from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.parts import Engine, Outcome, Run, RunState
 
 if TYPE_CHECKING:
     import torch

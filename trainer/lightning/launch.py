@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import (
 from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
-from trainer.engines import accelerate
+from trainer.engines import launch
 from trainer.model.optimizer import TrainingConfig
 from trainer.records import UserError
 
@@ -67,7 +67,7 @@ def check_launch() -> None:
             got="accelerate launch",
             remedy=f"Launch with {TORCHRUN} (one process: trainer fit RECIPE), or set engine: accelerate",
         )
-    accelerate.check_launch(remedy=f"Launch with {TORCHRUN}")
+    launch.check_launch(remedy=f"Launch with {TORCHRUN}")
     others = sorted(name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE)
     if others:
         raise UserError(

@@ -121,7 +121,14 @@ class SampleStream:
         batch, after = self.plan.draw(self.state)
         self.state = after
         return StepBatch(
-            step=batch.step, plan=batch, micro_batches=(), target_tokens=len(batch.source), fed=0, after=after
+            step=batch.step,
+            plan=batch,
+            micro_batches=(),
+            row_sources=torch.zeros(0, dtype=torch.int64),
+            target_tokens=len(batch.source),
+            source_targets=(),
+            fed=0,
+            after=after,
         )
 
     def append(self, facts: Iterable[Fact]) -> None:

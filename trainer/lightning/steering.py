@@ -28,21 +28,24 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from trainer import checkpoint
-from trainer.account import environment_of
+from trainer.account import environment_of, write_finish
 from trainer.checkpoint import CheckpointConfig
 from trainer.control.steer import ControlConfig, worth_from
-from trainer.engines.accelerate import HALF, PendingStep
+from trainer.engines.figures import PendingStep, SummedFigures
 from trainer.evaluate.heldout import EvaluationConfig, summary
-from trainer.evaluate.worth import WorthConfig, sized, worth_times
+from trainer.evaluate.times import times
+from trainer.evaluate.worth import WorthConfig, sized
+from trainer.failure import warn
 from trainer.lightning.devices import CHECKPOINT, Losses, TrainerDevices
 from trainer.lightning.evidence import SampleReader, SampleWorth
 from trainer.lightning.mixture import Batches, MixtureData, NoBatches, Samples, SampleStream, configured
-from trainer.loop import Launched, Outcome, Run, Steps, WorthPlan, save_checkpoint
+from trainer.loop import Launched, Steps, save_checkpoint
 from trainer.mixture.plan import Plan
 from trainer.monitor.journal import Journal, JournalWriter, Line, SilentJournal
 from trainer.monitor.report import write_report
-from trainer.monitor.wandb import row, warn_on_console
-from trainer.records import UserError
+from trainer.monitor.wandb import row
+from trainer.parts import MeasurePlan, Outcome, Run
+from trainer.records import UserError, Worth
 from trainer.resume import newest_checkpoint, open_ledger, starting_state
 from trainer.runfolder import BAD_INPUT, EXIT_CODES, FAILED, locked, write_outcome
 
@@ -93,7 +96,7 @@ class Steering(pl.Callback):
     @property
     def ckpt_path(self) -> Path | None:
         """What to hand to ``Trainer.fit``: the newest whole checkpoint of the run folder, None before the first."""
-        saved = checkpoint.latest(self.folder / "checkpoints", warn=warn_on_console)
+        saved = checkpoint.latest(self.folder / "checkpoints", warn=warn)
         return None if saved is None else saved.folder / CHECKPOINT
 
     # Lightning's hooks
@@ -194,7 +197,7 @@ class Steering(pl.Callback):
         devices = self._devices = TrainerDevices(trainer, module, self._losses)
         if devices.is_main:
             self._stack.enter_context(locked(self.folder))
-        saved = newest_checkpoint(self.folder, devices, warn_on_console)
+        saved = newest_checkpoint(self.folder, devices, warn)
         step, position = (0, 0) if saved is None else (saved.step, int(saved.state["position"]))
         if trainer.global_step != position:
             raise UserError(
@@ -230,11 +233,13 @@ class Steering(pl.Callback):
             ledger=ledger,
             journal=self._journal(trainer, devices),
             reader=self._reader(self.held_out, self._slices),
+            slice_tokens={},
             worth=self._worth_plan(trainer.max_steps),
+            alignment=None,  # gradients are the Trainer's
             replay=None,
             stop_asked=lambda: self._stop_asked,
             ledger_offset=ledger.sync,
-            warn=warn_on_console if devices.is_main else _ignore,
+            warn=warn if devices.is_main else lambda _text: None,
         )
         self._steps = Steps(run, state)
         self._batches = Batches(self.mixture, self._steps, accumulation=accumulation)
@@ -262,17 +267,23 @@ class Steering(pl.Callback):
     def _reader(self, samples: Samples, slices: Sequence[str] | None) -> SampleReader:
         return SampleReader(samples=samples, collate=self.mixture.collate, batch=self._batch, slice_of=slices)
 
-    def _worth_plan(self, steps: int) -> WorthPlan | None:
+    def _worth_plan(self, steps: int) -> MeasurePlan[Worth] | None:
         """When evidence on the sources is measured; None when nobody asks for it."""
         config, every = self.worth, self.evaluation.every_steps
-        times = worth_times(config, worth_from(self.control), num_steps=steps, reading_every_steps=every)
-        if times is None:
+        when = times(
+            config.enabled,
+            worth_from(self.control),
+            until=config.until,
+            num_steps=steps,
+            every_steps=config.every_readings * every,
+        )
+        if when is None:
             return None
         counts = sized(
             config,
             num_sources=len(self.mixture.sources),
             sequence_length=1,  # a sample counts as a token
-            interval_tokens=self.mixture.mixture.global_batch * steps // times.count,
+            interval_tokens=self.mixture.mixture.global_batch * steps // when.count,
         )
         measure = SampleWorth(
             held_out=self.held_out,
@@ -282,7 +293,7 @@ class Steering(pl.Callback):
             batch=self._batch,
             seed=self.mixture.seed,
         )
-        return WorthPlan(measure=measure, times=times)
+        return MeasurePlan(measure=measure, times=when)
 
     def _write_start(self, run: Run, saved: checkpoint.Checkpoint | None) -> None:
         if run.engine.is_main:
@@ -304,18 +315,16 @@ class Steering(pl.Callback):
 
     def _figures(self) -> PendingStep:
         """Figures of the step just made, on their way from the device."""
-        devices, run = self._devices, self._steps.run
-        step, digest = self._batches.step, run.ledger.digest
+        devices, step = self._devices, self._batches.step
         assert step is not None
-        summed = self._loss * (step.target_tokens / devices.world_size)  # every rank has as many samples
-        fed, stop = self._batches.fed, float(self._stop_asked)
-        own = torch.tensor([fed % HALF, fed // HALF, stop, digest % HALF, digest // HALF], dtype=torch.float64)
-        figures = torch.cat([summed.reshape(1), own.to(devices.device)])
-        if devices.world_size > 1:
-            torch.distributed.all_reduce(figures)
-        bad = ~torch.isfinite(self._norm)
-        tail = torch.stack([self._norm.double(), bad.double()])
-        return PendingStep(torch.cat([figures, tail]), step.target_tokens, devices.world_size, digest)
+        summed = SummedFigures(
+            self._loss.reshape(1) * (step.target_tokens / devices.world_size),  # every rank has as many samples
+            fed=self._batches.fed,
+            stop=self._stop_asked,
+            ledger_digest=self._steps.run.ledger.digest,
+            world_size=devices.world_size,
+        )
+        return PendingStep(step, summed, self._norm, ~torch.isfinite(self._norm))
 
     def _forget_step(self) -> None:
         device = self._devices.device
@@ -329,14 +338,7 @@ class Steering(pl.Callback):
         if outcome.state == "finished" and self.report is not None:
             reading = self._reader(self.report, None).read(self._devices, step=state.step)
             run.journal.write("report", state.step, part="report", **summary(reading))
-        run.journal.write(
-            "finish",
-            state.step,
-            state=outcome.state,
-            reason=outcome.reason,
-            seconds=time.monotonic() - self._began_s,
-            tokens=state.tokens,
-        )
+        write_finish(run, state, outcome, seconds=time.monotonic() - self._began_s)
         self.outcome = outcome
         self._stack.close()
         if self._devices.is_main:
@@ -404,7 +406,3 @@ def _check(trainer: pl.Trainer, module: pl.LightningModule, mixture: MixtureData
                 got=callback.scheduling,
                 remedy="Leave it out, and set Trainer(accumulate_grad_batches=...)",
             )
-
-
-def _ignore(_text: str) -> None:
-    """Only the main rank warns."""

@@ -89,7 +89,7 @@ class AppendOnlyFile:
         """Write one line and return the record as written. OSError when the disk is full; no half line is left then."""
         written = jsonable(record)
         text = json.dumps(written, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        # A lone surrogate becomes \udXXX, which JSON reads back.
+        # A lone surrogate is written as its \u escape, which JSON reads back.
         line = text.encode("utf-8", errors="backslashreplace") + b"\n"
         with self._lock:
             if self._descriptor is None:

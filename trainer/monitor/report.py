@@ -197,6 +197,7 @@ def _slices(run: History) -> Iterator[dict[str, str]]:
     readings = [line for line in run.lines.get("reading", []) if line.get("slices")]
     last = run.report or (readings[-1] if readings else {})
     slices = last.get("slices", {})
+    drawn = readings[-1].get("drawn_slices", {}) if readings else {}
     for name in sorted(slices, key=lambda name: -number(slices[name]["nats_per_token"])):
         found = slices[name]
         yield {
@@ -204,6 +205,8 @@ def _slices(run: History) -> Iterator[dict[str, str]]:
             "bits": figure(found.get("bits_per_byte")),
             "nats": figure(found["nats_per_token"]),
             "documents": figure(found.get("documents")),
+            "real": f"{number(drawn[name]['real']):.1%}" if name in drawn else "-",
+            "drawn": f"{number(drawn[name]['drawn']):.1%}" if name in drawn else "-",
         }
 
 
@@ -242,7 +245,7 @@ def _events(run: History) -> Iterator[tuple[int, str, str]]:
     """(step, what, words) of what happened beside training: resumes, rollbacks, caps, clipped lags, and the like."""
     for line in run.lines.get("start", [])[1:]:
         yield line["step"], "resumed", f"from {line.get('resumed_from')}, {line.get('world_size')} processes"
-    for kind in ("rollback", "cap", "lag", "nonfinite"):
+    for kind in ("rollback", "cap", "lag", "nonfinite", "spike", "skew"):
         for line in run.lines.get(kind, []):
             rest = {key: value for key, value in line.items() if key not in ("kind", "step", "samples", "ranks")}
             yield line["step"], kind, "; ".join(f"{name} {value}" for name, value in evidence_in_words(rest))

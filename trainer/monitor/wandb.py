@@ -10,24 +10,19 @@ also after kill -9 (of what W&B itself loses then, its last few seconds, the jou
 import contextlib
 import json
 import queue
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer import failure
 from trainer.monitor.journal import Line, WandbConfig, number
 from trainer.records import SHARE_ONE
 
 QUEUE_LINES = 10_000  # at 0.3 ms a line the thread is 3 s behind when it overflows; more means that it hangs
 FINISH_S = 60.0  # an upload gets a minute at the end of the run; what is missing then, `wandb sync` can send
 INIT_S = 60.0
-
-
-def warn_on_console(text: str) -> None:
-    """Print a warning to stderr."""
-    print(f"warning: {text}", file=sys.stderr)  # noqa: T201
 
 
 def row(line: Line) -> dict[str, Any]:
@@ -39,8 +34,9 @@ def row(line: Line) -> dict[str, Any]:
             return _reading_row(line)
         case "decision":
             return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
-        case "rollback" | "cap" | "nonfinite" as kind:
-            return {"event": f"{kind}: {line.get('reason') or line.get('source') or ''}".rstrip(": ")}
+        case "rollback" | "cap" | "nonfinite" | "skew" as kind:
+            what = line.get("reason") or line.get("source") or line.get("slice") or ""
+            return {"event": f"{kind}: {what}".rstrip(": ")}
         case _:
             return {}
 
@@ -60,6 +56,7 @@ def _step_row(line: Line) -> dict[str, Any]:
         **_shares(line["shares"], "target"),
         **{f"share/{source}/drawn": count / drawn for source, count in counts.items()},
         **{f"epochs/{source}": number(epochs) for source, epochs in line["epochs"].items()},
+        **{f"loss/train/{source}": number(nats) for source, nats in line.get("source_loss", {}).items()},
     }
 
 
@@ -77,6 +74,10 @@ def _reading_row(line: Line) -> dict[str, Any]:
     for source, worth in line.get("worth", {}).items():
         values[f"worth/{source}"] = number(worth["value"])
         values[f"worth/{source}/standard_error"] = number(worth["standard_error"])
+    for source, found in line.get("alignment", {}).items():
+        values[f"alignment/{source}"] = number(found["inner_product"])
+        values[f"alignment/{source}/standard_error"] = number(found["standard_error"])
+        values[f"gradient_variance/{source}"] = number(found["variance"])
     return values
 
 
@@ -93,7 +94,7 @@ class WandbMirror:
         *,
         name: str,
         recipe: Mapping[str, Any] | None = None,
-        warn: Callable[[str], None] = warn_on_console,
+        warn: Callable[[str], None] = failure.warn,
     ) -> None:
         self._config, self._folder, self._warn = config, folder, warn
         self._name, self._recipe = config.name or name, dict(recipe or {})

@@ -262,8 +262,9 @@ def _seconds(machine: Machine, tokens: int, flops: float) -> float | None:
 
 def _mixture_warnings(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> list[str]:
     warnings = []
-    if recipe.control.policy.kind == "feedback" and recipe.evaluation.every_steps >= recipe.training.steps:
-        warnings.append("the feedback policy never decides: the first reading comes after the last step")
+    policy = recipe.control.policy.kind
+    if policy != "constant" and recipe.evaluation.every_steps >= recipe.training.steps:
+        warnings.append(f"the {policy} policy never decides: the first reading comes after the last step")
     for source in sources:
         if 0 < source.mean_share * recipe.mixture.global_batch < 1:
             often = 1 / (source.mean_share * recipe.mixture.global_batch)

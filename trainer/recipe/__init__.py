@@ -61,6 +61,7 @@ ALLOWED_ON_RESUME = (
     "evaluation.document_batch",
     "evaluation.max_compute_share",
     "evaluation.worth.max_compute_share",
+    "evaluation.alignment.max_compute_share",
 )
 
 
@@ -130,7 +131,7 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None, *, on_this
     note_contradictions(document)  # first: they know the line, where the parts' own rules often know only the section
     recipe = _validated(document)
     if recipe is not None and not document.mistakes:
-        note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data)
+        note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data, recipe.evaluation)
     folder = path.resolve().parent
     if on_this_machine:
         note_machine_mistakes(document, folder)

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.control.steer import ControlConfig, initial_state
+from trainer.control.steer import ControlConfig, alignment_from, initial_state, worth_from
 from trainer.data.files import local_files
 from trainer.data.sources import DataConfig, SourceConfig
+from trainer.evaluate.heldout import EvaluationConfig
 from trainer.mixture.plan import MixtureConfig
 from trainer.model.build import ModelConfig, transformers_config
 from trainer.recipe.document import Document, KeyPath, dotted
@@ -85,7 +86,7 @@ def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
     """Every mapping from source names, wherever it stands, names sources that exist."""
     places: list[KeyPath] = [("mixture", "shares"), ("mixture", "max_epochs")]
     policy = _mapping_at(document.tree, ("control", "policy"))
-    places += [("control", "policy", key) for key in ("floors", "ceilings")]
+    places += [("control", "policy", key) for key in ("floors", "ceilings", "targets")]
     points = policy.get("points")
     for index, point in enumerate(points if isinstance(points, list) else []):
         shares = _mapping_at(point, ("shares",))
@@ -122,13 +123,29 @@ def _note_batch_and_steps(document: Document) -> None:
         document.mistake(what, long_path, got=warmup, remedy=f"Below training.steps, {steps}")
 
 
-def note_policy_mistakes(document: Document, control: ControlConfig, mixture: MixtureConfig, data: DataConfig) -> None:
-    """Adds what policy and guard refuse to start with, a start outside a floor for example."""
+def note_policy_mistakes(
+    document: Document, control: ControlConfig, mixture: MixtureConfig, data: DataConfig, evaluation: EvaluationConfig
+) -> None:
+    """Adds what policy and guard refuse to start with (a start outside a floor), and evidence they need and cannot
+    have."""
     kinds = {name: source.kind for name, source in data.sources.items()}
     try:
         initial_state(control, mixture.shares_in_millionths(), kinds)
     except UserError as error:
         document.mistake(error.what, ("control", "policy"), got=error.got, remedy=error.remedy)
+    _note_forbidden_evidence(document, "alignment", alignment_from(control))
+    _note_forbidden_evidence(document, "worth", asked_from := worth_from(control))
+    if asked_from is not None and evaluation.worth.until < asked_from:
+        what = f"evaluation.worth.until ends before the policy first asks, at progress {asked_from:g}"
+        remedy = "Raise it, or lower the policy's warm_up"
+        document.mistake(what, ("evaluation", "worth", "until"), got=evaluation.worth.until, remedy=remedy)
+
+
+def _note_forbidden_evidence(document: Document, signal: str, asked_from: float | None) -> None:
+    path: KeyPath = ("evaluation", signal, "enabled")
+    if asked_from is not None and _mapping_at(document.tree, path[:-1]).get("enabled") == "off":
+        what = f"policy or guard need the {signal} of the sources, and {dotted(path)} forbids to measure it"
+        document.mistake(what, path, got="off", remedy="Set it to auto, or choose a policy that does without")
 
 
 def note_machine_mistakes(document: Document, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -89,37 +89,19 @@ def combinations(sweep: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*([f"{key}={value}" for value in values] for key, values in map(_values, sweep))))
 
 
-@dataclass
-class _Nesting:
-    """Splits at commas that stand outside of brackets and quotes, as YAML would."""
-
-    parts: list[str] = field(default_factory=lambda: [""])
-    depth: int = 0
-    quote: str = ""
-
-    def take(self, sign: str) -> None:
-        if self.quote:
-            self.quote = "" if sign == self.quote else self.quote
-        elif sign in "\"'":
-            self.quote = sign
-        else:
-            self.depth += (sign in "[{") - (sign in "]}")
-        if sign == "," and not self.depth and not self.quote:
-            self.parts.append("")
-        else:
-            self.parts[-1] += sign
-
-
 def _values(one: str) -> tuple[str, list[str]]:
     """Key and values of `KEY=V1,V2`; `1-4` counts. No values where it is not of this form."""
     key, _, text = one.partition("=")
     if (span := _RANGE.fullmatch(text.strip())) is not None:
         return key, [str(value) for value in range(int(span[1]), int(span[2]) + 1)]
-    nesting = _Nesting()
-    for sign in text:
-        nesting.take(sign)
-    values = [part.strip() for part in nesting.parts]
-    return key, values if key and all(values) else []
+    listed = f"[{text}]"
+    try:
+        nodes = YAML().compose(listed).value
+    except YAMLError:
+        return key, []
+    values = [listed[node.start_mark.index : node.end_mark.index].strip() for node in nodes]
+    ends_in_comma = text.rstrip().endswith(",")  # which YAML takes for none
+    return key, values if key and all(values) and not ends_in_comma else []
 
 
 def _about_processes(request: Request) -> Iterator[UserError]:

@@ -1,15 +1,14 @@
 """What has become of a run that was submitted: the job as SLURM knows it, and the run as its folder tells it."""
 
 import json
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
 from trainer.monitor.journal import read
 from trainer.records import UserError
+from trainer.runfolder import read_outcome
 from trainer.slurm import cluster
 from trainer.slurm.history import EVENTS, History, history
 
@@ -64,7 +63,7 @@ def _status(run: Path) -> Status:
     past = history(run)
     assert past.job is not None  # there is an event
     job = cluster.find([past.job])[past.job]
-    outcome = _outcome(run)
+    outcome = read_outcome(run) or {}
     pointer = run / "checkpoints" / "latest"
     return Status(
         run=str(run),
@@ -89,13 +88,6 @@ def _in_words(past: History) -> str:
     event = past.last or {}
     reason = f": {event['reason']}" if event.get("reason") else ""
     return f"{event.get('event')} at {event.get('time')}{reason}"
-
-
-def _outcome(run: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        told = json.loads((run / "outcome.json").read_text(encoding="utf-8"))
-        return told if isinstance(told, dict) else {}
-    return {}
 
 
 def _last_step(run: Path) -> int:

@@ -9,42 +9,100 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from trainer.control.policies import constant, feedback, priced, schedule
+from trainer.control.policies import (
+    ado,
+    aioli,
+    anneal,
+    constant,
+    doremi,
+    feedback,
+    fms_odm,
+    odm,
+    pike,
+    priced,
+    proportional,
+    schedule,
+)
+from trainer.control.policies.ado import AdoConfig
+from trainer.control.policies.aioli import AioliConfig
+from trainer.control.policies.anneal import AnnealConfig
 from trainer.control.policies.constant import ConstantConfig
+from trainer.control.policies.doremi import DoremiConfig
 from trainer.control.policies.feedback import FeedbackConfig
+from trainer.control.policies.fms_odm import FmsOdmConfig
+from trainer.control.policies.odm import OdmConfig
+from trainer.control.policies.pike import PikeConfig
 from trainer.control.policies.priced import PricedConfig
+from trainer.control.policies.proportional import ProportionalConfig
 from trainer.control.policies.schedule import ScheduleConfig, SchedulePoint
 from trainer.records import Proposal
 
-PolicyConfig = Annotated[ConstantConfig | ScheduleConfig | FeedbackConfig | PricedConfig, Field(discriminator="kind")]
-
-
-class Policy(NamedTuple):
-    """A policy's functions. ``worth_from``: progress from which it needs the worth of the sources; None for never."""
-
-    begin: Callable[..., dict[str, Any]]  # (config, shares, kinds) -> state
-    propose: Callable[..., tuple[dict[str, Any], Proposal]]  # (config, state, seen) -> state, proposal
-    worth_from: Callable[..., float | None]  # (config)
+PolicyConfig = Annotated[
+    ConstantConfig
+    | ScheduleConfig
+    | AnnealConfig
+    | ProportionalConfig
+    | OdmConfig
+    | FmsOdmConfig
+    | DoremiConfig
+    | AdoConfig
+    | AioliConfig
+    | PikeConfig
+    | PricedConfig
+    | FeedbackConfig,
+    Field(discriminator="kind"),
+]
 
 
 def _never(_config: object) -> None:
-    """A policy that asks for no evidence."""
+    """A policy that does not ask for this."""
+
+
+class Policy(NamedTuple):
+    """A policy's functions, and what it needs to be given.
+
+    ``worth_from`` and ``alignment_from`` take the configuration and return the progress of the run from which the worth
+    of the sources, or the alignment of their gradients, has to be measured (both cost compute); None for never.
+    ``reads_losses``: whether it cannot work without the training loss by source.
+    """
+
+    begin: Callable[..., dict[str, Any]]  # (config, shares, kinds) -> state
+    propose: Callable[..., tuple[dict[str, Any], Proposal]]  # (config, state, seen) -> state, proposal
+    worth_from: Callable[..., float | None] = _never
+    alignment_from: Callable[..., float | None] = _never
+    reads_losses: bool = False
 
 
 POLICIES = {
-    "constant": Policy(constant.begin, constant.propose, _never),
-    "schedule": Policy(schedule.begin, schedule.propose, _never),
-    "feedback": Policy(feedback.begin, feedback.propose, feedback.worth_from),
-    "priced": Policy(priced.begin, priced.propose, priced.worth_from),
+    "constant": Policy(constant.begin, constant.propose),
+    "schedule": Policy(schedule.begin, schedule.propose),
+    "anneal": Policy(anneal.begin, anneal.propose),
+    "proportional": Policy(proportional.begin, proportional.propose),
+    "odm": Policy(odm.begin, odm.propose, reads_losses=True),
+    "fms_odm": Policy(fms_odm.begin, fms_odm.propose, reads_losses=True),
+    "doremi": Policy(doremi.begin, doremi.propose, reads_losses=True),
+    "ado": Policy(ado.begin, ado.propose, reads_losses=True),
+    "aioli": Policy(aioli.begin, aioli.propose, worth_from=aioli.worth_from),
+    "pike": Policy(pike.begin, pike.propose, alignment_from=pike.alignment_from),
+    "priced": Policy(priced.begin, priced.propose, worth_from=priced.worth_from, alignment_from=priced.alignment_from),
+    "feedback": Policy(feedback.begin, feedback.propose, worth_from=feedback.worth_from),
 }
 
 __all__ = [
     "POLICIES",
+    "AdoConfig",
+    "AioliConfig",
+    "AnnealConfig",
     "ConstantConfig",
+    "DoremiConfig",
     "FeedbackConfig",
+    "FmsOdmConfig",
+    "OdmConfig",
+    "PikeConfig",
     "Policy",
     "PolicyConfig",
     "PricedConfig",
+    "ProportionalConfig",
     "ScheduleConfig",
     "SchedulePoint",
 ]

@@ -10,20 +10,18 @@ rests on a measurement of its own, so that one piece of noise cannot cut twice.
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from math import ceil, fsum
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.pooling import Standing, remember, standings
-from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
+from trainer.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.shares import FUZZ, rounded
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class FeedbackConfig(Config):
+class FeedbackConfig(Bounds):
     """Move share from sources of little worth to sources of much, on evidence beyond its error."""
 
     kind: Literal["feedback"]
@@ -51,18 +49,11 @@ class FeedbackConfig(Config):
     max_move: Share = Field(default=0.5, description="most share that one decision may move in all")
     floor: Share = Field(default=0.01, description="least share of a source that starts above 0")
     real_floor: Share = Field(default=0.1, description="least share of all real sources together")
-    floors: dict[str, Share] = Field(default_factory=dict, description="floor of single sources, in place of the above")
-    ceilings: dict[str, Share] = Field(
-        default_factory=dict, description="greatest share of single sources; 1 where none is given"
-    )
 
     @model_validator(mode="after")
-    def _bounds_agree(self) -> Self:
+    def _decreases_agree(self) -> Self:
         if self.strong_decrease > self.decrease:
             raise ValueError(f"strong_decrease {self.strong_decrease} must not be above decrease {self.decrease}")
-        for name, least in self.floors.items():
-            if least > self.ceilings.get(name, 1.0):
-                raise ValueError(f"the floor of {name}, {least}, lies above its ceiling, {self.ceilings[name]}")
         return self
 
 
@@ -72,20 +63,7 @@ def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str,
 
     A floor is never above the share at the start, unless it is given for that source by name.
     """
-    given: tuple[tuple[str, Mapping[str, float]], ...] = (("floors", config.floors), ("ceilings", config.ceilings))
-    for field, bounds in given:
-        for name in bounds:
-            if name not in shares:
-                near = get_close_matches(name, shares, n=1)
-                remedy = f"Did you mean {near[0]!r}?" if near else f"The sources are {', '.join(shares)}."
-                raise UserError(f"control.policy.{field} names an unknown source", got=name, remedy=remedy)
-    for name, share in shares.items():
-        if not config.floors.get(name, 0.0) - FUZZ <= share / SHARE_ONE <= config.ceilings.get(name, 1.0) + FUZZ:
-            raise UserError(
-                f"mixture.shares starts source {name!r} outside its floor and ceiling in control.policy",
-                got=share / SHARE_ONE,
-                remedy="Change the share, or the bounds.",
-            )
+    check_bounds(config, shares)
     all_real = fsum(share for name, share in shares.items() if kinds[name] == "real")
     floors = {}
     for name, share in shares.items():

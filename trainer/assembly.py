@@ -1,0 +1,203 @@
+"""Assembly: the parts of a run, built from a recipe and its prepared data."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.control.steer import alignment_from, worth_from
+from trainer.evaluate.alignment import TokenAlignment
+from trainer.evaluate.alignment import sized as alignment_samples
+from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
+from trainer.evaluate.times import times
+from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
+from trainer.failure import warn
+from trainer.mixture.ledger import Fact
+from trainer.mixture.plan import Cells, Plan
+from trainer.monitor.journal import JournalWriter
+from trainer.parts import Engine, MeasurePlan, Run, RunState
+from trainer.recipe import LoadedRecipe, Recipe
+from trainer.records import Alignment, Worth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from trainer.data.store import PreparedData
+    from trainer.resume import RecordedLedger
+
+
+def build_language_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedModel":
+    """The recipe's model, for the vocabulary of the prepared data."""
+    from trainer.model.build import build_model
+
+    return build_model(
+        recipe.model,
+        vocabulary_size=data.vocabulary_size,
+        end_of_document=data.end_of_document,
+        sequence_length=data.sequence_length,
+        seed=recipe.seed,
+    )
+
+
+def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
+    loaded: LoadedRecipe,
+    data: "PreparedData",
+    engine: Engine,
+    *,
+    ledger: "RecordedLedger",
+    journal: JournalWriter,
+    folder: Path,
+    state: RunState,
+    replay: Mapping[int, Sequence[Fact]] | None,
+    stop_asked: Callable[[], bool],
+) -> Run:
+    """The parts put together, for ``state`` on; every rank gets its own."""
+    from trainer.data.stream import Stream
+
+    recipe = loaded.recipe
+    plan = Plan(recipe.seed, ledger)
+    segments = {name: source.segments for name, source in data.sources.items()}
+    interval_tokens = recipe.mixture.global_batch * data.sequence_length * recipe.evaluation.every_steps
+    stream = Stream(
+        plan,
+        {(name, number): segment for name, parts in segments.items() for number, segment in enumerate(parts)},
+        state=plan.state(state.step + 1),
+        cells=Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=recipe.training.micro_batch),
+        sequence_length=data.sequence_length,
+        padding=data.end_of_document,
+        max_epochs={} if replay is not None else recipe.mixture.max_epochs,
+        pin_memory=engine.device.type == "cuda",
+    )
+    reader = _reader(recipe, data, interval_tokens, state.documents)
+    if engine.is_main and replay is None:
+        _warn_of_a_blind_guard(recipe, len(reader.documents))
+    return Run(
+        seed=recipe.seed,
+        num_steps=recipe.training.steps,
+        rates=recipe.training.rates(),
+        evaluation=recipe.evaluation,
+        control=recipe.control,
+        checkpoint=recipe.checkpoint,
+        folder=folder,
+        engine=engine,
+        stream=stream,
+        plan=plan,
+        ledger=ledger,
+        journal=journal,
+        reader=reader,
+        slice_tokens={
+            name: dict(sum((Counter(one.slice_tokens) for one in source.segments), Counter()))
+            for name, source in data.sources.items()
+        },
+        worth=None if replay is not None else worth_plan(recipe, data),
+        alignment=None if replay is not None else alignment_plan(recipe, data),
+        replay=replay,
+        stop_asked=stop_asked,
+        ledger_offset=ledger.sync,
+        warn=warn if engine.is_main else lambda _text: None,
+    )
+
+
+def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
+    guard, readings = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
+    if guard.enabled and num_documents < guard.min_documents:
+        warn(f"the guard will not act: {num_documents} documents are read, it needs {guard.min_documents}")
+    elif guard.enabled and readings < guard.min_readings:
+        warn(f"the guard will not act: the run has {readings} readings, it needs {guard.min_readings}")
+
+
+def _reader(
+    recipe: Recipe, data: "PreparedData", interval_tokens: int, documents_before: Sequence[int] | None
+) -> Reader:
+    """What is read at each reading; the documents that the run began with, however large its batches are now."""
+    documents = plan_steer(
+        data.steer,
+        recipe.evaluation,
+        interval_tokens=interval_tokens,
+        seed=recipe.seed,
+        num_sources=len(data.sources),
+        sequence_length=data.sequence_length,
+    )
+    segments = {name: source.segments for name, source in data.sources.items()}
+    return Reader(
+        part=data.steer,
+        documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),
+        samples=fixed_samples(segments, num_samples=recipe.evaluation.source_samples, seed=recipe.seed),
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+        document_batch=recipe.evaluation.document_batch,
+    )
+
+
+def alignment_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Alignment] | None:
+    """How many samples are measured for the alignment of the sources, and when; None when nobody asks for it."""
+    config, steps = recipe.evaluation.alignment, recipe.training.steps
+    when = times(
+        config.enabled,
+        alignment_from(recipe.control),
+        until=1.0,
+        num_steps=steps,
+        every_steps=config.every_readings * recipe.evaluation.every_steps,
+    )
+    if when is None:
+        return None
+    num_samples = alignment_samples(
+        config,
+        num_sources=len(data.sources),
+        sequence_length=data.sequence_length,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * when.every_steps,
+    )
+    measure = TokenAlignment(
+        part=data.steer,
+        sources={name: source.segments for name, source in data.sources.items()},
+        num_samples=num_samples,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+    )
+    measure.held_out(step=0)  # a steer part that is too small is an error now, not at the first measurement
+    return MeasurePlan(measure=measure, times=when)
+
+
+def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | None:
+    """How much is measured for the worth of the sources, and when; None when nobody asks for it.
+
+    What the budget of the whole run allows is spent on the few measurements that can still change something.
+    """
+    config, steps = recipe.evaluation.worth, recipe.training.steps
+    when = times(
+        config.enabled,
+        worth_from(recipe.control),
+        until=config.until,
+        num_steps=steps,
+        every_steps=config.every_readings * recipe.evaluation.every_steps,
+    )
+    if when is None:
+        return None
+    counts = sized(
+        config,
+        num_sources=len(data.sources),
+        sequence_length=data.sequence_length,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
+    )
+    held_out_samples(  # a steer part that is too small is an error now, not at the first measurement
+        data.steer,
+        counts,
+        step=0,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+    )
+    segments = {name: source.segments for name, source in data.sources.items()}
+    measure = TokenWorth(
+        part=data.steer,
+        sources=segments,
+        counts=counts,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+        batch_rows=recipe.evaluation.document_batch,
+    )
+    return MeasurePlan(measure=measure, times=when)

@@ -1,0 +1,101 @@
+"""Floors and ceilings that a recipe sets on single sources, and shares kept within them.
+
+Every policy that moves shares takes the same two settings, so a bound means the same whatever steers.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from math import ceil, floor, fsum
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from trainer.records import SHARE_ONE, SHARE_STEP, Config, UserError
+from trainer.shares import FUZZ, NUM_STEPS, rounded
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Bounds(Config):
+    """The part of a policy's settings that bounds single sources."""
+
+    floors: dict[str, Share] = Field(default_factory=dict, description="least share of single sources")
+    ceilings: dict[str, Share] = Field(
+        default_factory=dict, description="greatest share of single sources; 1 where none is given"
+    )
+
+    @model_validator(mode="after")
+    def _floors_lie_below_ceilings(self) -> Self:
+        for name, least in self.floors.items():
+            if least > self.ceilings.get(name, 1.0):
+                raise ValueError(f"the floor of {name}, {least}, lies above its ceiling, {self.ceilings[name]}")
+        return self
+
+
+def check_names(field: str, names: Mapping[str, object], shares: Mapping[str, int]) -> None:
+    """``UserError`` when ``field`` of the policy names a source that is not in ``shares``."""
+    for name in names:
+        if name not in shares:
+            near = get_close_matches(name, shares, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else f"The sources are {', '.join(shares)}."
+            raise UserError(f"control.policy.{field} names an unknown source", got=name, remedy=remedy)
+
+
+def check_bounds(bounds: Bounds, shares: Mapping[str, int]) -> None:
+    """``UserError`` for bounds on unknown sources, or that the start ``shares`` (millionths) lie outside of."""
+    check_names("floors", bounds.floors, shares)
+    check_names("ceilings", bounds.ceilings, shares)
+    for name, share in shares.items():
+        if not bounds.floors.get(name, 0.0) - FUZZ <= share / SHARE_ONE <= bounds.ceilings.get(name, 1.0) + FUZZ:
+            raise UserError(
+                f"mixture.shares starts source {name!r} outside its floor and ceiling in control.policy",
+                got=share / SHARE_ONE,
+                remedy="Change the share, or the bounds.",
+            )
+
+
+def drawn(shares: Mapping[str, int]) -> list[str]:
+    """The sources with a share above 0: only they can be steered, since a 0 is for good."""
+    return [name for name, share in shares.items() if share > 0]
+
+
+def kept_within(
+    bounds: Bounds, weights: Mapping[str, float], shares: Mapping[str, int], *, least: float = 0.0
+) -> dict[str, int]:
+    """Shares in proportion to ``weights`` as far as the bounds allow, in millionths; sources without a weight get 0.
+
+    Those outside a bound are put on it and the rest are scaled: s_k = min(c_k, max(f_k, lambda w_k)), with the lambda
+    that makes them sum to 1. ``least`` is the floor of a source that has none by name, and no more than what the
+    source has in ``shares`` now. Ceilings that leave less than 1 in all (sources were cut) give way in proportion.
+    """
+    names = list(weights)
+    weight_K = np.array([max(weights[name], 0.0) for name in names])
+    weight_K = np.maximum(weight_K / weight_K.sum(), 1e-12)  # a weight of 0 keeps its floor, and can be scaled
+    floor_K = np.array([_floor(bounds, name, shares.get(name, 0), least) for name in names])
+    ceiling_K = np.array([max(floor(bounds.ceilings.get(name, 1.0) * NUM_STEPS + FUZZ), 1) for name in names])
+    if ceiling_K.sum() < NUM_STEPS:
+        return _with_the_rest_at_zero(dict(zip(names, ceiling_K.tolist(), strict=True)), shares)
+    turns = np.sort(np.concatenate([[0.0], floor_K / weight_K, ceiling_K / weight_K]))
+    sums = np.array([np.clip(turn * weight_K, floor_K, ceiling_K).sum() for turn in turns])
+    scale = np.interp(NUM_STEPS, sums, turns)
+    share_K = np.clip(scale * weight_K, floor_K, ceiling_K)
+    return _with_the_rest_at_zero(dict(zip(names, share_K.tolist(), strict=True)), shares)
+
+
+def _floor(bounds: Bounds, name: str, share: int, least: float) -> int:
+    """In whole thousandths, at least one: a 0 is for good, and no policy means that. A floor by name always holds; the
+    general one never forces a source up."""
+    if name in bounds.floors:
+        return max(1, ceil(bounds.floors[name] * NUM_STEPS - FUZZ))
+    return max(1, min(share // SHARE_STEP, ceil(least * NUM_STEPS - FUZZ)))
+
+
+def _with_the_rest_at_zero(weights: Mapping[str, float], shares: Mapping[str, int]) -> dict[str, int]:
+    return rounded({name: weights.get(name, 0.0) for name in shares})
+
+
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """``weights`` divided by their sum."""
+    total = fsum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}

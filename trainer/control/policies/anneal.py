@@ -1,0 +1,68 @@
+"""The policy that anneals to real text: over a stated part of the run the real share goes to a stated value.
+
+What practice does without measuring anything: the best text last, while the learning rate falls (the annealing phase of
+Llama 3, arXiv 2407.21783, and of OLMo 2, arXiv 2501.00656). With p the progress and x = (p - from) / (to - from) in
+[0, 1], the real share is r(p) = r0 + (r1 - r0) f(x), where f(x) = x (linear) or (1 - cos(pi x)) / 2 (cosine). Within
+real and within synthetic the sources keep the proportions they start with.
+"""
+
+from collections.abc import Mapping
+from math import cos, fsum, pi
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.control.bounds import drawn
+from trainer.records import SHARE_ONE, Config, Kind, Observation, Proposal, UserError
+from trainer.shares import rounded
+
+Part = Annotated[float, Field(ge=0, le=1)]
+
+
+class AnnealConfig(Config):
+    """Move the real share from that of the recipe to another one, over a part of the run."""
+
+    kind: Literal["anneal"]
+    real_share: Part = Field(default=1.0, description="share of all real sources together, at the end")
+    start: Part = Field(default=0.0, description="progress at which the change begins")
+    end: Part = Field(default=1.0, description="progress at which it is complete")
+    shape: Literal["linear", "cosine"] = Field(default="linear", description="of the change between the two")
+
+    @model_validator(mode="after")
+    def _starts_before_it_ends(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start:g} must lie before end {self.end:g}")
+        return self
+
+
+def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Remember the start; ``UserError`` when a kind that is to have a share has none at the start."""
+    for kind, wanted in (("real", config.real_share), ("synthetic", 1 - config.real_share)):
+        if wanted > 0 and not any(share for name, share in shares.items() if kinds[name] == kind):
+            raise UserError(
+                f"control.policy.real_share: no {kind} source has a share to grow from",
+                got=config.real_share,
+                remedy=f"Give a {kind} source a share in mixture.shares, or change real_share.",
+            )
+    return {"start": dict(shares)}
+
+
+def propose(config: AnnealConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+    """The point of the curve at ``seen.progress``; sources at 0, for they were cut, are passed over."""
+    start = {name: state["start"][name] / SHARE_ONE for name in drawn(seen.shares)}
+    of_kind = {
+        kind: fsum(share for name, share in start.items() if seen.kinds[name] == kind) for kind in ("real", "synthetic")
+    }
+    if not all(of_kind.values()):
+        return state, Proposal(shares=dict(seen.shares), reason="Only one kind of data is left, so the shares stay.")
+    real_at_start = fsum(share for name, share in state["start"].items() if seen.kinds[name] == "real") / SHARE_ONE
+    place = min(1.0, max(0.0, (seen.progress - config.start) / (config.end - config.start)))
+    part = place if config.shape == "linear" else (1 - cos(pi * place)) / 2
+    real = real_at_start + (config.real_share - real_at_start) * part
+    wanted = {"real": real, "synthetic": 1 - real}
+    weights = {name: share / of_kind[seen.kinds[name]] * wanted[seen.kinds[name]] for name, share in start.items()}
+    shares = rounded({name: weights.get(name, 0.0) for name in seen.shares})
+    reason = (
+        f"At progress {seen.progress:.3f} the real share is due to be {real:.3f}, on its way to {config.real_share:g}."
+    )
+    return state, Proposal(shares=shares, reason=reason, evidence={"progress": seen.progress, "real_share": real})
