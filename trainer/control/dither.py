@@ -1,9 +1,9 @@
 """What shares do to the held-out loss, read off small balanced changes of the shares themselves: no extra compute.
 
 Each source has a wave of +1 and -1 of its own, and the held-out loss is regressed on what the waves added to the
-shares. The waves are Rudin-Shapiro sequences: balanced, all but uncorrelated with each other, with their own past and
-with anything slow, so that neither a falling loss, nor the slow way of the shares, nor what earlier waves left behind
-is taken for an effect. (Square waves, ++--, are not: their past comes back with the opposite sign two readings later.)
+shares. The waves are pieces of the Rudin-Shapiro sequence: balanced, all but uncorrelated with each other, with their
+own past and with anything slow, so that neither a falling loss, nor the slow way of the shares, nor what earlier waves
+left behind is taken for an effect. (Square waves, ++--, are not: their past comes back with the opposite sign two readings later.)
 """
 
 # J readings, K sources
@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.records import FloatArray
 
+APART = 13  # places: of those tried, the pieces are least correlated (0.12 at most over 200 readings and 4 lags)
 SPARE_READINGS = 6  # more than coefficients, before anything is estimated
 
 
@@ -31,12 +32,10 @@ def sign(index: int, source: int) -> int:
     """+1 or -1: the wave of a source at the ``index``-th reading; 0 for the first source, which the others go
     against.
 
-    (-1)^(adjacent pairs of ones in the binary index) times the source's Walsh function: the Golay-Rudin-Shapiro family.
+    (-1)^(adjacent pairs of ones in the binary place), every source ``APART`` places behind the one before.
     """
-    if source == 0:
-        return 0
-    ones = (index & (index >> 1)).bit_count() + (index & (source - 1)).bit_count()
-    return 1 - 2 * (ones % 2)
+    place = index + APART * (source - 1)
+    return 0 if source == 0 else 1 - 2 * ((place & (place >> 1)).bit_count() % 2)
 
 
 def dithered(shares: Mapping[str, float], index: int, *, amplitude: float, order: Sequence[str]) -> dict[str, float]:

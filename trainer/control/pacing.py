@@ -91,20 +91,21 @@ def spend(
     s = min(ceiling, max(floor, ceiling (w / m)^concentration)) with the margin m that spends just the budget: the
     demand of isoelastic utility, sum of w s^(1 - 1/k), at a price m; k = 0 is level, k -> inf buys only above the
     margin. The margin is found by bisection, which is dual ascent carried to its end, at every reading, with what was
-    really used.
+    really used. A floor that the budget cannot pay for gives way.
     """
     from scipy.optimize import brentq  # half a second to import: only where a budget binds
 
-    demand = (np.maximum(weights / weights.max(), LEAST_WEIGHT)) ** concentration
+    floor = min(floor, budget_steps / rest.total_steps)
+    log_demand = concentration * np.log(np.maximum(weights / weights.max(), LEAST_WEIGHT))
 
     def shares(log_scale: float) -> FloatArray:
-        curve: FloatArray = np.clip(ceiling * np.exp(log_scale) * demand, floor, ceiling)
+        curve: FloatArray = np.clip(ceiling * np.exp(np.minimum(log_scale + log_demand, 0.0)), floor, ceiling)
         return curve
 
     def excess(log_scale: float) -> float:
         return float((shares(log_scale) * rest.steps).sum()) - budget_steps
 
-    highest = -float(np.log(demand.min()))
+    highest = -float(log_demand.min())
     lowest = float(np.log(max(floor, LEAST_WEIGHT) / max(ceiling, LEAST_WEIGHT))) - 1.0
     if excess(highest) <= 0:
         return Spending(shares=shares(highest), marginal=0.0)

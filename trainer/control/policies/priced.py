@@ -281,11 +281,9 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
     ceiling = 1 - fsum(state["floors"][name] for name in written)
     if not real or not written or left <= 0 or budget.samples - used >= left * ceiling:
         return budget
-    excess_epochs = max(0.0, budget.epochs - 1) / (MOST_CONCENTRATED_EPOCHS - 1)
-    concentration = config.concentration * max(0.0, 1 - excess_epochs) if config.curvature is not None else 0.0
     weights = kernel(rest, config.curvature or 0.0)
+    concentration = concentrated(config, budget.epochs)
     steps_left = budget.planned / seen.outlook.global_batch
-    least = min(least, steps_left / rest.total_steps)
     curve = spend(rest, weights, steps_left, concentration=concentration, floor=least, ceiling=ceiling)
     coming = min(max(state["span"] * seen.outlook.num_steps, 1.0), rest.total_steps)
     ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
@@ -293,6 +291,17 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
     share = float(np.interp(coming, ends, spent)) / coming
     now = float(weights[0] / weights.max())
     return replace(budget, share=share, marginal=curve.marginal / now, concentration=concentration)
+
+
+def concentrated(config: PricedConfig, epochs: float) -> float:
+    """How far the plan follows the kernel where real data come to so many epochs by the end of the run.
+
+    Wholly up to one epoch, not at all from four on, and not where the curvature is unknown: what is repeated must not
+    be bunched, and where it would do most is then not known.
+    """
+    if config.curvature is None:
+        return 0.0
+    return config.concentration * max(0.0, 1 - max(0.0, epochs - 1) / (MOST_CONCENTRATED_EPOCHS - 1))
 
 
 def _affordable(
