@@ -3,7 +3,8 @@
 Each source has a wave of +1 and -1 of its own, and the held-out loss is regressed on what the waves added to the
 shares. The waves are pieces of the Rudin-Shapiro sequence: balanced, all but uncorrelated with each other, with their
 own past and with anything slow, so that neither a falling loss, nor the slow way of the shares, nor what earlier waves
-left behind is taken for an effect. (Square waves, ++--, are not: their past comes back with the opposite sign two readings later.)
+left behind is taken for an effect. (Square waves, ++--, are not: their past comes back with the opposite sign two
+readings later.)
 """
 
 # J readings, K sources

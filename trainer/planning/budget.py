@@ -1,8 +1,8 @@
 """What the real data of a run can pay for: epochs, effective tokens, the curve of their share, and what more would be
 worth.
 
-The same model as the policy `priced` steers by (``trainer.control.budget``, ``trainer.control.pacing``), before anything
-is measured: with real data at the recipe's shares, and at the most that the policy's budget allows.
+The same model as the policy `priced` steers by (``trainer.control.budget``, ``trainer.control.pacing``), before
+anything is measured: with real data at the recipe's shares, and at the most that the policy's budget allows.
 """
 
 from collections.abc import Sequence
