@@ -2,7 +2,7 @@
 back bit for bit under the same engine, and as close as sums allow under any other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.engines.gloo import on_ranks
-from tests.engines.tour import POISONS, leave, take_up, tour, uneven, written_as_transformers_loads_it
+from tests.engines.tour import POISONS, alignments, leave, take_up, tour, uneven, written_as_transformers_loads_it
+from trainer.records import Alignment
 
 SLOW = pytest.mark.slow
 # One of each kind stays in the default suite: ZeRO-1 and -2 share their buffers, stage 3 and FSDP2 have their own.
@@ -65,6 +66,49 @@ def test_a_rehearsal_moves_the_weights_and_leaves_no_trace(toured: Toured, launc
         before, inside, after = rank["rehearsed"]
         assert not equal(before, inside)
         assert equal(before, after)
+
+
+def assert_same_alignment(
+    found: Mapping[str, Alignment], expected: Mapping[str, Alignment], precision: str = "fp32"
+) -> None:
+    """Under bf16 each gradient is rounded: nearly orthogonal ones have the same product only within its error."""
+    assert found.keys() == expected.keys() == {"real", "made"}
+    for name, one in found.items():
+        product, error = expected[name].inner_product, expected[name].standard_error
+        assert one.num_samples == expected[name].num_samples
+        if precision == "fp32":
+            assert one.inner_product == pytest.approx(product, abs=1e-4 * (abs(product) + error))
+            assert one.standard_error == pytest.approx(error, rel=1e-3)
+        else:
+            assert one.inner_product == pytest.approx(product, abs=error)
+        assert one.variance == pytest.approx(expected[name].variance, rel=1e-4 if precision == "fp32" else 0.1)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Mapping[str, Alignment]:
+    """Alignments on one process."""
+    *_, found = alignments()
+    return found
+
+
+@pytest.mark.parametrize("launch", TOURS, ids="-".join)
+def test_alignments_are_those_of_one_process_and_leave_no_trace(
+    toured: Toured, launch: tuple[str, str], alone: Mapping[str, Alignment]
+) -> None:
+    ranks = toured(launch)
+    for before, after, found in (rank["aligned"] for rank in ranks):
+        assert equal(before, after)
+        assert found == ranks[0]["aligned"][2]  # all ranks decide on the same numbers
+        assert_same_alignment(found, alone, launch[1])
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_alignments_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, alone: Mapping[str, Alignment], ranks: int
+) -> None:
+    for before, after, found in on_ranks(alignments, ranks, tmp_path):
+        assert equal(before, after)
+        assert_same_alignment(found, alone)
 
 
 @pytest.mark.parametrize("poison", POISONS)

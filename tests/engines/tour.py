@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, tiny_model
+from tests.engines.steps import LENGTH, STORES, VOCABULARY, Bench, bench, tiny_model
 from trainer.engines.tensors import read
+from trainer.evaluate.alignment import read_alignment
+from trainer.evaluate.windows import Samples
 
 PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
 
@@ -37,7 +39,9 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
         read(folder.with_name("begun"), {f"model.{name}": tensor for name, tensor in whole.items()})
         on.step()
         on.step()
+        found = aligned(on)  # before anything else: after two steps
         return {
+            "aligned": found,
             "begun": all(torch.equal(whole[name], parameter) for name, parameter in expected.items()),
             "compiled": sorted(path.name for path in built.rglob("*")),
             "counted": {int(part) for part in local_state(on) if part.ndim == 0},
@@ -70,6 +74,31 @@ def rehearsed(on: Bench) -> tuple[Any, Any, Any]:
             on.engine.rehearse(PROBE, torch.tensor([LENGTH, 3]), target_tokens=LENGTH + 1, seed=3)
         inside = held(on)
     return before, inside, held(on)
+
+
+def aligned(on: Bench) -> tuple[Any, Any, Any]:
+    """All that is held before and after alignments were measured, and what they are. Parts of one, two and three rows:
+    ranks without a row, or with padding.
+    """
+    before, settings = held(on), [(group["lr"], group["betas"]) for group in on.engine._optimizer.param_groups]
+    parts = [samples(0, start) for start in range(0, 12, 3)]
+    found = read_alignment(parts, {"real": samples(0, 12, 20), "made": samples(1, 0, 14)}, on.engine, step=3, seed=1)
+    assert settings == [(group["lr"], group["betas"]) for group in on.engine._optimizer.param_groups]
+    return before, held(on), found
+
+
+def samples(source: int, start: int, count: int = 3) -> Samples:
+    """Rows of a source; the last it has is half padding."""
+    rows = slice(start, start + count)
+    return Samples(token_ids=STORES[source].tokens[rows], num_valid=STORES[source].valid[rows])
+
+
+def alignments() -> Any:
+    """After two steps, on however many ranks."""
+    with bench(micro_batch=2, global_batch=7) as on:
+        on.step()
+        on.step()
+        return aligned(on)
 
 
 def infinite_loss(_module: Any, _given: Any, logits: torch.Tensor) -> torch.Tensor:

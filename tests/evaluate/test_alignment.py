@@ -228,12 +228,12 @@ def test_the_cost_is_never_above_its_share_unless_at_the_least_samples(
     assert samples == MOST_SAMPLES or more > part * interval_tokens * (1 - 1e-9)
 
 
-def test_the_default_of_the_quickstart_costs_a_tenth() -> None:
-    """Every 25 steps of 32 x 128 tokens, four sources and held-out text."""
-    interval_tokens = 25 * 32 * 128
+def test_the_default_of_the_quickstart_costs_a_twentieth() -> None:
+    """Every 40 steps of 32 x 128 tokens, four sources and held-out text: with the readings a tenth."""
+    interval_tokens = 40 * 32 * 128
     samples = sized(AlignmentConfig(), num_sources=4, sequence_length=128, interval_tokens=interval_tokens)
-    assert samples == 16
-    assert cost_tokens(samples, num_sources=4, sequence_length=128) == 0.1 * interval_tokens
+    assert samples == 12
+    assert 0.045 < cost_tokens(samples, num_sources=4, sequence_length=128) / interval_tokens <= 0.05
 
 
 def test_held_out_parts_are_disjoint_and_others_at_each_step(worlds: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.together.launches import (
+    ALIGNED,
     FEEDBACK,
     Ended,
     Live,
@@ -164,6 +165,18 @@ def test_evidence_is_measured_and_followed_as_under_accelerate(place: Place, alo
     assert place.fit(theirs, *FEEDBACK, ENGINE).wait().code == 0
     assert [line["worth"] for line in lines(theirs, "reading")] == [line["worth"] for line in lines(ours, "reading")]
     assert any(line["worth"] for line in lines(ours, "reading"))
+    assert by_step(theirs, "loss") == by_step(ours, "loss")
+
+
+@pytest.mark.slow
+def test_alignments_are_measured_and_followed_as_under_accelerate(place: Place, alone: Path) -> None:
+    ours, theirs = place.folder / "aligned-accelerate", place.folder / "aligned-lightning"
+    assert place.fit(ours, *ALIGNED).wait().code == 0
+    assert place.fit(theirs, *ALIGNED, ENGINE).wait().code == 0
+    assert [line["alignment"] for line in lines(theirs, "reading")] == [
+        line["alignment"] for line in lines(ours, "reading")
+    ]
+    assert decided(theirs) == decided(ours)
     assert by_step(theirs, "loss") == by_step(ours, "loss")
 
 

@@ -69,6 +69,7 @@ checkpoint: {{every_steps: {SAVE_EVERY}, keep: 2}}
 monitor: {{wandb: {{mode: "off"}}}}
 """
 
+ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_readings: 2, samples: 8}"]
 FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_readings: 2, z: 0.5, margin: 0.0}"]
 
 

@@ -46,13 +46,13 @@ class AlignmentConfig(Config):
 
     enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
     every_readings: int = Field(
-        default=1, ge=1, description="readings of the held-out loss from one measurement to the next"
+        default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
     )
     samples: int | None = Field(
         default=None, ge=LEAST_SAMPLES, description="samples of each source and of held-out text; null: by budget"
     )
     max_compute_share: float = Field(
-        default=0.10, gt=0, le=1, description="most compute, as a part of the run's training"
+        default=0.05, gt=0, le=1, description="most compute, as a part of the run's training"
     )
 
 
@@ -146,7 +146,7 @@ def held_out_parts(
         raise UserError(
             "the steer part is too small for the alignment of sources",
             got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
-            remedy="Hold out more documents, lower evaluation.alignment.samples, or use another policy",
+            remedy="Hold out more documents, set a lower evaluation.alignment.samples, or use another policy",
         )
     rows = packed(part, documents, num_samples, rng, sequence_length=sequence_length, end_of_document=end_of_document)
     return _parts(rows, HELD_OUT_PARTS)
