@@ -40,6 +40,16 @@ def test_a_harmful_source_falls_to_its_floor_and_a_useful_one_stays(observe):
     assert last["real"] > last["written"] > 100_000
 
 
+def test_a_source_that_is_better_only_than_the_worst_does_not_gain_by_its_fall(observe):
+    kinds = {**KINDS, "dull": "synthetic"}
+    start = dict.fromkeys(kinds, 250_000)
+    worth = {"real": 0.95, "written": 0.9, "bad": -8.0, "dull": 0.3}
+    first = followed(observe, control(dither=0.01), [worth], start, kinds, 10_000_000)[0].shares
+    assert first["bad"] < 50_000
+    assert first["dull"] < first["written"]
+    assert first["dull"] <= 250_000
+
+
 @pytest.fixture
 def real_share(observe):
     """Real share after 40 readings that say a real token is worth 0.9, a written one 0.7."""
@@ -56,7 +66,7 @@ def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeat
     plenty = 10_000_000
     assert real_share(0.0, plenty) > 0.95
     assert 0.6 < real_share(0.2, plenty) < 0.74  # odds of e^(0.2/0.2) = 0.73, less what the evidence leaves open
-    assert 0.5 < real_share(0.0, 1000) < 0.7  # more of it would be drawn ten times over
+    assert 0.5 < real_share(0.0, 1000) < 0.9  # more of it would be drawn ten times over and more
 
 
 @pytest.mark.parametrize("amplitude", [0.1, 0.5])

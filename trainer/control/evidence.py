@@ -8,6 +8,7 @@ same unit. Where that is not known, only rehearsals are compared, in their own u
 # K sources, J readings
 
 from collections.abc import Collection, Mapping, Sequence
+from math import fsum
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +30,8 @@ def gaps_by_source(
     estimators: Collection[Estimator],
     noise_prices: tuple[float, float],
 ) -> Gaps:
-    """The value of each drawn source less that of the others, by every one of ``estimators`` that says something now.
+    """The value of each drawn source less the plain mean of the others', by every one of ``estimators`` that says
+    something now. (``against`` weighs the others by shares, which move between two measurements.)
 
     ``noise_prices``: cost in the unit above of a gradient variance of 1, to the final loss and within one span.
     ``spans``: waves of the shares, summed rates and the losses after them, oldest first, for what the dither says; it
@@ -38,23 +40,39 @@ def gaps_by_source(
     names = [name for name, share in seen.shares.items() if share > 0]
     if len(names) < 2:
         return {}
-    shares_K = np.array([seen.shares[name] for name in names], dtype=np.float64) / SHARE_ONE
+    equal_K = np.full(len(names), 1 / len(names))
     found: dict[Estimator, list[Estimate]] = {}
     if "alignment" in estimators and (aligned := _aligned(seen, names, noise_prices[0])) is not None:
-        found["alignment"] = gaps(*_over_the_rest(seen, names, *aligned), shares_K)
+        found["alignment"] = gaps(*_over_the_rest(seen, names, *aligned), equal_K)
     if "dither" in estimators and (moved := _moved(seen, spans, names)) is not None:
         values_K, covariance_KK = moved
         variances_K = np.array([seen.alignment[name].variance if name in seen.alignment else 0.0 for name in names])
         values_K = values_K + (noise_prices[1] - noise_prices[0]) * variances_K
-        found["dither"] = gaps(values_K, covariance_KK, shares_K)
+        found["dither"] = gaps(values_K, covariance_KK, equal_K)
     if "worth" in estimators and (rehearsed := _rehearsed(seen, names)) is not None:
         *measured, unit = rehearsed
         values_K, covariance_KK = _over_the_rest(seen, names, *measured)
         if unit is None:
-            found = {"worth": gaps(values_K, covariance_KK, shares_K)}
+            found = {"worth": gaps(values_K, covariance_KK, equal_K)}
         else:
-            found["worth"] = gaps(values_K * unit, covariance_KK * unit**2, shares_K)
+            found["worth"] = gaps(values_K * unit, covariance_KK * unit**2, equal_K)
     return {name: {who: rows[k] for who, rows in found.items()} for k, name in enumerate(names) if found}
+
+
+def against(gaps_by_name: Mapping[str, Estimate], shares: Mapping[str, float]) -> dict[str, Estimate]:
+    """Gaps to the plain mean of the others as gaps to their mean by ``shares``, with the errors as they are.
+
+    Of K sources v_k - mean v = gap_k (K - 1) / K, which is all that a gap to any other mean needs. Of two it is the
+    same.
+    """
+    num = len(gaps_by_name)
+    from_mean = {name: gap.value * (num - 1) / num for name, gap in gaps_by_name.items()}
+    found = {}
+    for name, gap in gaps_by_name.items():
+        others = {other: shares[other] for other in from_mean if other != name}
+        mean = fsum(share * from_mean[other] for other, share in others.items()) / max(fsum(others.values()), 1e-9)
+        found[name] = Estimate(value=from_mean[name] - mean, standard_error=gap.standard_error)
+    return found
 
 
 def fresh_unit(seen: Observation, estimators: Collection[Estimator]) -> float | None:

@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.budget import repeat_value, unique_value
 from trainer.control.dither import dithered
-from trainer.control.evidence import Estimator, Gaps, fresh_unit, gaps_by_source
+from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
 from trainer.control.pacing import Ahead, ahead, kernel, noise_rate, spend
-from trainer.control.stepping import Pace, Step, step, within
+from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
 from trainer.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.shares import FUZZ, rounded
@@ -198,22 +198,45 @@ def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: floa
 
 
 def _fused(state: dict[str, Any]) -> dict[str, Estimate]:
-    """What is known of each source, over its estimators."""
-    return {
+    """What is known of each source that is drawn against the others at their base shares, over its estimators."""
+    known = {
         name: fused({who: Estimate(**one) for who, one in estimates.items()})
         for name, estimates in state["known"].items()
+        if state["base"].get(name, 0.0) > 0
     }
+    return against(known, state["base"])
 
 
 def _moved(config: PricedConfig, state: dict[str, Any], *, fresh: bool) -> Step | None:
-    """The step of the base shares on what is known; None when nothing new was measured."""
+    """The step of the base shares on what is known; None when nothing new was measured.
+
+    A source may be better than the others only for the sake of one that now loses its share: such a one goes on, with
+    the gap that it has after the step, as far as the trust region of the whole decision allows.
+    """
     if not fresh:
         return None
     base = {name: share for name, share in state["base"].items() if share > 0}
+    before = _pulled(config, state, base)
+    moved = step(base, before, Pace(**state["pace"]), z=config.z, trust=config.trust_region)
+    shares = moved.shares
+    turned = {
+        name: gap
+        for name, gap in _pulled(config, state, shares).items()
+        if gap.value * before[name].value < 0 and before[name].significance > config.z
+    }
+    if turned and not moved.is_held_back:
+        alone = Pace(reach={}, sides={}, scale=0.0)  # measured by their own gaps, not by the one that is out of the way
+        further = step(shares, turned, alone, z=config.z, trust=config.trust_region).shares
+        if divergence(further, base) <= moved.radius:
+            moved = replace(moved, shares=further, divergence=divergence(further, base))
+    return moved
+
+
+def _pulled(config: PricedConfig, state: dict[str, Any], base: Mapping[str, float]) -> dict[str, Estimate]:
+    """Gaps at the shares of ``base``, with the pull towards the starting mixture."""
     pull = _pull(config, state, base)
-    known = {name: replace(one, value=one.value + pull[name]) for name, one in _fused(state).items() if name in base}
-    pace = Pace(**state["pace"])
-    return step(base, known, pace, z=config.z, trust=config.trust_region)
+    known = _fused({**state, "base": base})
+    return {name: replace(one, value=one.value + pull[name]) for name, one in known.items()}
 
 
 def _pull(config: PricedConfig, state: dict[str, Any], base: Mapping[str, float]) -> dict[str, float]:
