@@ -100,6 +100,14 @@ def test_a_drawn_curve_is_integrated(tiny_recipe: Path) -> None:
     assert mean_shares(loaded.recipe) == pytest.approx({"real": 0.875, "good": 0.0625, "bad": 0.0625})
 
 
+def test_the_mean_shares_of_an_anneal_are_those_of_its_readings(tiny_recipe: Path) -> None:
+    for shape in ("linear", "cosine"):
+        policy = f"{{kind: anneal, real_share: 0.8, start: 0.25, end: 0.75, shape: {shape}}}"
+        loaded = load_recipe(tiny_recipe, [f"control.policy={policy}"], on_this_machine=False)
+        # 0.5 for a quarter of the run, 0.65 on average for a half, 0.8 for a quarter
+        assert mean_shares(loaded.recipe) == pytest.approx({"real": 0.65, "good": 0.175, "bad": 0.175})
+
+
 def test_prepared_data_are_counted_not_estimated(tiny_recipe: Path) -> None:
     from trainer.data.prepare import prepare
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from trainer.control.budget import effective_tokens
-from trainer.control.policies.schedule import ScheduleConfig
+from trainer.control.policies import AnnealConfig, ScheduleConfig, anneal
 from trainer.data.files import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
 from trainer.data.sources import SourceConfig
@@ -168,9 +168,11 @@ def _real_budget(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> RealBudget 
 
 
 def mean_shares(recipe: Recipe) -> dict[str, float]:
-    """The share of each source over the whole run: of the drawn curve if there is one, else the share at the start."""
+    """The share of each source over the whole run: of the curve if there is one, else the share at the start."""
     start = {name: millionths / SHARE_ONE for name, millionths in recipe.mixture.shares_in_millionths().items()}
     policy = recipe.control.policy
+    if isinstance(policy, AnnealConfig):
+        return anneal.mean_shares(policy, start, {name: source.kind for name, source in recipe.data.sources.items()})
     if not isinstance(policy, ScheduleConfig):
         return start
     curve = [(0.0, start), *((point.at, point.shares) for point in policy.points)]
