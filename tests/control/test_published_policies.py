@@ -309,7 +309,7 @@ def test_a_policy_that_follows_losses_keeps_going_when_a_source_has_none(observe
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.floats(0, 1e6), min_size=2, max_size=8).filter(lambda values: sum(values) > 0),
+    st.lists(st.just(0.0) | st.floats(1e-3, 1e6), min_size=2, max_size=8).filter(lambda values: sum(values) > 0),
     st.floats(0, 0.1),
     st.floats(0.5, 1.0),
 )
