@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.control.policies import ConstantConfig, PricedConfig
 from trainer.model.build import ModelConfig, parameter_count
 from trainer.planning import Machine, mean_shares, plan_run
+from trainer.planning.budget import real_budget
 from trainer.planning.sizes import ModelSize, memory_per_rank, model_size
 from trainer.planning.vocabulary import vocabulary_size_of
 from trainer.recipe import load_recipe
@@ -96,6 +98,14 @@ def test_a_drawn_curve_is_integrated(tiny_recipe: Path) -> None:
     points = "[{at: 0.5, shares: {real: 1, good: 0, bad: 0}}]"
     loaded = load_recipe(tiny_recipe, [f"control.policy={{kind: schedule, points: {points}}}"], on_this_machine=False)
     assert mean_shares(loaded.recipe) == pytest.approx({"real": 0.875, "good": 0.0625, "bad": 0.0625})
+
+
+def test_the_mean_shares_of_an_anneal_are_those_of_its_readings(tiny_recipe: Path) -> None:
+    for shape in ("linear", "cosine"):
+        policy = f"{{kind: anneal, real_share: 0.8, start: 0.25, end: 0.75, shape: {shape}}}"
+        loaded = load_recipe(tiny_recipe, [f"control.policy={policy}"], on_this_machine=False)
+        # 0.5 for a quarter of the run, 0.65 on average for a half, 0.8 for a quarter
+        assert mean_shares(loaded.recipe) == pytest.approx({"real": 0.65, "good": 0.175, "bad": 0.175})
 
 
 def test_prepared_data_are_counted_not_estimated(tiny_recipe: Path) -> None:
@@ -188,3 +198,42 @@ def test_a_refused_plan_is_shown_and_exits_2(tiny_recipe: Path) -> None:
     assert done.returncode == 2
     assert "parameters" in done.stdout
     assert done.stderr.startswith("error: the run folder grows")
+
+
+def test_the_plan_says_what_repeated_real_tokens_are_worth_and_what_one_more_would_be() -> None:
+    budget = real_budget(1000, 4000, 10_000, policy=ConstantConfig(), rates=[1e-3], num_steps=100)
+    assert budget.epochs == 4
+    assert budget.effective_tokens == pytest.approx(0.931 * 4000, rel=1e-3)  # the published four-epoch figure
+    assert budget.value_of_repeat == pytest.approx(0.82, abs=0.005)
+    assert 0 < budget.value_of_new_token < 1
+    assert budget.most_share is None
+
+
+def test_the_plan_of_priced_spends_its_epochs_late_only_where_they_are_no_repeats() -> None:
+    rates = [1e-3 * (100 - part) / 100 for part in range(100)]
+    once, often = (
+        real_budget(
+            1000,
+            1000,
+            10_000,
+            policy=PricedConfig(kind="priced", real_epochs=epochs, curvature=30.0, real_floor=0.0),
+            rates=rates,
+            num_steps=1000,
+        ).most_share
+        for epochs in (1.0, 6.0)
+    )
+    assert once is not None
+    assert often is not None
+    assert sum(once) / 10 == pytest.approx(0.1, abs=1e-3)
+    assert max(once[5:]) > 0.5 > 0.05 > once[0]
+    assert often == pytest.approx([0.6] * 10)
+
+
+def test_the_plan_shows_the_real_budget_of_a_recipe(tiny_recipe: Path) -> None:
+    plan = planned(tiny_recipe, "control.policy.kind=priced")
+    assert plan.real is not None
+    real = [source for source in plan.sources if source.kind == "real"]
+    assert plan.real.drawn_tokens == sum(source.tokens for source in real)
+    assert plan.real.most_share is not None
+    assert len(plan.real.most_share) == 10
+    assert all(source.effective_tokens <= source.tokens for source in real)

@@ -30,7 +30,7 @@ from trainer.loop import train
 from trainer.mixture.ledger import Ledger
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.objective import normalised, summed_loss
+from trainer.model.objective import normalised, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.monitor.journal import Journal
 from trainer.parts import Run, RunState
@@ -225,7 +225,7 @@ def accelerate_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[],
 
 def _loss(setting: Setting, logits: Any, input_ids: Any, num_valid: Any) -> Any:
     target_tokens = setting.batch * (setting.length - 1)
-    summed = summed_loss(logits, input_ids, num_valid)
+    summed = token_losses(logits, input_ids, num_valid).sum()
     return normalised(summed, global_target_tokens=target_tokens, averaged_over=1)
 
 

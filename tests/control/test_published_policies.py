@@ -98,7 +98,7 @@ def test_the_rule_of_fms_multiplies_by_the_exponential_of_loss_over_share(observ
 
 
 def test_the_rule_of_fms_does_not_overflow_in_a_long_run(observe):
-    *_, last = proposals(config_of("fms_odm"), [lambda s: observe(100, s, source_losses=LOSSES)] * 400)
+    *_, last = proposals(config_of("fms_odm"), [lambda s: observe(100, s, source_losses=LOSSES)] * 1_500)
     assert sum(last.shares.values()) == SHARE_ONE
 
 
@@ -153,17 +153,19 @@ def test_ado_leans_on_the_average_and_finds_the_source_that_still_falls(observe)
     assert all(proposal.shares == START for proposal in found[:4])
     figures = found[-1].evidence["sources"]
     assert figures["real"]["exponent"] == pytest.approx(0.6, abs=0.1)
-    for name, one in figures.items():
-        preference, average = one["preference"], (one["weight"] - 0.1 * one["preference"]) / 0.9
-        assert 0 < average < 1, name
-        assert preference >= 0.01 / 1.02
+    average = dict.fromkeys(falling, 1 / 3)  # the prior stands for the steps before the first fit
+    for step, proposal in zip(range(20, 400, 20), found, strict=True):
+        for name, one in proposal.evidence.get("sources", {}).items():
+            assert one["weight"] == pytest.approx(0.9 * average[name] + 0.1 * one["preference"])
+            average[name] = ((step - 20) * average[name] + 20 * one["preference"]) / step
+    assert average["real"] > 0.4
 
 
-def test_a_fit_finds_the_law_it_was_made_from_through_noise_and_an_outlier():
+def test_a_fit_finds_the_law_it_was_made_from_through_noise_and_outliers():
     rng, law = np.random.default_rng(5), PowerLaw(floor=2.5, scale=30.0, exponent=0.35)
     amounts = np.arange(1, 61) * 4096.0
     losses = np.array([law(n) for n in amounts]) * np.exp(0.001 * rng.standard_normal(60))
-    losses[30] *= 1.2
+    losses[40:48] *= 1.3  # of squares, these would be the fit
     found = fit(amounts, losses)
     assert found(4 * amounts[-1]) == pytest.approx(law(4 * amounts[-1]), rel=0.005)
     assert found.slope(amounts[-1]) == pytest.approx(law.slope(amounts[-1]), rel=0.1)
@@ -307,7 +309,7 @@ def test_a_policy_that_follows_losses_keeps_going_when_a_source_has_none(observe
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.floats(0, 1e6), min_size=2, max_size=8).filter(lambda values: sum(values) > 0),
+    st.lists(st.just(0.0) | st.floats(1e-3, 1e6), min_size=2, max_size=8).filter(lambda values: sum(values) > 0),
     st.floats(0, 0.1),
     st.floats(0.5, 1.0),
 )

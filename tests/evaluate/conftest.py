@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.model.objective import summed_loss
+from trainer.model.objective import token_losses
 
 END = 0
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ class Replica:
 
     def rehearse(self, input_ids_BT: torch.Tensor, num_valid_B: torch.Tensor, *, target_tokens: int, seed: int) -> None:
         torch.manual_seed(seed)
-        summed = summed_loss(self.model(input_ids_BT).logits, input_ids_BT, num_valid_B)
+        summed = token_losses(self.model(input_ids_BT).logits, input_ids_BT, num_valid_B).sum()
         (summed / target_tokens).backward()
         for parameter in self.model.parameters():
             parameter.grad.copy_(torch.from_numpy(self.reduce(parameter.grad.double().numpy())))

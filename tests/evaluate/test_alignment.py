@@ -24,7 +24,7 @@ from trainer.evaluate.alignment import (
     sized,
 )
 from trainer.evaluate.windows import Samples
-from trainer.model.objective import summed_loss
+from trainer.model.objective import token_losses
 from trainer.records import Alignment, UserError
 
 SEED = 5
@@ -59,7 +59,7 @@ def practised(on: Bench, steps: int = 12) -> None:
 def by_hand(model: Any, states: Any, rows: Any, config: Any) -> list[Any]:
     """The gradient of the mean loss, each weight divided by the root of Adam's denominator."""
     ids = torch.from_numpy(rows)
-    loss = summed_loss(model(ids).logits, ids, torch.full((len(ids),), LENGTH)) / (len(ids) * (LENGTH - 1))
+    loss = token_losses(model(ids).logits, ids, torch.full((len(ids),), LENGTH)).sum() / (len(ids) * (LENGTH - 1))
     weights = list(model.parameters())
     gradients = torch.autograd.grad(loss, weights)
     beta2 = config.betas[1]

@@ -28,7 +28,7 @@ from trainer.evaluate.worth import (
     sized,
 )
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.objective import summed_loss
+from trainer.model.objective import token_losses
 from trainer.records import UserError
 
 T = 16
@@ -71,7 +71,7 @@ def trained() -> tuple[Any, Any]:
     for _ in range(30):
         ids = torch.from_numpy(packed(rng, 16))
         ids[:4] = JUNK
-        summed_loss(model(ids).logits, ids, torch.full((16,), T)).div(16 * (T - 1)).backward()
+        token_losses(model(ids).logits, ids, torch.full((16,), T)).sum().div(16 * (T - 1)).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model, optimizer
@@ -313,7 +313,7 @@ def test_a_rehearsed_step_in_micro_batches_moves_the_weights_as_one_does() -> No
 
 def test_worth_is_the_ratio_of_gains_and_its_error_that_of_what_is_not_common_to_all() -> None:
     gains = {"": np.array([2.0, 4.0, 6.0]), "web": np.array([1.0, 3.0, 2.0]), "old": np.array([0.0, 2.0, 1.0])}
-    result = judged(gains, np.full(3, 10), step=7, counts=FEW)
+    result = judged(gains, np.full(3, 10), step=7, counts=FEW, rate_scale=0.5)
     assert result.step == 7
     assert result.fresh_gain_nats == pytest.approx(0.4)
     assert result.fresh_gain_standard_error == pytest.approx(math.sqrt(3 / 2 * (4 + 0 + 4)) / 30)
@@ -329,7 +329,7 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
     gains = {name: rng.normal(mean, 0.1, 50) for name, mean in {"": 2.0, "web": 1.0, "old": 0.5}.items()}
     rows = rng.normal(0, 1, 50)
     noisy = {name: gain + rows - rows.mean() for name, gain in gains.items()}
-    plain, found = (judged(each, np.full(50, 15), step=1, counts=FEW).worth for each in (gains, noisy))
+    plain, found = (judged(each, np.full(50, 15), step=1, counts=FEW, rate_scale=0.5).worth for each in (gains, noisy))
     for name, worth in plain.items():
         assert found[name].value == pytest.approx(worth.value)
         assert found[name].standard_error == pytest.approx(worth.standard_error)
@@ -340,7 +340,7 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
 )
 def test_without_a_significant_gain_of_fresh_text_there_is_no_evidence(fresh: Any) -> None:
     gains = {"": fresh, "web": np.ones(len(fresh))}
-    assert judged(gains, np.full(len(fresh), 15), step=1, counts=FEW).worth == {}
+    assert judged(gains, np.full(len(fresh), 15), step=1, counts=FEW, rate_scale=0.5).worth == {}
 
 
 # Cost

@@ -24,10 +24,13 @@ from trainer.control.policies import POLICIES
 
 RESULTS = Path(__file__).parent / "results" / "lab.json"
 SEEDS = (1, 2, 3)
-SETTINGS: dict[str, list[dict[str, Any]]] = {  # of policies that have no default, or more than one form
+# Of policies that have no default, or more than one form. Priced is also shown with what can be known of the worlds of
+# steps: their curvature, and that real data may be drawn once.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
     "odm": [{}, {"rule": "exp3"}],
     "doremi": [{"fit_until": 0.3}],
     "aioli": [{}, {"ema": None}],
+    "priced": [{}, {"estimators": ["alignment", "dither"], "curvature": 1.0, "real_epochs": 1.0, "real_floor": 0.001}],
     "schedule": [],  # a drawn curve: what anneal and the optimum already are
 }
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from tests.lab.generations import Family, GenerationsWorld, at_the_end
+from tests.lab.quadratic import Quadratic, QuadraticWorld, cosine
 from tests.lab.sharpened import Sharpened
 from tests.lab.tokens import Tokens, zipf
 from tests.lab.world import World
@@ -59,8 +60,23 @@ def _generations(name: str, family: Family, real_generations: int | None) -> Env
     )
 
 
+def _quadratic(name: str, problem: Quadratic, real_share: float) -> Environment:
+    """Steps on a quadratic from a real share at the start, with a reading every twenty of them."""
+    return Environment(
+        name=name,
+        world=partial(QuadraticWorld, problem=problem, real_share=real_share, every_steps=20),
+        optimum=problem.optimum(),
+        best_static=problem.best_static(),
+    )
+
+
 ENVIRONMENTS = [
     _generations(name, family, real_generations)
     for name, family in (("E10 tokens", Tokens(zipf(50))), ("E12 sharpened", Sharpened(0.8)))
     for real_generations in (None, round(BUDGET * GENERATIONS))
+]
+ENVIRONMENTS += [_quadratic("E8 quadratic", Quadratic(rates=cosine(2000, 0.2, 0.004)), 0.5)]
+ENVIRONMENTS += [
+    _quadratic(f"E9 {part:.0%} real", Quadratic(rates=cosine(2000, 0.05, 0.001), real_samples=int(part * 32_000)), part)
+    for part in (0.05, 0.1, 0.25)
 ]

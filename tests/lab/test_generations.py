@@ -6,7 +6,7 @@ import pytest
 from tests.lab.environments import ENVIRONMENTS
 from tests.lab.generations import GenerationsWorld
 from tests.lab.sharpened import Sharpened
-from tests.lab.tokens import Tokens, zipf
+from tests.lab.tokens import Tokens, expected_diversity, zipf
 from tests.lab.world import steered
 from trainer.control import ControlConfig
 
@@ -39,6 +39,9 @@ def test_the_expected_excess_of_tokens_is_what_models_end_with(real):
         while not world.is_done:
             world.train(world.shares)
         found.append(((world._parameters - family.truth) ** 2).sum())
+    sizes = {"truth_V": family.truth, "num_samples": 60, "num_generations": 12, "exact": True}
+    lost = expected_diversity(real, **sizes)
+    assert world.excess == pytest.approx(lost[0] - lost[-1])
     error = np.std(found) / np.sqrt(len(found))
     assert np.mean(found) == pytest.approx(world.excess, abs=3 * error)
 

@@ -306,6 +306,12 @@ def test_a_mixture_without_steering_is_refused(tmp_path: Path) -> None:
         trainer.fit(Module(), new_mixture())
 
 
+@pytest.mark.parametrize("kind", ["odm", "ado", "pike"])
+def test_a_policy_whose_evidence_a_module_of_ones_own_does_not_show_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserError, match=f"losses or gradients of single sources.*{kind}.*engine: lightning"):
+        trained(tmp_path / "run", control={"policy": {"kind": kind}})
+
+
 def test_a_mean_loss_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no loss for each sample"):
         trained(tmp_path / "run", losses=lambda module, batch: losses(module, batch).mean())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.objective import normalised, summed_loss, target_tokens, token_losses
+from trainer.model.objective import normalised, target_tokens, token_losses
 
 TINY = {
     "architecture": "llama",
@@ -46,7 +46,7 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary() -> N
 def test_the_sum_is_transformers_own_mean_times_its_tokens_on_a_full_batch() -> None:
     model, ids = tiny_model(), random_ids(4, 12)
     output = model(ids, labels=ids)
-    ours = summed_loss(output.logits, ids, torch.full((4,), 12))
+    ours = token_losses(output.logits, ids, torch.full((4,), 12)).sum()
     torch.testing.assert_close(ours, output.loss * 4 * 11, rtol=1e-6, atol=0.0)
 
 
@@ -63,7 +63,7 @@ def test_padding_and_weightless_samples_contribute_exactly_nothing() -> None:
 
     def gradients(tokens: torch.Tensor) -> list[torch.Tensor]:
         model.zero_grad()
-        summed_loss(model(tokens).logits, tokens, valid).backward()
+        token_losses(model(tokens).logits, tokens, valid).sum().backward()
         return [parameter.grad.clone() for parameter in model.parameters()]
 
     other = ids.clone()
@@ -75,7 +75,7 @@ def test_padding_and_weightless_samples_contribute_exactly_nothing() -> None:
 
 def test_a_batch_of_weightless_samples_has_a_gradient_of_exactly_zero() -> None:
     model, ids = tiny_model(), random_ids(2, 12)
-    loss = summed_loss(model(ids).logits, ids, torch.zeros(2, dtype=torch.int64))
+    loss = token_losses(model(ids).logits, ids, torch.zeros(2, dtype=torch.int64)).sum()
     loss.backward()
     assert loss.item() == 0.0
     assert all(not parameter.grad.any() for parameter in model.parameters())
@@ -104,7 +104,7 @@ def test_averaging_over_ranks_is_undone_once_however_the_batch_is_dealt_out(rank
             model.zero_grad()
             tokens = ids[some or [0]]
             counts = valid[some] if some else torch.zeros(1, dtype=torch.int64)
-            nats = summed_loss(model(tokens).logits, tokens, counts)
+            nats = token_losses(model(tokens).logits, tokens, counts).sum()
             normalised(nats, global_target_tokens=total, averaged_over=len(rows)).backward()
             parts.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
         return torch.stack(parts).mean(0)

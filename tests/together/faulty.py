@@ -90,8 +90,8 @@ def dawdles(step: int) -> None:
 
 
 def scaled_loss(step: int, factor: float) -> None:
-    """The summed loss of one step times the factor, gradient included."""
-    current, summed = [0], accelerate.summed_loss
+    """The losses of one step times the factor, gradient included."""
+    current, losses = [0], accelerate.token_losses
     train_step = accelerate.AccelerateEngine.train_step
 
     def noting(engine: Any, batch: Any, **how: Any) -> Any:
@@ -101,10 +101,10 @@ def scaled_loss(step: int, factor: float) -> None:
         return train_step(engine, batch, **how)
 
     def broken(*arguments: Any) -> Any:
-        return summed(*arguments) * (factor if current[0] == step else 1.0)
+        return losses(*arguments) * (factor if current[0] == step else 1.0)
 
     accelerate.AccelerateEngine.train_step = noting  # type: ignore[method-assign]
-    accelerate.summed_loss = broken
+    accelerate.token_losses = broken
 
 
 def disagrees(step: int) -> None:

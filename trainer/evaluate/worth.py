@@ -191,10 +191,13 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
             _rehearse(rows, counts, port, seed=int(derived_rng(seed, "worth", "dropout", step).integers(2**62)))
             nats[name] = reduced_nats({"": read}, port, batch_rows=batch_rows)[""]
     before = nats.pop("before")
-    return judged({name: before - after for name, after in nats.items()}, row_targets(read), step=step, counts=counts)
+    gains = {name: before - after for name, after in nats.items()}
+    return judged(gains, row_targets(read), step=step, counts=counts, rate_scale=rate_scale)
 
 
-def judged(gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, counts: WorthCounts) -> WorthReading:
+def judged(
+    gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, counts: WorthCounts, rate_scale: float
+) -> WorthReading:
     """Worth from the gains [N] in nats of the same held-out rows after each rehearsal; key "" is fresh text.
 
     The standard error is for comparing sources: of the gain of a source less the mean gain of all on the same rows
@@ -211,6 +214,7 @@ def judged(gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, cou
                     value=float(gain.sum() / fresh.sum()),
                     standard_error=DRAW_SCATTER * ratio_standard_error(gain - common, targets) / mean,
                     num_samples=REHEARSAL_STEPS * counts.samples_per_step,
+                    fresh_gain=mean / (REHEARSAL_STEPS * rate_scale),
                 )
     return WorthReading(step=step, worth=worth, fresh_gain_nats=mean, fresh_gain_standard_error=error)
 

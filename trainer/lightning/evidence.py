@@ -106,7 +106,8 @@ class SampleWorth:
                 self._rehearse(port, samples, numbers, step)
                 after[name] = self._read(port, read)
         gains = {name: before - nats for name, nats in after.items()}
-        return judged(gains, np.ones(len(read), dtype=np.int64), step=step, counts=self.counts).worth
+        one_each = np.ones(len(read), dtype=np.int64)
+        return judged(gains, one_each, step=step, counts=self.counts, rate_scale=scale).worth
 
     def _read(self, port: TrainerDevices, numbers: IntArray) -> FloatArray:
         return sample_losses(self.held_out, numbers, port, collate=self.collate, batch=self.batch)

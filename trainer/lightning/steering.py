@@ -30,7 +30,7 @@ from typing_extensions import override
 from trainer import checkpoint
 from trainer.account import environment_of, write_finish
 from trainer.checkpoint import CheckpointConfig
-from trainer.control.steer import ControlConfig, worth_from
+from trainer.control.steer import ControlConfig, alignment_from, reads_losses, worth_from
 from trainer.engines.figures import PendingStep, SummedFigures
 from trainer.evaluate.heldout import EvaluationConfig, summary
 from trainer.evaluate.times import times
@@ -87,6 +87,12 @@ class Steering(pl.Callback):
         self._stop_asked = False
         if self.checkpoints.asynchronous:
             raise UserError("Lightning saves while training waits", remedy="Leave checkpoints.asynchronous out")
+        if reads_losses(self.control) or alignment_from(self.control) is not None:
+            raise UserError(
+                "the policy needs losses or gradients of single sources, which a module of your own does not show",
+                got=self.control.policy.kind,
+                remedy="Choose one that goes by worth or by a schedule, or train by a recipe with engine: lightning",
+            )
         if slices is not None and len(slices) != len(held_out):
             raise UserError(
                 "slices must name the slice of each held-out sample",

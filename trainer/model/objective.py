@@ -51,11 +51,6 @@ def token_losses(logits_BTV: "Tensor", input_ids_BT: "Tensor", num_valid_B: "Ten
     return losses.view(targets_BT.shape)[:, :-1]
 
 
-def summed_loss(logits_BTV: "Tensor", input_ids_BT: "Tensor", num_valid_B: "Tensor") -> "Tensor":
-    """Nats summed over the valid targets of a micro-batch, fp32 scalar with gradient; 0 when there is none."""
-    return token_losses(logits_BTV, input_ids_BT, num_valid_B).sum()
-
-
 def normalised(summed_nats: "Tensor", *, global_target_tokens: int, averaged_over: int) -> "Tensor":
     """What an engine calls backward on: this micro-batch's part of the mean loss over the global batch, undoing the
     engine's own averaging.

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from trainer.control.policies.schedule import ScheduleConfig
+from trainer.control.budget import effective_tokens
+from trainer.control.policies import AnnealConfig, ScheduleConfig, anneal
 from trainer.data.files import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
 from trainer.data.sources import SourceConfig
 from trainer.data.store import open_prepared
 from trainer.data.waiting import Announcement
+from trainer.planning.budget import RealBudget, real_budget
 from trainer.planning.sizes import (
     MemoryPerRank,
     checkpoint_bytes,
@@ -47,8 +49,8 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class SourcePlan:
-    """What a source gives. ``known_by`` is prepared, stated, estimate or unknown; epochs are None where the size is
-    unknown.
+    """What a source gives. ``known_by`` is prepared, stated, estimate or unknown; epochs, and the different tokens that
+    would do as much as its repeated ones, are None where the size is unknown.
     """
 
     name: str
@@ -59,6 +61,7 @@ class SourcePlan:
     available_samples: int | None
     known_by: str
     epochs: float | None
+    effective_tokens: float | None
     max_epochs: float | None
 
 
@@ -99,6 +102,7 @@ class RunPlan:
     memory: MemoryPerRank
     disk: DiskPlan
     sources: tuple[SourcePlan, ...]
+    real: RealBudget | None  # None where the size of a real source is unknown, or none is drawn
     warnings: tuple[str, ...] = field(default=())
     refusals: tuple[str, ...] = field(default=())
 
@@ -141,15 +145,34 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         ),
         disk=disk,
         sources=sources,
+        real=_real_budget(recipe, sources),
         warnings=(*_mixture_warnings(recipe, sources), *_machine_warnings(recipe, machine)),
         refusals=(*_exhausted_kinds(sources), *_disk_refusals(disk)),
     )
 
 
+def _real_budget(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> RealBudget | None:
+    """All real sources that are drawn, together."""
+    real = [source for source in sources if source.kind == "real" and source.mean_share > 0]
+    if not real or any(not source.available_samples for source in real):
+        return None
+    length = recipe.data.sequence_length
+    return real_budget(
+        sum(source.available_samples or 0 for source in real) * length,
+        sum(source.tokens for source in real),
+        recipe.training.steps * recipe.mixture.global_batch * length,
+        policy=recipe.control.policy,
+        rates=recipe.training.rates(),
+        num_steps=recipe.training.steps,
+    )
+
+
 def mean_shares(recipe: Recipe) -> dict[str, float]:
-    """The share of each source over the whole run: of the drawn curve if there is one, else the share at the start."""
+    """The share of each source over the whole run: of the curve if there is one, else the share at the start."""
     start = {name: millionths / SHARE_ONE for name, millionths in recipe.mixture.shares_in_millionths().items()}
     policy = recipe.control.policy
+    if isinstance(policy, AnnealConfig):
+        return anneal.mean_shares(policy, start, {name: source.kind for name, source in recipe.data.sources.items()})
     if not isinstance(policy, ScheduleConfig):
         return start
     curve = [(0.0, start), *((point.at, point.shares) for point in policy.points)]
@@ -191,6 +214,7 @@ def _sources(loaded: LoadedRecipe, source_tokens: Mapping[str, float]) -> tuple[
                 available_samples=available,
                 known_by=known_by,
                 epochs=samples / available if available else None,
+                effective_tokens=effective_tokens(available, samples) * length if available else None,
                 max_epochs=recipe.mixture.max_epochs.get(name),
             )
         )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.planning import Machine, RunPlan, SourcePlan, plan_run
+from trainer.planning.budget import RealBudget
 from trainer.recipe import load_recipe
 
 REFUSED = 2
@@ -35,10 +36,10 @@ def show_plan(
 
 
 def source_table(plan: RunPlan) -> Table:
-    """Samples, tokens and epochs of each source."""
+    """Samples, tokens and epochs of each source, and what each of its tokens is worth for being repeated."""
     table = Table(title=f"{plan.name}: {plan.steps:,} steps of {plan.global_batch:,} samples", title_justify="left")
     table.add_column("source")
-    for column in ("kind", "share", "samples", "tokens", "samples there", "epochs", "cap"):
+    for column in ("kind", "share", "samples", "tokens", "samples there", "epochs", "each worth", "cap"):
         table.add_column(column, justify="right")
     for source in plan.sources:
         table.add_row(*_source_row(source))
@@ -48,6 +49,8 @@ def source_table(plan: RunPlan) -> Table:
 def _source_row(source: SourcePlan) -> list[str]:
     there = "?" if source.available_samples is None else f"{_ABOUT[source.known_by]}{_count(source.available_samples)}"
     epochs = "?" if source.epochs is None else f"{_ABOUT[source.known_by]}{_short(source.epochs)}"
+    known = source.effective_tokens is not None and source.tokens > 0
+    each_worth = f"{(source.effective_tokens or 0.0) / source.tokens:.2f}" if known else "?"
     cap = "" if source.max_epochs is None else f"{source.max_epochs:g}"
     return [
         source.name,
@@ -57,6 +60,7 @@ def _source_row(source: SourcePlan) -> list[str]:
         _short(source.tokens),
         there,
         epochs,
+        each_worth,
         cap,
     ]
 
@@ -71,6 +75,8 @@ def run_table(plan: RunPlan) -> Table:
     table.add_row("tokens", _short(plan.tokens))
     dealt = f"{plan.world_size:,} x {plan.accumulation} micro-batches of up to {plan.micro_batch} samples"
     table.add_row("batch", f"{plan.global_batch:,} samples on {dealt}")
+    if plan.real is not None:
+        _add_real_rows(table, plan.real)
     states = _bytes(memory.weights + memory.gradients + memory.optimizer)
     about = f"(states {states}, activations ~{_bytes(memory.activations)})"
     table.add_row("memory per rank", f"{_bytes(memory.total)} {about}")
@@ -86,6 +92,17 @@ def run_table(plan: RunPlan) -> Table:
     if plan.cost is not None:
         table.add_row("cost", f"{plan.cost:,.2f} (in the currency of --price-per-hour)")
     return table
+
+
+def _add_real_rows(table: Table, real: RealBudget) -> None:
+    worth = f"worth {_short(real.effective_tokens)} different ones"
+    table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {worth}")
+    more = f"{real.value_of_new_token:.2f} of a fresh token, one more repeat {real.value_of_repeat:.2f}"
+    table.add_row("  one more new one", f"worth {more}")
+    if real.most_share is not None:
+        curve = " ".join(f"{share:.2f}" for share in real.most_share)
+        table.add_row("  most real share", f"{curve}")
+        table.add_row("", f"by tenths of the run, for {real.most_epochs:g} epochs in all")
 
 
 def _short(number: float) -> str:

@@ -19,6 +19,7 @@ from trainer.control.policies import (
     fms_odm,
     odm,
     pike,
+    priced,
     proportional,
     schedule,
 )
@@ -31,6 +32,7 @@ from trainer.control.policies.feedback import FeedbackConfig
 from trainer.control.policies.fms_odm import FmsOdmConfig
 from trainer.control.policies.odm import OdmConfig
 from trainer.control.policies.pike import PikeConfig
+from trainer.control.policies.priced import PricedConfig
 from trainer.control.policies.proportional import ProportionalConfig
 from trainer.control.policies.schedule import ScheduleConfig, SchedulePoint
 from trainer.records import Proposal
@@ -46,6 +48,7 @@ PolicyConfig = Annotated[
     | AdoConfig
     | AioliConfig
     | PikeConfig
+    | PricedConfig
     | FeedbackConfig,
     Field(discriminator="kind"),
 ]
@@ -81,6 +84,7 @@ POLICIES = {
     "ado": Policy(ado.begin, ado.propose, reads_losses=True),
     "aioli": Policy(aioli.begin, aioli.propose, worth_from=aioli.worth_from),
     "pike": Policy(pike.begin, pike.propose, alignment_from=pike.alignment_from),
+    "priced": Policy(priced.begin, priced.propose, worth_from=priced.worth_from, alignment_from=priced.alignment_from),
     "feedback": Policy(feedback.begin, feedback.propose, worth_from=feedback.worth_from),
 }
 
@@ -97,6 +101,7 @@ __all__ = [
     "PikeConfig",
     "Policy",
     "PolicyConfig",
+    "PricedConfig",
     "ProportionalConfig",
     "ScheduleConfig",
     "SchedulePoint",

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.control.bounds import drawn
 from trainer.records import SHARE_ONE, Config, Kind, Observation, Proposal, UserError
 from trainer.shares import rounded
 
@@ -49,20 +48,36 @@ def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, K
 
 def propose(config: AnnealConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
     """The point of the curve at ``seen.progress``; sources at 0, for they were cut, are passed over."""
-    start = {name: state["start"][name] / SHARE_ONE for name in drawn(seen.shares)}
-    of_kind = {
-        kind: fsum(share for name, share in start.items() if seen.kinds[name] == kind) for kind in ("real", "synthetic")
-    }
-    if not all(of_kind.values()):
-        return state, Proposal(shares=dict(seen.shares), reason="Only one kind of data is left, so the shares stay.")
-    real_at_start = fsum(share for name, share in state["start"].items() if seen.kinds[name] == "real") / SHARE_ONE
     place = min(1.0, max(0.0, (seen.progress - config.start) / (config.end - config.start)))
     part = place if config.shape == "linear" else (1 - cos(pi * place)) / 2
-    real = real_at_start + (config.real_share - real_at_start) * part
-    wanted = {"real": real, "synthetic": 1 - real}
-    weights = {name: share / of_kind[seen.kinds[name]] * wanted[seen.kinds[name]] for name, share in start.items()}
-    shares = rounded({name: weights.get(name, 0.0) for name in seen.shares})
+    start = {name: state["start"][name] / SHARE_ONE for name in seen.shares}
+    real = _real(config, start, seen.kinds, part)
+    left = {name: share for name, share in start.items() if seen.shares[name] > 0}
+    if {seen.kinds[name] for name, share in left.items() if share > 0} != {"real", "synthetic"}:
+        return state, Proposal(shares=dict(seen.shares), reason="Only one kind of data is left, so the shares stay.")
+    shares = rounded({**dict.fromkeys(seen.shares, 0.0), **_with_real(left, seen.kinds, real)})
     reason = (
         f"At progress {seen.progress:.3f} the real share is due to be {real:.3f}, on its way to {config.real_share:g}."
     )
     return state, Proposal(shares=shares, reason=reason, evidence={"progress": seen.progress, "real_share": real})
+
+
+def mean_shares(config: AnnealConfig, start: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, float]:
+    """The share of each source over the whole run, from its share at the start: both shapes are half way on average."""
+    part = (config.end - config.start) / 2 + 1 - config.end
+    return _with_real(start, kinds, _real(config, start, kinds, part))
+
+
+def _real(config: AnnealConfig, start: Mapping[str, float], kinds: Mapping[str, Kind], part: float) -> float:
+    """The real share when a part of the change is made."""
+    before = fsum(share for name, share in start.items() if kinds[name] == "real")
+    return before + (config.real_share - before) * part
+
+
+def _with_real(start: Mapping[str, float], kinds: Mapping[str, Kind], real: float) -> dict[str, float]:
+    """``start`` scaled within each kind to this real share."""
+    wanted = {"real": real, "synthetic": 1 - real}
+    before = {kind: fsum(share for name, share in start.items() if kinds[name] == kind) for kind in wanted}
+    return {
+        name: share / before[kinds[name]] * wanted[kinds[name]] if share > 0 else 0.0 for name, share in start.items()
+    }

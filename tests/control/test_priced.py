@@ -1,0 +1,165 @@
+import json
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from trainer.control import ControlConfig, initial_state, steer
+from trainer.control.policies import POLICIES, PricedConfig
+from trainer.records import SHARE_ONE, SHARE_STEP, UserError, Worth
+
+KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
+SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
+WORTH = {"real": 0.9, "written": 0.7, "bad": -2.0}
+
+
+def control(**settings):
+    return ControlConfig(policy={"kind": "priced", "warm_up": 0.0, **settings}, guard={"enabled": False})
+
+
+def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000):
+    """The decisions after readings with these worths, of ``unique`` samples of each source; the state goes through JSON
+    each time."""
+    state, decisions = initial_state(config, shares, kinds), []
+    for number, worth in enumerate(worths):
+        observation = observe(
+            10 * number + 10, shares, worth=worth, kinds=kinds, loss=-0.01 * number, steps=20 * len(worths)
+        )
+        outlook = replace(observation.outlook, num_samples=dict.fromkeys(shares, unique))
+        observation = replace(observation, outlook=outlook)
+        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), observation)
+        json.dumps(decision.evidence, allow_nan=False)
+        shares = dict(decision.shares)
+        decisions.append(decision)
+    return decisions
+
+
+def test_a_harmful_source_falls_to_its_floor_and_a_useful_one_stays(observe):
+    last = followed(observe, control(dither=0.01), [WORTH] * 20)[-1].shares
+    assert last["bad"] <= 10_000
+    assert last["real"] > last["written"] > 100_000
+
+
+def test_a_source_that_is_better_only_than_the_worst_does_not_gain_by_its_fall(observe):
+    kinds = {**KINDS, "dull": "synthetic"}
+    start = dict.fromkeys(kinds, 250_000)
+    worth = {"real": 0.95, "written": 0.9, "bad": -8.0, "dull": 0.3}
+    first = followed(observe, control(dither=0.01), [worth], start, kinds, 10_000_000)[0].shares
+    assert first["bad"] < 50_000
+    assert first["dull"] < first["written"]
+    assert first["dull"] <= 250_000
+
+
+@pytest.fixture
+def real_share(observe):
+    """Real share after 40 readings that say a real token is worth 0.9, a written one 0.7."""
+    kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
+
+    def found(mixing, unique):
+        config, worths = control(mixing=mixing, dither=0.01), [{"real": 0.9, "written": 0.7}] * 40
+        return followed(observe, config, worths, start, kinds, unique)[-1].shares["real"] / SHARE_ONE
+
+    return found
+
+
+def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeats_are_worth_nothing(real_share):
+    plenty = 10_000_000
+    assert real_share(0.0, plenty) > 0.95
+    assert 0.6 < real_share(0.2, plenty) < 0.74  # odds of e^(0.2/0.2) = 0.73, less what the evidence leaves open
+    assert 0.5 < real_share(0.0, 1000) < 0.9  # more of it would be drawn ten times over and more
+
+
+@pytest.mark.parametrize("amplitude", [0.1, 0.5])
+def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, amplitude):
+    config = control(dither=amplitude, floors={"bad": 0.05}, ceilings={"real": 0.45}, real_floor=0.3)
+    for worth in (WORTH, {"real": -2.0, "written": 0.7, "bad": 0.9}):
+        for decision in followed(observe, config, [worth] * 20):
+            assert decision.shares["bad"] >= 50_000
+            assert 300_000 <= decision.shares["real"] <= 450_000
+            assert decision.shares["written"] >= 10_000
+            assert all(share % SHARE_STEP == 0 for share in decision.shares.values())
+
+
+def test_before_the_warm_up_nothing_moves_and_nothing_is_asked_for(observe):
+    config = control(warm_up=0.5)
+    assert POLICIES["priced"].worth_from(config.policy) == 0.5
+    assert POLICIES["priced"].alignment_from(config.policy) is None
+    decisions = followed(observe, config, [WORTH] * 10)
+    assert all(decision.shares == SHARES for decision in decisions[:9])
+
+
+def test_evidence_within_its_error_moves_no_more_than_the_waves(observe):
+    doubtful = {name: Worth(value=value, standard_error=5.0, num_samples=9) for name, value in WORTH.items()}
+    last = followed(observe, control(estimators=["worth"]), [doubtful] * 3)[-1]
+    assert last.shares == SHARES
+    assert last.evidence["policy"]["bounds"] == []
+
+
+def test_a_budget_limits_real_data_and_gives_them_a_price(observe):
+    config = control(real_epochs=1.5, dither=0.05)  # observations say that 1.0 are used of the 1,000 samples
+    last = followed(observe, config, [WORTH] * 20)[-1]
+    told = last.evidence["policy"]
+    assert "real budget" in told["bounds"]
+    assert told["price"] > 0
+    left = 200 * 32  # samples of the other half of the run
+    assert told["budget"]["planned_share"] == pytest.approx(500 / left, rel=0.01)
+    assert last.shares["real"] == pytest.approx(SHARE_ONE * 500 / left, abs=0.1 * SHARE_ONE * 500 / left + SHARE_STEP)
+    assert "Real data pay for a share of" in last.reason
+    free = followed(observe, control(dither=0.05), [WORTH] * 20)[-1].evidence["policy"]
+    assert "real budget" not in free["bounds"]
+    assert free["price"] == 0.0
+
+
+def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):
+    told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
+    assert {"sources", "price", "budget", "bounds", "threshold", "trust_region"} == set(told)
+    bad = told["sources"]["bad"]
+    assert bad["value"] < -bad["standard_error"] < 0
+    assert {"value", "standard_error"} == set(bad["estimators"]["worth"])
+    assert "floor of bad" in told["bounds"]
+    assert told["threshold"] == PricedConfig(kind="priced").z
+
+
+def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(observe):
+    known = {
+        name: Worth(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002) for name, value in WORTH.items()
+    }
+    told = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
+    assert set(told["sources"]["written"]["estimators"]) == {"dither", "worth"}
+    alone = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
+    assert set(alone["sources"]["written"]["estimators"]) == {"worth"}
+
+
+def test_what_others_decided_is_where_the_policy_goes_on(observe):
+    config = control(dither=0.05)
+    state = initial_state(config, SHARES, KINDS)
+    state, _ = steer(config, state, observe(10, SHARES, worth=WORTH, kinds=KINDS))
+    cut = {"real": 600_000, "written": 400_000, "bad": 0}
+    for step in (20, 30, 40):
+        worth = {name: WORTH[name] for name in ("real", "written")}
+        state, decision = steer(config, state, observe(step, cut, worth=worth, kinds=KINDS))
+        assert decision.shares["bad"] == 0
+        cut = dict(decision.shares)
+    assert abs(cut["real"] - 600_000) < 150_000
+
+
+def test_after_a_rollback_old_losses_are_not_compared_with_new_ones(observe):
+    config = control()
+    state = initial_state(config, SHARES, KINDS)
+    state, decision = steer(config, state, observe(100, SHARES, kinds=KINDS))
+    state, _ = steer(config, state, observe(60, decision.shares, kinds=KINDS))
+    assert len(state["policy"]["spans"]) == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"estimators": ["worth", "worth"]}, {"estimators": []}, {"dither": 0.0}, {"estimators": ["guess"]}]
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ValidationError):
+        PricedConfig(kind="priced", **settings)
+
+
+def test_bounds_on_unknown_sources_are_refused():
+    config = PricedConfig(kind="priced", floors={"reel": 0.1})
+    with pytest.raises(UserError, match="unknown source"):
+        POLICIES["priced"].begin(config, SHARES, KINDS)

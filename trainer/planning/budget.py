@@ -1,0 +1,72 @@
+"""What the real data of a run can pay for: epochs, effective tokens, the curve of their share, and what more would be
+worth.
+
+The same model as the policy `priced` steers by (``trainer.control.budget``, ``trainer.control.pacing``), before
+anything is measured: with real data at the recipe's shares, and at the most that the policy's budget allows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.control.budget import effective_tokens, repeat_value, unique_value
+from trainer.control.pacing import ahead, kernel, spend
+from trainer.control.policies.priced import PricedConfig, concentrated
+
+CURVE_PARTS = 10  # of the run, for which a share is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealBudget:
+    """Real data over the whole run, all real sources together. Values are in fresh tokens.
+
+    ``most_share``: the greatest real share that the policy's budget pays for, in each tenth of the run, on average;
+    None for policies without a budget.
+    """
+
+    unique_tokens: int
+    drawn_tokens: int  # at the shares of the recipe
+    epochs: float
+    effective_tokens: float
+    value_of_repeat: float  # of one more repeated token at the end
+    value_of_new_token: float  # of one more different token, the tokens drawn staying the same
+    most_epochs: float | None
+    most_share: tuple[float, ...] | None
+
+
+def real_budget(
+    unique_tokens: int, drawn_tokens: int, total_tokens: int, *, policy: object, rates: Sequence[float], num_steps: int
+) -> RealBudget:
+    """The budget of a run of ``num_steps`` that draws ``drawn_tokens`` of ``total_tokens`` from real data."""
+    epochs = drawn_tokens / unique_tokens
+    priced = policy if isinstance(policy, PricedConfig) else None
+    return RealBudget(
+        unique_tokens=unique_tokens,
+        drawn_tokens=drawn_tokens,
+        epochs=epochs,
+        effective_tokens=effective_tokens(unique_tokens, drawn_tokens),
+        value_of_repeat=repeat_value(epochs),
+        value_of_new_token=unique_value(epochs),
+        most_epochs=None if priced is None else priced.real_epochs,
+        most_share=None if priced is None else _most_share(priced, unique_tokens / total_tokens, rates, num_steps),
+    )
+
+
+def _most_share(config: PricedConfig, unique_part: float, rates: Sequence[float], num_steps: int) -> tuple[float, ...]:
+    """By tenths of the run; real data that could fill the run is held by nothing but the others' floors."""
+    rest = ahead(rates, num_steps=num_steps, progress=0.0)
+    part = min(1.0, config.real_epochs * unique_part)
+    curve = spend(
+        rest,
+        kernel(rest, config.curvature or 0.0),
+        part * num_steps,
+        concentration=concentrated(config, part / unique_part),
+        floor=min(config.real_floor, part),
+        ceiling=1.0,
+    )
+    ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
+    spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
+    edges = np.linspace(0.0, num_steps, CURVE_PARTS + 1)
+    shares = np.diff(np.interp(edges, ends, spent)) / np.diff(edges)
+    return tuple(float(share) for share in shares)
