@@ -3,7 +3,8 @@
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
 #   make parity  one recipe under every engine and launch: the same samples, decisions and losses
 #   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
-#   make lab     every policy in worlds whose best possible is known: how far from it each one ends
+#   make lab     control under known conditions: environments against their closed forms, every policy in worlds whose
+#                best possible is known, the guard's calibration (20 minutes), and the table of the runs on text
 #   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
 #                times each; a run that SLURM warns, preempts and loses nodes of; then the slow tests
 
@@ -39,7 +40,10 @@ bench: install
 	$(TEST_ENV) $(BIN)/python -m tests.benchmarks
 
 lab: install
+	$(TEST_ENV) $(BIN)/python -m pytest tests/lab
 	$(TEST_ENV) $(BIN)/python -m tests.lab
+	$(TEST_ENV) $(BIN)/python -m tests.lab.guard_table
+	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.lab.text --again
 
 parity: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.parity

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.monitor.journal import Line, number
+from trainer.monitor.prices import is_priced, priced_in_words
 from trainer.monitor.words import (
     changes_in_words,
     evidence_in_words,
@@ -89,7 +90,9 @@ def _decided(journal: Sequence[Line], decision: Line, before: Line | None) -> li
     if old:
         paragraphs[0] += f"\nChanged: {changes_in_words(old, decision['shares'])}."
     paragraphs += _measured(journal, decision["step"])
-    paragraphs += _told("Policy", evidence.get("policy", {}))
+    policy = evidence.get("policy", {})
+    priced = isinstance(policy, Mapping) and is_priced(policy)
+    paragraphs += [priced_in_words(policy)] if priced else _told("Policy", policy)
     guard = evidence.get("guard", {})
     paragraphs += _told("Guard", {"reason": guard_in_words(guard), **guard} if isinstance(guard, Mapping) else guard)
     rest = {key: value for key, value in evidence.items() if key not in ("policy", "guard", *SHARE_NAMES)}
