@@ -229,6 +229,15 @@ def test_the_plan_of_priced_spends_its_epochs_late_only_where_they_are_no_repeat
     assert often == pytest.approx([0.6] * 10)
 
 
+def test_a_cap_on_epochs_is_the_budget_where_it_is_the_lesser() -> None:
+    policy = PricedConfig(kind="priced", real_epochs=6.0)
+    budget = real_budget(
+        1000, 1000, 10_000, policy=policy, rates=[1e-3], num_steps=100, capped=[(500, 2.0), (500, 9.0)]
+    )
+    assert budget.most_epochs == pytest.approx(4.0)
+    assert budget.most_share == pytest.approx([0.4] * 10)
+
+
 def test_the_plan_shows_the_real_budget_of_a_recipe(tiny_recipe: Path) -> None:
     plan = planned(tiny_recipe, "control.policy.kind=priced")
     assert plan.real is not None

@@ -77,6 +77,7 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         seed=recipe.seed,
         num_steps=recipe.training.steps,
         rates=recipe.training.rates(),
+        max_epochs=recipe.mixture.max_epochs,
         evaluation=recipe.evaluation,
         control=recipe.control,
         checkpoint=recipe.checkpoint,

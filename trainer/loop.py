@@ -361,6 +361,7 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
                 global_batch=run.plan.global_batch(state.step + 1),
                 rates=run.rates,
                 num_samples=run.plan.sizes(),
+                max_epochs=run.max_epochs,
             ),
             reading=reading,
             losses=evidence.losses,

@@ -196,6 +196,7 @@ class Run:
     seed: int
     num_steps: int  # of the schedule
     rates: Sequence[float]  # learning rates ahead, as in ``Outlook``; empty where nobody knows them
+    max_epochs: Mapping[str, float]  # of sources that are capped
     evaluation: EvaluationConfig
     control: ControlConfig
     checkpoint: checkpoint.CheckpointConfig

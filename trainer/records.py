@@ -137,6 +137,7 @@ class Outlook:
     global_batch: int  # samples, now in force
     rates: Sequence[float]  # learning rate at evenly spaced schedule positions, the middle of each part of the run
     num_samples: Mapping[str, int]  # of each source, all different
+    max_epochs: Mapping[str, float] = field(default_factory=dict)  # of sources that are capped
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,6 +153,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         seed=1,
         num_steps=setting.training().steps,
         rates=setting.training().rates(),
+        max_epochs={},
         evaluation=EvaluationConfig(every_steps=NEVER),
         control=ControlConfig(),
         checkpoint=CheckpointConfig(every_steps=NEVER, keep=1),

@@ -17,7 +17,7 @@ def control(**settings):
     return ControlConfig(policy={"kind": "priced", "warm_up": 0.0, **settings}, guard={"enabled": False})
 
 
-def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000):
+def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000, caps=None):
     """The decisions after readings with these worths, of ``unique`` samples of each source; the state goes through JSON
     each time."""
     state, decisions = initial_state(config, shares, kinds), []
@@ -25,7 +25,7 @@ def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000):
         observation = observe(
             10 * number + 10, shares, worth=worth, kinds=kinds, loss=-0.01 * number, steps=20 * len(worths)
         )
-        outlook = replace(observation.outlook, num_samples=dict.fromkeys(shares, unique))
+        outlook = replace(observation.outlook, num_samples=dict.fromkeys(shares, unique), max_epochs=caps or {})
         observation = replace(observation, outlook=outlook)
         state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), observation)
         json.dumps(decision.evidence, allow_nan=False)
@@ -108,6 +108,14 @@ def test_a_budget_limits_real_data_and_gives_them_a_price(observe):
     free = followed(observe, control(dither=0.05), [WORTH] * 20)[-1].evidence["policy"]
     assert "real budget" not in free["bounds"]
     assert free["price"] == 0.0
+
+
+def test_a_cap_on_epochs_is_a_budget_that_need_not_be_told(observe):
+    told = [
+        followed(observe, control(real_epochs=epochs, dither=0.05), [WORTH] * 20, caps=caps)[-1]
+        for epochs, caps in ((1.5, {}), (12.0, {"real": 1.5, "bad": 0.1}))
+    ]
+    assert told[0] == told[1]
 
 
 def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):

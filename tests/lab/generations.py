@@ -133,6 +133,7 @@ class GenerationsWorld:
                 global_batch=self.num_samples,
                 rates=[1.0] * 100,  # each generation is a fit of its own
                 num_samples={"real": unique, "synthetic": total},
+                max_epochs={"real": 1.0},
             ),
             reading=self._reading(),
             losses=self._losses,

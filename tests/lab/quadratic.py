@@ -169,6 +169,7 @@ class QuadraticWorld:
                 global_batch=problem.batch,
                 rates=problem.rates[parts.astype(int)].tolist(),
                 num_samples={"real": unique, "synthetic": problem.num_steps * problem.batch},
+                max_epochs={"real": 1.0},  # a sample is drawn once
             ),
             reading=reading(self.position, self._loss(self._theta, self._held_out_mean)),
             losses={},

@@ -229,6 +229,7 @@ class Steering(pl.Callback):
             seed=self.mixture.seed,
             num_steps=trainer.max_steps,
             rates=(),  # the module's own schedulers know
+            max_epochs={},
             evaluation=self.evaluation,
             control=self.control,
             checkpoint=self.checkpoints,

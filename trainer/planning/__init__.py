@@ -164,6 +164,11 @@ def _real_budget(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> RealBudget 
         policy=recipe.control.policy,
         rates=recipe.training.rates(),
         num_steps=recipe.training.steps,
+        capped=[
+            ((source.available_samples or 0) * length, source.max_epochs)
+            for source in real
+            if source.max_epochs is not None
+        ],
     )
 
 

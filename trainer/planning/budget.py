@@ -36,11 +36,25 @@ class RealBudget:
 
 
 def real_budget(
-    unique_tokens: int, drawn_tokens: int, total_tokens: int, *, policy: object, rates: Sequence[float], num_steps: int
+    unique_tokens: int,
+    drawn_tokens: int,
+    total_tokens: int,
+    *,
+    policy: object,
+    rates: Sequence[float],
+    num_steps: int,
+    capped: Sequence[tuple[int, float]] = (),
 ) -> RealBudget:
-    """The budget of a run of ``num_steps`` that draws ``drawn_tokens`` of ``total_tokens`` from real data."""
+    """The budget of a run of ``num_steps`` that draws ``drawn_tokens`` of ``total_tokens`` from real data; ``capped``
+    are the tokens of sources that mixture.max_epochs caps, and their epochs.
+    """
     epochs = drawn_tokens / unique_tokens
     priced = policy if isinstance(policy, PricedConfig) else None
+    most = None
+    if priced is not None:
+        most = priced.real_epochs - sum(
+            tokens / unique_tokens * max(0.0, priced.real_epochs - cap) for tokens, cap in capped
+        )
     return RealBudget(
         unique_tokens=unique_tokens,
         drawn_tokens=drawn_tokens,
@@ -48,15 +62,19 @@ def real_budget(
         effective_tokens=effective_tokens(unique_tokens, drawn_tokens),
         value_of_repeat=repeat_value(epochs),
         value_of_new_token=unique_value(epochs),
-        most_epochs=None if priced is None else priced.real_epochs,
-        most_share=None if priced is None else _most_share(priced, unique_tokens / total_tokens, rates, num_steps),
+        most_epochs=most,
+        most_share=None
+        if priced is None or most is None
+        else _most_share(priced, unique_tokens / total_tokens, most, rates, num_steps),
     )
 
 
-def _most_share(config: PricedConfig, unique_part: float, rates: Sequence[float], num_steps: int) -> tuple[float, ...]:
+def _most_share(
+    config: PricedConfig, unique_part: float, most_epochs: float, rates: Sequence[float], num_steps: int
+) -> tuple[float, ...]:
     """By tenths of the run; real data that could fill the run is held by nothing but the others' floors."""
     rest = ahead(rates, num_steps=num_steps, progress=0.0)
-    part = min(1.0, config.real_epochs * unique_part)
+    part = min(1.0, most_epochs * unique_part)
     curve = spend(
         rest,
         kernel(rest, config.curvature or 0.0),

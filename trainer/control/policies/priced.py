@@ -59,7 +59,10 @@ class PricedConfig(Bounds):
         " rehearsals give that unit: no useful source is driven out by a better one",
     )
     real_epochs: float = Field(
-        default=12.0, gt=0, description="budget: most epochs of all real data; at 12 a repeat is worth half a new token"
+        default=12.0,
+        gt=0,
+        description="budget: most epochs of real data, less where mixture.max_epochs caps a source; at 12 a repeat is "
+        "worth half a new token",
     )
     concentration: float = Field(
         default=12.0,
@@ -297,9 +300,9 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
     unique = sum(seen.outlook.num_samples.get(name, 0) for name in real)
     used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
     left = rest.total_steps * seen.outlook.global_batch
-    budget = Budget(
-        samples=config.real_epochs * unique if unique else float("inf"), used=used, unique=unique, left_of_run=left
-    )
+    most = {name: min(config.real_epochs, seen.outlook.max_epochs.get(name, float("inf"))) for name in real}
+    samples = fsum(epochs * seen.outlook.num_samples.get(name, 0) for name, epochs in most.items())
+    budget = Budget(samples=samples if unique else float("inf"), used=used, unique=unique, left_of_run=left)
     least = fsum(state["floors"][name] for name in real)
     ceiling = 1 - fsum(state["floors"][name] for name in written)
     if not real or not written or left <= 0 or budget.samples - used >= left * ceiling:
