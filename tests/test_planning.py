@@ -238,6 +238,13 @@ def test_a_cap_on_epochs_is_the_budget_where_it_is_the_lesser() -> None:
     assert budget.most_share == pytest.approx([0.4] * 10)
 
 
+def test_the_plan_of_priced_keeps_to_the_ceilings_of_real_data(tiny_recipe: Path) -> None:
+    plan = planned(tiny_recipe, "control.policy={kind: priced, ceilings: {real: 0.6}}")
+    assert plan.real is not None
+    assert plan.real.most_share is not None
+    assert max(plan.real.most_share) <= 0.6 + 1e-6
+
+
 def test_the_plan_shows_the_real_budget_of_a_recipe(tiny_recipe: Path) -> None:
     plan = planned(tiny_recipe, "control.policy.kind=priced")
     assert plan.real is not None

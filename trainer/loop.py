@@ -333,7 +333,7 @@ def _warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> Run
                 f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
                 " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
             )
-    return replace(state, skewed=tuple(skewed))
+    return replace(state, skewed=tuple(dict.fromkeys([*state.skewed, *skewed])))
 
 
 def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:

@@ -180,7 +180,15 @@ def starting_state(
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
         return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds))
-    return RunState.from_json(saved.state)
+    try:
+        return RunState.from_json(saved.state)
+    except KeyError as missing:
+        raise UserError(
+            "the checkpoint was saved by another version of this program",
+            got=f"no {missing} in it",
+            remedy="Go on with that version, or start anew in another --run folder",
+            file=saved.folder,
+        ) from None
 
 
 def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, list[Fact]]:

@@ -32,7 +32,7 @@ def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     outcome = read_outcome(folder)  # torn by a crash: the checkpoints say where the run stands
     if outcome is None or not (folder / "recipe.yaml").is_file():
         return None
-    old = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
+    old = _bound_recipe(folder)
     if any(not difference.allowed for difference in differences(old, recipe)):
         return None
     if outcome["state"] == "finished":
@@ -40,11 +40,23 @@ def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     return outcome if outcome["state"] == "stopped-by-guard" else None
 
 
+def _bound_recipe(folder: Path) -> Recipe:
+    """The recipe that the folder is bound to. ``UserError`` where another version wrote what this one cannot read."""
+    path = folder / "recipe.yaml"
+    try:
+        return load_recipe(path, [], on_this_machine=False).recipe
+    except UserError as error:
+        raise UserError(
+            f"the run folder is of another version of this program, or its recipe was changed: {error}",
+            remedy="Go on with that version, or start anew in another --run folder",
+        ) from None
+
+
 def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
     """Show what differs from the recipe the run began with, and refuse what would make it another experiment."""
     path = folder / "recipe.yaml"
     if path.is_file() and (folder / "ledger.jsonl").is_file():
-        changed = differences(load_recipe(path, [], on_this_machine=False).recipe, recipe)
+        changed = differences(_bound_recipe(folder), recipe)
         refused = [difference for difference in changed if not difference.allowed]
         if refused:
             raise UserError(

@@ -131,6 +131,20 @@ def test_without_a_source_to_blame_it_warns_then_rolls_back_then_stops(observe):
     assert "stop" in [verdict.action for verdict in judged(observe, rise(0, 60), state=state)[1]]
 
 
+def test_a_source_that_is_all_there_is_is_not_blamed_and_the_run_stops(observe):
+    """Blaming it would lead nowhere: it cannot be taken out, and the guard would only warn for ever."""
+    alone, state, verdicts = {"real": 0, "written": 0, "bad": 1_000_000}, guard.begin(), []
+    rng = np.random.default_rng(9)
+    for number, loss in enumerate(rise(raised=100)):
+        seen = observe(number, alone, loss=loss)
+        own = {"bad": 3.0 + 0.01 * rng.normal() + (1.0 if number >= 60 else 0.0)}  # its loss leaves its course
+        seen = replace(seen, reading=replace(seen.reading, source_nats_per_token=own))
+        state, verdict = judge(CONFIG, state, seen)
+        verdicts.append(verdict)
+    assert {verdict.source for verdict in verdicts} == {None}
+    assert [verdict.action for verdict in alarms(verdicts)][:3] == ["warn", "rollback", "stop"]
+
+
 def test_the_source_that_the_evidence_blames_is_cut(observe):
     _, verdicts = judged(observe, rise(), worth={"real": 0.9, "written": 0.9, "bad": -0.5})
     first = alarms(verdicts)[0]

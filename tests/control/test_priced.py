@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from trainer.control import ControlConfig, initial_state, steer
 from trainer.control.policies import POLICIES, PricedConfig
-from trainer.records import SHARE_ONE, SHARE_STEP, UserError, Worth
+from trainer.records import SHARE_ONE, SHARE_STEP, Alignment, UserError, Worth
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
@@ -116,6 +116,32 @@ def test_a_cap_on_epochs_is_a_budget_that_need_not_be_told(observe):
         for epochs, caps in ((1.5, {}), (12.0, {"real": 1.5, "bad": 0.1}))
     ]
     assert told[0] == told[1]
+
+
+def test_a_run_so_long_that_what_is_learnt_now_is_forgotten_has_a_price_all_the_same(observe):
+    config, shares = control(curvature=5_000.0, real_epochs=0.01), dict(SHARES)
+    state = initial_state(config, shares, KINDS)
+    for step in (10, 20, 30):
+        seen = observe(step, shares, worth=WORTH, kinds=KINDS, steps=400_000)
+        seen = replace(seen, outlook=replace(seen.outlook, num_samples=dict.fromkeys(shares, 10_000_000)))
+        state, decision = steer(config, state, seen)
+        shares = dict(decision.shares)
+    assert decision.evidence["policy"]["price"] >= 0
+
+
+def test_evidence_that_is_no_number_is_passed_over(observe):
+    config = control(estimators=["alignment", "dither", "worth"])
+    state = initial_state(config, SHARES, KINDS)
+    bad = {
+        name: Alignment(inner_product=0.0, standard_error=0.0, variance=float("nan"), num_samples=8) for name in KINDS
+    }
+    none = {name: Worth(value=0.0, standard_error=0.0, num_samples=8) for name in KINDS}
+    shares = dict(SHARES)
+    for step in range(10, 130, 10):
+        seen = replace(observe(step, shares, worth=none, kinds=KINDS, loss=-0.001 * step), alignment=bad)
+        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), seen)
+        shares = dict(decision.shares)
+    assert sum(shares.values()) == SHARE_ONE
 
 
 def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):

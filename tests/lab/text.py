@@ -196,7 +196,7 @@ def _choice(statics: Mapping[str, Mapping[int, Any]]) -> str:
     means = [mean(values) for values in losses.values()]
     noise = mean(stdev(values) ** 2 for values in losses.values()) ** 0.5
     spread = max(means) - min(means)
-    says = "the share matters" if spread >= MATTERS * noise else "the share does not matter here, so nothing can be won"
+    says = "the real share matters" if spread >= MATTERS * noise else "the real share by itself does not matter here"
     return f"The sweep spreads over {spread:.3f} nats, {spread / noise:.1f} seed-to-seed standard deviations: {says}."
 
 

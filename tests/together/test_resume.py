@@ -156,6 +156,16 @@ def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(
     assert {step: int(value) for step, value in fed.items()} == predicted(copied)
 
 
+def test_a_run_folder_of_another_version_is_refused_with_what_to_do(place: Place, copied: Path) -> None:
+    resolved = copied / "recipe.yaml"
+    resolved.write_text(resolved.read_text().replace("warn_every:", "warned_every:"))
+    ended = place.fit(copied, LONGER).wait()
+    assert ended.code == 2, ended.output
+    assert "of another version of this program, or its recipe was changed" in ended.output
+    assert "start anew in another --run folder" in ended.output
+    assert "Traceback" not in ended.output
+
+
 def test_when_no_checkpoint_is_whole_the_run_is_not_thrown_away_in_silence(place: Place, copied: Path) -> None:
     before = (copied / "journal.jsonl").read_bytes()
     for folder in (copied / "checkpoints").glob("step-*"):

@@ -61,7 +61,9 @@ def accuse(state: dict[str, Any], seen: Observation, *, z: float, worth_below: f
 
     Proofs and departures count beyond ``z`` standard errors; a worth only below ``worth_below`` fresh real tokens.
     """
-    drawn = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
+    left = [name for name, share in seen.shares.items() if share > 0]
+    # who is all there is cannot be taken out: then nobody is accused, and the ladder goes on without
+    drawn = [name for name in left if seen.kinds[name] == "synthetic"] if len(left) > 1 else []
     standing = standings(state["worths"], seen.shares, decay=WORTH_DECAY, min_readings=WORTH_READINGS)
     aligned = _aligned(state["alignments"], seen.kinds)
     proofs = {name: _proofs(standing.get(name), aligned.get(name), z, worth_below) for name in drawn}

@@ -8,7 +8,7 @@ same unit. Where that is not known, only rehearsals are compared, in their own u
 # K sources, J readings
 
 from collections.abc import Collection, Mapping, Sequence
-from math import fsum
+from math import fsum, isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +56,8 @@ def gaps_by_source(
             found = {"worth": gaps(values_K, covariance_KK, equal_K)}
         else:
             found["worth"] = gaps(values_K * unit, covariance_KK * unit**2, equal_K)
-    return {name: {who: rows[k] for who, rows in found.items()} for k, name in enumerate(names) if found}
+    sound = {who: rows for who, rows in found.items() if all(isfinite(one.value + one.standard_error) for one in rows)}
+    return {name: {who: rows[k] for who, rows in sound.items()} for k, name in enumerate(names) if sound}
 
 
 def against(gaps_by_name: Mapping[str, Estimate], shares: Mapping[str, float]) -> dict[str, Estimate]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.records import FloatArray
 
+FORGOTTEN = -300.0  # ln of what is left of a step that counts for nothing, but can still be divided by
 MOST_CONTRACTION = 0.99  # of curvature times rate: beyond 1 a step would overshoot and the kernel change its sign
 LEAST_WEIGHT = 1e-12  # of the best part: keeps powers of the kernel above zero
 
@@ -62,7 +63,7 @@ def kernel(rest: Ahead, curvature: float) -> FloatArray:
     """
     fading = rest.steps * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
     later = np.cumsum(fading[::-1])[::-1] - fading / 2
-    left: FloatArray = rest.rates * np.exp(later)
+    left: FloatArray = rest.rates * np.exp(np.maximum(later, FORGOTTEN))
     return left
 
 

@@ -10,7 +10,7 @@ makes the policy slower, not surer.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import hypot, inf, sqrt
+from math import hypot, inf, isfinite, sqrt
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from trainer.records import FloatArray
 
 LEAST_MEMORY = 1e-9
 CHANGED_Z = 3.0
+SMALLEST_ERROR = 1e-100  # its square, and one over it, can still be written
 LEAST_ERROR = 1e-9  # of the greatest value: a measurement without noise still has rounding
 
 
@@ -31,6 +32,8 @@ class Estimate:
     @property
     def significance(self) -> float:
         """Standard errors from zero."""
+        if not isfinite(self.value):
+            return 0.0
         return abs(self.value) / self.standard_error if self.standard_error > 0 else inf
 
     def aged(self, memory: float) -> "Estimate":
@@ -50,7 +53,7 @@ def gaps(values_K: FloatArray, covariance_KK: FloatArray, shares_K: FloatArray) 
     contrast = np.eye(num) - weights / weights.sum(axis=1, keepdims=True)
     found = contrast @ values_K
     variance = np.einsum("ij,jk,ik->i", contrast, covariance_KK, contrast)
-    least = LEAST_ERROR * float(np.abs(values_K).max(initial=0.0)) + 1e-300
+    least = LEAST_ERROR * float(np.abs(values_K).max(initial=0.0)) + SMALLEST_ERROR
     return [
         Estimate(value=float(value), standard_error=max(sqrt(max(float(square), 0.0)), least))
         for value, square in zip(found, variance, strict=True)

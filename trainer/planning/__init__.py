@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from trainer.control.budget import effective_tokens
-from trainer.control.policies import AnnealConfig, ScheduleConfig, anneal
+from trainer.control.policies import AnnealConfig, PricedConfig, ScheduleConfig, anneal
 from trainer.data.files import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
 from trainer.data.sources import SourceConfig
@@ -169,7 +169,19 @@ def _real_budget(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> RealBudget 
             for source in real
             if source.max_epochs is not None
         ],
+        ceiling=_real_ceiling(recipe, sources),
     )
+
+
+def _real_ceiling(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> float:
+    """The greatest share that the bounds of the policy leave to real data: their ceilings, and the others' floors."""
+    policy = recipe.control.policy
+    if not isinstance(policy, PricedConfig):
+        return 1.0
+    drawn = [source for source in sources if source.mean_share > 0]
+    floors = sum(policy.floors.get(one.name, min(policy.floor, one.mean_share)) for one in drawn if one.kind != "real")
+    ceilings = sum(policy.ceilings.get(one.name, 1.0) for one in drawn if one.kind == "real")
+    return min(1.0 - floors, ceilings)
 
 
 def mean_shares(recipe: Recipe) -> dict[str, float]:

@@ -44,9 +44,11 @@ def real_budget(
     rates: Sequence[float],
     num_steps: int,
     capped: Sequence[tuple[int, float]] = (),
+    ceiling: float = 1.0,
 ) -> RealBudget:
     """The budget of a run of ``num_steps`` that draws ``drawn_tokens`` of ``total_tokens`` from real data; ``capped``
-    are the tokens of sources that mixture.max_epochs caps, and their epochs.
+    are the tokens of sources that mixture.max_epochs caps, and their epochs. ``ceiling`` is the greatest share that
+    the policy's bounds leave to real data.
     """
     epochs = drawn_tokens / unique_tokens
     priced = policy if isinstance(policy, PricedConfig) else None
@@ -65,23 +67,28 @@ def real_budget(
         most_epochs=most,
         most_share=None
         if priced is None or most is None
-        else _most_share(priced, unique_tokens / total_tokens, most, rates, num_steps),
+        else _most_share(priced, unique_tokens / total_tokens, most, rates, num_steps, ceiling),
     )
 
 
 def _most_share(
-    config: PricedConfig, unique_part: float, most_epochs: float, rates: Sequence[float], num_steps: int
+    config: PricedConfig,
+    unique_part: float,
+    most_epochs: float,
+    rates: Sequence[float],
+    num_steps: int,
+    ceiling: float,
 ) -> tuple[float, ...]:
-    """By tenths of the run; real data that could fill the run is held by nothing but the others' floors."""
+    """By tenths of the run; real data that could fill the run is held by nothing but its ceiling."""
     rest = ahead(rates, num_steps=num_steps, progress=0.0)
-    part = min(1.0, most_epochs * unique_part)
+    part = min(ceiling, most_epochs * unique_part)
     curve = spend(
         rest,
         kernel(rest, config.curvature or 0.0),
         part * num_steps,
         concentration=concentrated(config, part / unique_part),
         floor=min(config.real_floor, part),
-        ceiling=1.0,
+        ceiling=ceiling,
     )
     ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
     spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])

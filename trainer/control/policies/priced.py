@@ -157,7 +157,7 @@ def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
         inforce = {name: share / SHARE_ONE for name, share in seen.shares.items()}
         state = {**state, "base": inforce, "targets": inforce, "spans": []}
     if seen.progress < state["progress"]:
-        state = {**state, "spans": [], "progress": 0.0}
+        state = {**state, "spans": [], "progress": max(0.0, seen.progress - state["span"])}
     rates, num_steps = seen.outlook.rates, seen.outlook.num_steps
     before = ahead(rates, num_steps=num_steps, progress=state["progress"])
     now = ahead(rates, num_steps=num_steps, progress=seen.progress)
@@ -178,7 +178,7 @@ def _span(seen: Observation, span: float) -> Ahead:
 
 def _noise_price(config: PricedConfig, seen: Observation, rest: Ahead) -> float:
     """What a gradient variance of 1 per sample costs in final loss: h eta / 2B at the rate that ``noise_rate`` says."""
-    if config.curvature is None or not len(rest.steps):
+    if config.curvature is None or not rest.rates.any():
         return 0.0
     return config.curvature * noise_rate(rest, config.curvature) / (2 * seen.outlook.global_batch)
 
@@ -315,8 +315,9 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
     ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
     spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
     share = float(np.interp(coming, ends, spent)) / coming
-    now = float(weights[0] / weights.max())
-    return replace(budget, share=share, marginal=curve.marginal / now, concentration=concentration)
+    now = float(weights[0] / weights.max())  # 0 where what is learnt now is forgotten long before the end
+    marginal = curve.marginal / now if now > 0 else float("inf")
+    return replace(budget, share=share, marginal=marginal, concentration=concentration)
 
 
 def concentrated(config: PricedConfig, epochs: float) -> float:
