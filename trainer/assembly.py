@@ -58,11 +58,10 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
 
     recipe = loaded.recipe
     plan = Plan(recipe.seed, ledger)
-    segments = {name: source.segments for name, source in data.sources.items()}
     interval_tokens = recipe.mixture.global_batch * data.sequence_length * recipe.evaluation.every_steps
     stream = Stream(
         plan,
-        {(name, number): segment for name, parts in segments.items() for number, segment in enumerate(parts)},
+        {(name, number): segment for name, parts in data.segments.items() for number, segment in enumerate(parts)},
         state=plan.state(state.step + 1),
         cells=Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=recipe.training.micro_batch),
         sequence_length=data.sequence_length,
@@ -121,11 +120,10 @@ def _reader(
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
     )
-    segments = {name: source.segments for name, source in data.sources.items()}
     return Reader(
         part=data.steer,
         documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),
-        samples=fixed_samples(segments, num_samples=recipe.evaluation.source_samples, seed=recipe.seed),
+        samples=fixed_samples(data.segments, num_samples=recipe.evaluation.source_samples, seed=recipe.seed),
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.document_batch,
@@ -152,7 +150,7 @@ def alignment_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Alignmen
     )
     measure = TokenAlignment(
         part=data.steer,
-        sources={name: source.segments for name, source in data.sources.items()},
+        sources=data.segments,
         num_samples=num_samples,
         seed=recipe.seed,
         sequence_length=data.sequence_length,
@@ -191,10 +189,9 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | Non
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
     )
-    segments = {name: source.segments for name, source in data.sources.items()}
     measure = TokenWorth(
         part=data.steer,
-        sources=segments,
+        sources=data.segments,
         counts=counts,
         seed=recipe.seed,
         sequence_length=data.sequence_length,

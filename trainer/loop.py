@@ -22,7 +22,6 @@ from trainer import checkpoint
 from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import steer
 from trainer.evaluate.heldout import summary
-from trainer.measures.slices import Composition, composition
 from trainer.mixture.ledger import BatchSize, Fact, Rollback, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
@@ -39,6 +38,7 @@ from trainer.records import (
     UserError,
     Worth,
 )
+from trainer.skew import composition_line, drawn_slices, warned_of_skew
 
 if TYPE_CHECKING:
     from trainer.data.stream import StepBatch
@@ -288,7 +288,7 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     worth = {} if last else _measured(run, state, run.worth)
     alignment = {} if last else _measured(run, state, run.alignment)
     anchor = None if state.anchor is None else np.array(state.anchor)
-    drawn = _drawn_slices(run)
+    drawn = drawn_slices(run)
     run.journal.write(
         "reading",
         state.step,
@@ -296,44 +296,16 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
         **summary(reading, anchor),
         worth={name: asdict(value) for name, value in worth.items()},
         alignment={name: asdict(value) for name, value in alignment.items()},
-        **_composition_line(drawn),
+        **composition_line(drawn),
         seconds=time.monotonic() - started_s,
     )
     evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment)
-    state = replace(_warned_of_skew(run, state, drawn), losses={})
+    state = replace(warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
     if run.replay is not None or last:
         return state, None
     return _decide(run, state, reading, evidence)
-
-
-def _drawn_slices(run: Run) -> Composition | None:
-    """Slices of what was drawn up to now against those of the real sources; None where they are not known."""
-    if not run.slice_tokens:
-        return None
-    real = frozenset(name for name, kind in zip(run.plan.sources, run.plan.kinds, strict=True) if kind == "real")
-    return composition(run.slice_tokens, run.plan.epochs(run.stream.state), real)
-
-
-def _composition_line(drawn: Composition | None) -> dict[str, Any]:
-    if drawn is None:
-        return {}
-    return {"drawn_slices": {name: asdict(one) for name, one in drawn.slices.items()}, "drawn_unnamed": drawn.unnamed}
-
-
-def _warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
-    """Warn of each slice once, when what was drawn has become far from the real data in it."""
-    factor = run.evaluation.slice_skew
-    skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
-    for name, one in skewed.items():
-        if name not in state.skewed:
-            run.journal.write("skew", state.step, slice=name, real=one.real, drawn=one.drawn)
-            run.warn(
-                f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
-                " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
-            )
-    return replace(state, skewed=tuple(dict.fromkeys([*state.skewed, *skewed])))
 
 
 def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:

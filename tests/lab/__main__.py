@@ -7,7 +7,6 @@ and compares. Exits with 1 when a cell is missing or does not come out the same.
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tests.lab.cells import commit
 from tests.lab.environments import ENVIRONMENTS, Environment
 from tests.lab.world import steered
 from trainer.control import ControlConfig
@@ -54,7 +54,6 @@ def cell(environment: Environment, policy: dict[str, Any], seed: int) -> float:
 
 def measured() -> dict[str, Any]:
     """All cells, and where they come from."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     started, environments = time.perf_counter(), {}
     for environment in ENVIRONMENTS:
         excess = {name: [cell(environment, policy, seed) for seed in SEEDS] for name, policy in arms().items()}
@@ -64,7 +63,7 @@ def measured() -> dict[str, Any]:
             "excess": excess,
         }
         print(f"{environment.name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    return {"commit": commit, "seeds": list(SEEDS), "environments": environments}
+    return {"commit": commit(), "seeds": list(SEEDS), "environments": environments}
 
 
 def table_of(results: dict[str, Any]) -> Table:

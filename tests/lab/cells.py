@@ -28,7 +28,7 @@ def run_missing(cells: Mapping[str, Sequence[str]], runs: Path, recipe: Path, *,
 def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
     """Train one cell, or go on with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "commit").write_text(_commit())
+    (folder / "commit").write_text(commit())
     sets = [word for item in ["monitor.wandb.mode=off", *overrides] for word in ("--set", item)]
     command = [sys.executable, "-m", "trainer", "fit", str(recipe), "--run", str(folder), *sets]
     with (folder / "log.txt").open("a") as log:
@@ -36,7 +36,8 @@ def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
     print(f"{folder.parent.name}/{folder.name}: exit {code}", flush=True)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the code that runs, marked where it was changed since."""
     words = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     return told.stdout.strip() or os.environ.get("GIT_COMMIT", "unknown")

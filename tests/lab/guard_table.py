@@ -10,7 +10,6 @@ per token: the detectors of ``river`` as they come, and the paired test over doc
 import argparse
 import json
 import math
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import river
 from river.drift import ADWIN, KSWIN, PageHinkley
 
+from tests.lab.cells import commit
 from tests.lab.streams import NEVER, Streams, damaged, delays, first_alarms, healthy
 from trainer.control.guard import GuardConfig
 from trainer.records import FloatArray, IntArray
@@ -160,8 +160,7 @@ def main() -> None:
         print(in_words(cell), flush=True)
         cells.append(cell)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    head = {"commit": commit, "seed": SEED, "numpy": np.__version__, "river": river.__version__}
+    head = {"commit": commit(), "seed": SEED, "numpy": np.__version__, "river": river.__version__}
     arguments.out.write_text(json.dumps(head | {"cells": cells}, indent=1) + "\n")
 
 

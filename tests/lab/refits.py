@@ -18,6 +18,7 @@ All checked by simulation (tests/lab/test_refits.py).
 
 # K sources, d dimensions
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -78,7 +79,7 @@ def best_weights(variances_K: FloatArray, offsets_Kd: FloatArray) -> FloatArray:
 
 
 @dataclass(kw_only=True)
-class RefitWorld:
+class RefitWorld(ABC):
     """What the four have in common. ``held_out`` documents measure risk and gradients; None: without noise."""
 
     kinds: Mapping[str, Kind]
@@ -102,9 +103,9 @@ class RefitWorld:
     def _normal(self, variance: float) -> FloatArray:
         return np.sqrt(variance) * self._rng.standard_normal(self.dimensions)
 
+    @abstractmethod
     def _drawn(self, weights: Mapping[str, float]) -> dict[str, FloatArray]:
         """Mean of the samples of each source that the fit at this reading is made on."""
-        raise NotImplementedError
 
     @property
     def is_done(self) -> bool:

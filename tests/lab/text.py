@@ -23,7 +23,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from tests.lab.cells import ROOT, result, run, run_missing
+from tests.lab.cells import ROOT, result, run, run_missing, spread
 
 RECIPE = Path(__file__).with_name("text.yaml")
 RUNS = Path(os.environ.get("TEXT_LAB_RUNS", ROOT / "runs" / "text-lab"))
@@ -170,7 +170,7 @@ def table(stored: Mapping[str, Any]) -> list[str]:
             ]
             regret = "chosen" if arm == best else interval(paired)
             epochs = mean(one["epochs"]["real"] for one in found.values())
-            rows.append(f"| {arm} | {len(losses)} | {_spread(losses)} | {regret} | {epochs:.1f} |")
+            rows.append(f"| {arm} | {len(losses)} | {spread(losses)} | {regret} | {epochs:.1f} |")
     return rows
 
 
@@ -198,10 +198,6 @@ def _choice(statics: Mapping[str, Mapping[int, Any]]) -> str:
     spread = max(means) - min(means)
     says = "the real share matters" if spread >= MATTERS * noise else "the real share by itself does not matter here"
     return f"The sweep spreads over {spread:.3f} nats, {spread / noise:.1f} seed-to-seed standard deviations: {says}."
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def interval(values: Sequence[float]) -> str:

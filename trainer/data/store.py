@@ -201,6 +201,11 @@ class PreparedData:
     contamination: dict[str, Any]
     held_out: dict[str, Any]
 
+    @property
+    def segments(self) -> dict[str, tuple[PreparedSegment, ...]]:
+        """The segments of each source."""
+        return {name: source.segments for name, source in self.sources.items()}
+
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.tokenizer_folder / "tokenizer.json"))

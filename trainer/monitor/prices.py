@@ -69,6 +69,8 @@ def _budget(evidence: Mapping[str, Any]) -> Iterator[str]:
             f" one more new sample would do as much as {number(budget['value_of_new_sample']):.2f} that are seen once."
         )
     price = number(evidence["price"])
+    is_held = "real budget" in (evidence.get("bounds") or [])
+    free = "real data are worth no more than the others now" if is_held else "the budget does not hold real data back"
     yield f"Price of a real token now: {figure(price)}" + (
-        ", which a synthetic one has to come up to." if price > 0 else "; the budget does not hold real data back."
+        ", which a synthetic one has to come up to." if price > 0 else f"; {free}."
     )

@@ -6,13 +6,13 @@ at the recipe's ``mixture.shares`` at progress 0 and stays at its last point to 
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from difflib import get_close_matches
 from itertools import pairwise
 from math import fsum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.control.bounds import check_names
 from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
 from trainer.shares import rounded
 
@@ -54,13 +54,7 @@ def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str,
     """Remember the curve's start; ``UserError`` for unknown or missing sources and for a start that is not
     ``shares``."""
     for point in config.points:
-        for name in point.shares:
-            if name not in shares:
-                near = get_close_matches(name, shares, n=1)
-                remedy = f"Did you mean {near[0]!r}?" if near else f"The sources are {', '.join(shares)}."
-                raise UserError(
-                    f"control.policy.points: the point at {point.at} names an unknown source", got=name, remedy=remedy
-                )
+        check_names(f"points: the point at {point.at}", point.shares, shares)
         for name in shares:
             if name not in point.shares:
                 raise UserError(
