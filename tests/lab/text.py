@@ -47,6 +47,8 @@ WIKIPEDIA = (
     "slice: topic, license: CC-BY-SA-4.0, sample: {{by: title, of: {of}, buckets: {buckets}}}"
 )
 SCARCE = WIKIPEDIA.format(of=40, buckets="[0]")  # one training document in forty: 4 % of the tokens of a run
+TENTH = WIKIPEDIA.format(of=16, buckets="[0]")
+QUARTER = WIKIPEDIA.format(of=32, buckets="[0, 1, 2, 3, 4]")
 TOPICS_BUT_PEOPLE = (
     "Biology and health sciences, Geography, Uncategorized, Physical sciences, Society and social sciences, Arts, "
     "Technology, History, Philosophy and religion, Everyday life, Mathematics"
@@ -98,6 +100,20 @@ SCENARIOS = {
         says="scarce real text, useful synthetic text",
         real=SCARCE,
         synthetic={"written": made("written")},
+    ),
+    "tenth": Scenario(
+        says="real text for a tenth of the tokens, useful synthetic text",
+        real=TENTH,
+        synthetic={"written": made("written")},
+        sweep=(1.0, 0.7, 0.5, 0.3),
+        arms=("priced",),
+    ),
+    "quarter": Scenario(
+        says="real text for a quarter of the tokens, useful synthetic text",
+        real=QUARTER,
+        synthetic={"written": made("written")},
+        sweep=(1.0, 0.7, 0.5, 0.3),
+        arms=("priced",),
     ),
     "mixed": Scenario(
         says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
