@@ -1,6 +1,7 @@
 """Checkpoints that a rollback threw away are no target of the next one, and push no sound one out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 
 from tests.test_checkpoint import Alone, fail, save_step
+from tests.test_loop_losses import begun, go_on
+from tests.test_loop_losses import run_in as training_in
 from trainer import checkpoint
+from trainer.control.steer import ControlConfig
 from trainer.loop import _roll_back
 from trainer.mixture.ledger import Fact
 from trainer.parts import RunState
@@ -92,3 +96,14 @@ def test_a_run_killed_in_a_rollback_resumes_from_before_it(
             save_step(root, step, keep=3)
     assert roll_back(run, 1025, anchor_step=600).position == 500
     assert checkpoint.latest(root, warn=fail, at_most=1300).step == 500  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("documents_needed", "accepted"), [(30, 0), (9, 8)])
+def test_a_reading_that_the_guard_cannot_judge_makes_no_step_a_target(
+    tmp_path: Path, documents_needed: int, accepted: int
+) -> None:
+    """Nine documents are read after steps 4 and 8."""
+    with training_in(tmp_path) as run:
+        control = ControlConfig.model_validate({"guard": {"min_documents": documents_needed}})
+        state, _ = go_on(replace(run, control=control), begun())
+    assert state.accepted_step == accepted

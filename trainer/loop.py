@@ -345,8 +345,7 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
         )
         decided = steer(run.control, dict(state.control), seen)
     control, decision = run.engine.broadcast(decided)
-    accepted_step = decision.evidence.get("guard", {}).get("anchor_step", state.step)
-    state = replace(state, control=control, accepted_step=accepted_step)
+    state = replace(state, control=control, accepted_step=_accepted(state, decision.evidence))
     run.journal.write(
         "decision",
         state.step,
@@ -363,6 +362,14 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
     if decision.action == "stop":
         return state, Outcome(state="stopped-by-guard", step=state.step, reason=decision.reason)
     return state, None
+
+
+def _accepted(state: RunState, evidence: Mapping[str, Any]) -> int:
+    """The newest step that the guard holds for sound, after a decision; a reading it could not judge accepts none."""
+    guard = evidence.get("guard", {})
+    if not evidence.get("usable", True) or not guard.get("usable", True):
+        return state.accepted_step
+    return int(guard.get("anchor_step", state.step))
 
 
 def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
