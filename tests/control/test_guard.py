@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from tests.lab.streams import JITTER, noise
-from trainer.control import guard
+from trainer.control import attribution, guard
 from trainer.control.detector import empty_track, look
 from trainer.control.guard import GuardConfig, judge, settings_of
-from trainer.records import Alignment, SourceLoss
+from trainer.records import Alignment, SourceLoss, Worth
 
 CONFIG = GuardConfig()
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
@@ -334,3 +334,55 @@ def test_settings_that_contradict_each_other_are_refused():
     for wrong in ({"warn_every": 4000}, {"min_readings": 200}):
         with pytest.raises(ValidationError, match="must"):
             GuardConfig(**wrong)
+
+
+def cuts(observe, worths, shares=SHARES, config=CONFIG):
+    """Sources cut by reading number, held-out loss being in order."""
+    state, found = guard.begin(), {}
+    for number, worth in enumerate(worths):
+        state, verdict = judge(config, state, observe(10 * (number + 1), shares, worth=worth, steps=100_000))
+        if verdict.action == "cut":
+            found[number] = verdict
+    return found
+
+
+GOOD, BAD = {"real": 0.9, "written": 0.4, "bad": 0.4}, {"real": 0.9, "written": 0.4, "bad": -2.0}
+
+
+def test_a_source_that_is_proven_to_harm_twice_running_is_cut_before_held_out_loss_shows_it(observe):
+    found = cuts(observe, [GOOD, {}, GOOD, {}, BAD, {}, BAD])
+    assert list(found) == [6]
+    assert found[6].source == "bad"
+    assert "bad does harm: a token of it was worth -2.00 ± 0.08 and -2.00 ± 0.08 fresh real ones" in found[6].reason
+
+
+@pytest.mark.parametrize(
+    "worths",
+    [
+        [BAD, GOOD, BAD, GOOD],  # not twice running
+        [{**GOOD, "real": -2.0}] * 4,  # real data are never cut
+        [dict.fromkeys(GOOD, -2.0)] * 4,  # nobody is better
+        [{**GOOD, "bad": -0.6}] * 4,  # below the bound, but within three errors of it
+        [{**GOOD, "bad": Worth(value=-2.0, standard_error=0.6, num_samples=9)}] * 4,
+    ],
+)
+def test_what_is_not_proven_harm_is_not_cut_without_an_alarm(observe, worths):
+    assert cuts(observe, worths) == {}
+    assert cuts(observe, [BAD] * 4, config=GuardConfig(cut=False)) == {}
+
+
+def test_useless_sources_are_not_taken_for_harmful_ones_by_chance(observe):
+    rng, error, runs = np.random.default_rng(11), 0.2, 300
+    shares = {"real": 500_000, "dull": 500_000}
+    cut_runs = 0
+    for _ in range(runs):
+        state = attribution.begin()
+        for number in range(20):
+            worth = {
+                name: Worth(value=rng.normal(mean, error), standard_error=error, num_samples=9)
+                for name, mean in (("real", 0.2), ("dull", 0.0))
+            }
+            seen = observe(number, shares, worth=worth)
+            state = attribution.note(state, seen)
+            cut_runs += attribution.harmful(state, seen, z=CONFIG.blame_z, worth_below=CONFIG.harm_below) is not None
+    assert cut_runs == 0

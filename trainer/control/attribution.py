@@ -22,6 +22,7 @@ ALIGNMENT_READINGS = 4  # the newest, averaged: alignments change while a run go
 MEMORY_READINGS = 60  # of losses and shares: the most that is kept aside, and as many before
 RECENT_READINGS = 12  # damage is found in 5 to 16 readings
 FEWEST_BEFORE = 6  # readings of a loss before the damage, below which its course is not known
+HARM_MEASUREMENTS = 2
 RAISED = 1.1  # factor on a share that counts as raised
 LEFT_COURSE, JOINED, GAINED = 2, 2, 1  # points of the hints
 
@@ -80,6 +81,40 @@ def accuse(state: dict[str, Any], seen: Observation, *, z: float, worth_below: f
     suspect = guilty or _foremost(points)
     because = "; ".join(proofs[guilty] if guilty else [words for _, words in hints[suspect]] if suspect else [])
     return Accusation(guilty=guilty, suspect=suspect, because=because, clues=clues)
+
+
+def harmful(state: dict[str, Any], seen: Observation, *, z: float, worth_below: float) -> tuple[str, str] | None:
+    """The synthetic source that does harm whether or not held-out loss shows it yet, and on what grounds.
+
+    Its worth was below ``worth_below`` fresh real tokens, and below that of some other source, beyond ``z`` standard
+    errors in each of the two newest measurements, the second of them made now: two, because errors are estimates.
+    """
+    newest = state["worths"][-HARM_MEASUREMENTS:]
+    drawn = [name for name, share in seen.shares.items() if share > 0]
+    if len(newest) < HARM_MEASUREMENTS or newest[-1]["step"] != seen.step or len(drawn) < 2:
+        return None
+    proven = [
+        name
+        for name in drawn
+        if seen.kinds[name] == "synthetic"
+        and all(_harms(reading["worth"], name, drawn, z, worth_below) for reading in newest)
+    ]
+    if not proven:
+        return None
+    worst = min(proven, key=lambda name: float(newest[-1]["worth"][name][0]))
+    told = " and ".join("{:.2f} ± {:.2f}".format(*reading["worth"][worst]) for reading in newest)
+    return worst, f"a token of it was worth {told} fresh real ones in the last {len(newest)} measurements"
+
+
+def _harms(
+    worths: Mapping[str, Sequence[float]], name: str, drawn: Sequence[str], z: float, worth_below: float
+) -> bool:
+    if name not in worths:
+        return False
+    value, error = worths[name]
+    others = [worths[other] for other in drawn if other != name and other in worths]
+    is_behind = any(value - other + z * math.hypot(error, other_error) < 0 for other, other_error in others)
+    return value + z * error < worth_below and is_behind
 
 
 def _loss(seen: Observation, name: str) -> float | None:

@@ -1,11 +1,11 @@
 """The guard, which warns, cuts a source, rolls back or stops when held-out real data says that damage is done.
 
 What it watches is in ``trainer.control.watch``, how evidence adds up in ``trainer.control.detector``, who is to blame
-in ``trainer.control.attribution``; here is what it does about it. An alarm climbs a ladder: a source that is proven to
-harm is cut; without a proof, first warn and freeze the shares, then roll back to the last sound state and quarantine
-the source that the hints point to, then stop. Where nothing is lost yet that going back would restore (held-out loss
-stands while synthetic loss falls, or falls more slowly than forecast), it warns and cuts only. The policy proposes, the
-guard disposes.
+in ``trainer.control.attribution``; here is what it does about it. A source that two measurements running prove to do
+harm is cut at once. An alarm climbs a ladder: a source that is proven to harm is cut; without a proof, first warn and
+freeze the shares, then roll back to the last sound state and quarantine the source that the hints point to, then stop.
+Where nothing is lost yet that going back would restore (held-out loss stands while synthetic loss falls, or falls more
+slowly than forecast), it warns and cuts only. The policy proposes, the guard disposes.
 """
 
 import math
@@ -56,6 +56,10 @@ class GuardConfig(Config):
     blame_z: float = Field(default=3.0, gt=0, description="standard errors beyond which a source is blamed")
     blame_below: float = Field(
         default=0.25, description="worth below which a source can be blamed, in fresh real tokens"
+    )
+    harm_below: float = Field(
+        default=-0.5,
+        description="worth, in fresh real tokens, below which twice beyond blame_z errors a source is cut at once",
     )
     max_rollbacks: int = Field(default=1, ge=0, description="how often the guard may roll back in a run")
     stop: bool = Field(default=True, description="may stop the run when nothing else has helped")
@@ -114,6 +118,13 @@ def judge(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tupl
         )
     state, findings = _watched(config, state, seen)
     figures = _figures(config, findings)
+    found = attribution.harmful(state["sources"], seen, z=config.blame_z, worth_below=config.harm_below)
+    if config.cut and found is not None:
+        source, because = found
+        reason = f"{source} does harm: {because}."
+        return {**state, "watch": watch.forgive(state["watch"])}, Verdict(
+            action="cut", reason=reason, source=source, evidence=figures
+        )
     if findings.log_evidence >= math.log(config.alarm_every) or findings.risen_slices:
         return _alarmed(config, state, seen, findings, figures)
     strikes = state["strikes"] if state["quiet"] < config.memory_readings else 0
