@@ -5,8 +5,8 @@ each source against the others (``trainer.control.value``), fused by inverse var
 alignments of gradients less what their noise costs, and from rehearsals; ``base`` shares go up and down with it by
 exponentiated gradient, only beyond the error, inside a trust region. *What can be paid?* is arithmetic: the real
 tokens left, the discount on repeats (``trainer.control.budget``) and the learning rates ahead give a curve that just
-spends the budget (``trainer.control.pacing``); real data get the lesser of the two. Where the second binds a real token
-has a price: the advantage that spending it later would bring.
+spends the budget (``trainer.control.allowance``); real data get the lesser of the two. Where the second binds a real
+token has a price: the advantage that spending it later would bring.
 
 Nearest in print: EG with a KL trust region (Olmix, 2602.12237), PiKE's variance term (2502.06244), the constrained form
 of CMR (2407.17467); placing scarce data by the schedule is 2605.25698. The loop real/synthetic share from held-out real
@@ -14,27 +14,24 @@ loss in one run, with a price, is ours.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, floor, fsum, isfinite, log
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from trainer.control.allowance import Budget, budgeted
 from trainer.control.bounds import Bounds, Share, check_bounds
-from trainer.control.budget import repeat_value, unique_value
 from trainer.control.dither import dithered
 from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
-from trainer.control.pacing import Ahead, ahead, kernel, noise_rate, spend
+from trainer.control.pacing import Ahead, ahead, noise_rate
 from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
 from trainer.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.shares import FUZZ, rounded
 
 DITHER_READINGS = 40  # of which the spans are remembered
-# At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
-# 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
-MOST_CONCENTRATED_EPOCHS = 4.0
 LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
 
 
@@ -269,66 +266,17 @@ def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, fl
     return {name: config.ceilings.get(name, 1.0) for name in names}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What the real data can pay for, in samples. ``share`` is the real share planned for the coming span, None where
-    nothing limits it; ``marginal`` the kernel at which a token is just spent over that of now."""
-
-    samples: float  # that may be drawn in all
-    used: float
-    unique: int
-    left_of_run: float  # samples of any kind
-    share: float | None = None
-    marginal: float = 0.0
-    concentration: float = 0.0
-
-    @property
-    def epochs(self) -> float:
-        """Of the real data at the end of the run, as planned."""
-        return min(self.samples, self.used + self.left_of_run) / self.unique if self.unique else 0.0
-
-    @property
-    def planned(self) -> float:
-        """Real samples that the rest of the run is to draw at most."""
-        return max(0.0, min(self.samples - self.used, self.left_of_run))
-
-
 def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
     """The budget as it stands, and the curve that just spends it."""
-    real = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "real"]
-    written = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
-    unique = sum(seen.outlook.num_samples.get(name, 0) for name in real)
-    used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
-    left = rest.total_steps * seen.outlook.global_batch
-    most = {name: min(config.real_epochs, seen.outlook.max_epochs.get(name, float("inf"))) for name in real}
-    samples = fsum(epochs * seen.outlook.num_samples.get(name, 0) for name, epochs in most.items())
-    budget = Budget(samples=samples if unique else float("inf"), used=used, unique=unique, left_of_run=left)
-    least = fsum(state["floors"][name] for name in real)
-    ceiling = 1 - fsum(state["floors"][name] for name in written)
-    if not real or not written or left <= 0 or budget.samples - used >= left * ceiling:
-        return budget
-    weights = kernel(rest, config.curvature or 0.0)
-    concentration = concentrated(config, budget.epochs)
-    steps_left = budget.planned / seen.outlook.global_batch
-    curve = spend(rest, weights, steps_left, concentration=concentration, floor=least, ceiling=ceiling)
-    coming = min(max(state["span"] * seen.outlook.num_steps, 1.0), rest.total_steps)
-    ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
-    spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
-    share = float(np.interp(coming, ends, spent)) / coming
-    now = float(weights[0] / weights.max())  # 0 where what is learnt now is forgotten long before the end
-    marginal = curve.marginal / now if now > 0 else float("inf")
-    return replace(budget, share=share, marginal=marginal, concentration=concentration)
-
-
-def concentrated(config: PricedConfig, epochs: float) -> float:
-    """How far the plan follows the kernel where real data come to so many epochs by the end of the run.
-
-    Wholly up to one epoch, not at all from four on, and not where the curvature is unknown: what is repeated must not
-    be bunched, and where it would do most is then not known.
-    """
-    if config.curvature is None:
-        return 0.0
-    return config.concentration * max(0.0, 1 - max(0.0, epochs - 1) / (MOST_CONCENTRATED_EPOCHS - 1))
+    return budgeted(
+        seen,
+        rest,
+        span=state["span"],
+        floors=state["floors"],
+        real_epochs=config.real_epochs,
+        concentration=config.concentration,
+        curvature=config.curvature,
+    )
 
 
 def _affordable(
@@ -410,26 +358,10 @@ def _evidence(
     return {
         "sources": sources,
         "price": _price(state, budget, kinds),
-        "budget": _budget_evidence(state, budget),
+        "budget": budget.as_evidence(),
         "bounds": bounds,
         "threshold": config.z,
         "trust_region": {"radius": moved.radius, "divergence": moved.divergence} if moved is not None else None,
-    }
-
-
-def _budget_evidence(state: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """Samples and epochs of real data: used, planned, and what repeats and new samples are worth."""
-    bounded = isfinite(budget.samples)
-    return {
-        "samples": budget.samples if bounded else None,
-        "used_samples": budget.used,
-        "planned_samples": budget.planned,
-        "planned_share": budget.share,
-        "used_epochs": budget.used / budget.unique if budget.unique else None,
-        "planned_epochs": budget.epochs if bounded else None,
-        "value_of_repeat": repeat_value(budget.epochs),
-        "value_of_new_sample": unique_value(budget.epochs),
-        "concentration": budget.concentration,
     }
 
 
