@@ -87,7 +87,7 @@ def _most_share(
         rest,
         kernel(rest, config.curvature or 0.0),
         part * num_steps,
-        concentration=concentrated(part / unique_part, concentration=config.concentration, curvature=config.curvature),
+        concentration=0.0 if config.curvature is None else concentrated(part / unique_part, config.concentration),
         floor=min(config.real_floor, part),
         ceiling=ceiling,
     )

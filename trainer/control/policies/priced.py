@@ -21,7 +21,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.control.allowance import Budget, budgeted
+from trainer.control import forgetting
+from trainer.control.allowance import Budget, Terms, budgeted, concentrated
 from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.dither import dithered
 from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
@@ -67,7 +68,9 @@ class PricedConfig(Bounds):
         description="how far real data that is not repeated follows the schedule's kernel: 0 level, 1 in proportion",
     )
     curvature: float | None = Field(
-        default=None, gt=0, description="h of the kernel, per unit of learning rate; null: not known, the plan is level"
+        default=None,
+        gt=0,
+        description="h of the kernel, per unit of learning rate; null: as the run measures it, level until it is sure",
     )
     floor: Share = Field(default=0.01, description="least share of a source that starts above 0")
     real_floor: Share = Field(default=0.1, description="least share of all real sources together")
@@ -102,6 +105,7 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
         "proposed": None,
         "known": {},
         "pace": {"reach": {}, "sides": {}, "scale": 0.0},
+        "probes": [],
         "index": 0,
         "progress": 0.0,
         "span": 0.0,
@@ -119,12 +123,21 @@ def alignment_from(config: PricedConfig) -> float | None:
     return config.warm_up if "alignment" in config.estimators else None
 
 
+def fading_from(config: PricedConfig, max_epochs: float) -> float | None:
+    """Progress from which the fading of what is learnt counts, with real data capped at so many epochs; None where the
+    curvature is told, or the plan level whatever it is."""
+    follows = concentrated(min(config.real_epochs, max_epochs), config.concentration) > 0
+    return config.warm_up if follows and config.curvature is None else None
+
+
 def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares for the next span: base shares by value, real ones within the budget, dithered, inside their bounds."""
     state = _followed(state, seen)
+    state = {**state, "probes": forgetting.noted(state["probes"], seen)}
     rest = ahead(seen.outlook.rates, num_steps=seen.outlook.num_steps, progress=seen.progress)
     found: Gaps = {}
-    prices = _noise_price(config, seen, rest), _noise_price(config, seen, _span(seen, state["span"]))
+    curvature = forgetting.curvature(config.curvature, state["probes"])
+    prices = _noise_price(curvature, seen, rest), _noise_price(curvature, seen, _span(seen, state["span"]))
     if seen.progress >= config.warm_up:
         found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
         state = _learnt(config, state, found, fresh_unit(seen, config.estimators))
@@ -173,11 +186,11 @@ def _span(seen: Observation, span: float) -> Ahead:
     return Ahead(steps=np.array([max(span * seen.outlook.num_steps, 1.0)])[: len(rate)], rates=rate)
 
 
-def _noise_price(config: PricedConfig, seen: Observation, rest: Ahead) -> float:
+def _noise_price(curvature: float | None, seen: Observation, rest: Ahead) -> float:
     """What a gradient variance of 1 per sample costs in final loss: h eta / 2B at the rate that ``noise_rate`` says."""
-    if config.curvature is None or not rest.rates.any():
+    if curvature is None or not rest.rates.any():
         return 0.0
-    return config.curvature * noise_rate(rest, config.curvature) / (2 * seen.outlook.global_batch)
+    return curvature * noise_rate(rest, curvature) / (2 * seen.outlook.global_batch)
 
 
 def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: float | None) -> dict[str, Any]:
@@ -268,15 +281,28 @@ def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, fl
 
 def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
     """The budget as it stands, and the curve that just spends it."""
+    terms = Terms(
+        real_epochs=config.real_epochs,
+        concentration=config.concentration,
+        curvature=forgetting.curvature(config.curvature, state["probes"]),
+        waits_until=forgetting.waits_until(fading_from(config, 0.0), state["probes"], seen),
+    )
     return budgeted(
         seen,
         rest,
+        terms,
+        wanted=_real_share(state, seen.kinds),
         span=state["span"],
-        floors=state["floors"],
-        real_epochs=config.real_epochs,
-        concentration=config.concentration,
-        curvature=config.curvature,
+        floors={name: _least_planned(config, name, seen.kinds[name], least) for name, least in state["floors"].items()},
     )
+
+
+def _least_planned(config: PricedConfig, name: str, kind: Kind, least: float) -> float:
+    """The share below which a plan does not hold a source back: of real ones what their floors say, if they have any.
+
+    The common real floor is for what value asks: it would spend all of a budget that just pays for it.
+    """
+    return least if kind == "synthetic" else config.floors.get(name, min(least, LEAST_SHARE))
 
 
 def _affordable(
@@ -301,9 +327,13 @@ def _affordable(
 
 
 def _is_binding(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> bool:
-    """Whether the budget gives real data less than their value asks for."""
-    real = fsum(share for name, share in state["base"].items() if kinds[name] == "real")
-    return budget.share is not None and real > budget.share
+    """Whether real data get what the plan says, and not what their value asks for now."""
+    return budget.share is not None and (budget.is_timed or _real_share(state, kinds) > budget.share)
+
+
+def _real_share(state: dict[str, Any], kinds: Mapping[str, Kind]) -> float:
+    """What value asks for."""
+    return fsum(share for name, share in state["base"].items() if kinds[name] == "real")
 
 
 def _price(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> float:
@@ -359,6 +389,7 @@ def _evidence(
         "sources": sources,
         "price": _price(state, budget, kinds),
         "budget": budget.as_evidence(),
+        "forgetting": forgetting.as_evidence(config.curvature, state["probes"]),
         "bounds": bounds,
         "threshold": config.z,
         "trust_region": {"radius": moved.radius, "divergence": moved.divergence} if moved is not None else None,
