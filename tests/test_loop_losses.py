@@ -58,6 +58,7 @@ def run_in(folder: Path, stop_after: int | None = None) -> Any:
             slice_tokens={},
             worth=None,
             alignment=None,
+            fading=None,
             replay=None,
             stop_asked=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
             ledger_offset=lambda: 0,

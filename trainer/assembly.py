@@ -1,5 +1,6 @@
 """Assembly: the parts of a run, built from a recipe and its prepared data."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.control.steer import alignment_from, worth_from
+from trainer.control.steer import alignment_from, fading_from, worth_from
 from trainer.evaluate.alignment import TokenAlignment
 from trainer.evaluate.alignment import sized as alignment_samples
+from trainer.evaluate.fading import PART_OF_EVIDENCE, TokenFading, fading_sized, fading_times
 from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
 from trainer.evaluate.times import times
 from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
@@ -19,7 +21,7 @@ from trainer.mixture.plan import Cells, Plan
 from trainer.monitor.journal import JournalWriter
 from trainer.parts import Engine, MeasurePlan, Run, RunState
 from trainer.recipe import LoadedRecipe, Recipe
-from trainer.records import Alignment, Worth
+from trainer.records import Alignment, Fading, Worth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,6 +95,7 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         },
         worth=None if replay is not None else worth_plan(recipe, data),
         alignment=None if replay is not None else alignment_plan(recipe, data),
+        fading=None if replay is not None else fading_plan(recipe, data),
         replay=replay,
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
@@ -175,8 +178,9 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | Non
     )
     if when is None:
         return None
+    kept = 1.0 if _fading_from(recipe) is None else 1 - PART_OF_EVIDENCE
     counts = sized(
-        config,
+        config.model_copy(update={"max_compute_share": kept * config.max_compute_share}),
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
@@ -199,3 +203,45 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | Non
         batch_rows=recipe.evaluation.document_batch,
     )
     return MeasurePlan(measure=measure, times=when)
+
+
+def fading_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Fading] | None:
+    """How much is measured of how fast the model forgets, and when; None when nobody asks for it."""
+    config, steps = recipe.evaluation.worth, recipe.training.steps
+    when = fading_times(config, _fading_from(recipe), num_steps=steps, every_steps=recipe.evaluation.every_steps)
+    if when is None:
+        return None
+    counts = fading_sized(
+        config,
+        sequence_length=data.sequence_length,
+        interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
+    )
+    held_out_samples(  # a steer part that is too small is an error now, not at the first probe
+        data.steer,
+        counts,
+        step=0,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+    )
+    measure = TokenFading(
+        part=data.steer,
+        sources=data.segments,
+        taught=[name for name, source in recipe.data.sources.items() if source.kind == "synthetic"],
+        counts=counts,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+        batch_rows=recipe.evaluation.document_batch,
+    )
+    return MeasurePlan(measure=measure, times=when)
+
+
+def _fading_from(recipe: Recipe) -> float | None:
+    """Progress from which it is asked for, with the epochs that the caps allow the least capped real source."""
+    caps = [
+        recipe.mixture.max_epochs.get(name, math.inf)
+        for name, source in recipe.data.sources.items()
+        if source.kind == "real"
+    ]
+    return fading_from(recipe.control, max(caps, default=math.inf))

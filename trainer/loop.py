@@ -30,6 +30,7 @@ from trainer.pulse import beat
 from trainer.records import (
     Alignment,
     Decision,
+    Fading,
     Observation,
     Outlook,
     Reading,
@@ -71,6 +72,7 @@ class Evidence:
     losses: Mapping[str, SourceLoss]
     worth: Mapping[str, Worth]
     alignment: Mapping[str, Alignment]
+    fading: Mapping[str, Fading]
 
 
 class Steps:
@@ -287,6 +289,7 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     reading = run.reader.read(run.engine, step=state.step)
     worth = {} if last else _measured(run, state, run.worth)
     alignment = {} if last else _measured(run, state, run.alignment)
+    fading = {} if last else _measured(run, state, run.fading)
     anchor = None if state.anchor is None else np.array(state.anchor)
     drawn = drawn_slices(run)
     run.journal.write(
@@ -296,10 +299,11 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
         **summary(reading, anchor),
         worth={name: asdict(value) for name, value in worth.items()},
         alignment={name: asdict(value) for name, value in alignment.items()},
+        fading={name: asdict(value) for name, value in fading.items()},
         **composition_line(drawn),
         seconds=time.monotonic() - started_s,
     )
-    evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment)
+    evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment, fading=fading)
     state = replace(warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
@@ -338,6 +342,7 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
             reading=reading,
             losses=evidence.losses,
             alignment=evidence.alignment,
+            fading=evidence.fading,
             worth=evidence.worth,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),

@@ -16,7 +16,7 @@ from trainer.evaluate.worth import WorthPort
 from trainer.mixture.ledger import Fact, Ledger
 from trainer.mixture.plan import Plan, State
 from trainer.monitor.journal import JournalWriter
-from trainer.records import Alignment, FloatArray, IntArray, Reading, SourceLoss, StepFigures, Worth
+from trainer.records import Alignment, Fading, FloatArray, IntArray, Reading, SourceLoss, StepFigures, Worth
 from trainer.saving import Saver
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ class Run:
     slice_tokens: Mapping[str, Mapping[str, int]]  # tokens by slice of each source; empty where nobody knows them
     worth: MeasurePlan[Worth] | None  # None: nobody asks for it
     alignment: MeasurePlan[Alignment] | None  # likewise
+    fading: MeasurePlan[Fading] | None  # likewise
     replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
     stop_asked: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes

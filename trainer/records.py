@@ -102,6 +102,17 @@ class Worth:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fading:
+    """Which part of what a few steps taught goes at each step after them, at the present learning rate: 0 where nothing
+    is forgotten, below 0 where it still grows.
+    """
+
+    value: float
+    standard_error: float
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceLoss:
     """Training loss on one source since the reading before: a sum in nats, over so many predicted tokens."""
 
@@ -154,6 +165,7 @@ class Observation:
     shares: Mapping[str, int]  # millionths, now in force; sums to SHARE_ONE
     kinds: Mapping[str, Kind]
     epochs: Mapping[str, float]  # drawn so far, in epochs of the source
+    fading: Mapping[str, Fading] = field(default_factory=dict)  # of what a source taught; empty where not probed
 
 
 Action = Literal["keep", "move", "warn", "cut", "rollback", "stop"]

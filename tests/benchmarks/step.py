@@ -167,6 +167,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         slice_tokens={},
         worth=None,
         alignment=None,
+        fading=None,
         replay=None,
         stop_asked=lambda: False,
         ledger_offset=lambda: 0,

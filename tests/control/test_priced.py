@@ -146,7 +146,7 @@ def test_evidence_that_is_no_number_is_passed_over(observe):
 
 def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):
     told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
-    assert {"sources", "price", "budget", "bounds", "threshold", "trust_region"} == set(told)
+    assert {"sources", "price", "budget", "forgetting", "bounds", "threshold", "trust_region"} == set(told)
     bad = told["sources"]["bad"]
     assert bad["value"] < -bad["standard_error"] < 0
     assert {"value", "standard_error"} == set(bad["estimators"]["worth"])

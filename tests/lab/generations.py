@@ -11,13 +11,18 @@ ones take their place.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from tests.lab.probes import probe_counts, probe_times
+from trainer.evaluate.fading import LASTING_STEPS, SETTLING_STEPS, faded
+from trainer.evaluate.worth import REHEARSAL_STEPS
 from trainer.records import (
     SHARE_ONE,
     Alignment,
+    Fading,
     FloatArray,
     Kind,
     Observation,
@@ -142,6 +147,7 @@ class GenerationsWorld:
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": synthetic / total},
+            fading=self._fading(),
         )
 
     def _of(self, source: str, num_samples: int) -> Any:
@@ -184,6 +190,33 @@ class GenerationsWorld:
             )
             for name in KINDS
         }
+
+    def _fading(self) -> dict[str, Fading]:
+        """A probe as a run makes it: two copies go on on the same samples, and are read on the same held-out ones. A
+        generation is a step at rate 1; steps on few samples go the smaller part of the way to a fit to them."""
+        times = probe_times(num_steps=self.num_generations, every_steps=1)
+        if not times.due(self.position, self.position):
+            return {}
+        counts = probe_counts(times, num_steps=self.num_generations, batch=self.num_samples)
+        size, rng = counts.samples_per_step, np.random.default_rng([self.seed, self.position])
+        part = np.sqrt(size / self.num_samples)
+        common = [
+            self.family.drawn(self.family.truth, size, rng)
+            if number % 2
+            else self.family.generated(self._parameters, size, rng)
+            for number in range(SETTLING_STEPS + LASTING_STEPS)
+        ]
+        read, nats = self.family.drawn(self.family.truth, counts.held_out_samples, rng), []
+        for draw in (partial(self.family.drawn, self.family.truth), partial(self.family.generated, self._parameters)):
+            taught = [draw(size, rng) for _ in range(REHEARSAL_STEPS)]
+            parameters = self._parameters
+            for number, samples in enumerate([*taught, *common]):
+                parameters = self.family.towards(parameters, self.family.fitted(samples), part)
+                if number + 1 in (REHEARSAL_STEPS + SETTLING_STEPS, REHEARSAL_STEPS + SETTLING_STEPS + LASTING_STEPS):
+                    nats.append(self.family.nats(parameters, read))
+        one_each = np.ones(len(read), dtype=np.int64)
+        found = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)
+        return {} if found is None else {"synthetic": found}
 
     def _alignment(self) -> dict[str, Alignment]:
         """Inner products of mean gradients on few samples, with the errors that so few make."""

@@ -22,8 +22,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from tests.lab.probes import probe_counts, probe_times
 from tests.lab.readings import reading
-from trainer.records import SHARE_ONE, Alignment, FloatArray, Observation, Outlook, Worth
+from trainer.evaluate.fading import LASTING_STEPS, SETTLING_STEPS, faded
+from trainer.evaluate.worth import REHEARSAL_STEPS
+from trainer.records import SHARE_ONE, Alignment, Fading, FloatArray, Observation, Outlook, Worth
 
 KINDS = {"real": "real", "synthetic": "synthetic"}
 REHEARSED_STEPS, REHEARSED_SAMPLES = 8, 4
@@ -118,8 +121,8 @@ class QuadraticWorld:
         self._held_out_mean = self._normal(self.problem.real_variance / self.held_out)
         self._wanted = 0.0
 
-    def _normal(self, variance: float) -> FloatArray:
-        return np.sqrt(variance) * self._rng.standard_normal(self.problem.dimensions)
+    def _normal(self, variance: float, rng: np.random.Generator | None = None) -> FloatArray:
+        return np.sqrt(variance) * (rng or self._rng).standard_normal(self.problem.dimensions)
 
     @property
     def is_done(self) -> bool:
@@ -144,14 +147,21 @@ class QuadraticWorld:
         self.position += steps
         self._theta = self._after(self._theta, rates, synthetic, problem.batch)
 
-    def _after(self, theta: FloatArray, rates: FloatArray, synthetic: float, batch: int) -> FloatArray:
-        """theta after steps of these rates: the sum of Gaussian steps, drawn at once."""
+    def _after(
+        self,
+        theta: FloatArray,
+        rates: FloatArray,
+        synthetic: float,
+        batch: int,
+        rng: np.random.Generator | None = None,
+    ) -> FloatArray:
+        """theta after steps of these rates: the sum of Gaussian steps, drawn at once, from ``rng`` if not the run's."""
         problem = self.problem
         after = np.concatenate([np.cumprod((1 - rates)[::-1])[::-1][1:], [1.0]])
         variance = synthetic * problem.synthetic_variance + (1 - synthetic) * problem.real_variance
         weights = rates * after
         moved = float(np.prod(1 - rates)) * theta + weights.sum() * synthetic * self._far
-        return moved + self._normal(float((weights**2).sum()) * variance / batch)
+        return moved + self._normal(float((weights**2).sum()) * variance / batch, rng)
 
     def _loss(self, theta: FloatArray, mean: FloatArray) -> float:
         return 0.5 * float(((theta - mean) ** 2).sum())
@@ -178,6 +188,7 @@ class QuadraticWorld:
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": 0.5},
+            fading=self._fading(),
         )
 
     def _sources(self) -> Mapping[str, tuple[FloatArray, float]]:
@@ -227,6 +238,31 @@ class QuadraticWorld:
             )
             for name in ("real", "synthetic")
         }
+
+    def _fading(self) -> Mapping[str, Fading]:
+        """A probe as a run makes it: two copies go on on the same samples, and are read on the same held-out ones.
+
+        Its draws are its own, so that what is drawn otherwise is the same with and without it.
+        """
+        problem, position = self.problem, self.position
+        times = probe_times(num_steps=problem.num_steps, every_steps=self.every_steps)
+        if not times.due(position, position):
+            return {}
+        counts = probe_counts(times, num_steps=problem.num_steps, batch=problem.batch)
+        size, rng = counts.samples_per_step, np.random.default_rng([self.seed, position])
+        rate_scale = np.sqrt(size / problem.batch)
+        rate = problem.rates[position] * rate_scale
+        rows = rng.standard_normal((counts.held_out_samples, problem.dimensions)) * np.sqrt(problem.real_variance)
+        nats = []
+        for synthetic in (0.0, 1.0):
+            theta = self._after(self._theta, np.full(REHEARSAL_STEPS, rate), synthetic, size, rng)
+            common = np.random.default_rng([self.seed, position, 1])
+            for steps in (SETTLING_STEPS, LASTING_STEPS):
+                theta = self._after(theta, np.full(steps, rate), 0.5, size, common)
+                nats.append(0.5 * ((theta - rows) ** 2).sum(axis=1))
+        one_each = np.ones(len(rows), dtype=np.int64)
+        found = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=rate_scale)
+        return {} if found is None else {"synthetic": found}
 
 
 def _shares(real: float) -> dict[str, int]:

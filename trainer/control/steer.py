@@ -46,6 +46,12 @@ def alignment_from(config: ControlConfig) -> float | None:
     return POLICIES[config.policy.kind].alignment_from(config.policy)
 
 
+def fading_from(config: ControlConfig, max_epochs: float) -> float | None:
+    """Progress from which it has to be measured how fast the model forgets, with so many epochs of real data allowed;
+    None for never."""
+    return POLICIES[config.policy.kind].fading_from(config.policy, max_epochs)
+
+
 def reads_losses(config: ControlConfig) -> bool:
     """Whether the policy cannot work without the training loss by source."""
     return POLICIES[config.policy.kind].reads_losses

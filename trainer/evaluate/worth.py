@@ -183,12 +183,12 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
     practice = {"": fresh}
     for name, segments in sources.items():
         if any(segment.num_samples for segment in segments):
-            practice[name] = _practice(name, segments, counts, step=step, seed=seed)
+            practice[name] = rows_of(name, segments, counts, step=step, seed=seed)
     nats = {"before": reduced_nats({"": read}, port, batch_rows=batch_rows)[""]}
     with port.rehearsal(rate_scale=rate_scale) as back:
         for name, rows in practice.items():
             back()
-            _rehearse(rows, counts, port, seed=int(derived_rng(seed, "worth", "dropout", step).integers(2**62)))
+            rehearse(rows, counts, port, seed=int(derived_rng(seed, "worth", "dropout", step).integers(2**62)))
             nats[name] = reduced_nats({"": read}, port, batch_rows=batch_rows)[""]
     before = nats.pop("before")
     gains = {name: before - after for name, after in nats.items()}
@@ -242,17 +242,17 @@ def held_out_samples(
     return pack(documents[:border], wanted[0]), pack(documents[border:], wanted[1])
 
 
-def _practice(name: str, segments: Sequence[Segment], counts: WorthCounts, *, step: int, seed: int) -> Samples:
+def rows_of(name: str, segments: Sequence[Segment], counts: WorthCounts, *, step: int, seed: int) -> Samples:
     """As many samples of a source as a rehearsal takes, those trained on included; a small source repeats itself."""
     wanted = REHEARSAL_STEPS * counts.samples_per_step
     found = drawn(segments, wanted, derived_rng(seed, "worth", name, step))
     return found.take(np.resize(np.arange(len(found.num_valid)), wanted))
 
 
-def _rehearse(rows: Samples, counts: WorthCounts, port: WorthPort, *, seed: int) -> None:
-    """The steps of one rehearsal."""
+def rehearse(rows: Samples, counts: WorthCounts, port: WorthPort, *, seed: int) -> None:
+    """Steps on these rows, in order."""
     size = counts.samples_per_step
-    for number in range(REHEARSAL_STEPS):
+    for number in range(len(rows.num_valid) // size):
         ids_BT, num_valid_B, target_tokens = dealt(rows.take(np.arange(number * size, (number + 1) * size)), port)
         beat()
         port.rehearse(

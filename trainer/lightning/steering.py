@@ -243,6 +243,7 @@ class Steering(pl.Callback):
             slice_tokens={},
             worth=self._worth_plan(trainer.max_steps),
             alignment=None,  # gradients are the Trainer's
+            fading=None,  # says nothing without the learning rates ahead
             replay=None,
             stop_asked=lambda: self._stop_asked,
             ledger_offset=ledger.sync,

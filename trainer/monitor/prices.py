@@ -18,7 +18,7 @@ def priced_in_words(evidence: Mapping[str, Any]) -> str:
     """The evidence in lines; values are against the other sources, in held-out nats per token and unit of rate."""
     lines = ["Policy: what a token of each source is worth more than the others', beside what real data can pay for."]
     lines += _sources(evidence.get("sources", {}))
-    lines += [f"  {line}" for line in (*_moved(evidence), *_budget(evidence))]
+    lines += [f"  {line}" for line in (*_moved(evidence), *_budget(evidence), *_forgetting(evidence))]
     bounds = evidence.get("bounds") or []
     lines.append(f"  Held by: {', '.join(bounds)}." if bounds else "  No bound was active.")
     return "\n".join(lines)
@@ -74,3 +74,15 @@ def _budget(evidence: Mapping[str, Any]) -> Iterator[str]:
     yield f"Price of a real token now: {figure(price)}" + (
         ", which a synthetic one has to come up to." if price > 0 else f"; {free}."
     )
+
+
+def _forgetting(evidence: Mapping[str, Any]) -> Iterator[str]:
+    """How fast the model forgets, and how surely that is known; nothing where nobody asked."""
+    known = evidence.get("forgetting") or {}
+    if known.get("is_told"):
+        yield f"How fast the model forgets is told: curvature {figure(known['curvature'])} per unit of learning rate."
+    elif known.get("measured"):
+        measured = plus_minus(known["measured"]["value"], known["measured"]["standard_error"])
+        sure = "" if known["curvature"] is not None else ", not surely above 0: the plan stays level"
+        probes = "1 probe" if known["num_probes"] == 1 else f"{figure(known['num_probes'])} probes"
+        yield f"How fast the model forgets: curvature {measured} per unit of learning rate, by {probes}{sure}."

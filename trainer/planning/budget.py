@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.control.allowance import concentrated
 from trainer.control.budget import effective_tokens, repeat_value, unique_value
 from trainer.control.pacing import ahead, kernel, spend
-from trainer.control.policies.priced import PricedConfig, concentrated
+from trainer.control.policies.priced import PricedConfig
 
 CURVE_PARTS = 10  # of the run, for which a share is shown
 
@@ -86,7 +87,7 @@ def _most_share(
         rest,
         kernel(rest, config.curvature or 0.0),
         part * num_steps,
-        concentration=concentrated(config, part / unique_part),
+        concentration=0.0 if config.curvature is None else concentrated(part / unique_part, config.concentration),
         floor=min(config.real_floor, part),
         ceiling=ceiling,
     )

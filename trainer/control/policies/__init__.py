@@ -54,7 +54,7 @@ PolicyConfig = Annotated[
 ]
 
 
-def _never(_config: object) -> None:
+def _never(*_asked: object) -> None:
     """A policy that does not ask for this."""
 
 
@@ -63,6 +63,7 @@ class Policy(NamedTuple):
 
     ``worth_from`` and ``alignment_from`` take the configuration and return the progress of the run from which the worth
     of the sources, or the alignment of their gradients, has to be measured (both cost compute); None for never.
+    ``fading_from`` does so for how fast the model forgets, and is told how many epochs of real data are allowed.
     ``reads_losses``: whether it cannot work without the training loss by source.
     """
 
@@ -70,6 +71,7 @@ class Policy(NamedTuple):
     propose: Callable[..., tuple[dict[str, Any], Proposal]]  # (config, state, seen) -> state, proposal
     worth_from: Callable[..., float | None] = _never
     alignment_from: Callable[..., float | None] = _never
+    fading_from: Callable[..., float | None] = _never
     reads_losses: bool = False
 
 
@@ -84,7 +86,13 @@ POLICIES = {
     "ado": Policy(ado.begin, ado.propose, reads_losses=True),
     "aioli": Policy(aioli.begin, aioli.propose, worth_from=aioli.worth_from),
     "pike": Policy(pike.begin, pike.propose, alignment_from=pike.alignment_from),
-    "priced": Policy(priced.begin, priced.propose, worth_from=priced.worth_from, alignment_from=priced.alignment_from),
+    "priced": Policy(
+        priced.begin,
+        priced.propose,
+        worth_from=priced.worth_from,
+        alignment_from=priced.alignment_from,
+        fading_from=priced.fading_from,
+    ),
     "feedback": Policy(feedback.begin, feedback.propose, worth_from=feedback.worth_from),
 }
 

@@ -5,8 +5,8 @@ each source against the others (``trainer.control.value``), fused by inverse var
 alignments of gradients less what their noise costs, and from rehearsals; ``base`` shares go up and down with it by
 exponentiated gradient, only beyond the error, inside a trust region. *What can be paid?* is arithmetic: the real
 tokens left, the discount on repeats (``trainer.control.budget``) and the learning rates ahead give a curve that just
-spends the budget (``trainer.control.pacing``); real data get the lesser of the two. Where the second binds a real token
-has a price: the advantage that spending it later would bring.
+spends the budget (``trainer.control.allowance``); real data get the lesser of the two. Where the second binds a real
+token has a price: the advantage that spending it later would bring.
 
 Nearest in print: EG with a KL trust region (Olmix, 2602.12237), PiKE's variance term (2502.06244), the constrained form
 of CMR (2407.17467); placing scarce data by the schedule is 2605.25698. The loop real/synthetic share from held-out real
@@ -14,27 +14,25 @@ loss in one run, with a price, is ours.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, floor, fsum, isfinite, log
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from trainer.control import forgetting
+from trainer.control.allowance import Budget, Terms, budgeted, concentrated
 from trainer.control.bounds import Bounds, Share, check_bounds
-from trainer.control.budget import repeat_value, unique_value
 from trainer.control.dither import dithered
 from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
-from trainer.control.pacing import Ahead, ahead, kernel, noise_rate, spend
+from trainer.control.pacing import Ahead, ahead, noise_rate
 from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
 from trainer.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.shares import FUZZ, rounded
 
 DITHER_READINGS = 40  # of which the spans are remembered
-# At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
-# 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
-MOST_CONCENTRATED_EPOCHS = 4.0
 LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
 
 
@@ -70,7 +68,9 @@ class PricedConfig(Bounds):
         description="how far real data that is not repeated follows the schedule's kernel: 0 level, 1 in proportion",
     )
     curvature: float | None = Field(
-        default=None, gt=0, description="h of the kernel, per unit of learning rate; null: not known, the plan is level"
+        default=None,
+        gt=0,
+        description="h of the kernel, per unit of learning rate; null: as the run measures it, level until it is sure",
     )
     floor: Share = Field(default=0.01, description="least share of a source that starts above 0")
     real_floor: Share = Field(default=0.1, description="least share of all real sources together")
@@ -105,6 +105,7 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
         "proposed": None,
         "known": {},
         "pace": {"reach": {}, "sides": {}, "scale": 0.0},
+        "probes": [],
         "index": 0,
         "progress": 0.0,
         "span": 0.0,
@@ -122,12 +123,21 @@ def alignment_from(config: PricedConfig) -> float | None:
     return config.warm_up if "alignment" in config.estimators else None
 
 
+def fading_from(config: PricedConfig, max_epochs: float) -> float | None:
+    """Progress from which the fading of what is learnt counts, with real data capped at so many epochs; None where the
+    curvature is told, or the plan level whatever it is."""
+    follows = concentrated(min(config.real_epochs, max_epochs), config.concentration) > 0
+    return config.warm_up if follows and config.curvature is None else None
+
+
 def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares for the next span: base shares by value, real ones within the budget, dithered, inside their bounds."""
     state = _followed(state, seen)
+    state = {**state, "probes": forgetting.noted(state["probes"], seen)}
     rest = ahead(seen.outlook.rates, num_steps=seen.outlook.num_steps, progress=seen.progress)
     found: Gaps = {}
-    prices = _noise_price(config, seen, rest), _noise_price(config, seen, _span(seen, state["span"]))
+    curvature = forgetting.curvature(config.curvature, state["probes"])
+    prices = _noise_price(curvature, seen, rest), _noise_price(curvature, seen, _span(seen, state["span"]))
     if seen.progress >= config.warm_up:
         found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
         state = _learnt(config, state, found, fresh_unit(seen, config.estimators))
@@ -176,11 +186,11 @@ def _span(seen: Observation, span: float) -> Ahead:
     return Ahead(steps=np.array([max(span * seen.outlook.num_steps, 1.0)])[: len(rate)], rates=rate)
 
 
-def _noise_price(config: PricedConfig, seen: Observation, rest: Ahead) -> float:
+def _noise_price(curvature: float | None, seen: Observation, rest: Ahead) -> float:
     """What a gradient variance of 1 per sample costs in final loss: h eta / 2B at the rate that ``noise_rate`` says."""
-    if config.curvature is None or not rest.rates.any():
+    if curvature is None or not rest.rates.any():
         return 0.0
-    return config.curvature * noise_rate(rest, config.curvature) / (2 * seen.outlook.global_batch)
+    return curvature * noise_rate(rest, curvature) / (2 * seen.outlook.global_batch)
 
 
 def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: float | None) -> dict[str, Any]:
@@ -269,66 +279,30 @@ def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, fl
     return {name: config.ceilings.get(name, 1.0) for name in names}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What the real data can pay for, in samples. ``share`` is the real share planned for the coming span, None where
-    nothing limits it; ``marginal`` the kernel at which a token is just spent over that of now."""
-
-    samples: float  # that may be drawn in all
-    used: float
-    unique: int
-    left_of_run: float  # samples of any kind
-    share: float | None = None
-    marginal: float = 0.0
-    concentration: float = 0.0
-
-    @property
-    def epochs(self) -> float:
-        """Of the real data at the end of the run, as planned."""
-        return min(self.samples, self.used + self.left_of_run) / self.unique if self.unique else 0.0
-
-    @property
-    def planned(self) -> float:
-        """Real samples that the rest of the run is to draw at most."""
-        return max(0.0, min(self.samples - self.used, self.left_of_run))
-
-
 def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
     """The budget as it stands, and the curve that just spends it."""
-    real = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "real"]
-    written = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
-    unique = sum(seen.outlook.num_samples.get(name, 0) for name in real)
-    used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
-    left = rest.total_steps * seen.outlook.global_batch
-    most = {name: min(config.real_epochs, seen.outlook.max_epochs.get(name, float("inf"))) for name in real}
-    samples = fsum(epochs * seen.outlook.num_samples.get(name, 0) for name, epochs in most.items())
-    budget = Budget(samples=samples if unique else float("inf"), used=used, unique=unique, left_of_run=left)
-    least = fsum(state["floors"][name] for name in real)
-    ceiling = 1 - fsum(state["floors"][name] for name in written)
-    if not real or not written or left <= 0 or budget.samples - used >= left * ceiling:
-        return budget
-    weights = kernel(rest, config.curvature or 0.0)
-    concentration = concentrated(config, budget.epochs)
-    steps_left = budget.planned / seen.outlook.global_batch
-    curve = spend(rest, weights, steps_left, concentration=concentration, floor=least, ceiling=ceiling)
-    coming = min(max(state["span"] * seen.outlook.num_steps, 1.0), rest.total_steps)
-    ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
-    spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
-    share = float(np.interp(coming, ends, spent)) / coming
-    now = float(weights[0] / weights.max())  # 0 where what is learnt now is forgotten long before the end
-    marginal = curve.marginal / now if now > 0 else float("inf")
-    return replace(budget, share=share, marginal=marginal, concentration=concentration)
+    terms = Terms(
+        real_epochs=config.real_epochs,
+        concentration=config.concentration,
+        curvature=forgetting.curvature(config.curvature, state["probes"]),
+        waits_until=forgetting.waits_until(fading_from(config, 0.0), state["probes"], seen),
+    )
+    return budgeted(
+        seen,
+        rest,
+        terms,
+        wanted=_real_share(state, seen.kinds),
+        span=state["span"],
+        floors={name: _least_planned(config, name, seen.kinds[name], least) for name, least in state["floors"].items()},
+    )
 
 
-def concentrated(config: PricedConfig, epochs: float) -> float:
-    """How far the plan follows the kernel where real data come to so many epochs by the end of the run.
+def _least_planned(config: PricedConfig, name: str, kind: Kind, least: float) -> float:
+    """The share below which a plan does not hold a source back: of real ones what their floors say, if they have any.
 
-    Wholly up to one epoch, not at all from four on, and not where the curvature is unknown: what is repeated must not
-    be bunched, and where it would do most is then not known.
+    The common real floor is for what value asks: it would spend all of a budget that just pays for it.
     """
-    if config.curvature is None:
-        return 0.0
-    return config.concentration * max(0.0, 1 - max(0.0, epochs - 1) / (MOST_CONCENTRATED_EPOCHS - 1))
+    return least if kind == "synthetic" else config.floors.get(name, min(least, LEAST_SHARE))
 
 
 def _affordable(
@@ -353,9 +327,13 @@ def _affordable(
 
 
 def _is_binding(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> bool:
-    """Whether the budget gives real data less than their value asks for."""
-    real = fsum(share for name, share in state["base"].items() if kinds[name] == "real")
-    return budget.share is not None and real > budget.share
+    """Whether real data get what the plan says, and not what their value asks for now."""
+    return budget.share is not None and (budget.is_timed or _real_share(state, kinds) > budget.share)
+
+
+def _real_share(state: dict[str, Any], kinds: Mapping[str, Kind]) -> float:
+    """What value asks for."""
+    return fsum(share for name, share in state["base"].items() if kinds[name] == "real")
 
 
 def _price(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> float:
@@ -410,26 +388,11 @@ def _evidence(
     return {
         "sources": sources,
         "price": _price(state, budget, kinds),
-        "budget": _budget_evidence(state, budget),
+        "budget": budget.as_evidence(),
+        "forgetting": forgetting.as_evidence(config.curvature, state["probes"]),
         "bounds": bounds,
         "threshold": config.z,
         "trust_region": {"radius": moved.radius, "divergence": moved.divergence} if moved is not None else None,
-    }
-
-
-def _budget_evidence(state: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """Samples and epochs of real data: used, planned, and what repeats and new samples are worth."""
-    bounded = isfinite(budget.samples)
-    return {
-        "samples": budget.samples if bounded else None,
-        "used_samples": budget.used,
-        "planned_samples": budget.planned,
-        "planned_share": budget.share,
-        "used_epochs": budget.used / budget.unique if budget.unique else None,
-        "planned_epochs": budget.epochs if bounded else None,
-        "value_of_repeat": repeat_value(budget.epochs),
-        "value_of_new_sample": unique_value(budget.epochs),
-        "concentration": budget.concentration,
     }
 
 
