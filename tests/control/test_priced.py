@@ -56,7 +56,7 @@ def real_share(observe):
     kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
 
     def found(mixing, unique):
-        config, worths = control(mixing=mixing, dither=0.01), [{"real": 0.9, "written": 0.7}] * 40
+        config, worths = control(mixing=mixing, dither=0.01, real_epochs=1e9), [{"real": 0.9, "written": 0.7}] * 40
         return followed(observe, config, worths, start, kinds, unique)[-1].shares["real"] / SHARE_ONE
 
     return found
@@ -71,7 +71,7 @@ def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeat
 
 @pytest.mark.parametrize("amplitude", [0.1, 0.5])
 def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, amplitude):
-    config = control(dither=amplitude, floors={"bad": 0.05}, ceilings={"real": 0.45}, real_floor=0.3)
+    config = control(dither=amplitude, floors={"bad": 0.05}, ceilings={"real": 0.45}, real_floor=0.3, real_epochs=1e9)
     for worth in (WORTH, {"real": -2.0, "written": 0.7, "bad": 0.9}):
         for decision in followed(observe, config, [worth] * 20):
             assert decision.shares["bad"] >= 50_000
@@ -165,7 +165,7 @@ def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(
 
 
 def test_what_others_decided_is_where_the_policy_goes_on(observe):
-    config = control(dither=0.05)
+    config = control(dither=0.05, real_epochs=1e9)
     state = initial_state(config, SHARES, KINDS)
     state, _ = steer(config, state, observe(10, SHARES, worth=WORTH, kinds=KINDS))
     cut = {"real": 600_000, "written": 400_000, "bad": 0}
@@ -197,3 +197,30 @@ def test_bounds_on_unknown_sources_are_refused():
     config = PricedConfig(kind="priced", floors={"reel": 0.1})
     with pytest.raises(UserError, match="unknown source"):
         POLICIES["priced"].begin(config, SHARES, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("written", "error", "least", "most"),
+    [
+        (0.7, 0.08, 6.5, 8.5),  # as it was held to be
+        (-1.0, 0.08, 20, 48),
+        (-1.0, 5.0, 7, 7.5),  # nobody knows
+        (0.98, 0.01, 1.5, 5),  # it will be repeated itself
+    ],
+)
+def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe, written, error, least, most):
+    """Readings say that one epoch is used of the 1,000 real samples: a real token is worth a fresh one."""
+    kinds, start = {"real": "real", "written": "synthetic"}, {"real": 0.5, "written": 0.5}
+    start = {name: int(share * SHARE_ONE) for name, share in start.items()}
+    worth = {
+        "real": Worth(value=1.0, standard_error=error, num_samples=64, fresh_gain=0.002),
+        "written": Worth(value=written, standard_error=error, num_samples=64, fresh_gain=0.002),
+    }
+    last = followed(observe, control(estimators=["worth"], dither=0.01), [worth] * 20, start, kinds, 1000)[-1]
+    budget = last.evidence["policy"]["budget"]
+    assert least < budget["samples"] / 1000 < most
+
+
+def test_a_budget_that_is_told_is_kept_whatever_a_synthetic_token_is_worth(observe):
+    told = followed(observe, control(real_epochs=3.0), [WORTH] * 20)[-1].evidence["policy"]["budget"]
+    assert told["samples"] == 3000

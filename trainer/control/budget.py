@@ -6,7 +6,7 @@ a repeat is worth e^(-R/R*) of a fresh token: 0.82 at four epochs, 0.38 at sixte
 source goes on falling; what it is now is measured. Small models that memorise within a few epochs do worse than this.
 """
 
-from math import exp, expm1
+from math import exp, expm1, log
 
 REPEATS_DECAY = 15.387756  # R*: repeats after which one more is worth 1/e
 
@@ -21,6 +21,12 @@ def effective_tokens(unique: float, drawn: float) -> float:
 def repeat_value(epochs: float) -> float:
     """What one more token is worth after ``epochs`` of a source, in fresh tokens: dD'/d drawn."""
     return exp(-max(0.0, epochs - 1) / REPEATS_DECAY)
+
+
+def epochs_until(value: float) -> float:
+    """The epochs after which one more token of a source is worth ``value`` fresh ones (``repeat_value`` the other way
+    round)."""
+    return 1 - REPEATS_DECAY * log(value)
 
 
 def unique_value(epochs: float) -> float:

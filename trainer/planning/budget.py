@@ -13,7 +13,7 @@ import numpy as np
 from trainer.control.allowance import concentrated
 from trainer.control.budget import effective_tokens, repeat_value, unique_value
 from trainer.control.pacing import ahead, kernel, spend
-from trainer.control.policies.priced import PricedConfig
+from trainer.control.policies.priced import PricedConfig, most_real_epochs
 
 CURVE_PARTS = 10  # of the run, for which a share is shown
 
@@ -55,9 +55,8 @@ def real_budget(
     priced = policy if isinstance(policy, PricedConfig) else None
     most = None
     if priced is not None:
-        most = priced.real_epochs - sum(
-            tokens / unique_tokens * max(0.0, priced.real_epochs - cap) for tokens, cap in capped
-        )
+        told = most_real_epochs(priced)
+        most = told - sum(tokens / unique_tokens * max(0.0, told - cap) for tokens, cap in capped)
     return RealBudget(
         unique_tokens=unique_tokens,
         drawn_tokens=drawn_tokens,

@@ -15,17 +15,18 @@ loss in one run, with a price, is ours.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import ceil, floor, fsum, isfinite, log
+from math import ceil, floor, fsum, hypot, isfinite, log
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from trainer.control import forgetting
-from trainer.control.allowance import Budget, Terms, budgeted, concentrated
+from trainer.control.allowance import Budget, Terms, budgeted, concentrated, worthwhile_epochs
 from trainer.control.bounds import Bounds, Share, check_bounds
+from trainer.control.budget import mean_repeat_value, repeat_value
 from trainer.control.dither import dithered
-from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
+from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source, samples_left
 from trainer.control.pacing import Ahead, ahead, noise_rate
 from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
@@ -56,11 +57,11 @@ class PricedConfig(Bounds):
         description="what keeping to the starting mixture is worth, in fresh real tokens per e-fold of a share, where"
         " rehearsals give that unit: no useful source is driven out by a better one",
     )
-    real_epochs: float = Field(
-        default=12.0,
+    real_epochs: float | None = Field(
+        default=None,
         gt=0,
-        description="budget: most epochs of real data, less where mixture.max_epochs caps a source; at 12 a repeat is "
-        "worth half a new token",
+        description="budget: most epochs of real data, less where mixture.max_epochs caps a source; null: until a "
+        "repeat is worth no more than a synthetic token, 7.2 unless that is measured to be worth much more or less",
     )
     concentration: float = Field(
         default=12.0,
@@ -126,7 +127,7 @@ def alignment_from(config: PricedConfig) -> float | None:
 def fading_from(config: PricedConfig, max_epochs: float) -> float | None:
     """Progress from which the fading of what is learnt counts, with real data capped at so many epochs; None where the
     curvature is told, or the plan level whatever it is."""
-    follows = concentrated(min(config.real_epochs, max_epochs), config.concentration) > 0
+    follows = concentrated(min(most_real_epochs(config), max_epochs), config.concentration) > 0
     return config.warm_up if follows and config.curvature is None else None
 
 
@@ -282,7 +283,7 @@ def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, fl
 def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
     """The budget as it stands, and the curve that just spends it."""
     terms = Terms(
-        real_epochs=config.real_epochs,
+        real_epochs=_real_epochs(config, state, seen),
         concentration=config.concentration,
         curvature=forgetting.curvature(config.curvature, state["probes"]),
         waits_until=forgetting.waits_until(fading_from(config, 0.0), state["probes"], seen),
@@ -294,6 +295,43 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
         wanted=_real_share(state, seen.kinds),
         span=state["span"],
         floors={name: _least_planned(config, name, seen.kinds[name], least) for name, least in state["floors"].items()},
+    )
+
+
+def most_real_epochs(config: PricedConfig) -> float:
+    """The budget before anything is measured."""
+    return worthwhile_epochs(None, 1.0, z=config.z) if config.real_epochs is None else config.real_epochs
+
+
+def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation) -> float:
+    """The budget on what is known now: told, or what a synthetic token is worth against a real one."""
+    if config.real_epochs is not None or state["unit"] is None:
+        return most_real_epochs(config)
+    base = state["base"]
+    real = [name for name in base if base[name] > 0 and seen.kinds[name] == "real"]
+    unique = fsum(seen.outlook.num_samples.get(name, 0) for name in real)
+    used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
+    coming = fsum(seen.shares[name] for name in real) / SHARE_ONE * samples_left(seen)
+    epochs = used / max(unique, 1)
+    real_worth = repeat_value(epochs) * mean_repeat_value(epochs, coming / max(unique, 1))  # as values are: of the rest
+    return worthwhile_epochs(_behind(state, seen.kinds), real_worth, z=config.z)
+
+
+def _behind(state: dict[str, Any], kinds: Mapping[str, Kind]) -> Estimate | None:
+    """The worth of a synthetic token at the base shares less that of a real one, in fresh real tokens; None where it is
+    not known.
+
+    A gap to the others' mean times 1 - share is one to the mean of all, of which kinds can be put together.
+    """
+    known, base, unit = _fused(state), state["base"], state["unit"]
+    of_kind = {kind: fsum(base[name] for name in known if kinds[name] == kind) for kind in ("real", "synthetic")}
+    if not of_kind["real"] or not of_kind["synthetic"]:
+        return None
+    parts = {name: base[name] * (1 - base[name]) / of_kind[kinds[name]] / unit for name in known}
+    signs = {name: 1 if kinds[name] == "synthetic" else -1 for name in known}
+    return Estimate(
+        value=fsum(signs[name] * parts[name] * gap.value for name, gap in known.items()),
+        standard_error=hypot(*(parts[name] * gap.standard_error for name, gap in known.items())),
     )
 
 
