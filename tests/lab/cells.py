@@ -67,6 +67,7 @@ def result(folder: Path) -> dict[str, Any] | None:
         "final_shares": {name: share / 1e6 for name, share in steps[-1]["shares"].items()},
         "lowest_shares": lowest,
         "epochs": steps[-1]["epochs"],
+        "reading_steps": [line["step"] for line in readings],
         "moves": [{"step": line["step"], "action": line["action"], "shares": line["shares"]} for line in moves],
         "steps": len(steps),
     }

