@@ -68,7 +68,9 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
     ):  # fmt: skip
         assert words in page.text
     names = {key.removeprefix("run0-") for key in charts_of(page)}
-    assert names == {"held-out", "shares", "epochs", "worth", "slices", "source-loss", "train"}
+    assert names == {
+        "held-out", "shares", "epochs", "worth", "value", "significance", "harm", "slices", "source-loss", "train",
+    }  # fmt: skip
     assert {value for name, value in page.attributes if name == "id"} >= set(charts_of(page))
 
 

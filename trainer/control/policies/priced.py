@@ -408,6 +408,9 @@ def _evidence(
         for name, one in _fused(state).items()
     }
     return {
+        "unit": state[
+            "unit"
+        ],  # what a fresh real token is worth, in the unit of the values; None where nothing says so
         "sources": sources,
         "price": _price(state, budget, kinds),
         "budget": _budget_evidence(state, budget),
