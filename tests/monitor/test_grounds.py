@@ -26,12 +26,9 @@ def said(value: float, error: float, share: float, pull: float, **alone: tuple[f
 
 def budget(used: float, share: float | None) -> dict[str, Any]:
     return {
-        "samples": 800,
-        "used_samples": 200 * used,
-        "used_epochs": used,
-        "planned_epochs": 4.0,
-        "planned_share": share,
-    }
+        "samples": 800, "used_samples": 200 * used, "used_epochs": used, "planned_epochs": 4.0, "planned_share": share,
+        "value_of_repeat": 0.82, "value_of_new_sample": 0.43,
+    }  # fmt: skip
 
 
 def priced(sources: Mapping[str, Any], price: float, budget: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +180,15 @@ def test_of_feedback_the_gap_is_drawn_and_how_far_it_lies_behind_the_margin(tell
 def test_other_policies_and_older_journals_have_none_of_these_charts(tmp_path: Path, evidence: dict[str, Any]) -> None:
     told = Decision(from_step=11, action="keep", shares={"a": 1_000_000}, reason="none", evidence=evidence)
     assert figures(read_history(written(tmp_path, [told], {"a": "real"}))) == {}
+
+
+def test_figures_that_are_no_numbers_leave_a_report(tmp_path: Path) -> None:
+    nan, endless = float("nan"), float("inf")
+    sources = {"real": said(nan, endless, 0.5, 0.0, dither=(nan, nan)), "made": said(nan, nan, 0.5, 0.0)}
+    told = [decision(10, priced(sources, endless, budget(nan, nan)), judged(nan, slices={"art": nan}))]
+    folder = written(tmp_path / "run", told, KINDS)
+    assert set(figures(read_history(folder))) >= GROUNDS
+    write_report([folder], tmp_path / "report.html")
 
 
 def test_every_chart_has_a_caption_of_one_sentence(drawn: dict[str, Figure]) -> None:

@@ -7,7 +7,7 @@ policy, or before there was such evidence, has none of these charts.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,7 +86,7 @@ def significance(run: History) -> Figure | None:
     for index, source in enumerate(run.sources):
         known = [(one.step, one.sources[source].significance) for one in grounds if source in one.sources]
         if known:
-            traces.append(curve(source, *zip(*known, strict=True), colour(index)) | {"mode": "lines+markers"})
+            traces.append(_through(source, known, colour(index)) | {"mode": "lines+markers"})
     if not traces:
         return None
     steps, limits = [one.step for one in grounds], [one.threshold for one in grounds]
@@ -104,7 +104,7 @@ def price(run: History) -> Figure | None:
     traces = [paid | {"fill": "tozeroy", "fillcolor": colour(0) + "22"}]
     more = [number(advantage(policy, run.kinds)) for _, policy in told]
     if any(map(math.isfinite, more)):
-        traces.append(curve("what real data are worth more", steps, more, colour(1), dash="dot"))
+        traces.append(curve("what real data are worth more", steps, more, colour(1), dash="dot", shape="hv"))
     return framed(traces, "in the unit of the values", yaxis={"zeroline": True, "range": _affordable(prices, more)})
 
 
@@ -146,7 +146,7 @@ def harm(run: History) -> Figure | None:
     for index, (name, words) in enumerate(STATISTICS.items()):
         known = [(step, number(one["evidence"])) for step, one in _statistics(told, name)]
         if known:
-            traces.append(curve(words, *zip(*known, strict=True), colour(index), width=1.3))
+            traces.append(_through(words, known, colour(index), width=1.3))
     limits = [number(guard.get("alarm_at")) for _, guard in told]
     warned = [number(guard["warn_at"]) for _, guard in told]
     traces.append(_limit(f"warns at {figure(warned[-1])}", steps, warned, "dot"))
@@ -165,7 +165,7 @@ def slice_harm(run: History) -> Figure | None:
     traces = []
     for index, name in enumerate(sorted(most, key=lambda name: -most[name])[:MAX_SLICES]):
         known = [(step, number(guard["slices"][name])) for step, guard in told if name in guard["slices"]]
-        traces.append(curve(name, *zip(*known, strict=True), colour(index), width=1.3))
+        traces.append(_through(name, known, colour(index), width=1.3))
     known = [(step, number(guard["slice_alarm_at"])) for step, guard in told if "slice_alarm_at" in guard]
     limits = [limit for _, limit in known]
     if limits:
@@ -234,17 +234,16 @@ def _asked(sources: Mapping[str, Any], real: Sequence[str]) -> float:
 
 def _reach(known: Sequence[Known]) -> float:
     """How far the axis goes on both sides: all values, and nearly all of their error bars."""
-    values = np.array([abs(one.value) for one in known])
-    ends = values + np.array([one.error for one in known])
-    ends = ends[np.isfinite(ends)]
-    most = max(float(np.nanmax(values, initial=0.0)), float(np.percentile(ends, WHISKERS)) if len(ends) else 0.0)
+    values = _finite(abs(one.value) for one in known)
+    ends = _finite(abs(one.value) + one.error for one in known)
+    most = max(float(values.max(initial=0.0)), float(np.percentile(ends, WHISKERS)) if len(ends) else 0.0)
     return 1.1 * most or 1.0
 
 
 def _affordable(prices: Sequence[float], more: Sequence[float]) -> list[float]:
     """From the least to prices that could yet be paid: early ones may be 10^13 times what real data are worth."""
-    known = np.array([one for one in more if math.isfinite(one)])
-    top, low = float(np.nanmax(prices, initial=0.0)), float(known.min(initial=0.0))
+    known = _finite(more)
+    top, low = float(_finite(prices).max(initial=0.0)), float(known.min(initial=0.0))
     if known.any():
         top = max(min(top, MOST_TIMES_WORTH * float(np.abs(known).max())), float(known.max()))
     edge = 0.08 * (top - low) or 1.0
@@ -254,9 +253,17 @@ def _affordable(prices: Sequence[float], more: Sequence[float]) -> list[float]:
 def _decades(traces: Sequence[Trace], limits: Sequence[float]) -> dict[str, Any]:
     """A logarithmic axis around everything drawn, as far as it matters."""
     drawn: FloatArray = np.array([y for trace in traces for y in trace["y"] if y is not None and y > 0])
-    top = math.log10(max(limits, default=1.0)) + DECADES_ABOVE
+    top = math.log10(_finite(limits).max(initial=1.0)) + DECADES_ABOVE
     low = max(math.floor(math.log10(drawn.min(initial=1.0))), -DECADES_BELOW)
     return {"type": "log", "range": [low, min(math.log10(drawn.max(initial=1.0)), top) + 0.3], "tickformat": "~g"}
+
+
+def _finite(values: Iterable[float]) -> FloatArray:
+    return np.array([one for one in values if math.isfinite(one)])
+
+
+def _through(name: str, points: Sequence[tuple[int, float]], paint: str, width: float = 1.8) -> Trace:
+    return curve(name, [step for step, _ in points], [one for _, one in points], paint, width=width)
 
 
 def _limit(name: str, steps: Sequence[float], values: Sequence[float], dash: str) -> Trace:

@@ -100,7 +100,7 @@ def _sources(sources: Mapping[str, Any]) -> list[str]:
     for source, one in sources.items():
         said = [_estimate(alone[source].get(name)) for name in names]
         value = plus_minus(one.get("value"), one.get("standard_error"))
-        pull = f"{number(one['pull']):+.3g}" if "pull" in one else "-"
+        pull = f"{number(one['pull']):+.2f}" if "pull" in one else "-"
         rows.append([source, value, *said, pull, _percent(one.get("share_by_value"))])
     return table(rows)
 
