@@ -265,6 +265,9 @@ def test_a_slice_that_rots_alone_is_named(observe):
     first = alarms(found)[0]
     assert found.index(first) >= 50
     assert first.evidence["risen_slices"] == ["sport"]
+    bound = first.evidence["slice_alarm_at"]  # of one alone
+    highest = [verdict.evidence["slices"]["sport"] for verdict in found[: found.index(first) + 1]]
+    assert highest[-1] >= bound > max(highest[:-1])
     assert first.reason.startswith("Held-out loss of slice sport has risen")
 
 

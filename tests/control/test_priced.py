@@ -146,7 +146,7 @@ def test_evidence_that_is_no_number_is_passed_over(observe):
 
 def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):
     told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
-    assert {"sources", "price", "budget", "forgetting", "bounds", "threshold", "trust_region"} == set(told)
+    assert {"unit", "sources", "price", "budget", "forgetting", "bounds", "threshold", "trust_region"} == set(told)
     bad = told["sources"]["bad"]
     assert bad["value"] < -bad["standard_error"] < 0
     assert {"value", "standard_error"} == set(bad["estimators"]["worth"])
@@ -160,8 +160,11 @@ def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(
     }
     told = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
     assert set(told["sources"]["written"]["estimators"]) == {"dither", "worth"}
+    rates = observe(10, SHARES, kinds=KINDS).outlook.rates
+    assert told["unit"] == pytest.approx(0.002 / rates[-1])
     alone = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
     assert set(alone["sources"]["written"]["estimators"]) == {"worth"}
+    assert alone["unit"] == 1.0  # then a fresh real token is what is counted in
 
 
 def test_what_others_decided_is_where_the_policy_goes_on(observe):

@@ -205,9 +205,7 @@ def table(stored: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, scenario in SCENARIOS.items():
         rows += ["", f"**{name}**: {scenario.says}. {_choice(_statics(stored, name))}", ""]
-        rows += [
-            "| arm | seeds | report loss, nats per token | regret | in % | worst slice | real epochs | guard |"
-        ]
+        rows += ["| arm | seeds | report loss, nats per token | regret | in % | worst slice | real epochs | guard |"]
         rows += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
         best = _best(_statics(stored, name))
         for arm, seeds in scenario.seeds().items():

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.lab.environments import ENVIRONMENTS
+from tests.lab.world import steered
+from trainer.control import ControlConfig
 from trainer.monitor.journal import AppendOnlyFile, Journal
+from trainer.records import Decision
 
 RECIPE = """\
 # trainer fit recipes/story.yaml
@@ -187,3 +191,25 @@ def tell(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def decisions() -> list[Decision]:
+    """Of ``priced`` and the guard in a world of the laboratory whose real data are scarce."""
+    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    policy = {"kind": "priced", "estimators": ["alignment", "dither"], "curvature": 1.0, "real_epochs": 1.0}
+    return steered(world, ControlConfig.model_validate({"policy": policy | {"real_floor": 0.001}}))
+
+
+def written(folder: Path, decided: Sequence[Decision], kinds: Mapping[str, str]) -> Path:
+    """A run folder in which only decisions are told."""
+    journal = Journal(folder / "journal.jsonl")
+    segments = {name: {"kind": kind, "num_samples": 500, "num_tokens": 1000} for name, kind in kinds.items()}
+    journal.write("start", 0, recipe_name="decided", segments=segments)
+    for one in decided:
+        journal.write(
+            "decision", one.from_step - 1, from_step=one.from_step, action=one.action, shares=one.shares,
+            reason=one.reason, evidence=one.evidence,
+        )  # fmt: skip
+    journal.close()
+    return folder

@@ -1,22 +1,16 @@
 """What a decision of the policy ``priced`` rested on, told from decisions that it took in a world of the laboratory."""
 
+from typing import Any
+
 import pytest
 
-from tests.lab.environments import ENVIRONMENTS
-from tests.lab.world import steered
-from trainer.control import ControlConfig
+from trainer.control.evidence import against
+from trainer.control.value import Estimate
 from trainer.monitor.explain import explain
+from trainer.monitor.prices import estimates_against, priced_in_words
 from trainer.records import Decision
 
-SETTINGS = {"kind": "priced", "estimators": ["alignment", "dither"], "curvature": 1.0, "real_epochs": 1.0}
-
-
-@pytest.fixture(scope="module")
-def decisions() -> list[Decision]:
-    """Of a run whose real data are scarce."""
-    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
-    control = {"policy": {**SETTINGS, "real_floor": 0.001}, "guard": {"enabled": False}}
-    return steered(world, ControlConfig.model_validate(control))
+START = {"kind": "start", "step": 0, "segments": {"real": {"kind": "real"}, "synthetic": {"kind": "synthetic"}}}
 
 
 def told(decision: Decision) -> str:
@@ -31,7 +25,7 @@ def told(decision: Decision) -> str:
         "reason": decision.reason,
         "evidence": decision.evidence,
     }
-    return explain([line], [start, fact], decision.from_step)
+    return explain([START, line], [start, fact], decision.from_step)
 
 
 def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: list[Decision]) -> None:
@@ -40,13 +34,59 @@ def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: l
     policy = decision.evidence["policy"]
     used = f"{int(policy['budget']['used_samples']):,} samples used of {int(policy['budget']['samples']):,}"
     for words in (
-        "value", "alignment", "dither", "share by value", used, "of 1 epochs",
-        "which a synthetic one has to come up to", "Held by: ", "real budget",
-        "A value counts beyond 1.5 standard errors",
+        "value", "by alignment", "by dither", "pull to the start", "share by value", used, "of 1 epochs",
+        "it has to be worth that much more than a synthetic one; real data are worth 0.19",
+        "Held by: real budget (the real tokens left pay for no greater share), floor of synthetic (no share below its",
+        "A value and its pull count beyond 1.5 standard errors",
     ):  # fmt: skip
         assert words in text, text
     assert all(f"\n  {name} " in text for name in policy["sources"])
 
 
 def test_before_anything_is_measured_no_value_is_told(decisions: list[Decision]) -> None:
-    assert "Nothing is known yet of what they are worth." in told(decisions[0])
+    text = told(decisions[0])
+    assert "Nothing is known yet of what they are worth." in text
+    assert "Price of a real token: not known before the sources are compared." in text
+
+
+def test_a_price_nobody_could_pay_is_called_out_of_reach(decisions: list[Decision]) -> None:
+    dearest = max(decisions, key=lambda one: one.evidence["policy"]["price"])
+    assert dearest.evidence["policy"]["price"] > 1e9
+    assert "Price of a real token now: out of reach" in told(dearest)
+
+
+def test_each_estimator_is_held_against_the_others_by_share_as_the_value_is() -> None:
+    """Of one estimator alone the policy's value is what the estimator says."""
+    kept = {"a": (1.0, 0.2), "b": (-2.0, 0.3), "c": (1.0, 0.4)}  # against the plain mean of the others
+    shares = {"a": 0.7, "b": 0.2, "c": 0.1}
+    estimates = {name: Estimate(value=value, standard_error=error) for name, (value, error) in kept.items()}
+    sources = {
+        name: {"share_by_value": shares[name], "estimators": {"worth": one.as_evidence()}}
+        for name, one in estimates.items()
+    }
+    alone = {name: said["worth"] for name, said in estimates_against(sources).items()}
+    assert alone == against(estimates, shares)
+    assert alone["c"].value != pytest.approx(1.0)
+
+
+def test_the_price_is_told_in_fresh_tokens_where_their_worth_is_known() -> None:
+    budget = {
+        "samples": 100, "used_samples": 50, "used_epochs": 1.0, "planned_epochs": 2.0, "planned_share": 0.25,
+        "value_of_repeat": 0.94, "value_of_new_sample": 0.1,
+    }  # fmt: skip
+    one: dict[str, Any] = {"standard_error": 0.5, "pull": 0.0, "estimators": {}}
+    evidence: dict[str, Any] = {
+        "sources": {
+            "real": one | {"value": 4.0, "share_by_value": 0.6},
+            "made": one | {"value": -4.0, "share_by_value": 0.4},
+        },
+        "price": 3.0, "budget": budget, "bounds": ["real budget"], "threshold": 1.5, "trust_region": None, "unit": 12.0,
+    }  # fmt: skip
+    text = priced_in_words(evidence, {"real": "real", "made": "synthetic"})
+    assert "Price of a real token now: 3, or 0.25 of what a fresh one does." in text
+    assert "real data are worth 4 more now" in text
+    assert "a fresh real token is worth 12 of that now" in text
+    assert "50 samples used of 100, 1.00 of 2 epochs; what is left pays for a share of 25 % now" in text
+    old = priced_in_words({key: value for key, value in evidence.items() if key != "unit"}, {})
+    assert "Price of a real token now: 3. Drawn beyond the plan" in old
+    assert "unit of learning rate.\n" in old

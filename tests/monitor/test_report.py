@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.monitor.conftest import written
 from trainer.monitor.charts import figures
 from trainer.monitor.history import Steps, read_history, thin
 from trainer.monitor.journal import Journal
 from trainer.monitor.report import _for_script, write_report
-from trainer.records import UserError
+from trainer.records import Decision, UserError
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "formaction", "background", "xlink:href"}
@@ -64,11 +65,13 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
         "spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved", "written 25 % → 37.5 %, spam 25 % → 12.5 %",
         "1 cut, 9 ok", "evidence of harm 4,100 (warns at 10, alarms at 2,000)", "worth -0.61 ± 0.12", "CC-BY-SA-4.0",
         "missing text 3, bad JSON 1", "exact 2, near 5, dropped 7", "The river rises", "0f3c2a1", "global_batch: 32",
-        "40.0%", "13.7%",
+        "40.0%", "13.7%", "Real data As good as: so many different tokens would do as much", "wikipedia 115,200 2.22",
     ):  # fmt: skip
         assert words in page.text
     names = {key.removeprefix("run0-") for key in charts_of(page)}
-    assert names == {"held-out", "shares", "epochs", "worth", "slices", "source-loss", "train"}
+    assert names == {
+        "held-out", "shares", "epochs", "worth", "value", "significance", "harm", "slices", "source-loss", "train",
+    }  # fmt: skip
     assert {value for name, value in page.attributes if name == "id"} >= set(charts_of(page))
 
 
@@ -177,11 +180,16 @@ def test_thinning_keeps_totals_means_and_the_last_state() -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_draws_the_charts_without_an_error(tell: Callable[..., Path], tmp_path: Path) -> None:
-    write_report([tell(steps=60)], tmp_path / "report.html")
+def test_a_browser_draws_the_charts_without_an_error(
+    tell: Callable[..., Path], decisions: list[Decision], tmp_path: Path
+) -> None:
+    priced = written(tmp_path / "priced", decisions, {"real": "real", "synthetic": "synthetic"})
+    write_report([tell(steps=60), priced], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
     switches += ["--virtual-time-budget=8000", "--enable-logging=stderr"]
     command = ["chromium", *switches, (tmp_path / "report.html").as_uri()]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    assert done.stdout.count('class="main-svg"') >= 7
+    assert "run1-budget" in charts_of(page)
+    assert done.stdout.count('class="main-svg"') >= len(charts_of(page))
     assert "CONSOLE" not in done.stderr

@@ -176,6 +176,7 @@ def _figures(config: GuardConfig, findings: Findings) -> dict[str, Any]:
         }
     if findings.slices:
         figures["slices"] = {name: _plain(log_evidence) for name, log_evidence in findings.slices.items()}
+        figures["slice_alarm_at"] = len(findings.slices) / config.slice_error  # e-BH for one alone; of several, sooner
     if findings.not_judged:
         figures["not_judged"] = dict(findings.not_judged)
     return figures

@@ -1,33 +1,31 @@
-"""The charts of the report as plain plotly figures: values in, JSON-able dicts out, no plotly needed to make them.
-
-Colours go by the source's place in the recipe, so that a source looks the same in every chart; they are chosen to be
-told apart on white and on black, also by colour-blind readers (Okabe and Ito, 2008, a little lighter). Axis and font
-colours are left to the page, which knows whether it is dark.
+"""The charts of what a run measured, as plain plotly figures: values in, JSON-able dicts out, no plotly needed to make
+them. Those of what its decisions rested on are in ``trainer.monitor.grounds``.
 """
 
 # N steps, K sources
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from trainer.monitor import grounds
 from trainer.monitor.history import History, thin
 from trainer.monitor.journal import Line, number
-from trainer.records import FloatArray
+from trainer.monitor.traces import (
+    INTERVAL,
+    MAX_SLICES,
+    Figure,
+    Trace,
+    band,
+    colour,
+    curve,
+    framed,
+    plain,
+    series,
+)
 
-Figure = dict[str, Any]
-
-COLOURS = ("#3b8fd4", "#e8973a", "#2fa58a", "#d9634f", "#a071c9", "#c9a51f", "#5bb5e0", "#d277a6", "#8a8f98", "#7aa63c")
-INTERVAL = 1.96  # standard errors: 95 % under a normal law
-MAX_SLICES = 12  # lines that can still be told apart; the worst ones are drawn
 DRAWN_POINTS = 100  # the drawn share is counted over a hundredth of the run, else one batch's rounding is all one sees
-
-
-def colour(index: int) -> str:
-    """The colour of the source, slice or run at this place."""
-    return COLOURS[index % len(COLOURS)]
 
 
 def figures(run: History) -> dict[str, Figure]:
@@ -37,6 +35,12 @@ def figures(run: History) -> dict[str, Figure]:
         "shares": shares(run),
         "epochs": epochs(run),
         "worth": worth(run),
+        "value": grounds.value(run),
+        "significance": grounds.significance(run),
+        "price": grounds.price(run),
+        "budget": grounds.budget(run),
+        "harm": grounds.harm(run),
+        "slice-harm": grounds.slice_harm(run),
         "slices": slices(run),
         "source-loss": source_loss(run),
         "train": train_loss(run),
@@ -49,34 +53,34 @@ def held_out(run: History) -> Figure | None:
     readings = run.lines.get("reading", [])
     if not readings:
         return None
-    step, loss = _series(readings, "nats_per_token")
-    _, error = _series(readings, "standard_error")
-    traces = _band(step, loss, INTERVAL * np.nan_to_num(error), colour(0))
-    traces.append(_line("steer", step, loss, colour(0), width=2.5))
+    step, loss = series(readings, "nats_per_token")
+    _, error = series(readings, "standard_error")
+    traces = band(step, loss, INTERVAL * np.nan_to_num(error), colour(0))
+    traces.append(curve("steer", step, loss, colour(0), width=2.5))
     if any(line.get("worst_decile_nats_per_token") is not None for line in readings):
-        worst = _series(readings, "worst_decile_nats_per_token")[1]
-        traces.append(_line("worst tenth of the documents", step, worst, colour(3), dash="dot"))
+        worst = series(readings, "worst_decile_nats_per_token")[1]
+        traces.append(curve("worst tenth of the documents", step, worst, colour(3), dash="dot"))
     decisions = [line for line in run.lines.get("decision", []) if line["action"] != "keep"]
     if decisions:
         at = [number(line["step"]) for line in decisions]
         traces.append(
             {
                 "type": "scatter", "mode": "markers", "name": "decision", "x": at,
-                "y": _json(np.interp(at, step, loss)), "hovertemplate": "%{text}<extra></extra>",
+                "y": plain(np.interp(at, step, loss)), "hovertemplate": "%{text}<extra></extra>",
                 "text": [html.escape(f"{line['action']}: {line['reason']}") for line in decisions],
                 "marker": {"size": 11, "symbol": "diamond", "color": colour(1), "line": {"width": 1, "color": "#fff"}},
             }
         )  # fmt: skip
     if run.report is not None:
         traces.append(_report_point(run, run.report))
-    return _figure(traces, "nats per token")
+    return framed(traces, "nats per token")
 
 
-def _report_point(run: History, report: Line) -> dict[str, Any]:
+def _report_point(run: History, report: Line) -> Trace:
     return {
         "type": "scatter", "mode": "markers", "name": "report (final)", "x": [run.last_step],
         "y": [number(report["nats_per_token"])], "marker": {"size": 9, "color": colour(2)},
-        "error_y": {"type": "data", "array": _json([INTERVAL * number(report.get("standard_error"))]), "visible": True},
+        "error_y": {"type": "data", "array": plain([INTERVAL * number(report.get("standard_error"))]), "visible": True},
     }  # fmt: skip
 
 
@@ -84,19 +88,19 @@ def shares(run: History) -> Figure | None:
     """Target shares as stacked areas, and over them the shares really drawn, stacked likewise."""
     if not len(run.steps.step):
         return None
-    traces: list[dict[str, Any]] = []
+    traces: list[Trace] = []
     target = thin(run.steps)
     for index, source in enumerate(run.sources):
-        area = _line(source, target.step, target.shares[:, index] * 100, colour(index), width=0.5)
+        area = curve(source, target.step, target.shares[:, index] * 100, colour(index), width=0.5)
         area |= {"stackgroup": "target", "line": {"width": 0.5, "color": colour(index), "shape": "hv"}}
         traces.append(area | {"hovertemplate": "%{y:.1f} %"})
     drawn = thin(run.steps, DRAWN_POINTS)
     total = np.maximum(drawn.counts.sum(axis=1, keepdims=True), 1)
     edges = np.cumsum(drawn.counts / total, axis=1) * 100
     for index in range(len(run.sources) - 1):
-        edge = _line("drawn", drawn.step, edges[:, index], "#111", width=1.4, dash="dot")
+        edge = curve("drawn", drawn.step, edges[:, index], "#111", width=1.4, dash="dot")
         traces.append(edge | {"showlegend": index == 0, "legendgroup": "drawn", "hoverinfo": "skip", "ink": True})
-    return _figure(traces, "% of the samples", yaxis={"range": [0, 100]})
+    return framed(traces, "% of the samples", yaxis={"range": [0, 100]})
 
 
 def epochs(run: History) -> Figure | None:
@@ -105,7 +109,7 @@ def epochs(run: History) -> Figure | None:
         return None
     steps = thin(run.steps)
     columns = enumerate(run.sources)
-    return _figure([_line(name, steps.step, steps.epochs[:, k], colour(k)) for k, name in columns], "epochs drawn")
+    return framed([curve(name, steps.step, steps.epochs[:, k], colour(k)) for k, name in columns], "epochs drawn")
 
 
 def worth(run: History) -> Figure | None:
@@ -116,10 +120,10 @@ def worth(run: History) -> Figure | None:
         if known:
             value = [number(line["worth"][source]["value"]) for line in known]
             error = [number(line["worth"][source]["standard_error"]) for line in known]
-            trace = _line(source, [line["step"] for line in known], value, colour(index)) | {"mode": "lines+markers"}
-            bars = {"type": "data", "array": _json(error), "visible": True, "thickness": 1, "width": 3}
+            trace = curve(source, [line["step"] for line in known], value, colour(index)) | {"mode": "lines+markers"}
+            bars = {"type": "data", "array": plain(error), "visible": True, "thickness": 1, "width": 3}
             traces.append(trace | {"error_y": bars})
-    return _figure(traces, "worth, in fresh real tokens", yaxis={"zeroline": True}) if traces else None
+    return framed(traces, "worth, in fresh real tokens", yaxis={"zeroline": True}) if traces else None
 
 
 def slices(run: History) -> Figure | None:
@@ -129,7 +133,7 @@ def slices(run: History) -> Figure | None:
         return None
     last = readings[-1]["slices"]
     names = sorted(last, key=lambda name: -number(last[name]["nats_per_token"]))[:MAX_SLICES]
-    return _figure(_curves(readings, "slices", names, "nats_per_token"), "nats per token")
+    return framed(_curves(readings, "slices", names, "nats_per_token"), "nats per token")
 
 
 def source_loss(run: History) -> Figure | None:
@@ -137,7 +141,7 @@ def source_loss(run: History) -> Figure | None:
     readings = [line for line in run.lines.get("reading", []) if line.get("source_nats_per_token")]
     if not readings:
         return None
-    return _figure(_curves(readings, "source_nats_per_token", run.sources, None), "nats per token")
+    return framed(_curves(readings, "source_nats_per_token", run.sources, None), "nats per token")
 
 
 def train_loss(run: History) -> Figure | None:
@@ -145,19 +149,19 @@ def train_loss(run: History) -> Figure | None:
     if not len(run.steps.step):
         return None
     steps = thin(run.steps)
-    return _figure([_line("train", steps.step, steps.loss, colour(8), width=1.3)], "nats per token")
+    return framed([curve("train", steps.step, steps.loss, colour(8), width=1.3)], "nats per token")
 
 
 def compared(runs: Mapping[str, History]) -> Figure | None:
     """Held-out loss of several runs, by label."""
-    traces: list[dict[str, Any]] = []
+    traces: list[Trace] = []
     for index, (label, run) in enumerate(runs.items()):
         readings = run.lines.get("reading", [])
         if readings:
-            step, loss = _series(readings, "nats_per_token")
-            error = np.nan_to_num(_series(readings, "standard_error")[1])
-            traces += [*_band(step, loss, INTERVAL * error, colour(index)), _line(label, step, loss, colour(index))]
-    return _figure(traces, "nats per token") if traces else None
+            step, loss = series(readings, "nats_per_token")
+            error = np.nan_to_num(series(readings, "standard_error")[1])
+            traces += [*band(step, loss, INTERVAL * error, colour(index)), curve(label, step, loss, colour(index))]
+    return framed(traces, "nats per token") if traces else None
 
 
 def compared_synthetic(runs: Mapping[str, History]) -> Figure | None:
@@ -167,47 +171,15 @@ def compared_synthetic(runs: Mapping[str, History]) -> Figure | None:
         if len(run.steps.step):
             kept = np.unique(np.linspace(0, len(run.steps.step) - 1, 500).astype(np.int64))
             share = run.synthetic_share()[kept] * 100
-            traces.append(_line(label, run.steps.step[kept], share, colour(index), shape="hv"))
-    return _figure(traces, "synthetic share, %", yaxis={"range": [0, 101]}) if traces else None
+            traces.append(curve(label, run.steps.step[kept], share, colour(index), shape="hv"))
+    return framed(traces, "synthetic share, %", yaxis={"range": [0, 101]}) if traces else None
 
 
-def _curves(readings: Sequence[Line], key: str, names: Sequence[str], inner: str | None) -> list[dict[str, Any]]:
+def _curves(readings: Sequence[Line], key: str, names: Sequence[str], inner: str | None) -> list[Trace]:
     traces = []
     for index, name in enumerate(names):
         known = [line for line in readings if name in line[key]]
         values = [number(line[key][name][inner] if inner else line[key][name]) for line in known]
         if known:
-            traces.append(_line(name, [line["step"] for line in known], values, colour(index)))
+            traces.append(curve(name, [line["step"] for line in known], values, colour(index)))
     return traces
-
-
-def _series(lines: Sequence[Line], key: str) -> tuple[FloatArray, FloatArray]:
-    step = np.array([line["step"] for line in lines], dtype=np.float64)
-    return step, np.array([number(line.get(key)) for line in lines], dtype=np.float64)
-
-
-def _line(
-    name: str, x: Any, y: Any, paint: str, *, width: float = 1.8, dash: str = "solid", shape: str = "linear"
-) -> dict[str, Any]:
-    line = {"color": paint, "width": width, "dash": dash, "shape": shape}
-    return {
-        "type": "scatter", "mode": "lines", "name": html.escape(name), "x": _json(x), "y": _json(y), "line": line,
-    }  # fmt: skip
-
-
-def _band(x: FloatArray, y: FloatArray, half: FloatArray, paint: str) -> list[dict[str, Any]]:
-    """The interval y - half to y + half as a filled area without an entry in the legend."""
-    edge = {"showlegend": False, "hoverinfo": "skip", "line": {"width": 0}}
-    lower = _line("", x, y - half, paint) | edge
-    upper = _line("", x, y + half, paint) | edge | {"fill": "tonexty", "fillcolor": paint + "33"}
-    return [lower, upper]
-
-
-def _figure(traces: list[dict[str, Any]], y_title: str, yaxis: Mapping[str, Any] | None = None) -> Figure:
-    return {"data": traces, "layout": {"xaxis": {"title": "step"}, "yaxis": {"title": y_title, **(yaxis or {})}}}
-
-
-def _json(values: Any) -> list[float | None]:
-    """Numbers for plotly, which leaves a gap for None; five significant digits are more than a pixel."""
-    array = np.asarray(values, dtype=np.float64)
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in array.tolist()]

@@ -7,13 +7,13 @@ proposed on it and what the guard thought. Neither is computed again: what is to
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trainer.monitor.guarding import guard_told, is_judged
 from trainer.monitor.journal import Line, number
-from trainer.monitor.prices import is_priced, priced_in_words
+from trainer.monitor.prices import feedback_in_words, is_feedback, is_priced, priced_in_words
 from trainer.monitor.words import (
     changes_in_words,
     evidence_in_words,
     figure,
-    guard_in_words,
     percent,
     plus_minus,
     shares_in_words,
@@ -55,10 +55,7 @@ def _begin(facts: Sequence[Line]) -> str:
 
 
 def _headline(journal: Sequence[Line], now: Line, step: int) -> str:
-    kinds: dict[str, str] = {}
-    for line in journal:
-        if line["kind"] == "start":
-            kinds |= {source: segment.get("kind", "") for source, segment in line.get("segments", {}).items()}
+    kinds = _kinds(journal)
     text = f"Step {step}: {shares_in_words(now['shares'])}"
     if kinds:
         synthetic = sum(share for source, share in now["shares"].items() if kinds.get(source) == "synthetic")
@@ -67,6 +64,15 @@ def _headline(journal: Sequence[Line], now: Line, step: int) -> str:
     if drawn is not None:
         text += f".\nDrawn in this step: {', '.join(f'{count} {source}' for source, count in drawn.items())}"
     return f"{text}.\nIn force since step {now['step']}."
+
+
+def _kinds(journal: Sequence[Line]) -> dict[str, str]:
+    """Which sources are real and which synthetic, as far as the run said when it started."""
+    kinds: dict[str, str] = {}
+    for line in journal:
+        if line["kind"] == "start":
+            kinds |= {source: segment.get("kind", "") for source, segment in line.get("segments", {}).items()}
+    return kinds
 
 
 def _without_decision(journal: Sequence[Line], now: Line, before: Line | None) -> list[str]:
@@ -86,19 +92,30 @@ def _without_decision(journal: Sequence[Line], now: Line, before: Line | None) -
 def _decided(journal: Sequence[Line], decision: Line, before: Line | None) -> list[str]:
     evidence = decision.get("evidence", {})
     old = before["shares"] if before else {}
-    paragraphs = [f"Decided after step {decision['step']}: {decision['action']}.\nWhy: {_sentence(decision['reason'])}"]
+    after = f"Decided after step {decision['step']}"
+    if "progress" in evidence:
+        after += f", at {100 * number(evidence['progress']):.0f} % of the run"
+    paragraphs = [f"{after}: {decision['action']}.\nWhy: {_sentence(decision['reason'])}"]
     if old:
         paragraphs[0] += f"\nChanged: {changes_in_words(old, decision['shares'])}."
     paragraphs += _measured(journal, decision["step"])
     policy = evidence.get("policy", {})
-    priced = isinstance(policy, Mapping) and is_priced(policy)
-    paragraphs += [priced_in_words(policy)] if priced else _told("Policy", policy)
+    paragraphs += _proposed(policy, _kinds(journal))
     guard = evidence.get("guard", {})
-    paragraphs += _told("Guard", {"reason": guard_in_words(guard), **guard} if isinstance(guard, Mapping) else guard)
-    rest = {key: value for key, value in evidence.items() if key not in ("policy", "guard", *SHARE_NAMES)}
+    judged = isinstance(guard, Mapping) and is_judged(guard)
+    paragraphs += [guard_told(guard)] if judged else _told("Guard", guard)
+    rest = {key: value for key, value in evidence.items() if key not in ("policy", "guard", "progress", *SHARE_NAMES)}
     if rest:
         paragraphs.append("Further evidence:\n" + _listed(rest))
     return paragraphs + _otherwise(decision, evidence, old)
+
+
+def _proposed(policy: Any, kinds: Mapping[str, str]) -> list[str]:
+    if isinstance(policy, Mapping) and is_priced(policy):
+        return [priced_in_words(policy, kinds)]
+    if isinstance(policy, Mapping) and is_feedback(policy):
+        return [feedback_in_words(policy)]
+    return _told("Policy", policy)
 
 
 def _sentence(text: str) -> str:
@@ -152,7 +169,7 @@ def _told(who: str, said: Any) -> list[str]:
         text += "\n  bounds: " + ", ".join(f"{name} {value}" for name, value in evidence_in_words(bounds))
     if figures:
         text += "\n" + _listed(figures)
-    return [text] if len(said) > 1 or reason else []
+    return [text] if figures or bounds or reason else []
 
 
 def _listed(evidence: Mapping[str, Any]) -> str:

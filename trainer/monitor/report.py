@@ -14,31 +14,62 @@ from pathlib import Path
 from typing import Any
 
 from trainer.monitor import charts
+from trainer.monitor.guarding import guard_in_words
 from trainer.monitor.history import History, read_history
 from trainer.monitor.journal import Line, number
+from trainer.monitor.real_data import real_note, real_rows
+from trainer.monitor.traces import INTERVAL, Figure, colour
 from trainer.monitor.words import (
     changes_in_words,
     duration,
     evidence_in_words,
     figure,
-    guard_in_words,
     percent,
     plus_minus,
 )
 from trainer.records import SHARE_ONE, UserError
 
 TEMPLATE = "report.html.j2"
-INTERVAL = charts.INTERVAL
 MAX_ROWS = 400  # of a table of decisions; a run that decided more often shows the last ones
 TITLES = {
     "held-out": ("Held-out loss", "On real documents never trained on (steer part); the band is the 95 % interval."),
     "shares": ("Shares", "Areas: the target. Dotted: what was really drawn."),
     "epochs": ("Epochs", "How often each source has been gone through."),
     "worth": ("Worth", "What a token of the source is worth now, in fresh real tokens, ± one standard error."),
+    "value": (
+        "Value of the sources",
+        "What a token of a source is worth more than the others', ± one standard error: off the zero line by more than"
+        " that, it is better or worse; open marks, what each estimator said alone.",
+    ),
+    "significance": (
+        "Evidence on the sources",
+        "By how many standard errors a source stands out from the others: above the dashed line its share moves.",
+    ),
+    "price": (
+        "Price of a real token",
+        "What a real token has to be worth more than a synthetic one to be drawn beyond the plan, beside what it is"
+        " worth more now (dotted); 0 where the budget holds nothing back, beyond the top where it is out of reach.",
+    ),
+    "budget": (
+        "Real data: planned and used",
+        "Above, epochs used against all that are planned; below, the real share is the lesser of what value asks for"
+        " and what the budget pays for.",
+    ),
+    "harm": (
+        "The guard's evidence of harm",
+        "Grows while held-out loss is higher than it should be: where the thick line crosses the dotted one the guard"
+        " warns, at the dashed one it acts, and the evidence starts again.",
+    ),
+    "slice-harm": (
+        "The guard's evidence by slice",
+        "Grows while a group of real documents gets worse; at the dashed line one alone is said to have risen, several"
+        " together sooner.",
+    ),
     "slices": ("Slices", "Held-out loss of each group of real documents (of many, the twelve worst)."),
     "source-loss": ("Loss on the sources", "On a fixed sample of each training source."),
     "train": ("Training loss", "Of the batches as they were drawn: it moves with the mixture, too."),
 }
+TALL = ("budget", "harm", "slice-harm", "slices")  # two plots in one, or a legend of many lines
 STATE_CLASSES = {"finished": "good", "stopped-by-guard": "bad", "failed": "bad", "interrupted": "warn"}
 
 
@@ -49,7 +80,7 @@ def write_report(run_folders: Sequence[Path], output: Path) -> None:
     if not run_folders:
         raise UserError("a report needs at least one run folder")
     histories = dict(zip(_labels(run_folders), map(read_history, run_folders), strict=True))
-    drawn: dict[str, charts.Figure] = {}
+    drawn: dict[str, Figure] = {}
     runs = [_run(label, history, f"run{index}", drawn) for index, (label, history) in enumerate(histories.items())]
     if len(histories) > 1:
         across = {"held-out": charts.compared(histories), "synthetic": charts.compared_synthetic(histories)}
@@ -90,7 +121,7 @@ def _labels(folders: Sequence[Path]) -> Iterator[str]:
         yield label if seen[label] == 1 else f"{label} ({seen[label]})"
 
 
-def _run(label: str, run: History, key: str, drawn: dict[str, charts.Figure]) -> dict[str, Any]:
+def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[str, Any]:
     """All that the page shows of one run; its charts go into ``drawn``."""
     figures = charts.figures(run)
     drawn |= {f"{key}-{name}": chart for name, chart in figures.items()}
@@ -104,8 +135,10 @@ def _run(label: str, run: History, key: str, drawn: dict[str, charts.Figure]) ->
         "reason": run.reason,
         "traceback": str((run.outcome or {}).get("traceback") or ""),
         "cards": list(_cards(run)),
-        "charts": [(f"{key}-{name}", *TITLES[name]) for name in figures],
+        "charts": [(f"{key}-{name}", *TITLES[name], name in TALL) for name in figures],
         "sources": list(_sources(run)),
+        "real": list(real_rows(run)),
+        "real_note": real_note(run),
         "slices": list(_slices(run)),
         "moves": [row for row in decisions if row["action"] != "keep"][-MAX_ROWS:],
         "keeps": [row for row in decisions if row["action"] == "keep"][-MAX_ROWS:],
@@ -164,7 +197,7 @@ def _sources(run: History) -> Iterator[dict[str, str]]:
         begin, end = (percent(round(float(share) * SHARE_ONE)) for share in shares)
         yield {
             "name": source,
-            "colour": charts.colour(index),
+            "colour": colour(index),
             "kind": run.kinds.get(source, ""),
             "license": str(segment.get("license") or "unknown"),
             "documents": figure(segment.get("num_documents")),

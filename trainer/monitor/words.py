@@ -76,20 +76,12 @@ def evidence_in_words(evidence: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, _leaf(value)
 
 
-def guard_in_words(figures: Mapping[str, Any]) -> str:
-    """What the guard's figures say: the loss against its anchor, the evidence against its limits."""
-    if "anchor_nats_per_token" not in figures:
-        return ""
-    loss, anchor, jitter = (
-        figure(figures.get(key)) for key in ("nats_per_token", "anchor_nats_per_token", "jitter_sd")
-    )
-    text = f"held-out loss {loss} against an anchor of {anchor} nats per token, checkpoint jitter {jitter}"
-    if "z" in figures:
-        text += f", z {number(figures['z']):.2f}"
-    if "evidence" in figures and "warn_at" in figures:
-        limits = f"warns at {figure(figures['warn_at'])}, alarms at {figure(figures.get('alarm_at'))}"
-        text += f"; evidence of harm {figure(figures['evidence'])} ({limits})"
-    return text
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as indented lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _is_error_of_another(key: str, evidence: Mapping[str, Any]) -> bool:

@@ -424,6 +424,7 @@ def _evidence(
         for name, one in _fused(state).items()
     }
     return {
+        "unit": state["unit"],  # worth of a fresh real token, in the unit of the values; None where it is not known
         "sources": sources,
         "price": _price(state, budget, kinds),
         "budget": budget.as_evidence(),
