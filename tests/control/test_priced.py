@@ -205,10 +205,10 @@ def test_bounds_on_unknown_sources_are_refused():
 @pytest.mark.parametrize(
     ("written", "error", "least", "most"),
     [
-        (0.7, 0.08, 6.5, 8.5),  # as it was held to be
-        (-1.0, 0.08, 20, 48),
-        (-1.0, 5.0, 7, 7.5),  # nobody knows
-        (0.98, 0.01, 1.5, 5),  # it will be repeated itself
+        (0.7, 0.08, 7.2, 7.3),  # as it is held to be
+        (-1.0, 0.08, 40, 48),
+        (-1.0, 5.0, 7.2, 7.3),  # nobody knows
+        (0.98, 0.01, 7.2, 7.3),  # better: real data are not starved for it
     ],
 )
 def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe, written, error, least, most):

@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.control.budget import epochs_until, repeat_value, unique_value
 from trainer.control.pacing import LEAST_WEIGHT, Ahead, kernel, spend
-from trainer.control.value import Estimate
+from trainer.control.value import SURE_Z, Estimate
 from trainer.records import FloatArray, Observation
 
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
@@ -24,7 +24,7 @@ MOST_CONCENTRATED_EPOCHS = 4.0
 # then worth repeating up to 7.2 epochs. In sweeps on text (0.3 M parameters, rephrased encyclopedia entries) shares of
 # 7.4 epochs were best of 2.5 to 25 where real text was 4 % of the tokens, and of 6.6 among 4 to 13 where it was 8 %.
 USEFUL = 2 / 3
-LEAST_WORTH, MOST_WORTH = 0.05, 0.95  # between which a synthetic token can be held for: from 47 epochs to 1.8
+LEAST_WORTH = 0.05  # below which no synthetic token is held to be: 47 epochs, and more are never planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +81,18 @@ class Terms:
     waits_until: float
 
 
-def worthwhile_epochs(behind: Estimate | None, real_worth: float, *, z: float) -> float:
-    """Epochs of real data after which a repeat is worth no more than a synthetic token, in fresh real tokens.
+def worthwhile_epochs(behind: Estimate | None, epochs: float) -> float:
+    """Epochs of real data after which a repeat is worth no more than a synthetic token.
 
-    ``behind``: the worth of a synthetic token less that of a real one, which by its repeats is ``real_worth``; None
-    before it is known. The synthetic token is held for ``USEFUL`` as far as that allows, within ``z`` standard errors.
+    ``behind``: the worth of a synthetic token less that of a real one now, in fresh real tokens, after ``epochs`` of
+    real data, by which the real token is worth ``repeat_value``; None before it is known. Only a synthetic token that
+    is surely worth less than ``USEFUL`` buys real data more epochs. That it is worth more never takes epochs away: the
+    fewer of them the plan has, the better synthetic text compares, which in a trial on text starved real data at once.
     """
     if behind is None:
         return epochs_until(USEFUL)
-    found, error = real_worth + behind.value, z * behind.standard_error
-    held_for = min(max(USEFUL, found - error), found + error)
-    return epochs_until(min(max(held_for, LEAST_WORTH), MOST_WORTH))
+    at_most = repeat_value(epochs) + behind.value + SURE_Z * behind.standard_error
+    return epochs_until(min(max(at_most, LEAST_WORTH), USEFUL))
 
 
 def budgeted(

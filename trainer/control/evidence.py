@@ -83,11 +83,6 @@ def fresh_unit(seen: Observation, estimators: Collection[Estimator]) -> float | 
     return None if rehearsed is None else rehearsed[2] or 1.0
 
 
-def samples_left(seen: Observation) -> float:
-    """Samples of any kind that the rest of the run draws."""
-    return (1 - seen.progress) * seen.outlook.num_steps * seen.outlook.global_batch
-
-
 def _over_the_rest(
     seen: Observation, names: Sequence[str], values_K: FloatArray, covariance_KK: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
@@ -95,7 +90,7 @@ def _over_the_rest(
 
     What does harm is not made harmless by repeating it.
     """
-    left = samples_left(seen)
+    left = (1 - seen.progress) * seen.outlook.num_steps * seen.outlook.global_batch
     discount_K = np.ones(len(names))
     for k, name in enumerate(names):
         unique = seen.outlook.num_samples.get(name, 0)

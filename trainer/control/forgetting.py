@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from trainer.control.value import Estimate, fused
+from trainer.control.value import SURE_Z, Estimate, fused
 from trainer.records import Observation
 
-SURE_Z = 3.0  # standard errors by which the curvature must exceed zero: a plan cannot take back what it spent
 MOST_PROBES = 40  # that are remembered
 # What is scarce waits for the first probe, as a level plan would spend a tenth of it or more on steps that are then
 # forgotten. Probes are this far apart at most.

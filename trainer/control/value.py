@@ -16,6 +16,7 @@ import numpy as np
 
 from trainer.records import FloatArray
 
+SURE_Z = 3.0  # standard errors, where what is done on evidence cannot be taken back
 LEAST_MEMORY = 1e-9
 CHANGED_Z = 3.0
 SMALLEST_ERROR = 1e-100  # its square, and one over it, can still be written

@@ -24,9 +24,8 @@ from pydantic import Field, model_validator
 from trainer.control import forgetting
 from trainer.control.allowance import Budget, Terms, budgeted, concentrated, worthwhile_epochs
 from trainer.control.bounds import Bounds, Share, check_bounds
-from trainer.control.budget import mean_repeat_value, repeat_value
 from trainer.control.dither import dithered
-from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source, samples_left
+from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
 from trainer.control.pacing import Ahead, ahead, noise_rate
 from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
@@ -61,7 +60,7 @@ class PricedConfig(Bounds):
         default=None,
         gt=0,
         description="budget: most epochs of real data, less where mixture.max_epochs caps a source; null: until a "
-        "repeat is worth no more than a synthetic token, 7.2 unless that is measured to be worth much more or less",
+        "repeat is worth no more than a synthetic token, 7.2 unless that is surely worth less than useful ones are",
     )
     concentration: float = Field(
         default=12.0,
@@ -300,7 +299,7 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
 
 def most_real_epochs(config: PricedConfig) -> float:
     """The budget before anything is measured."""
-    return worthwhile_epochs(None, 1.0, z=config.z) if config.real_epochs is None else config.real_epochs
+    return worthwhile_epochs(None, 0.0) if config.real_epochs is None else config.real_epochs
 
 
 def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation) -> float:
@@ -311,10 +310,7 @@ def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation)
     real = [name for name in base if base[name] > 0 and seen.kinds[name] == "real"]
     unique = fsum(seen.outlook.num_samples.get(name, 0) for name in real)
     used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
-    coming = fsum(seen.shares[name] for name in real) / SHARE_ONE * samples_left(seen)
-    epochs = used / max(unique, 1)
-    real_worth = repeat_value(epochs) * mean_repeat_value(epochs, coming / max(unique, 1))  # as values are: of the rest
-    return worthwhile_epochs(_behind(state, seen.kinds), real_worth, z=config.z)
+    return worthwhile_epochs(_behind(state, seen.kinds), used / max(unique, 1))
 
 
 def _behind(state: dict[str, Any], kinds: Mapping[str, Kind]) -> Estimate | None:
