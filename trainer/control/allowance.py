@@ -20,10 +20,6 @@ from trainer.records import FloatArray, Observation
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
 # 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
 MOST_CONCENTRATED_EPOCHS = 4.0
-# What a useful synthetic token is taken to be worth, in fresh real ones, until evidence says otherwise: a real token is
-# then worth repeating up to 7.2 epochs. In sweeps on text (0.3 M parameters, rephrased encyclopedia entries) shares of
-# 7.4 epochs were best of 2.5 to 25 where real text was 4 % of the tokens, and of 6.6 among 4 to 13 where it was 8 %.
-USEFUL = 2 / 3
 LEAST_WORTH = 0.05  # below which no synthetic token is held to be: 47 epochs, and more are never planned
 
 
@@ -81,18 +77,19 @@ class Terms:
     waits_until: float
 
 
-def worthwhile_epochs(behind: Estimate | None, epochs: float) -> float:
-    """Epochs of real data after which a repeat is worth no more than a synthetic token.
+def worthwhile_epochs(useful: float, behind: Estimate | None, epochs: float) -> float:
+    """Epochs of real data after which a repeat is worth no more than a synthetic token, held for ``useful`` fresh real
+    ones.
 
     ``behind``: the worth of a synthetic token less that of a real one now, in fresh real tokens, after ``epochs`` of
     real data, by which the real token is worth ``repeat_value``; None before it is known. Only a synthetic token that
-    is surely worth less than ``USEFUL`` buys real data more epochs. That it is worth more never takes epochs away: the
+    is surely worth less buys real data more epochs. That it is worth more never takes epochs away: the
     fewer of them the plan has, the better synthetic text compares, which in a trial on text starved real data at once.
     """
     if behind is None:
-        return epochs_until(USEFUL)
+        return epochs_until(useful)
     at_most = repeat_value(epochs) + behind.value + SURE_Z * behind.standard_error
-    return epochs_until(min(max(at_most, LEAST_WORTH), USEFUL))
+    return epochs_until(min(max(at_most, LEAST_WORTH), useful))
 
 
 def budgeted(
