@@ -58,6 +58,7 @@ ALLOWED_ON_RESUME = (
     "data.cache",
     "data.num_proc",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
+    "data.sources.*.joins",  # of later steps; what has joined is compared with the ledger
     "evaluation.document_batch",
     "evaluation.max_compute_share",
     "evaluation.worth.max_compute_share",
@@ -157,7 +158,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         *tree["data"]["sources"].values(),
         *(held_out[part] for part in ("steer", "report") if held_out["kind"] == "dataset"),
     ]
-    for source in sources:
+    for source in [*sources, *(join for source in sources for join in source.get("joins", ()))]:
         if source.get("path") and not source.get("package") and "://" not in source["path"]:
             source["path"] = str(folder / Path(source["path"]).expanduser())
     if tree["data"].get("cache"):
