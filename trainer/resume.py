@@ -239,9 +239,7 @@ def starting_state(
         ) from None
 
 
-def read_replay(
-    run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]
-) -> dict[int, list[Fact]]:
+def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
     """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
     Segments join as the recipe says, which must be as they joined there.
 

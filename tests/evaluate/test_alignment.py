@@ -267,5 +267,5 @@ def test_a_source_that_is_smaller_than_asked_for_is_measured_on_what_it_has(worl
         measure = TokenAlignment(
             part=part, sources=sources, num_samples=16, seed=1, sequence_length=LENGTH, end_of_document=0
         )
-        found = measure(on.engine, step=1, sources=["five", "one"], global_batch=12)
+        found = measure(on.engine, step=1, sources={"five": [0], "one": [0]}, global_batch=12)
     assert {name: one.num_samples for name, one in found.items()} == {"five": 5}  # one sample has no scatter

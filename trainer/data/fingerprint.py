@@ -62,7 +62,9 @@ def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Pat
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
     # Not where a file lies, but its name (default ids have it); licence and kind stand in the manifest.
-    segments = {name: segment.model_dump(mode="json", exclude=_ORIGIN) for name, segment in config.every_segment.items()}
+    segments = {
+        name: segment.model_dump(mode="json", exclude=_ORIGIN) for name, segment in config.every_segment.items()
+    }
     return _hash([_settings(config, seed), list(segments.items()), inputs]), inputs
 
 

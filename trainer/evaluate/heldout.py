@@ -81,10 +81,11 @@ class Reader:
     document_batch: int
 
     def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
-        """One reading; every rank calls it and gets the same one, bit for bit. Of each source in ``live`` its live
-        segments, named by their numbers, are read.
+        """One reading; every rank calls it and gets the same one, bit for bit. Of each source only the segments are read
+        that ``live`` names by their numbers.
         """
-        samples = fixed_samples(live_segments(self.sources, live), num_samples=self.source_samples, seed=self.seed)
+        drawn = live_segments(self.sources, {name: live[name] for name in self.sources})
+        samples = fixed_samples(drawn, num_samples=self.source_samples, seed=self.seed)
         windows = cut_windows(
             self.part, self.documents, sequence_length=self.sequence_length, end_of_document=self.end_of_document
         )
