@@ -17,6 +17,7 @@ from trainer.evaluate.heldout import (
     reading_cost_tokens,
     summary,
     tail_documents,
+    whole_part,
 )
 from trainer.records import Reading, UserError
 
@@ -70,6 +71,21 @@ def test_every_rank_count_reads_the_same_bits(worlds: Any) -> None:
         for other in worlds.in_ranks(world_size, read):
             assert np.array_equal(other.nats, alone.nats)
             assert other.source_nats_per_token == alone.source_nats_per_token
+
+
+def test_the_fixed_samples_of_a_source_are_those_of_its_live_segments(worlds: Any) -> None:
+    ids = np.random.default_rng(3).integers(1, 50, size=(3, 20, 8))
+    part, segments = sliced_part(worlds, [6]), [worlds.Block(rows) for rows in ids]
+
+    def read(live: list[int], step: int = 0) -> float:
+        reader = Reader(
+            part=part, documents=np.arange(6), sources={"web": segments}, source_samples=5, seed=7,
+            sequence_length=8, end_of_document=0, document_batch=4,
+        )  # fmt: skip
+        return reader.read(worlds.Ranked(bigram_logits), step=step, live={"web": live}).source_nats_per_token["web"]
+
+    assert read([0], step=1) == read([0], step=9)
+    assert len({read([0]), read([0, 1]), read([2])}) == 3
 
 
 def test_a_model_that_knows_nothing_reads_the_logarithm_of_the_vocabulary(worlds: Any) -> None:

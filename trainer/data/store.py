@@ -184,8 +184,8 @@ class PreparedData:
     found.
 
     ``quarantine``: {file, sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``contamination``:
-    {segment: {exact, near, dropped}}, segments named by ``segment_name``; ``held_out``: {left_steer_for_report: documents of `steer` dropped because
-    `report` has them too}.
+    {segment: {exact, near, dropped}}, segments named by ``segment_name``; ``held_out``: {left_steer_for_report:
+    documents of `steer` dropped because `report` has them too}.
     """
 
     folder: Path

@@ -81,7 +81,7 @@ class Reader:
     document_batch: int
 
     def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
-        """One reading; every rank calls it and gets the same one, bit for bit. Of each source only the segments are read
+        """One reading; every rank calls it and gets the same one, bit for bit. Of each source those segments are read
         that ``live`` names by their numbers.
         """
         drawn = live_segments(self.sources, {name: live[name] for name in self.sources})

@@ -269,7 +269,7 @@ class _Span:
 
 
 def _spans(joins: Sequence[JoinConfig], sizes: Sequence[float], samples: int, num_steps: int) -> list[_Span]:
-    """The spans of a source that gives ``samples`` at an even share; live segments give in proportion to their sizes."""
+    """The spans of a source that gives ``samples`` at an even share, its live segments in proportion to their sizes."""
     spans, drawn, first = list[_Span](), [0.0] * len(sizes), 0
     edges = [1, *(join.from_step for join in joins), num_steps + 1]
     for number, (start, end) in enumerate(pairwise(edges)):

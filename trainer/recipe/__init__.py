@@ -158,9 +158,10 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         *tree["data"]["sources"].values(),
         *(held_out[part] for part in ("steer", "report") if held_out["kind"] == "dataset"),
     ]
-    for source in [*sources, *(join for source in sources for join in source.get("joins", ()))]:
-        if source.get("path") and not source.get("package") and "://" not in source["path"]:
-            source["path"] = str(folder / Path(source["path"]).expanduser())
+    joins = [join for source in sources for join in source.get("joins", ())]
+    for place in [*sources, *joins]:
+        if place.get("path") and not place.get("package") and "://" not in place["path"]:
+            place["path"] = str(folder / Path(place["path"]).expanduser())
     if tree["data"].get("cache"):
         tree["data"]["cache"] = str(folder / Path(tree["data"]["cache"]).expanduser())
     for part in (tree["model"], tree["data"]["tokenizer"]):
