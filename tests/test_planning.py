@@ -119,6 +119,20 @@ def test_prepared_data_are_counted_not_estimated(tiny_recipe: Path) -> None:
         assert (source.available_samples, source.known_by) == (expected, "prepared")
 
 
+def test_segments_that_join_count_from_their_step(tiny_recipe: Path) -> None:
+    joins = "[{from_step: 3, path: bad.jsonl}, {from_step: 5, path: real.jsonl, retires: true}]"
+    good = f"data.sources.good={{kind: synthetic, path: good.jsonl, joins: {joins}}}"
+    plan = planned(tiny_recipe, good, "mixture.max_epochs={good: 0.55}", good=60 * 16.0)
+    source = plan.sources[1]
+    # two samples a step: 4 of the first 20, 4 of 40 together with them, and 16 of the last 20
+    assert (source.samples, source.available_samples, source.known_by) == (24, 60, "stated")
+    assert source.epochs == pytest.approx(16 / 20)
+    assert source.effective_tokens == pytest.approx(24 * 16)
+    assert source.cap_step == 9
+    fewer = "data.sources.good={kind: synthetic, path: good.jsonl, joins: [{from_step: 7, path: bad.jsonl}]}"
+    assert planned(tiny_recipe, fewer, good=16.0 * 40).sources[1].epochs == pytest.approx(24 / 40)
+
+
 def test_time_and_cost_come_from_the_speed_of_a_rank(tiny_recipe: Path) -> None:
     fast = planned(tiny_recipe, machine=Machine(world_size=4, tokens_per_second=96.0, price_per_hour=9.0))
     assert fast.seconds == pytest.approx(96 * 16 / (96 * 4))

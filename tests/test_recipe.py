@@ -5,6 +5,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from trainer.data.sources import SourceConfig
 from trainer.recipe import (
     RecipeError,
     differences,
@@ -131,6 +132,87 @@ def test_a_policy_that_cannot_have_what_it_needs_is_refused(tiny_recipe, overrid
     assert what in mistake.what
     assert remedy in (mistake.remedy or "")
     assert mistake.line or "--set" in str(mistake.file)
+
+
+JOINS = """\
+    good:
+      kind: synthetic
+      path: good.jsonl
+      license: CC0-1.0
+      joins:
+        - {from_step: 5, path: bad.jsonl}
+        - {from_step: 9, where: {topic: towns}, retires: true}
+"""
+
+
+@pytest.fixture
+def joining(tiny_recipe: Path) -> Path:
+    """The tiny recipe with two more segments of a source."""
+    edit(tiny_recipe, "    good: {kind: synthetic, path: good.jsonl, license: CC0-1.0}\n", JOINS)
+    return tiny_recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what", "got"),
+    [
+        ("from_step: 9", "from_step: 13", "joins.1.from_step comes after the last step", "13"),
+        ("from_step: 9", "from_step: 4", "joins.1.from_step must be above 5", "got 4"),
+        ("from_step: 5", "from_step: 1", "joins.0.from_step should be greater than or equal to 2", "1"),
+        ("path: bad.jsonl}", "paht: bad.jsonl}", "unknown key data.sources.good.joins.0.paht", "path"),
+        ("path: bad.jsonl}", "path: bad.jsonl, hub: some/id}", "joins.0: a source needs exactly one of", ""),
+        ("path: bad.jsonl}", "path: good.jsonl}", "joins.0 has the rows of a segment that is drawn already", ""),
+        ("path: bad.jsonl}", "license: MIT}", "unknown key data.sources.good.joins.0.license", ""),
+    ],
+)
+def test_a_mistake_in_a_join_is_named_at_its_line(joining: Path, old: str, new: str, what: str, got: str) -> None:
+    edit(joining, old, new)
+    (mistake,) = mistakes_in(joining)
+    assert what in mistake.what
+    assert got in str(mistake)
+    assert mistake.line == line_of(joining, new)
+
+
+def test_a_missing_file_of_a_join_is_named_at_its_line(joining: Path) -> None:
+    edit(joining, "5, path: bad.jsonl", "5, path: gone.jsonl")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(joining)
+    (mistake,) = caught.value.mistakes
+    assert "data.sources.good.joins.0: a source has no files" in mistake.what
+    assert mistake.line == line_of(joining, "gone.jsonl")
+
+
+def test_held_out_data_cannot_join(tiny_recipe: Path) -> None:
+    part = "{kind: real, path: real.jsonl, joins: [{from_step: 2, path: bad.jsonl}]}"
+    override = f"data.held_out={{kind: dataset, steer: {part}, report: {{kind: real, path: bad.jsonl}}}}"
+    (mistake,) = mistakes_in(tiny_recipe, override)
+    assert "steer.joins has no effect" in mistake.what
+
+
+def test_a_join_takes_from_its_source_what_it_does_not_say(joining: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(joining, on_this_machine=False)
+    first, second, third = loaded.recipe.data.sources["good"].segments
+    assert (first.path, second.path, third.path) == tuple(str(tmp_path / f"{n}.jsonl") for n in ("good", "bad", "good"))
+    assert [one.where for one in (first, second, third)] == [{}, {}, {"topic": "towns"}]
+    assert {one.kind for one in (first, second, third)} == {"synthetic"}
+    copy = tmp_path / "elsewhere" / "recipe.yaml"
+    copy.parent.mkdir()
+    copy.write_text(resolved_yaml(loaded.recipe))
+    assert load_recipe(copy, on_this_machine=False).recipe == loaded.recipe
+
+
+def test_the_place_of_a_join_is_a_whole() -> None:
+    tree = {"kind": "real", "package": "somewhere", "path": "a.jsonl", "joins": [{"from_step": 2, "path": "b.jsonl"}]}
+    assert SourceConfig.model_validate(tree).segments[1].package is None
+    tree["joins"] = [{"from_step": 2, "hub": "some/id"}]
+    assert (tree_of := SourceConfig.model_validate(tree).segments[1]).path is None
+    assert tree_of.hub == "some/id"
+
+
+def test_joins_are_among_what_a_run_may_change(joining: Path) -> None:
+    old = load_recipe(joining, on_this_machine=False).recipe
+    edit(joining, "from_step: 9", "from_step: 10")
+    changed = differences(old, load_recipe(joining, on_this_machine=False).recipe)
+    assert [(one.key, one.allowed) for one in changed] == [("data.sources.good.joins", True)]
 
 
 def test_an_override_replaces_a_value_and_is_named_when_it_is_wrong(tiny_recipe: Path) -> None:

@@ -82,7 +82,7 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.document_batch,
     )
-    run.journal.write("report", state.step, part="report", **summary(reader.read(engine, step=state.step)))
+    run.journal.write("report", state.step, part="report", **summary(reader.read(engine, step=state.step, live={})))
     beat("finishing")
     _write_model(engine, run.folder / "model", data.tokenizer_folder)
     engine.broadcast(None)  # who waits for the texts has the whole patience of the watchdog for them

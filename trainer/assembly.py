@@ -1,7 +1,6 @@
 """Assembly: the parts of a run, built from a recipe and its prepared data."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from trainer.control.steer import alignment_from, fading_from, worth_from
 from trainer.evaluate.alignment import TokenAlignment
 from trainer.evaluate.alignment import sized as alignment_samples
 from trainer.evaluate.fading import PART_OF_EVIDENCE, TokenFading, fading_sized, fading_times
-from trainer.evaluate.heldout import Reader, fixed_samples, plan_steer
+from trainer.evaluate.heldout import Reader, plan_steer
 from trainer.evaluate.times import times
 from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
 from trainer.failure import warn
@@ -52,7 +51,8 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
     journal: JournalWriter,
     folder: Path,
     state: RunState,
-    replay: Mapping[int, Sequence[Fact]] | None,
+    ahead: Mapping[int, Sequence[Fact]],
+    replays: bool,
     stop_asked: Callable[[], bool],
 ) -> Run:
     """The parts put together, for ``state`` on; every rank gets its own."""
@@ -61,18 +61,19 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
     recipe = loaded.recipe
     plan = Plan(recipe.seed, ledger)
     interval_tokens = recipe.mixture.global_batch * data.sequence_length * recipe.evaluation.every_steps
+    segments = {(name, n): segment for name, parts in data.segments.items() for n, segment in enumerate(parts)}
     stream = Stream(
         plan,
-        {(name, number): segment for name, parts in data.segments.items() for number, segment in enumerate(parts)},
+        segments,
         state=plan.state(state.step + 1),
         cells=Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=recipe.training.micro_batch),
         sequence_length=data.sequence_length,
         padding=data.end_of_document,
-        max_epochs={} if replay is not None else recipe.mixture.max_epochs,
+        max_epochs={} if replays else recipe.mixture.max_epochs,
         pin_memory=engine.device.type == "cuda",
     )
     reader = _reader(recipe, data, interval_tokens, state.documents)
-    if engine.is_main and replay is None:
+    if engine.is_main and not replays:
         _warn_of_a_blind_guard(recipe, len(reader.documents))
     return Run(
         seed=recipe.seed,
@@ -89,14 +90,12 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         ledger=ledger,
         journal=journal,
         reader=reader,
-        slice_tokens={
-            name: dict(sum((Counter(one.slice_tokens) for one in source.segments), Counter()))
-            for name, source in data.sources.items()
-        },
-        worth=None if replay is not None else worth_plan(recipe, data),
-        alignment=None if replay is not None else alignment_plan(recipe, data),
-        fading=None if replay is not None else fading_plan(recipe, data),
-        replay=replay,
+        slice_tokens={place: segment.slice_tokens for place, segment in segments.items()},
+        worth=None if replays else worth_plan(recipe, data),
+        alignment=None if replays else alignment_plan(recipe, data),
+        fading=None if replays else fading_plan(recipe, data),
+        ahead=ahead,
+        replays=replays,
         stop_asked=stop_asked,
         ledger_offset=ledger.sync,
         warn=warn if engine.is_main else lambda _text: None,
@@ -126,7 +125,9 @@ def _reader(
     return Reader(
         part=data.steer,
         documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),
-        samples=fixed_samples(data.segments, num_samples=recipe.evaluation.source_samples, seed=recipe.seed),
+        sources=data.segments,
+        source_samples=recipe.evaluation.source_samples,
+        seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.document_batch,

@@ -141,7 +141,7 @@ def audit(
         typer.Option(
             metavar="SOURCE:ID",
             help="In which steps this sample was used. A number is the sample's; a document is named by its id, "
-            "one that looks like a number as SOURCE:id=1984.",
+            "one that looks like a number as SOURCE:id=1984. Of a segment that joined: SOURCE:SEGMENT:ID.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -391,7 +391,8 @@ def _first_batch(loaded: "LoadedRecipe", data: "PreparedData") -> tuple[dict[str
 
     recipe = loaded.recipe
     shares = recipe.mixture.shares_in_millionths()
-    plan = Plan(recipe.seed, Ledger([*segment_facts(data), *starting_facts(recipe.mixture.global_batch, shares)]))
+    segments = segment_facts(data, recipe.data)[1]
+    plan = Plan(recipe.seed, Ledger([*segments, *starting_facts(recipe.mixture.global_batch, shares)]))
     stream = Stream(
         plan,
         {(name, n): part for name, source in data.sources.items() for n, part in enumerate(source.segments)},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer import checkpoint
+from trainer.data.sources import segment_name
 from trainer.mixture.ledger import Ledger, Topology, from_record
 from trainer.mixture.plan import Batch, Cells, Plan
 from trainer.monitor.journal import read
@@ -144,7 +145,7 @@ def show_step(run: RunFolder, step: int, *, as_json: bool) -> str:
     if data:
         lines.append(f"fed from the store {predicted_fed(run, step, data)}")
     for slot, facts in zip(slots, told, strict=True):
-        named = f"{slot.source}:{slot.sample}"
+        named = f"{segment_name(slot.source, slot.segment)}:{slot.sample}"
         lines.append(f"{slot.slot:>10}  rank {slot.rank}  {named}  segment {slot.segment}  epoch {slot.epoch}")
         lines += [f"{'':>12}{_in_words(document)}" for document in facts.get("documents", [])]
     return "\n".join(lines)
@@ -152,20 +153,20 @@ def show_step(run: RunFolder, step: int, *, as_json: bool) -> str:
 
 def show_sample(run: RunFolder, name: str, *, as_json: bool) -> str:
     """The steps that used SOURCE:ID, where ID is a sample's number or (with the store at hand) a document's id; an id
-    that is a number itself is written SOURCE:id=1984.
+    that is a number itself is written SOURCE:id=1984. A sample of another segment than the first is SOURCE:SEGMENT:ID.
     """
-    source, _, wanted = name.partition(":")
+    source, wanted, segment = _asked(run, name)
     if source not in run.plan.sources or not wanted:
         raise UserError(
             "a sample is named SOURCE:ID", got=name, remedy=f"Sources of this run: {', '.join(run.plan.sources)}"
         )
     data = run.prepared()
     is_number = wanted.isdecimal()  # isdigit also takes superscripts, which are no number
-    samples = [int(wanted)] if is_number else _samples_of_document(data, source, wanted.removeprefix("id="))
-    size = run.plan.segments[run.plan.segment_index(source, 0)].num_samples
+    samples = [int(wanted)] if is_number else _samples_of_document(data, source, segment, wanted.removeprefix("id="))
+    size = run.plan.segments[run.plan.segment_index(source, segment)].num_samples
     if max(samples) >= size:
-        raise UserError(f"source {source} has samples 0 to {size - 1}", got=wanted)
-    uses = [(step, slot) for sample in samples for step, slot in uses_of(run, source, sample)]
+        raise UserError(f"{segment_name(source, segment)} has samples 0 to {size - 1}", got=wanted)
+    uses = [(step, slot) for sample in samples for step, slot in uses_of(run, source, sample, segment)]
     if as_json:
         told = [{"step": step, **_told(slot, data)} for step, slot in uses]
         return json.dumps({"sample": name, "uses": told})
@@ -175,10 +176,20 @@ def show_sample(run: RunFolder, name: str, *, as_json: bool) -> str:
         for step, slot in uses
     ]
     if data:
-        for document in _documents_in(data, source, 0, samples[0]):
+        for document in _documents_in(data, source, segment, samples[0]):
             lines.append(f"  sample {samples[0]} holds {_in_words(document)}")
-        lines += [f"  | {text[:160]}" for text in data.document_texts(source, samples[0])[:3]]
+        lines += [f"  | {text[:160]}" for text in data.document_texts(source, samples[0], segment)[:3]]
     return "\n".join(lines)
+
+
+def _asked(run: RunFolder, name: str) -> tuple[str, str, int]:
+    """Source, sample or document, and segment that SOURCE:ID or SOURCE:SEGMENT:ID names. A number and a colon name a
+    segment only where there is one of that number: documents without an id of their own are called FILE:LINE.
+    """
+    source, _, wanted = name.partition(":")
+    number, colon, rest = wanted.partition(":")
+    known = {str(segment.segment): segment.segment for segment in run.plan.segments if segment.source == source}
+    return (source, rest, known[number]) if colon and rest and number in known else (source, wanted, 0)
 
 
 def _told(slot: Slot, data: "PreparedData | None") -> dict[str, Any]:
@@ -233,7 +244,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
             end_of_document=data.end_of_document,
             document_batch=run.recipe.evaluation.document_batch,
         )
-        figures[name] = summary(reader.read(engine, step=saved.step))
+        figures[name] = summary(reader.read(engine, step=saved.step, live={}))
     return figures
 
 
@@ -254,19 +265,19 @@ def show_held_out(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _samples_of_document(data: "PreparedData | None", source: str, document_id: str) -> list[int]:
+def _samples_of_document(data: "PreparedData | None", source: str, number: int, document_id: str) -> list[int]:
     if data is None:
         raise UserError(
             "a document is found by its id only with the prepared store at hand",
             got=document_id,
             remedy="Give the sample's number",
         )
-    segment = data.sources[source].segments[0]
+    segment = data.sources[source].segments[number]
     for document in range(segment.num_documents):
         if str(segment.describe(document)["id"]) == document_id:
             start, end = segment.document_span(document)
             return list(range(start // segment.sequence_length, (end - 1) // segment.sequence_length + 1))
-    raise UserError(f"source {source} has no document with this id", got=document_id)
+    raise UserError(f"{segment_name(source, number)} has no document with this id", got=document_id)
 
 
 def _check_step(run: RunFolder, step: int) -> None:

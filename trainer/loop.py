@@ -22,7 +22,7 @@ from trainer import checkpoint
 from trainer.control.spikes import spike, with_latest
 from trainer.control.steer import steer
 from trainer.evaluate.heldout import summary
-from trainer.mixture.ledger import BatchSize, Fact, Rollback, Shares
+from trainer.mixture.ledger import BatchSize, Fact, Retire, Rollback, Segment, Shares
 from trainer.mixture.plan import MARK_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.parts import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
@@ -170,16 +170,23 @@ def _note_lags(run: Run, state: State) -> None:
 
 
 def _take(run: Run, facts: Sequence[Fact]) -> None:
-    """Take facts that govern the next batch, and journal what they force the lags to."""
+    """Take facts that govern the next batch, and journal which segments join or retire and what the lags are forced
+    to.
+    """
     run.stream.append(facts)
+    for fact in facts:
+        if isinstance(fact, Segment):
+            size = fact.num_samples
+            run.journal.write("join", fact.step - 1, source=fact.source, segment=fact.segment, num_samples=size)
+        elif isinstance(fact, Retire):
+            run.journal.write("retire", fact.step - 1, source=fact.source, segment=fact.segment)
     _note_lags(run, run.stream.state)
 
 
 def _due(run: Run, state: RunState) -> bool:
     last = state.position >= run.num_steps
     every = (run.evaluation.every_steps, run.checkpoint.every_steps)
-    replayed = run.replay is not None and state.step + 1 in run.replay
-    return last or replayed or any(state.step % steps == 0 for steps in every)
+    return last or state.step + 1 in run.ahead or any(state.step % steps == 0 for steps in every)
 
 
 def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bool]:
@@ -265,13 +272,15 @@ def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skippe
 
 
 def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunState, Outcome | None]:
-    """Whatever is due after a step: evaluate and steer, follow a replayed ledger, save. All ranks call it together."""
+    """Whatever is due after a step: take the facts that are known ahead (segments that join, a replayed ledger),
+    evaluate and steer, save. All ranks call it together.
+    """
     outcome = None
     last = state.position >= run.num_steps
     if run.checkpoint.asynchronous and run.engine.broadcast(run.saver.is_done()):
         finish_saving(run)  # a failure is heard of at the next reading, not at the next save
-    if run.replay is not None and state.step + 1 in run.replay:
-        _take(run, run.replay[state.step + 1])
+    if state.step + 1 in run.ahead:
+        _take(run, run.ahead[state.step + 1])
     if state.step % run.evaluation.every_steps == 0:
         state, outcome = _evaluate_and_steer(run, state, last=last)
         last = state.position >= run.num_steps
@@ -286,7 +295,7 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
     beat("evaluating")
-    reading = run.reader.read(run.engine, step=state.step)
+    reading = run.reader.read(run.engine, step=state.step, live=run.plan.live(state.step + 1))
     worth = {} if last else _measured(run, state, run.worth)
     alignment = {} if last else _measured(run, state, run.alignment)
     fading = {} if last else _measured(run, state, run.fading)
@@ -307,20 +316,20 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     state = replace(warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
         state = replace(state, anchor=reading.nats.tolist())
-    if run.replay is not None or last:
+    if run.replays or last:
         return state, None
     return _decide(run, state, reading, evidence)
 
 
 def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:
-    """Evidence about the sources that are drawn, where it is due."""
+    """Evidence about the sources that are drawn, from the segments that are, where it is due."""
     if plan is None or not plan.times.due(state.step, state.position):
         return {}
-    shares = run.plan.shares(state.step + 1)
+    shares, live = run.plan.shares(state.step + 1), run.plan.live(state.step + 1)
     return plan.measure(
         run.engine,
         step=state.step,
-        sources=[name for name, share in shares.items() if share > 0],
+        sources={name: live[name] for name, share in shares.items() if share > 0},
         global_batch=run.plan.global_batch(state.step + 1),
     )
 
@@ -336,7 +345,7 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
                 num_steps=run.num_steps,
                 global_batch=run.plan.global_batch(state.step + 1),
                 rates=run.rates,
-                num_samples=run.plan.sizes(),
+                num_samples=run.plan.sizes(state.step + 1),
                 max_epochs=run.max_epochs,
             ),
             reading=reading,

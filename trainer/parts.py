@@ -142,8 +142,10 @@ class HeldOutReader(Protocol):
         """Numbers of the documents that are read, ascending."""
         ...
 
-    def read(self, port: Any, *, step: int) -> Reading:
-        """(all) One reading; every rank gets the same one."""
+    def read(self, port: Any, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+        """(all) One reading, of the sources in ``live`` too, by the numbers of their live segments; every rank gets
+        the same one.
+        """
         ...
 
 
@@ -153,9 +155,11 @@ Found = TypeVar("Found", covariant=True)
 class Measure(Protocol[Found]):
     """How evidence about the sources is measured, on the devices it was made for."""
 
-    def __call__(self, port: Any, *, step: int, sources: Sequence[str], global_batch: int) -> Mapping[str, Found]:
-        """(all) What is found of ``sources`` after ``step``, those left out of which nothing can be told; weights and
-        optimizer are as before.
+    def __call__(
+        self, port: Any, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
+    ) -> Mapping[str, Found]:
+        """(all) What is found of ``sources``, given with the numbers of their live segments, after ``step``, those left
+        out of which nothing can be told; weights and optimizer are as before.
         """
         ...
 
@@ -207,11 +211,12 @@ class Run:
     ledger: Ledger
     journal: JournalWriter
     reader: HeldOutReader
-    slice_tokens: Mapping[str, Mapping[str, int]]  # tokens by slice of each source; empty where nobody knows them
+    slice_tokens: Mapping[tuple[str, int], Mapping[str, int]]  # by slice of each segment; empty where nobody knows
     worth: MeasurePlan[Worth] | None  # None: nobody asks for it
     alignment: MeasurePlan[Alignment] | None  # likewise
     fading: MeasurePlan[Fading] | None  # likewise
-    replay: Mapping[int, Sequence[Fact]] | None  # another run's facts by step, instead of decisions
+    ahead: Mapping[int, Sequence[Fact]]  # known before their steps: segments that join, and another run's facts
+    replays: bool  # another run's facts stand in for decisions
     stop_asked: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
     warn: Callable[[str], None]

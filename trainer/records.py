@@ -64,7 +64,7 @@ class Reading:
 
     ``nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8 bytes,
     ``slice_of[D]`` an index into ``slices``. ``source_nats_per_token`` is the loss on a fixed sample of each training
-    source.
+    source, chosen anew where a segment of it joined.
     """
 
     step: int
@@ -147,7 +147,7 @@ class Outlook:
     num_steps: int  # of the schedule
     global_batch: int  # samples, now in force
     rates: Sequence[float]  # learning rate at evenly spaced schedule positions, the middle of each part of the run
-    num_samples: Mapping[str, int]  # of each source, all different
+    num_samples: Mapping[str, int]  # that each source can give now, all different
     max_epochs: Mapping[str, float] = field(default_factory=dict)  # of sources that are capped
 
 

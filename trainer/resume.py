@@ -8,11 +8,13 @@ from typing_extensions import override
 
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig, initial_state
+from trainer.data.sources import DataConfig
 from trainer.loop import starting_facts
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
     Ledger,
+    Retire,
     Rollback,
     Segment,
     Shares,
@@ -58,12 +60,13 @@ def open_ledger(
     engine: Devices,
     saved: checkpoint.Checkpoint | None,
     *,
-    segments: Sequence[Segment],
+    segments: Mapping[int, Sequence[Segment | Retire]],
     mixture: MixtureConfig,
     micro_batch: int,
     replay: Mapping[int, Sequence[Fact]] | None = None,
 ) -> RecordedLedger:
     """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first.
+    ``segments`` are those of ``segment_facts``: the run begins with those of step 1.
 
     The mixture's global batch counts from here on, except where another run's facts, its batch sizes among them, are
     being replayed.
@@ -79,12 +82,13 @@ def open_ledger(
     step = saved.step + 1 if saved else 1
     if not facts:
         for fact in [
-            *segments,
+            *segments[1],
             *(replay[1] if replay else starting_facts(mixture.global_batch, mixture.shares_in_millionths())),
         ]:
             ledger.append(fact)
     else:
         _check_same_data(ledger, segments)
+        _check_joined(ledger, segments, step)
     size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
     if size != mixture.global_batch and not replay:
         ledger.append(BatchSize(step=step, global_batch=mixture.global_batch))
@@ -115,25 +119,69 @@ def _recent(path: Path) -> list[dict[str, Any]]:
     return list(read(path, skip=frozenset(marks[:-MARKS_KEPT])))
 
 
-def segment_facts(data: "PreparedData") -> list[Segment]:
-    """The prepared segments, as facts from the first step on."""
-    return [
-        Segment(
-            step=1,
-            source=source.name,
-            kind=source.kind,
-            segment=number,
-            num_samples=segment.num_samples,
-            fingerprint=segment.fingerprint,
-        )
-        for source in data.sources.values()
-        for number, segment in enumerate(source.segments)
-    ]
+def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Segment | Retire]]:
+    """The prepared segments as facts, by the step they govern from: the first of each source from step 1 on, the others
+    from when they join.
+    """
+    by_step: dict[int, list[Segment | Retire]] = {}
+    for source in data.sources.values():
+        joins, live = config.sources[source.name].joins, list[int]()
+        for number, segment in enumerate(source.segments):
+            step = joins[number - 1].from_step if number else 1
+            facts = by_step.setdefault(step, [])
+            facts.append(
+                Segment(
+                    step=step,
+                    source=source.name,
+                    kind=source.kind,
+                    segment=number,
+                    num_samples=segment.num_samples,
+                    fingerprint=segment.fingerprint,
+                )
+            )
+            if number and joins[number - 1].retires:
+                facts += [Retire(step=step, source=source.name, segment=one) for one in live]
+                live.clear()
+            live.append(number)
+    return by_step
 
 
-def _check_same_data(ledger: Ledger, segments: Sequence[Segment]) -> None:
-    """The prepared segments must be those the run began with: other bytes under the same name would be another run."""
-    prepared = {(fact.source, fact.segment): fact for fact in segments}
+def facts_ahead(
+    segments: Mapping[int, Sequence[Fact]], replay: Mapping[int, Sequence[Fact]] | None
+) -> dict[int, list[Fact]]:
+    """What is known before its step, by the step it governs from: segments that join and retire, and what is replayed.
+    The ledger begins with what governs from step 1 on.
+    """
+    steps = sorted({*segments, *(replay or {})} - {1})
+    return {step: [*segments.get(step, ()), *(replay or {}).get(step, ())] for step in steps}
+
+
+def _check_joined(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]], step: int) -> None:
+    """What has joined and retired before batch ``step`` is what the recipe says: the past cannot change."""
+    taken = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire)}
+    said = {_event(fact) for from_step, facts in segments.items() if from_step <= step for fact in facts}
+    if taken == said:
+        return
+    event = min(taken ^ said)
+    from_step, what, source, number = event
+    raise UserError(
+        f"what has joined and retired up to step {step} cannot change",
+        got=f"segment {number} of source {source} to {what} from step {from_step} on, "
+        f"only in {'what this run has done' if event in taken else 'the recipe'}",
+        remedy=f"Leave those joins as they were; others can join from step {step + 1} on",
+    )
+
+
+def _event(fact: Segment | Retire) -> tuple[int, str, str, int]:
+    return fact.step, "join" if isinstance(fact, Segment) else "retire", fact.source, fact.segment
+
+
+def _check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]]) -> None:
+    """The prepared segments must be those the run has drawn from: other bytes under the same name would be another
+    run.
+    """
+    every = [fact for facts in segments.values() for fact in facts]
+    prepared = {(fact.source, fact.segment): fact for fact in every if isinstance(fact, Segment)}
     for fact in ledger.facts:
         if isinstance(fact, Segment):
             now = prepared.get((fact.source, fact.segment))
@@ -191,11 +239,12 @@ def starting_state(
         ) from None
 
 
-def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, list[Fact]]:
+def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
     """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
+    Segments join as the recipe says, which must be as they joined there.
 
-    ``UserError`` where the samples could not be the same: another seed, other data, or a rollback, which a replay
-    cannot follow without the readings that led to it.
+    ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
+    replay cannot follow without the readings that led to it.
     """
     theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
     if theirs.seed != recipe.seed:
@@ -205,7 +254,17 @@ def read_replay(run: Path, recipe: Recipe, data: "PreparedData") -> dict[int, li
     facts = [from_record(record) for record in read(run / "ledger.jsonl")]
     if any(isinstance(fact, Rollback) for fact in facts):
         raise UserError("the replayed run went back to a checkpoint, which a replay cannot follow", file=run)
-    _check_same_data(Ledger(facts), segment_facts(data))
+    _check_same_data(Ledger(facts), segments)
+    joins, own = (
+        {name: [(join.from_step, join.retires) for join in source.joins] for name, source in one.data.sources.items()}
+        for one in (theirs, recipe)
+    )
+    if joins != own:
+        raise UserError(
+            "the segments of the replayed run join at other steps, so its samples differ",
+            got=own,
+            remedy=f"Let them join as there: {joins}",
+        )
     by_step: dict[int, list[Fact]] = {}
     for fact in facts:
         if isinstance(fact, Shares | BatchSize):

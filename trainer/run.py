@@ -22,7 +22,7 @@ from trainer.monitor.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.parts import Engine, Outcome, Run, RunState
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.records import UserError
-from trainer.resume import newest_checkpoint, open_ledger, read_replay, segment_facts, starting_state
+from trainer.resume import facts_ahead, newest_checkpoint, open_ledger, read_replay, segment_facts, starting_state
 from trainer.runfolder import (
     BAD_INPUT,
     DONE,
@@ -223,12 +223,13 @@ class _Job:
         self._waiting.close()
         saved = newest_checkpoint(folder, engine, warn)
         replay = self._replay or _replayed_before(saved)
-        facts = read_replay(replay, recipe, data) if replay else None
+        segments = segment_facts(data, recipe.data)
+        facts = read_replay(replay, recipe, segments) if replay else None
         ledger = open_ledger(
             folder,
             engine,
             saved,
-            segments=segment_facts(data),
+            segments=segments,
             mixture=recipe.mixture,
             micro_batch=recipe.training.micro_batch,
             replay=facts,
@@ -249,7 +250,8 @@ class _Job:
             journal=journal,
             folder=folder,
             state=state,
-            replay=facts,
+            ahead=facts_ahead(segments, facts),
+            replays=facts is not None,
             stop_asked=self._stop_asked,
         )
         self._stack.callback(run.stream.close)

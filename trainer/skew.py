@@ -8,11 +8,15 @@ from trainer.parts import Run, RunState
 
 
 def drawn_slices(run: Run) -> Composition | None:
-    """Slices of what was drawn up to now against those of the real sources; None where they are not known."""
+    """Slices of what was drawn up to now, from retired segments too, against those of the real segments that have
+    joined; None where they are not known.
+    """
     if not run.slice_tokens:
         return None
-    real = frozenset(name for name, kind in zip(run.plan.sources, run.plan.kinds, strict=True) if kind == "real")
-    return composition(run.slice_tokens, run.plan.epochs(run.stream.state), real)
+    epochs = run.plan.segment_epochs(run.stream.state)
+    kinds = dict(zip(run.plan.sources, run.plan.kinds, strict=True))
+    real = frozenset((source, segment) for source, segment in epochs if kinds[source] == "real")
+    return composition(run.slice_tokens, epochs, real)
 
 
 def composition_line(drawn: Composition | None) -> dict[str, Any]:

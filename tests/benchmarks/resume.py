@@ -41,11 +41,12 @@ def open_run(folder: Path, segments: dict[str, PreparedSegment], saved: Checkpoi
     """The ledger of a run folder, through the code a run opens it with."""
     kinds = {name: "real" if name == "real" else "synthetic" for name in segments}
     sources = {name: PreparedSource(name, kinds[name], "CC0-1.0", (segment,)) for name, segment in segments.items()}
+    one_segment_each = {name: SimpleNamespace(joins=()) for name in segments}
     return open_ledger(
         folder,
         SingleProcess(),
         saved,
-        segments=segment_facts(SimpleNamespace(sources=sources)),
+        segments=segment_facts(SimpleNamespace(sources=sources), SimpleNamespace(sources=one_segment_each)),
         mixture=MixtureConfig(global_batch=32, shares=SHARES),
         micro_batch=32,
     )

@@ -169,6 +169,56 @@ def test_a_planted_held_out_document_is_dropped_from_every_source_and_counted(fo
         prepared(folder, fatal)
 
 
+def joining(**changes: Any) -> dict[str, Any]:
+    """The small data section, with a segment that joins each of its sources."""
+    tree = recipe(held_out=by_bucket(), **changes)
+    for name, source in tree["sources"].items():
+        source["joins"] = [{"from_step": 5, "path": f"{name}-later.jsonl"}]
+    return tree
+
+
+def write_later(folder: Path) -> None:
+    """The files of the segments that join; those of `web` go on with its numbers."""
+    write_jsonl(folder / "web-later.jsonl", documents(50, "web", start=200))
+    write_jsonl(folder / "made-later.jsonl", documents(40, "made", start=60))
+
+
+def test_segments_that_join_are_prepared_as_the_first_is(folder: Path) -> None:
+    write_later(folder)
+    planted = next(row for row in documents(200, "web") if bucket_of(row["id"], 10) == 8)
+    copied = {**planted, "id": "copied"}
+    write_jsonl(folder / "made-later.jsonl", [*documents(40, "made", start=60), copied, {"text": None}])
+    data = prepared(folder, joining())
+    later = data.sources["made"].segments[1]
+    assert [later.describe(n)["id"] for n in range(later.num_documents)] == [f"made{n}" for n in range(60, 100)]
+    assert data.contamination["made:1"] == {"exact": 1, "near": 0, "dropped": 1}
+    assert data.quarantine["sources"]["made:1"]["quarantined"] == 1
+    assert data.quarantine["sources"]["made"]["quarantined"] == 0
+    web = data.sources["web"].segments[1]
+    kept = [row["id"] for row in documents(50, "web", start=200) if bucket_of(row["id"], 10) not in (8, 9)]
+    assert [web.describe(n)["id"] for n in range(web.num_documents)] == kept
+    assert set(web.slice_tokens) == {"t0", "t1", "t2"}
+
+
+def test_what_joins_later_leaves_the_beginning_of_the_run_as_it_was(folder: Path) -> None:
+    write_later(folder)
+    alone, both = prepared(folder, recipe(held_out=by_bucket())), prepared(folder, joining())
+    assert both.steer.ids == alone.steer.ids
+    assert both.report.ids == alone.report.ids
+    for name, source in alone.sources.items():
+        assert both.sources[name].segments[0].fingerprint == source.segments[0].fingerprint
+
+
+def test_when_a_segment_joins_is_no_part_of_its_store(folder: Path) -> None:
+    write_later(folder)
+    first = prepared(folder, joining())
+    tree = joining()
+    tree["sources"]["made"]["joins"][0] |= {"from_step": 77, "retires": True}
+    assert prepared(folder, tree).folder == first.folder
+    write_jsonl(folder / "made-later.jsonl", documents(41, "made", start=60))
+    assert prepared(folder, tree).folder != first.folder
+
+
 def test_malformed_rows_are_set_aside_with_their_place(folder: Path) -> None:
     bad: list[Any] = [
         b"{",

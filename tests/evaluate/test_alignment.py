@@ -258,6 +258,24 @@ def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any) -
     held_out_parts(worlds.Documents([[1, 2, 3]] * 36), 8, **settings)
 
 
+def test_only_live_segments_are_measured(worlds: Any) -> None:
+    rng = np.random.default_rng(10)
+    part = worlds.Documents(text(rng, 40).tolist())
+    retired, live = worlds.Block(text(rng, 9)), worlds.Block(text(rng, 5))
+    with bench(micro_batch=4) as on:
+        practised(on, 2)
+        measure = TokenAlignment(
+            part=part,
+            sources={"one": [retired, live]},
+            num_samples=16,
+            seed=1,
+            sequence_length=LENGTH,
+            end_of_document=0,
+        )
+        assert measure(on.engine, step=1, sources={"one": [1]}, global_batch=12)["one"].num_samples == 5
+        assert measure(on.engine, step=1, sources={"one": [0, 1]}, global_batch=12)["one"].num_samples == 14
+
+
 def test_a_source_that_is_smaller_than_asked_for_is_measured_on_what_it_has(worlds: Any) -> None:
     rng = np.random.default_rng(10)
     part = worlds.Documents(text(rng, 40).tolist())
@@ -267,5 +285,5 @@ def test_a_source_that_is_smaller_than_asked_for_is_measured_on_what_it_has(worl
         measure = TokenAlignment(
             part=part, sources=sources, num_samples=16, seed=1, sequence_length=LENGTH, end_of_document=0
         )
-        found = measure(on.engine, step=1, sources=["five", "one"], global_batch=12)
+        found = measure(on.engine, step=1, sources={"five": [0], "one": [0]}, global_batch=12)
     assert {name: one.num_samples for name, one in found.items()} == {"five": 5}  # one sample has no scatter

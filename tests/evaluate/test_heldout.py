@@ -13,11 +13,11 @@ from trainer.evaluate.heldout import (
     EvaluationConfig,
     Reader,
     all_documents,
-    fixed_samples,
     plan_steer,
     reading_cost_tokens,
     summary,
     tail_documents,
+    whole_part,
 )
 from trainer.records import Reading, UserError
 
@@ -47,7 +47,6 @@ def reading(nats: list[float], tokens: list[int], slice_of: list[int] | None = N
 def test_every_rank_count_reads_the_same_bits(worlds: Any) -> None:
     part = sliced_part(worlds, [5, 9], length=23)
     segments = {"web": [worlds.Block(np.random.default_rng(3).integers(50, size=(20, 8)))]}
-    samples = fixed_samples(segments, num_samples=5, seed=7)
 
     def read(rank: int, meeting: Any) -> Reading:
         class Port(worlds.Ranked):  # type: ignore[misc]
@@ -57,12 +56,14 @@ def test_every_rank_count_reads_the_same_bits(worlds: Any) -> None:
         reader = Reader(
             part=part,
             documents=np.arange(1, 13),
-            samples=samples,
+            sources=segments,
+            source_samples=5,
+            seed=7,
             sequence_length=8,
             end_of_document=0,
             document_batch=3,
         )
-        return reader.read(Port(bigram_logits, rank, meeting.world_size), step=4)
+        return reader.read(Port(bigram_logits, rank, meeting.world_size), step=4, live={"web": [0]})
 
     alone = worlds.in_ranks(1, read)[0]
     assert alone.tokens.tolist() == [23] * 12
@@ -72,12 +73,25 @@ def test_every_rank_count_reads_the_same_bits(worlds: Any) -> None:
             assert other.source_nats_per_token == alone.source_nats_per_token
 
 
+def test_the_fixed_samples_of_a_source_are_those_of_its_live_segments(worlds: Any) -> None:
+    ids = np.random.default_rng(3).integers(1, 50, size=(3, 20, 8))
+    part, segments = sliced_part(worlds, [6]), [worlds.Block(rows) for rows in ids]
+
+    def read(live: list[int], step: int = 0) -> float:
+        reader = Reader(
+            part=part, documents=np.arange(6), sources={"web": segments}, source_samples=5, seed=7,
+            sequence_length=8, end_of_document=0, document_batch=4,
+        )  # fmt: skip
+        return reader.read(worlds.Ranked(bigram_logits), step=step, live={"web": live}).source_nats_per_token["web"]
+
+    assert read([0], step=1) == read([0], step=9)
+    assert len({read([0]), read([0, 1]), read([2])}) == 3
+
+
 def test_a_model_that_knows_nothing_reads_the_logarithm_of_the_vocabulary(worlds: Any) -> None:
     part = sliced_part(worlds, [6], length=15)
-    reader = Reader(
-        part=part, documents=np.arange(6), samples={}, sequence_length=8, end_of_document=0, document_batch=4
-    )
-    result = reader.read(worlds.Ranked(lambda ids: torch.zeros(*ids.shape, 50)), step=0)
+    reader = whole_part(part, sequence_length=8, end_of_document=0, document_batch=4)
+    result = reader.read(worlds.Ranked(lambda ids: torch.zeros(*ids.shape, 50)), step=0, live={})
     figures = summary(result)
     assert figures["nats_per_token"] == pytest.approx(math.log(50), rel=1e-6)
     assert figures["bits_per_byte"] == pytest.approx(math.log2(50) / 4, rel=1e-6)

@@ -220,6 +220,21 @@ def test_a_segment_joins_and_retires_at_its_step_and_segments_are_used_evenly() 
     assert abs(used[1, 0] - 35 * 4 * 30 / 120) <= 1  # in proportion to their sizes: both finish an epoch together
 
 
+def test_sizes_and_epochs_are_those_of_the_live_segments() -> None:
+    ledger = ledger_of({"real": ("real", 100), "made": ("synthetic", 30)}, {"real": 500_000, "made": 500_000}, 8)
+    ledger.append(Segment(step=5, source="made", kind="synthetic", segment=1, num_samples=90))
+    ledger.append(Retire(step=40, source="made", segment=0))
+    plan = Plan(0, ledger)
+    assert [plan.live(step)["made"] for step in (4, 5, 39, 40)] == [(0,), (0, 1), (0, 1), (1,)]
+    assert [plan.sizes(step)["made"] for step in (4, 5, 40)] == [30, 120, 90]
+    assert plan.epochs(plan.state(4))["made"] == 12 / 30
+    assert plan.epochs(plan.state(5))["made"] == 16 / 120
+    both = plan.segment_epochs(plan.state(40))
+    assert both["made", 0] * 30 + both["made", 1] * 90 == pytest.approx(39 * 4)
+    assert plan.epochs(plan.state(40))["made"] == both["made", 1]
+    assert plan.epochs(plan.state(40))["real"] == 39 * 4 / 100
+
+
 @given(case=ledgers_with_changes(), joins=st.integers(2, 60), kind=st.sampled_from(KINDS), share=st.integers(1, 900))
 @settings(max_examples=60, deadline=None)
 def test_a_source_that_joins_late_leaves_earlier_batches_alone_and_a_resume_counts_the_same(

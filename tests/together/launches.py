@@ -79,26 +79,27 @@ def write_recipe(folder: Path, *, num_documents: int = 200) -> Path:
     for seed, (name, count) in enumerate(
         {"real": num_documents, "good": num_documents // 2, "bad": num_documents // 2}.items()
     ):
-        generator = random.Random(seed)
-        words = [
-            "".join(generator.choice("bdfklmnprst") + generator.choice("aeiou") for _ in range(3)) for _ in range(120)
-        ]
-        rows = (
-            {
-                "title": f"{name} {number}",
-                "topic": ("rivers", "towns", "birds", "tools")[number % 4],
-                "text": " ".join(
-                    generator.choices(
-                        words, weights=[1 / (rank + 3) for rank in range(120)], k=generator.randint(8, 22)
-                    )
-                ),
-            }
-            for number in range(count)
-        )
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_documents(folder / f"{name}.jsonl", seed, count)
     path = folder / "together.yaml"
     path.write_text(RECIPE, encoding="utf-8")
     return path
+
+
+def write_documents(file: Path, seed: int, count: int) -> None:
+    """So many documents of 8 to 22 words from a vocabulary of the seed's own."""
+    generator = random.Random(seed)
+    words = ["".join(generator.choice("bdfklmnprst") + generator.choice("aeiou") for _ in range(3)) for _ in range(120)]
+    rows = (
+        {
+            "title": f"{file.stem} {number}",
+            "topic": ("rivers", "towns", "birds", "tools")[number % 4],
+            "text": " ".join(
+                generator.choices(words, weights=[1 / (rank + 3) for rank in range(120)], k=generator.randint(8, 22))
+            ),
+        }
+        for number in range(count)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 # Starting

@@ -79,7 +79,8 @@ class Reader:
         self.config, self._seed, self._base, self._cache, self._quarantine = config, seed, base, cache, quarantine
 
     def documents(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
-        """Every well-formed document of a source that `where` lets through, with its part.
+        """Every well-formed document of a segment that `where` lets through, with its part. ``name`` is the segment's
+        (``segment_name``).
 
         ``record=False`` for a reading that may stop half-way: it leaves the quarantine alone. UserError at the end when
         the recipe names a column that no row had.
@@ -105,7 +106,7 @@ class Reader:
         check.refuse_unknown(files)
 
     def training(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
-        """The source's training documents, before decontamination."""
+        """The segment's training documents, before decontamination."""
         return (document for document in self.documents(name, source, record=record) if document.part == "train")
 
     def _document(self, name: str, source: SourceConfig, row: Row) -> Document | Malformed:
@@ -129,6 +130,7 @@ class Reader:
 
     def _part(self, name: str, source: SourceConfig, text: str, columns: Mapping[str, Any]) -> Part:
         rule = self.config.held_out
+        name = name.partition(":")[0]  # what the rule holds out is trained on from no segment of the source
         if isinstance(rule, HeldOutByBucket) and name == rule.source:
             bucket = bucket_of(columns.get(rule.by), rule.of)
             if bucket in rule.steer:

@@ -54,24 +54,26 @@ def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
 
 
 def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
-    """The fingerprint, and the inputs behind it: {source: [{file, sha256}]}."""
+    """The fingerprint, and the inputs behind it: {segment: [{file, sha256}]}."""
     inputs: dict[str, Any] = {}
-    for name, source in config.every_source.items():
-        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files_of(source, base, cache)]
+    for name, segment in config.every_segment.items():
+        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files_of(segment, base, cache)]
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
     # Not where a file lies, but its name (default ids have it); licence and kind stand in the manifest.
-    sources = {name: source.model_dump(mode="json", exclude=_ORIGIN) for name, source in config.every_source.items()}
-    return _hash([_settings(config, seed), list(sources.items()), inputs]), inputs
+    segments = {
+        name: segment.model_dump(mode="json", exclude=_ORIGIN) for name, segment in config.every_segment.items()
+    }
+    return _hash([_settings(config, seed), list(segments.items()), inputs]), inputs
 
 
 def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
     """A key that all processes of a run compute alike, reading no data. Raises UserError where a file is missing."""
     stamps: dict[str, Any] = {}
-    for name, source in config.every_source.items():
-        files = files_of(source, base, cache)
-        stamps[name] = [str(file) for file in files] if is_indexed(source) else [stamp(file) for file in files]
+    for name, segment in config.every_segment.items():
+        files = files_of(segment, base, cache)
+        stamps[name] = [str(file) for file in files] if is_indexed(segment) else [stamp(file) for file in files]
     stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
-    sources = {name: source.model_dump(mode="json") for name, source in config.every_source.items()}
-    return _hash([_settings(config, seed), list(sources.items()), stamps])[:32]
+    segments = {name: segment.model_dump(mode="json") for name, segment in config.every_segment.items()}
+    return _hash([_settings(config, seed), list(segments.items()), stamps])[:32]

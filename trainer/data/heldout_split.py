@@ -16,6 +16,9 @@ def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document]
     """Documents of `steer` and `report`, and what was found about them. Held in memory: held-out data is the small
     part.
 
+    They are taken from the first segment of a source; what the rule would take from later ones is trained on neither,
+    so that the part is the same whatever joins the run.
+
     A document of `steer` that also occurs in `report` (equal words) leaves `steer`; between two data sets of the
     user's own it is an error, because each was meant to be whole. Raises UserError for an empty part.
     """

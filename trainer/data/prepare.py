@@ -30,8 +30,16 @@ from trainer.data.fingerprint import CACHE_VARIABLE, cache_folder, content_finge
 from trainer.data.heldout_split import chunks, collect_held_out
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import Quarantine
-from trainer.data.sources import DataConfig, SourceConfig
-from trainer.data.store import COMPLETE, MANIFEST, STORE_FORMAT, PreparedData, is_complete, open_prepared
+from trainer.data.sources import DataConfig, SourceConfig, segment_name
+from trainer.data.store import (
+    COMPLETE,
+    MANIFEST,
+    STORE_FORMAT,
+    PreparedData,
+    is_complete,
+    open_prepared,
+    segment_folder,
+)
 from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
 from trainer.data.waiting import Announcement, await_store
 from trainer.measures.contamination import HeldOutIndex, Match
@@ -98,9 +106,9 @@ def _unusable(cache: Path, done: str, error: OSError) -> UserError:
 
 def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
     _require_writable(cache)
-    for name, source in config.every_source.items():
-        if is_indexed(source) and not (index := index_file(source, base, cache)).exists():
-            write_index(source, base, index, lambda documents, name=name: note(f"index {name}", documents))  # type: ignore[misc]
+    for name, segment in config.every_segment.items():
+        if is_indexed(segment) and not (index := index_file(segment, base, cache)).exists():
+            write_index(segment, base, index, lambda documents, name=name: note(f"index {name}", documents))  # type: ignore[misc]
     fingerprint, inputs = content_fingerprint(config, seed=seed, base=base, cache=cache)
     folder = cache / "stores" / fingerprint[:32]
     if is_complete(folder):
@@ -194,7 +202,9 @@ class _Preparation:
         self._write_manifest(fingerprint, inputs, tokenizer, sources, facts)
 
     def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
-        """Real training text, spread evenly over the real sources where there is more than the tokenizer needs."""
+        """Real training text, spread evenly over the first segments of the real sources where there is more than the
+        tokenizer needs.
+        """
         real = {name: source for name, source in self.config.sources.items() if source.kind == "real"}
         budget = self.config.tokenizer.max_training_bytes
         stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
@@ -211,8 +221,14 @@ class _Preparation:
 
     def _write_source(self, number: int, name: str, tools: _Tools) -> dict[str, Any]:
         source = self.config.sources[name]
-        contaminated = _Contaminated(name)
-        folder, end = self.folder / f"source-{number}", tools.tokenizer.end_of_document
+        segments = [
+            self._write_segment(segment_folder(self.folder, number, place), segment_name(name, place), segment, tools)
+            for place, segment in enumerate(source.segments)
+        ]
+        return {"name": name, "kind": source.kind, "license": source.license, "segments": segments}
+
+    def _write_segment(self, folder: Path, name: str, source: SourceConfig, tools: _Tools) -> dict[str, Any]:
+        contaminated, end = _Contaminated(name), tools.tokenizer.end_of_document
         writer = SegmentWriter(folder, self.config.sequence_length, end, tools.tokenizer.dtype)
         num_documents = 0
         clean = self._clean_batches(name, source, tools.index, contaminated)
@@ -228,8 +244,7 @@ class _Preparation:
             remedy = "Check its `where`, `sample`, `text_column`, and data.held_out"
             raise UserError(f"source {name!r} has no training documents", got=found, remedy=remedy)
         self.found[name] = {**contaminated.counts, "dropped": contaminated.num_found}
-        facts = {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
-        return {"name": name, "kind": source.kind, "license": source.license, "segment": facts}
+        return {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
 
     def _clean_batches(
         self, name: str, source: SourceConfig, index: HeldOutIndex, contaminated: "_Contaminated"
@@ -292,7 +307,7 @@ class _Preparation:
 
 
 class _Contaminated:
-    """The training documents of one source that are held-out documents: how many, and the first few."""
+    """The training documents of one segment that are held-out documents: how many, and the first few."""
 
     def __init__(self, source: str) -> None:
         self.source, self.counts = source, {"exact": 0, "near": 0}

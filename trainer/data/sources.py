@@ -4,17 +4,24 @@ A source is named, is real or synthetic, and says where its rows come from: loca
 installed package (found without importing it: data packages import whatever they like). Selection is by column value
 and by hash bucket, int(sha256(value)) mod n, because a hash splits the same documents the same way in every order,
 file format and language.
+
+A source is a list of segments. Most have one; further ones join from a step on, beside those before them or in their
+place. All of them are prepared before the first step, but what the run begins with decides what is fixed for the run:
+held-out documents and a trained tokenizer come from the first segments alone, so that data which arrives while the run
+is interrupted can join it.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from trainer.records import Config, Kind
 
 Format = Literal["jsonl", "json", "csv", "text", "parquet", "arrow"]
 Scalar = str | int | float | bool
+PACKAGE = r"^[A-Za-z_]\w*$"
+PLACE = ("path", "package", "hub", "configuration", "revision")
 
 
 class SampleConfig(Config):
@@ -32,6 +39,46 @@ class SampleConfig(Config):
         return self
 
 
+class JoinConfig(Config):
+    """A further segment of a source: from which step on it is drawn, and where its rows come from.
+
+    A key that is null is the source's. Only the place is a whole: where ``path`` or ``hub`` is named, nothing is taken
+    from the source's ``path``, ``package``, ``hub``, ``configuration`` and ``revision``.
+    """
+
+    from_step: int = Field(ge=2, description="the first step whose batch can hold samples of this segment")
+    retires: bool = Field(False, description="from that step on the segments before it are drawn no more")
+    path: str | None = Field(None, description="file, glob or folder, as the source's")
+    hub: str | None = Field(None, description="id of a data set on the Hugging Face hub")
+    package: str | None = Field(None, pattern=PACKAGE, description="name of an installed package that holds `path`")
+    format: Format | None = Field(None, description="format of the files")
+    configuration: str | None = Field(None, description="name of the hub data set's configuration")
+    revision: str | None = Field(None, description="commit or tag of the hub data set")
+    split: str | None = Field(None, description="split of a hub data set or of a saved arrow folder")
+    streaming: bool | None = Field(None, description="read row by row through a one-time local index")
+    text_column: str | None = Field(None, description="column that holds the text")
+    id_column: str | None = Field(None, description="column that names the document")
+    text_unit: Literal["line", "file"] | None = Field(None, description="what is one document of a text file")
+    where: dict[str, Scalar | tuple[Scalar, ...]] | None = Field(
+        None, description="keep rows whose column has the value(s), instead of the source's"
+    )
+    sample: SampleConfig | None = Field(None, description="train on some hash buckets only")
+    max_rows: int | None = Field(None, gt=0, description="read only so many rows, the first ones")
+    max_documents: int | None = Field(None, gt=0, description="stop after so many training documents")
+
+    @model_validator(mode="after")
+    def _package_has_a_path(self) -> "JoinConfig":
+        if self.package and self.hub:
+            raise ValueError("`package` goes with `path` only, without `hub`")
+        return self
+
+    def changed(self) -> dict[str, Any]:
+        """The source's keys that are others in this segment, with their values."""
+        own = {name: getattr(self, name) for name in JoinConfig.model_fields if name not in ("from_step", "retires")}
+        place = dict.fromkeys(PLACE) if self.path or self.hub else {}
+        return {**place, **{name: value for name, value in own.items() if value is not None}}
+
+
 class SourceConfig(Config):
     """A named data set, real or synthetic: a list of rows with a text each."""
 
@@ -42,7 +89,7 @@ class SourceConfig(Config):
     )
     hub: str | None = Field(None, description="id of a data set on the Hugging Face hub")
     package: str | None = Field(
-        None, pattern=r"^[A-Za-z_]\w*$", description="name of an installed Python package that holds `path`"
+        None, pattern=PACKAGE, description="name of an installed Python package that holds `path`"
     )
     format: Format | None = Field(None, description="format of the files; default: from the file's suffix")
     configuration: str | None = Field(None, description="name of the hub data set's configuration")
@@ -68,6 +115,9 @@ class SourceConfig(Config):
         None, gt=0, description="read only so many rows, the first ones: a part of an endless stream"
     )
     max_documents: int | None = Field(None, gt=0, description="stop after so many training documents, in reading order")
+    joins: tuple[JoinConfig, ...] = Field(
+        (), description="further segments, each drawn from a step on, beside those before it or in their place"
+    )
 
     _bucket_columns: tuple[str, ...] = PrivateAttr(())  # what `held_out` hashes of this source; set by DataConfig
 
@@ -82,6 +132,36 @@ class SourceConfig(Config):
         if self.text_unit == "file" and self.format not in (None, "text"):
             raise ValueError(f"`text_unit: file` has an effect only on text files, got format {self.format}")
         return self
+
+    @model_validator(mode="after")
+    def _joins_follow_each_other(self) -> "SourceConfig":
+        last_step, live = 1, [self._first()]
+        for number, (join, segment) in enumerate(zip(self.joins, self.segments[1:], strict=True)):
+            if join.from_step <= last_step:
+                raise ValueError(
+                    f"joins.{number}.from_step must be above {last_step}, from which the segment before it is drawn, "
+                    f"got {join.from_step}"
+                )
+            try:
+                SourceConfig.model_validate(segment.model_dump())
+            except ValidationError as error:
+                raise ValueError(f"joins.{number}: {error.errors()[0]['ctx']['error']}") from None
+            if segment in live:
+                raise ValueError(
+                    f"joins.{number} has the rows of a segment that is drawn already: name a `path`, `where` or "
+                    "`sample` of its own"
+                )
+            last_step, live = join.from_step, [segment] if join.retires else [*live, segment]
+        return self
+
+    def _first(self) -> "SourceConfig":
+        return self.model_copy(update={"joins": ()})
+
+    @property
+    def segments(self) -> "tuple[SourceConfig, ...]":
+        """Where the rows of each segment come from: of the first, then of those that join."""
+        first = self._first()
+        return first, *(first.model_copy(update=join.changed()) for join in self.joins)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -139,6 +219,8 @@ class HeldOutDataset(Config):
         for part in ("steer", "report"):
             if getattr(self, part).kind != "real":
                 raise ValueError(f"held-out documents must be real, but `{part}` is of kind synthetic")
+            if getattr(self, part).joins:
+                raise ValueError(f"{part}.joins has no effect: held-out documents are the same at every step")
         return self
 
 
@@ -175,6 +257,13 @@ class TokenizerConfig(Config):
         return self
 
 
+def segment_name(source: str, number: int) -> str:
+    """What preparation calls a segment: the first by its source's name, which has no colon in it, others with their
+    number.
+    """
+    return f"{source}:{number}" if number else source
+
+
 class DataConfig(Config):
     """All data of a run."""
 
@@ -195,11 +284,18 @@ class DataConfig(Config):
     )
 
     @property
-    def every_source(self) -> dict[str, SourceConfig]:
-        """The training sources, and the held-out data sets where they are data sets of their own."""
+    def every_segment(self) -> dict[str, SourceConfig]:
+        """The segments of the training sources by their names, and the held-out data sets where they are data sets of
+        their own.
+        """
         rule = self.held_out
         own = {"held_out.steer": rule.steer, "held_out.report": rule.report} if isinstance(rule, HeldOutDataset) else {}
-        return {**self.sources, **own}
+        segments = {
+            segment_name(name, number): segment
+            for name, source in self.sources.items()
+            for number, segment in enumerate(source.segments)
+        }
+        return {**segments, **own}
 
     @field_validator("sources")
     @classmethod

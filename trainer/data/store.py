@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from trainer.records import Kind, UserError
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 MANIFEST = "store.json"
 COMPLETE = "complete"
 Ints = NDArray[np.int64]
@@ -183,9 +183,9 @@ class PreparedData:
     """A complete store: sources in the recipe's order, the two held-out parts, the tokenizer, and what preparation
     found.
 
-    ``quarantine``: {file, sources: {source: {rows, quarantined, reasons: {reason: count}}}}; ``contamination``:
-    {source: {exact, near, dropped}}; ``held_out``: {left_steer_for_report: documents of `steer` dropped because
-    `report` has them too}.
+    ``quarantine``: {file, sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``contamination``:
+    {segment: {exact, near, dropped}}, segments named by ``segment_name``; ``held_out``: {left_steer_for_report:
+    documents of `steer` dropped because `report` has them too}.
     """
 
     folder: Path
@@ -220,6 +220,11 @@ class PreparedData:
         return [self.decode(part.document_tokens(ref.document)) for ref in part.documents(sample)]
 
 
+def segment_folder(folder: Path, source: int, segment: int) -> Path:
+    """Where a store keeps a segment of its ``source``-th source."""
+    return folder / f"source-{source}" / f"segment-{segment}"
+
+
 def is_complete(folder: Path) -> bool:
     """Whether a store was written to its end."""
     return (folder / COMPLETE).is_file()
@@ -241,10 +246,13 @@ def open_prepared(folder: Path) -> PreparedData:
         )
     sources = {}
     for number, facts in enumerate(manifest["sources"]):
-        segment = PreparedSegment(
-            folder=folder / f"source-{number}", sequence_length=manifest["sequence_length"], **facts["segment"]
+        segments = tuple(
+            PreparedSegment(
+                folder=segment_folder(folder, number, place), sequence_length=manifest["sequence_length"], **segment
+            )
+            for place, segment in enumerate(facts["segments"])
         )
-        sources[facts["name"]] = PreparedSource(facts["name"], facts["kind"], facts["license"], (segment,))
+        sources[facts["name"]] = PreparedSource(facts["name"], facts["kind"], facts["license"], segments)
     return PreparedData(
         folder=folder,
         fingerprint=manifest["fingerprint"],

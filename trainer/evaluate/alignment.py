@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pydantic import Field
 
-from trainer.evaluate.samples import dealt, drawn, packed, shuffled_documents
+from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
 from trainer.evaluate.times import Enabled
 from trainer.evaluate.windows import Part, Ranks, Samples, Segment, derived_rng
 from trainer.pulse import beat
@@ -97,13 +97,15 @@ class TokenAlignment:
     end_of_document: int
 
     def __call__(
-        self, port: GradientPort, *, step: int, sources: Sequence[str], global_batch: int
+        self, port: GradientPort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, Alignment]:
-        """The alignment of each of ``sources`` after ``step``, whatever the batch; see ``read_alignment``."""
+        """The alignment of each of ``sources``, given with their live segments, after ``step``, whatever the batch; see
+        ``read_alignment``.
+        """
         found = {
-            name: drawn(self.sources[name], self.num_samples, derived_rng(self.seed, "alignment", name, step))
-            for name in sources
-            if sum(segment.num_samples for segment in self.sources[name]) > 1
+            name: drawn(segments, self.num_samples, derived_rng(self.seed, "alignment", name, step))
+            for name, segments in live_segments(self.sources, sources).items()
+            if sum(segment.num_samples for segment in segments) > 1
         }
         return read_alignment(self.held_out(step=step), found, port, step=step, seed=self.seed)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.evaluate.samples import drawn
+from trainer.evaluate.samples import drawn, live_segments
 from trainer.evaluate.times import Times, times
 from trainer.evaluate.windows import Part, Samples, Segment, derived_rng, reduced_nats, row_targets
 from trainer.evaluate.worth import (
@@ -92,14 +92,15 @@ class TokenFading:
     batch_rows: int
 
     def __call__(
-        self, port: WorthPort, *, step: int, sources: Sequence[str], global_batch: int
+        self, port: WorthPort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, Fading]:
-        """How fast goes what one of ``sources`` taught; every rank gets the same. Weights and optimizer are bit for bit
+        """How fast goes what one of ``sources``, given with their live segments, taught; every rank gets the same. Weights and optimizer are bit for bit
         as before. Empty where none is drawn of those that could be held against fresh text.
         """
         rng = derived_rng(self.seed, "fading", step)
-        drawn_ones = [name for name in sources if any(segment.num_samples for segment in self.sources[name])]
-        probed = [name for name in drawn_ones if name in self.taught]
+        live = live_segments(self.sources, sources)
+        live = {name: parts for name, parts in live.items() if any(part.num_samples for part in parts)}
+        probed = [name for name in live if name in self.taught]
         if not probed:
             return {}
         name = probed[int(rng.integers(len(probed)))]
@@ -111,8 +112,8 @@ class TokenFading:
             sequence_length=self.sequence_length,
             end_of_document=self.end_of_document,
         )
-        taught = fresh, rows_of(name, self.sources[name], self.counts, step=step, seed=self.seed)
-        common = self._common(drawn_ones, rng)
+        taught = fresh, rows_of(name, live[name], self.counts, step=step, seed=self.seed)
+        common = self._common(live, rng)
         border = SETTLING_STEPS * self.counts.samples_per_step
         parts = (common.take(np.arange(border)), common.take(np.arange(border, len(common.num_valid))))
         rate_scale = math.sqrt(min(1.0, self.counts.samples_per_step / global_batch))
@@ -129,10 +130,10 @@ class TokenFading:
         found = faded(earlier, later, row_targets(read), counts=self.counts, rate_scale=rate_scale)
         return {} if found is None else {name: found}
 
-    def _common(self, names: Sequence[str], rng: np.random.Generator) -> Samples:
+    def _common(self, live: Mapping[str, Sequence[Segment]], rng: np.random.Generator) -> Samples:
         """The rows of the common steps, from all sources in equal parts, in random order."""
         wanted = COMMON_STEPS * self.counts.samples_per_step
-        each = [drawn(self.sources[name], -(-wanted // len(names)), rng) for name in names]
+        each = [drawn(parts, -(-wanted // len(live)), rng) for parts in live.values()]
         ids, valid = (np.concatenate([getattr(one, key) for one in each]) for key in ("token_ids", "num_valid"))
         return Samples(token_ids=ids, num_valid=valid).take(np.resize(rng.permutation(len(valid)), wanted))
 

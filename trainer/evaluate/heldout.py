@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from trainer.evaluate.alignment import AlignmentConfig
+from trainer.evaluate.samples import live_segments
 from trainer.evaluate.windows import (
     ForwardPort,
     Part,
@@ -66,23 +67,29 @@ class EvaluationConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Everything that stays the same from reading to reading: documents [D] of a part (ascending), and fixed samples of
-    the sources.
+    """Everything that stays the same from reading to reading: documents [D] of a part (ascending), and the sources of
+    which ``source_samples`` fixed samples are read.
     """
 
     part: Part
     documents: IntArray
-    samples: Mapping[str, Samples]
+    sources: Mapping[str, Sequence[Segment]]
+    source_samples: int
+    seed: int
     sequence_length: int
     end_of_document: int
     document_batch: int
 
-    def read(self, port: ForwardPort, *, step: int) -> Reading:
-        """One reading; every rank calls it and gets the same one, bit for bit."""
+    def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+        """One reading; every rank calls it and gets the same one, bit for bit. Of each source those segments are read
+        that ``live`` names by their numbers.
+        """
+        drawn = live_segments(self.sources, {name: live[name] for name in self.sources})
+        samples = fixed_samples(drawn, num_samples=self.source_samples, seed=self.seed)
         windows = cut_windows(
             self.part, self.documents, sequence_length=self.sequence_length, end_of_document=self.end_of_document
         )
-        parts: dict[str, Rows] = {"": windows, **self.samples}
+        parts: dict[str, Rows] = {"": windows, **samples}
         row_nats = reduced_nats(parts, port, batch_rows=self.document_batch)
         nats, tokens = np.zeros(len(self.documents)), np.zeros(len(self.documents), dtype=np.int64)
         place = np.searchsorted(self.documents, windows.documents)
@@ -96,7 +103,7 @@ class Reader:
             slice_of=np.asarray(self.part.slice_of[self.documents], dtype=np.int64),
             slices=tuple(self.part.slices),
             source_nats_per_token={
-                name: float(row_nats[name].sum() / row_targets(rows).sum()) for name, rows in self.samples.items()
+                name: float(row_nats[name].sum() / row_targets(rows).sum()) for name, rows in samples.items()
             },
         )
 
@@ -106,7 +113,9 @@ def whole_part(part: Part, *, sequence_length: int, end_of_document: int, docume
     return Reader(
         part=part,
         documents=all_documents(part),
-        samples={},
+        sources={},
+        source_samples=0,
+        seed=0,
         sequence_length=sequence_length,
         end_of_document=end_of_document,
         document_batch=document_batch,
@@ -163,7 +172,12 @@ def reading_cost_tokens(
 
 
 def fixed_samples(sources: Mapping[str, Sequence[Segment]], *, num_samples: int, seed: int) -> dict[str, Samples]:
-    """The same few training samples of each source at every reading (fewer where a source has fewer)."""
+    """The same few training samples of each source at every reading (fewer where a source has fewer).
+
+    ``sources`` are the live segments: where one joins or retires the samples are chosen anew from those that are drawn
+    now. So the loss of a source is on what it gives now, and two readings are on the same samples unless a segment
+    joined between them.
+    """
     chosen = {}
     for name, segments in sources.items():
         total = sum(segment.num_samples for segment in segments)

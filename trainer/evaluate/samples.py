@@ -2,7 +2,7 @@
 
 # N rows, T tokens, B rows of this rank
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,13 @@ def drawn(segments: Sequence[Segment], num_samples: int, rng: np.random.Generato
     picks = rng.permutation(total) if total <= num_samples else rng.choice(total, size=num_samples, replace=False)
     found = gather_samples(segments, np.sort(picks))
     return found.take(np.argsort(np.argsort(picks, kind="stable"), kind="stable"))
+
+
+def live_segments(
+    sources: Mapping[str, Sequence[Segment]], live: Mapping[str, Sequence[int]]
+) -> dict[str, list[Segment]]:
+    """The segments of the sources in ``live``, which names them by their numbers."""
+    return {name: [sources[name][number] for number in numbers] for name, numbers in live.items()}
 
 
 def dealt(rows: Samples, ranks: Ranks) -> tuple["Tensor", "Tensor", int]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pydantic import Field
 
-from trainer.evaluate.samples import dealt, drawn, packed, shuffled_documents
+from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
 from trainer.evaluate.times import Enabled
 from trainer.evaluate.windows import (
     ForwardPort,
@@ -115,12 +115,12 @@ class TokenWorth:
     batch_rows: int
 
     def __call__(
-        self, port: "WorthPort", *, step: int, sources: Sequence[str], global_batch: int
+        self, port: "WorthPort", *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, Worth]:
-        """The worth of each of ``sources`` after ``step``; see ``read_worth``."""
+        """The worth of each of ``sources``, given with their live segments, after ``step``; see ``read_worth``."""
         return read_worth(
             self.part,
-            {name: self.sources[name] for name in sources},
+            live_segments(self.sources, sources),
             self.counts,
             port,
             step=step,

@@ -38,8 +38,8 @@ class SampleReader:
         """Numbers of the samples."""
         return np.arange(len(self.samples), dtype=np.int64)
 
-    def read(self, port: TrainerDevices, *, step: int) -> Reading:
-        """One reading; every rank calls it and gets the same one, bit for bit."""
+    def read(self, port: TrainerDevices, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+        """One reading, of no source; every rank calls it and gets the same one, bit for bit."""
         names = tuple(sorted(set(self.slice_of))) if self.slice_of is not None else ("all",)
         ones = np.ones(len(self.samples), dtype=np.int64)
         return Reading(
@@ -86,9 +86,9 @@ class SampleWorth:
             )
 
     def __call__(
-        self, port: TrainerDevices, *, step: int, sources: Sequence[str], global_batch: int
+        self, port: TrainerDevices, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, Worth]:
-        """The worth of each of ``sources`` after ``step``; every rank gets the same."""
+        """The worth of each of ``sources`` (each is one segment) after ``step``; every rank gets the same."""
         size = REHEARSAL_STEPS * self.counts.samples_per_step
         drawn = derived_rng(self.seed, "worth", "held-out", step).permutation(len(self.held_out))
         practice: dict[str, tuple[Samples, IntArray]] = {"": (self.held_out, drawn[:size])}

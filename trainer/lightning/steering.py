@@ -219,7 +219,7 @@ class Steering(pl.Callback):
             self.folder,
             devices,
             saved,
-            segments=self.mixture.segments(),
+            segments={1: self.mixture.segments()},
             mixture=self.mixture.mixture,
             micro_batch=self.mixture.mixture.global_batch // (devices.world_size * accumulation),
         )
@@ -244,7 +244,8 @@ class Steering(pl.Callback):
             worth=self._worth_plan(trainer.max_steps),
             alignment=None,  # gradients are the Trainer's
             fading=None,  # says nothing without the learning rates ahead
-            replay=None,
+            ahead={},  # each source is one segment
+            replays=False,
             stop_asked=lambda: self._stop_asked,
             ledger_offset=ledger.sync,
             warn=warn if devices.is_main else lambda _text: None,
@@ -344,7 +345,7 @@ class Steering(pl.Callback):
     def _finish(self, outcome: Outcome) -> None:
         run, state = self._steps.run, self._steps.state
         if outcome.state == "finished" and self.report is not None:
-            reading = self._reader(self.report, None).read(self._devices, step=state.step)
+            reading = self._reader(self.report, None).read(self._devices, step=state.step, live={})
             run.journal.write("report", state.step, part="report", **summary(reading))
         write_finish(run, state, outcome, seconds=time.monotonic() - self._began_s)
         self.outcome = outcome

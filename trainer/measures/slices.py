@@ -1,14 +1,16 @@
 """Which slices the training data speaks of, against those of the real data: synthetic text can thin a minority out long
 before its held-out loss shows it.
 
-A source is drawn evenly, so epochs times its tokens by slice is what was drawn: exact at whole epochs, and in between
+A segment is drawn evenly, so epochs times its tokens by slice is what was drawn: exact at whole epochs, and in between
 to the sampling error of the part of an epoch.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import fsum
+from typing import TypeVar
 
+Name = TypeVar("Name")  # of a segment
 UNNAMED = frozenset({"all", "(none)"})  # slices of documents whose slice nobody named
 LEAST_SHARE = 0.01  # of the real tokens, below which a slice is too small to say that it is thinned out
 
@@ -34,10 +36,10 @@ class Composition:
 
 
 def composition(
-    slice_tokens: Mapping[str, Mapping[str, int]], epochs: Mapping[str, float], real: frozenset[str]
+    slice_tokens: Mapping[Name, Mapping[str, int]], epochs: Mapping[Name, float], real: frozenset[Name]
 ) -> Composition | None:
-    """What was drawn, from the tokens by slice of each source and the epochs drawn of it; None where nothing can be
-    compared: no real source has slices, or nothing with a slice was drawn.
+    """What was drawn, from the tokens by slice of each segment and the epochs drawn of it; None where nothing can be
+    compared: no real segment has slices, or nothing with a slice was drawn.
     """
     of_real = _summed(slice_tokens, dict.fromkeys(real, 1.0))
     of_drawn = _summed(slice_tokens, epochs)
@@ -54,9 +56,9 @@ def composition(
     return Composition(slices=slices, unnamed=unnamed / (unnamed + all_drawn))
 
 
-def _summed(slice_tokens: Mapping[str, Mapping[str, int]], weights: Mapping[str, float]) -> dict[str, float]:
+def _summed(slice_tokens: Mapping[Name, Mapping[str, int]], weights: Mapping[Name, float]) -> dict[str, float]:
     total: dict[str, float] = {}
-    for source, weight in weights.items():
-        for name, tokens in slice_tokens[source].items():
+    for segment, weight in weights.items():
+        for name, tokens in slice_tokens[segment].items():
             total[name] = total.get(name, 0.0) + weight * tokens
     return total

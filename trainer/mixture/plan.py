@@ -287,23 +287,36 @@ class Plan:
                 return state.step
             state = after
 
-    def drawn(self, state: State) -> IntArray:
-        """Samples drawn so far from each source, int64 [K]."""
-        total = np.zeros(len(self.sources), dtype=np.int64)
-        np.add.at(total, self._source_of[: len(state.cursors)], state.cursors)
-        return total
+    def live(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The segments of each source that batch ``step`` can draw from, by their numbers."""
+        return {
+            source: tuple(self.segments[i].segment for i in rows)
+            for source, rows in zip(self.sources, self.terms(step).live, strict=True)
+        }
 
-    def sizes(self) -> dict[str, int]:
-        """Samples in each source's segments."""
-        sizes: dict[str, int] = dict.fromkeys(self.sources, 0)
-        for segment in self.segments:
-            sizes[segment.source] += segment.num_samples
-        return sizes
+    def sizes(self, step: int) -> dict[str, int]:
+        """Samples in each source's live segments at batch ``step``."""
+        return {
+            source: sum(self.segments[i].num_samples for i in rows)
+            for source, rows in zip(self.sources, self.terms(step).live, strict=True)
+        }
 
     def epochs(self, state: State) -> dict[str, float]:
-        """Epochs drawn so far: samples drawn over samples in the source's segments."""
-        sizes = self.sizes()
-        return {source: int(n) / sizes[source] for source, n in zip(self.sources, self.drawn(state), strict=True)}
+        """Epochs drawn so far of what the next batch can draw from: samples drawn from each source's live segments over
+        samples in them. A segment that joins has none behind it, and one that is retired counts no more.
+        """
+        sizes, live, cursors = self.sizes(state.step), self.terms(state.step).live, self._padded(state).cursors
+        return {
+            source: sum(int(cursors[i]) for i in rows) / sizes[source] if rows else 0.0
+            for source, rows in zip(self.sources, live, strict=True)
+        }
+
+    def segment_epochs(self, state: State) -> dict[tuple[str, int], float]:
+        """Epochs drawn so far of each (source, segment) that has joined, the retired ones included."""
+        return {
+            (segment.source, segment.segment): int(cursor) / segment.num_samples
+            for segment, cursor in zip(self.segments, self._padded(state).cursors, strict=True)
+        }
 
     def lag_changes(self, state: State) -> list[LagChange]:
         """Lags that drawing the next batch will force to another value, because shares change there."""

@@ -212,6 +212,15 @@ def _events(journal: Sequence[Line], first: int, last: int) -> list[str]:
                 f"{number(line[key]) / SHARE_ONE:.3f}" for key in ("before_millionths", "after_millionths")
             )
             texts.append(f"After step {line['step']} the lag of {line['source']} was clipped from {lags} samples.")
+        elif line["kind"] == "join":
+            texts.append(
+                f"From step {line['step'] + 1} on segment {line['segment']} of {line['source']} was drawn, "
+                f"{figure(line['num_samples'])} samples."
+            )
+        elif line["kind"] == "retire":
+            texts.append(
+                f"From step {line['step'] + 1} on segment {line['segment']} of {line['source']} was drawn no more."
+            )
         elif line["kind"] == "rollback":
             texts.append(
                 f"Rolled back to step {line['to_step']} before step {line['step']}: {_sentence(line['reason'])}"

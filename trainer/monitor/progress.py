@@ -22,7 +22,7 @@ from trainer.monitor.words import duration, figure, percent, plus_minus, shares_
 
 PLAIN_EVERY_S = 30.0
 SPEED_STEPS = 50  # the speed shown is the mean over so many steps
-EVENTS = ("decision", "cap", "rollback", "nonfinite")
+EVENTS = ("decision", "join", "retire", "cap", "rollback", "nonfinite")
 
 
 class TerminalProgress:
@@ -123,11 +123,17 @@ class TerminalProgress:
 
 
 def event(line: Line) -> str:
-    """One line of text for what is worth saying at once: a decision, a cap, a rollback, a loss that is not finite."""
+    """One line of text for what is worth saying at once: a decision, a segment that joins or retires, a cap, a
+    rollback, a loss that is not finite.
+    """
     step = line["step"]
     match line["kind"]:
         case "decision":
             return f"step {step}: {line['action']}: {line['reason']} -> {shares_in_words(line['shares'])}"
+        case "join":
+            return f"step {step}: segment {line['segment']} of {line['source']} joins, {line['num_samples']} samples"
+        case "retire":
+            return f"step {step}: segment {line['segment']} of {line['source']} is retired"
         case "cap":
             return f"step {step}: {line['source']} has reached its cap of epochs -> {shares_in_words(line['shares'])}"
         case "rollback":

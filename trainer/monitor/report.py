@@ -211,11 +211,17 @@ def _sources(run: History) -> Iterator[dict[str, str]]:
 
 
 def _counts(found: Any, source: str) -> str:
-    """What was counted for a source, in words; "none" when nothing was."""
+    """What was counted for a source and the segments that join it, in words; "none" when nothing was."""
     if not isinstance(found, Mapping):
         return "-"
-    by_source = found.get("sources", found)
-    counted = by_source.get(source, {}) if isinstance(by_source, Mapping) else {}
+    by_segment = found.get("sources", found)
+    names = [name for name in by_segment if name.partition(":")[0] == source] if isinstance(by_segment, Mapping) else []
+    told = {name: _counted(by_segment[name]) for name in names}
+    parts = [f"{text} (segment {name.partition(':')[2] or 0})" for name, text in told.items() if text != "none"]
+    return ", ".join(told.values() if len(told) == 1 else parts) or "none"
+
+
+def _counted(counted: Any) -> str:
     if isinstance(counted, int):
         return figure(counted)
     if not isinstance(counted, Mapping):
@@ -278,7 +284,7 @@ def _events(run: History) -> Iterator[tuple[int, str, str]]:
     """(step, what, words) of what happened beside training: resumes, rollbacks, caps, clipped lags, and the like."""
     for line in run.lines.get("start", [])[1:]:
         yield line["step"], "resumed", f"from {line.get('resumed_from')}, {line.get('world_size')} processes"
-    for kind in ("rollback", "cap", "lag", "nonfinite", "spike", "skew"):
+    for kind in ("rollback", "join", "retire", "cap", "lag", "nonfinite", "spike", "skew"):
         for line in run.lines.get(kind, []):
             rest = {key: value for key, value in line.items() if key not in ("kind", "step", "samples", "ranks")}
             yield line["step"], kind, "; ".join(f"{name} {value}" for name, value in evidence_in_words(rest))

@@ -6,7 +6,7 @@ an estimate, or left out.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from trainer.control.budget import effective_tokens
 from trainer.control.policies import AnnealConfig, PricedConfig, ScheduleConfig, anneal
 from trainer.data.files import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
-from trainer.data.sources import SourceConfig
+from trainer.data.sources import JoinConfig, SourceConfig
 from trainer.data.store import open_prepared
 from trainer.data.waiting import Announcement
 from trainer.planning.budget import RealBudget, real_budget
@@ -50,7 +50,8 @@ class Machine:
 @dataclass(frozen=True, kw_only=True)
 class SourcePlan:
     """What a source gives. ``known_by`` is prepared, stated, estimate or unknown; epochs, and the different tokens that
-    would do as much as its repeated ones, are None where the size is unknown.
+    would do as much as its repeated ones, are None where the size is unknown. Epochs are the most that the segments
+    drawn at a time come to, ``cap_step`` is about where they reach ``max_epochs``.
     """
 
     name: str
@@ -63,6 +64,7 @@ class SourcePlan:
     epochs: float | None
     effective_tokens: float | None
     max_epochs: float | None
+    cap_step: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,14 +215,17 @@ def _sources(loaded: LoadedRecipe, source_tokens: Mapping[str, float]) -> tuple[
     plans = []
     for name, share in mean_shares(recipe).items():
         source = recipe.data.sources[name]
-        available: int | None
-        if name in source_tokens:
-            available, known_by = int(source_tokens[name] // length), "stated"
+        sizes: Sequence[float] | None
+        if name in source_tokens:  # of all segments together, of which nobody says how they differ
+            sizes, known_by = _evenly(int(source_tokens[name] // length), len(source.segments)), "stated"
         elif name in prepared:
-            available, known_by = prepared[name], "prepared"
+            sizes, known_by = prepared[name], "prepared"
         else:
-            available, known_by = _estimated_samples(source, loaded.folder, length)
+            sizes, known_by = _estimated_samples(source, loaded.folder, length)
+        available = None if sizes is None else round(sum(sizes))
         samples = round(share * total)
+        spans = _spans(source.joins, sizes, samples, recipe.training.steps) if sizes and available else []
+        most = recipe.mixture.max_epochs.get(name)
         plans.append(
             SourcePlan(
                 name=name,
@@ -230,16 +235,61 @@ def _sources(loaded: LoadedRecipe, source_tokens: Mapping[str, float]) -> tuple[
                 tokens=samples * length,
                 available_samples=available,
                 known_by=known_by,
-                epochs=samples / available if available else None,
-                effective_tokens=effective_tokens(available, samples) * length if available else None,
-                max_epochs=recipe.mixture.max_epochs.get(name),
+                epochs=max((span.after for span in spans), default=None),
+                effective_tokens=_effective_samples(spans, sizes) * length if sizes and spans else None,
+                max_epochs=most,
+                cap_step=None
+                if most is None
+                else next((span.step_of(most) for span in spans if span.after > most), None),
             )
         )
     return tuple(plans)
 
 
-def _prepared_samples(loaded: LoadedRecipe) -> dict[str, int]:
-    """Samples of each source if the recipe's data were prepared on this machine before, else nothing."""
+def _evenly(total: int, parts: int) -> list[float]:
+    return [total / parts] * parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Span:
+    """Steps between two joins of a source: what was drawn of its segments by their end, and the epochs that those drawn
+    in them come to, before and after.
+    """
+
+    first_step: int
+    steps: int
+    drawn: tuple[float, ...]
+    before: float
+    after: float
+
+    def step_of(self, epochs: float) -> int:
+        """About where so many epochs are reached."""
+        part = max(0.0, epochs - self.before) / (self.after - self.before)
+        return self.first_step - 1 + int(self.steps * part)
+
+
+def _spans(joins: Sequence[JoinConfig], sizes: Sequence[float], samples: int, num_steps: int) -> list[_Span]:
+    """The spans of a source that gives ``samples`` at an even share, its live segments in proportion to their sizes."""
+    spans, drawn, first = list[_Span](), [0.0] * len(sizes), 0
+    edges = [1, *(join.from_step for join in joins), num_steps + 1]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        if number and joins[number - 1].retires:
+            first = number
+        size, more = sum(sizes[first : number + 1]), samples * (end - start) / num_steps
+        before = sum(drawn[first:]) / size
+        for one in range(first, number + 1):
+            drawn[one] += more * sizes[one] / size
+        after = sum(drawn[first:]) / size
+        spans.append(_Span(first_step=start, steps=end - start, drawn=tuple(drawn), before=before, after=after))
+    return spans
+
+
+def _effective_samples(spans: Sequence[_Span], sizes: Sequence[float]) -> float:
+    return sum(effective_tokens(size, drawn) for size, drawn in zip(sizes, spans[-1].drawn, strict=True))
+
+
+def _prepared_samples(loaded: LoadedRecipe) -> dict[str, list[int]]:
+    """Samples of each source's segments if the recipe's data were prepared on this machine before, else nothing."""
     config, base = loaded.recipe.data, loaded.folder
     cache = cache_folder(config, base)
     try:
@@ -250,19 +300,26 @@ def _prepared_samples(loaded: LoadedRecipe) -> dict[str, int]:
     if store is None:
         return {}
     return {
-        name: sum(segment.num_samples for segment in source.segments)
+        name: [segment.num_samples for segment in source.segments]
         for name, source in open_prepared(store).sources.items()
     }
 
 
-def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int) -> tuple[int | None, str]:
+def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int) -> tuple[list[int] | None, str]:
+    """Of each segment, from the size of the files; None where there are none."""
+    sizes = [_estimated(segment, folder, sequence_length) for segment in source.segments]
+    known = [size for size in sizes if size is not None]
+    return (known, "estimate") if len(known) == len(sizes) else (None, "unknown")
+
+
+def _estimated(source: SourceConfig, folder: Path, sequence_length: int) -> int | None:
     """From the size of the files; None where there are none. Other columns are counted as if they were text."""
     if is_indexed(source) or (source.path is not None and "://" in source.path):
-        return None, "unknown"
+        return None
     try:
         files = local_files(source, folder)
     except UserError:
-        return None, "unknown"
+        return None
     text_bytes = sum(
         part.stat().st_size * _COMPRESSION.get(part.suffix, 1.0)
         for file in files
@@ -270,7 +327,7 @@ def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int)
         if part.is_file()
     )
     sampled = len(source.sample.buckets) / source.sample.of if source.sample else 1.0
-    return max(1, int(text_bytes * sampled / _BYTES_PER_TOKEN / sequence_length)), "estimate"
+    return max(1, int(text_bytes * sampled / _BYTES_PER_TOKEN / sequence_length))
 
 
 def _disk(recipe: Recipe, checkpoint: int, model: int, free: int | None) -> DiskPlan:
@@ -312,11 +369,10 @@ def _mixture_warnings(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> list[s
             warnings.append(
                 f"{source.name} is drawn once in {often:.1f} steps: its share is below one sample of a batch"
             )
-        if source.epochs is None or source.max_epochs is None or source.epochs <= source.max_epochs:
+        if source.cap_step is None:
             continue
-        step = int(recipe.training.steps * source.max_epochs / source.epochs)
         warnings.append(
-            f"{source.name} reaches its cap of {source.max_epochs:g} epochs at about step {step}; "
+            f"{source.name} reaches its cap of {source.max_epochs:g} epochs at about step {source.cap_step}; "
             f"then other {source.kind} sources get its share"
         )
     return warnings

@@ -58,6 +58,7 @@ ALLOWED_ON_RESUME = (
     "data.cache",
     "data.num_proc",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
+    "data.sources.*.joins",  # of later steps; what has joined is compared with the ledger
     "evaluation.document_batch",
     "evaluation.max_compute_share",
     "evaluation.worth.max_compute_share",
@@ -157,9 +158,10 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         *tree["data"]["sources"].values(),
         *(held_out[part] for part in ("steer", "report") if held_out["kind"] == "dataset"),
     ]
-    for source in sources:
-        if source.get("path") and not source.get("package") and "://" not in source["path"]:
-            source["path"] = str(folder / Path(source["path"]).expanduser())
+    joins = [join for source in sources for join in source.get("joins", ())]
+    for place in [*sources, *joins]:
+        if place.get("path") and not place.get("package") and "://" not in place["path"]:
+            place["path"] = str(folder / Path(place["path"]).expanduser())
     if tree["data"].get("cache"):
         tree["data"]["cache"] = str(folder / Path(tree["data"]["cache"]).expanduser())
     for part in (tree["model"], tree["data"]["tokenizer"]):

@@ -33,6 +33,7 @@ def note_contradictions(document: Document) -> None:
         _note_held_out(document, kinds)
         _note_named_sources(document, kinds)
     _note_batch_and_steps(document)
+    _note_late_joins(document)
 
 
 def _mapping_at(tree: Any, path: KeyPath) -> dict[str, Any]:
@@ -124,6 +125,18 @@ def _note_batch_and_steps(document: Document) -> None:
         document.mistake(what, long_path, got=warmup, remedy=f"Below training.steps, {steps}")
 
 
+def _note_late_joins(document: Document) -> None:
+    steps = _number_at(document.tree, ("training", "steps"))
+    for name, source in _mapping_at(document.tree, ("data", "sources")).items():
+        joins = _mapping_at(source, ()).get("joins")
+        for index, join in enumerate(joins if isinstance(joins, list) else []):
+            path: KeyPath = ("data", "sources", name, "joins", index, "from_step")
+            from_step = _number_at(join, path[-1:])
+            if steps is not None and from_step is not None and from_step > steps:
+                what, remedy = f"{dotted(path)} comes after the last step", f"At most training.steps, {steps}"
+                document.mistake(what, path, got=from_step, remedy=remedy)
+
+
 def note_policy_mistakes(
     document: Document, control: ControlConfig, mixture: MixtureConfig, data: DataConfig, evaluation: EvaluationConfig
 ) -> None:
@@ -164,12 +177,19 @@ def note_machine_mistakes(document: Document, folder: Path) -> None:
             config = SourceConfig.model_validate(source)
         except ValidationError:
             continue  # noted already
-        try:
-            if config.path is not None and "://" not in config.path:
-                local_files(config, folder)
-        except UserError as error:
-            document.mistake(f"{dotted(path)}: {error.what}", (*path, "path"), got=config.path, remedy=error.remedy)
+        for place, segment in zip(_places(path, config), config.segments, strict=True):
+            try:
+                if segment.path is not None and "://" not in segment.path:
+                    local_files(segment, folder)
+            except UserError as error:
+                what = f"{dotted(place)}: {error.what}"
+                document.mistake(what, (*place, "path"), got=segment.path, remedy=error.remedy)
     _note_model_mistakes(document)
+
+
+def _places(path: KeyPath, source: SourceConfig) -> list[KeyPath]:
+    """Where each segment of the source at ``path`` is written."""
+    return [path, *((*path, "joins", index) for index in range(len(source.joins)))]
 
 
 def _written_sources(tree: Any) -> list[tuple[KeyPath, Any]]:

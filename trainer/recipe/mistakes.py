@@ -134,9 +134,12 @@ def _meant(path: KeyPath, message: str, document: Document) -> KeyPath:
     parts = message.split(" ", 1)[0].rstrip(":,").split(".")
     current = _value_at(document.tree, path)
     for part in parts:
-        if not isinstance(current, dict) or part not in current:
+        if isinstance(current, list) and part.isdecimal() and int(part) < len(current):
+            current, path = current[int(part)], (*path, int(part))
+        elif isinstance(current, dict) and part in current:
+            current, path = current[part], (*path, part)
+        else:
             break
-        current, path = current[part], (*path, part)
     return path
 
 
