@@ -50,3 +50,14 @@ def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: l
 
 def test_before_anything_is_measured_no_value_is_told(decisions: list[Decision]) -> None:
     assert "Nothing is known yet of what they are worth." in told(decisions[0])
+
+
+def test_what_is_known_of_forgetting_is_told_with_its_error(decisions: list[Decision]) -> None:
+    assert "How fast the model forgets is told: curvature 1 per unit of learning rate." in told(decisions[-1])
+    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    control = ControlConfig.model_validate({"policy": {"kind": "priced"}, "guard": {"enabled": False}})
+    learnt = steered(world, control)
+    assert "is not known yet: scarce real data wait for the first probe." in told(learnt[0])
+    assert "wait until it is known how fast the model forgets" in learnt[0].reason
+    assert "How fast the model forgets: curvature 1.0" in told(learnt[-1])
+    assert " per unit of learning rate, by 4 probes." in told(learnt[-1])
