@@ -120,6 +120,11 @@ def test_what_the_policy_refuses_to_start_with_is_a_mistake_of_the_recipe(tiny_r
     ("overrides", "what", "remedy"),
     [
         (["control.policy={kind: aioli}", "evaluation.worth={enabled: off}"], "need the worth", "Set it to auto"),
+        (
+            ["control.policy={kind: priced, estimators: [dither], real_epochs: 1}", "evaluation.worth={enabled: off}"],
+            "need the worth",
+            "Set it to auto",
+        ),
         (["control.policy={kind: feedback, warm_up: 0.7}"], "ends before the policy first asks", "Raise it"),
         (["control.policy={kind: doremi, targets: {real: 3, good: 3, bda: 3}}"], "bda is no source", "'bad'"),
         (["control.policy={kind: doremi, targets: {real: 3, good: 3}}"], "has no loss for bad", "fitted"),

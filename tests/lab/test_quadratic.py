@@ -1,11 +1,14 @@
 """E8 and E9: the closed forms against simulation, and the priced policy against the optimum."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.lab.quadratic import Quadratic, QuadraticWorld, cosine, falls, greedy_excess, late_excess
 from tests.lab.world import steered
 from trainer.control import ControlConfig
+from trainer.control.forgetting import noted
 
 SCARCE = {
     part: Quadratic(rates=cosine(2000, 0.05, 0.001), real_samples=int(part * 32_000)) for part in (0.05, 0.1, 0.25)
@@ -78,9 +81,39 @@ def test_priced_spends_scarce_real_data_nearly_as_well_as_can_be(part):
     assert held[0]["price"] > held[0]["sources"]["real"]["value"] > 0  # dear while the best steps are to come
 
 
-def test_priced_without_known_curvature_spends_evenly_and_no_worse_than_the_best_static():
+@pytest.mark.parametrize("part", [0.05, 0.1, 0.25])
+def test_priced_at_its_defaults_learns_in_the_run_how_to_spend_scarce_real_data(part):
+    problem = SCARCE[part]
+    for seed in (1, 2, 3):
+        world = QuadraticWorld(problem=problem, seed=seed, real_share=part, every_steps=20)
+        decisions = steered(world, ControlConfig(policy={"kind": "priced"}, guard={"enabled": False}))
+        assert world.excess <= 1.15 * problem.optimum()
+        assert world.excess < problem.best_static()
+        assert 0.98 <= world.used / problem.real_samples <= 1.0
+        known = decisions[-1].evidence["policy"]["forgetting"]
+        assert known["curvature"] == pytest.approx(1.0, abs=3 * known["measured"]["standard_error"])
+
+
+@pytest.mark.parametrize("curvature", [0.3, 1.0, 3.0])
+def test_a_probe_measures_the_curvature_of_the_world_and_not_its_rate(curvature):
+    """Rates of another unit: what a step at rate r does in a world of curvature 1, one at r/h does in one of h."""
+    rates = cosine(2000, 0.05, 0.001)
+    world = QuadraticWorld(problem=Quadratic(rates=rates), seed=4, real_share=0.5)
+    probes = []
+    while not world.is_done:
+        world.train(world.shares)
+        seen = world.observation(world.shares) if world.position < 2000 else None
+        if seen is not None and seen.fading:
+            outlook = replace(seen.outlook, rates=[rate / curvature for rate in seen.outlook.rates])
+            probes = noted(probes, replace(seen, outlook=outlook))
+    assert len(probes) >= 3
+    for one in probes:
+        assert abs(one["value"] - curvature) < 3 * one["standard_error"] < 0.5 * curvature
+
+
+def test_priced_that_may_not_measure_spends_evenly_and_no_worse_than_the_best_static():
     problem = SCARCE[0.1]
-    world, _ = run(problem, 1, start=0.1, every=20, curvature=None, real_epochs=1)
+    world, _ = run(problem, 1, start=0.1, every=20, curvature=None, concentration=0, real_epochs=1)
     assert world.excess <= 1.01 * problem.best_static()
     assert 0.98 <= world.used / problem.real_samples <= 1.0
 

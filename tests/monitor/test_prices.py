@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.lab.environments import ENVIRONMENTS
+from tests.lab.world import steered
+from trainer.control import ControlConfig
 from trainer.control.evidence import against
 from trainer.control.value import Estimate
 from trainer.monitor.explain import explain
@@ -90,3 +93,14 @@ def test_the_price_is_told_in_fresh_tokens_where_their_worth_is_known() -> None:
     old = priced_in_words({key: value for key, value in evidence.items() if key != "unit"}, {})
     assert "Price of a real token now: 3. Drawn beyond the plan" in old
     assert "unit of learning rate.\n" in old
+
+
+def test_what_is_known_of_forgetting_is_told_with_its_error(decisions: list[Decision]) -> None:
+    assert "How fast the model forgets is told: curvature 1 per unit of learning rate." in told(decisions[-1])
+    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    control = ControlConfig.model_validate({"policy": {"kind": "priced"}, "guard": {"enabled": False}})
+    learnt = steered(world, control)
+    assert "is not known yet: scarce real data wait for the first probe." in told(learnt[0])
+    assert "wait until it is known how fast the model forgets" in learnt[0].reason
+    assert "How fast the model forgets: curvature 1.0" in told(learnt[-1])
+    assert " per unit of learning rate, by 4 probes." in told(learnt[-1])

@@ -2,7 +2,15 @@
 
 from trainer.control.guard import GuardConfig, judge
 from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
-from trainer.control.steer import ControlConfig, alignment_from, initial_state, reads_losses, steer, worth_from
+from trainer.control.steer import (
+    ControlConfig,
+    alignment_from,
+    fading_from,
+    initial_state,
+    reads_losses,
+    steer,
+    worth_from,
+)
 
 __all__ = [
     "ConstantConfig",
@@ -13,6 +21,7 @@ __all__ = [
     "ScheduleConfig",
     "SchedulePoint",
     "alignment_from",
+    "fading_from",
     "initial_state",
     "judge",
     "reads_losses",

@@ -27,7 +27,8 @@ LEAST_WORTH = 0.05  # below which no synthetic token is held to be: 47 epochs, a
 class Budget:
     """What the real data can pay for, in samples. ``share`` is the real share planned for the coming span, None where
     nothing limits it; ``marginal`` the kernel at which a token is just spent over that of now. ``is_timed``: when real
-    data are drawn is the plan's to say, and value says how much of them; else value says what they get now."""
+    data are drawn is the plan's to say, and value says how much of them; else value says what they get now. ``waits``:
+    they are held back until it is known how fast the model forgets."""
 
     samples: float  # that may be drawn in all
     used: float
@@ -37,6 +38,7 @@ class Budget:
     marginal: float = 0.0
     concentration: float = 0.0
     is_timed: bool = False
+    waits: bool = False
 
     @property
     def epochs(self) -> float:
@@ -61,6 +63,7 @@ class Budget:
             "value_of_repeat": repeat_value(self.epochs),
             "value_of_new_sample": unique_value(self.epochs),
             "concentration": self.concentration,
+            "waits": self.waits,
         }
 
 
@@ -135,8 +138,8 @@ def budgeted(
     spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
     share = float(np.interp(coming, ends, spent)) / coming
     now = float(weights[0] / weights.max())  # 0 where what is learnt now is forgotten long before the end
-    marginal = curve.marginal / now if now > 0 else float("inf")
-    return replace(budget, share=share, marginal=marginal, concentration=followed, is_timed=is_timed)
+    marginal = curve.marginal / now if now > 0 and not waits else float("inf")
+    return replace(budget, share=share, marginal=marginal, concentration=followed, is_timed=is_timed, waits=waits)
 
 
 def _deferred(rest: Ahead, steps: float) -> FloatArray:

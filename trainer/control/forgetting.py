@@ -16,7 +16,7 @@ from trainer.records import Observation
 MOST_PROBES = 40  # that are remembered
 # What is scarce waits for the first probe, as a level plan would spend a tenth of it or more on steps that are then
 # forgotten. Probes are this far apart at most.
-LONGEST_WAIT = 0.2  # of progress, from when probes are asked for
+LONGEST_WAIT = 0.25  # of progress, from when probes are asked for
 
 
 def noted(probes: Sequence[dict[str, Any]], seen: Observation) -> list[dict[str, Any]]:

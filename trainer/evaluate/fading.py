@@ -94,8 +94,9 @@ class TokenFading:
     def __call__(
         self, port: WorthPort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, Fading]:
-        """How fast goes what one of ``sources``, given with their live segments, taught; every rank gets the same. Weights and optimizer are bit for bit
-        as before. Empty where none is drawn of those that could be held against fresh text.
+        """How fast goes what one of ``sources``, given with their live segments, taught; every rank gets the same.
+        Weights and optimizer are bit for bit as before. Empty where none is drawn of those that could be held against
+        fresh text.
         """
         rng = derived_rng(self.seed, "fading", step)
         live = live_segments(self.sources, sources)

@@ -165,6 +165,8 @@ def _forgetting(evidence: Mapping[str, Any]) -> Iterator[str]:
         sure = "" if known["curvature"] is not None else ", not surely above 0: the plan stays level"
         probes = "1 probe" if known["num_probes"] == 1 else f"{figure(known['num_probes'])} probes"
         yield f"How fast the model forgets: curvature {measured} per unit of learning rate, by {probes}{sure}."
+    elif evidence["budget"].get("waits"):
+        yield "How fast the model forgets is not known yet: scarce real data wait for the first probe."
 
 
 def _price(evidence: Mapping[str, Any], kinds: Mapping[str, str]) -> str:

@@ -452,14 +452,15 @@ def _reason(
     seen: Observation, shares: Mapping[str, int], state: dict[str, Any], budget: Budget, bounds: list[str]
 ) -> str:
     """One sentence: what the shares are, by what evidence, under which bounds."""
+    waits = " Scarce real data wait until it is known how fast the model forgets." if budget.waits else ""
     if not state["known"]:
-        return "Nothing is known yet of what the sources are worth."
+        return f"Nothing is known yet of what the sources are worth.{waits}"
     said = [
         f"{name} {one.value:+.3g} ± {one.standard_error:.2g}"
         for name, one in _fused(state).items()
         if seen.shares.get(name, 0) > 0
     ]
-    text = f"Value of a token less the others': {', '.join(said)}."
+    text = f"Value of a token less the others': {', '.join(said)}.{waits}"
     if "real budget" in bounds:
         text += (
             f" Real data pay for a share of {budget.share:.3f} now"
