@@ -20,8 +20,7 @@ from trainer.control.value import Estimate, gaps
 from trainer.records import SHARE_ONE, FloatArray, Observation
 
 Estimator = Literal["dither", "alignment", "worth"]
-Gaps = dict[str, dict[str, Estimate]]  # by source and estimator, or PRIOR
-PRIOR = "prior"
+Gaps = dict[str, dict[str, Estimate]]  # by source and estimator
 
 
 def gaps_by_source(
@@ -30,7 +29,6 @@ def gaps_by_source(
     *,
     estimators: Collection[Estimator],
     noise_prices: tuple[float, float],
-    synthetic_worth: Estimate,
 ) -> Gaps:
     """The value of each drawn source less the plain mean of the others', by every one of ``estimators`` that says
     something now. (``against`` weighs the others by shares, which move between two measurements.)
@@ -38,13 +36,12 @@ def gaps_by_source(
     ``noise_prices``: cost in the unit above of a gradient variance of 1, to the final loss and within one span.
     ``spans``: waves of the shares, summed rates and the losses after them, oldest first, for what the dither says; it
     feels the noise of now, so that what the rate will still take off it is given back where variances are known.
-    ``synthetic_worth``: what a synthetic token is held for, in fresh real ones, before it is measured.
     """
     names = [name for name, share in seen.shares.items() if share > 0]
     if len(names) < 2:
         return {}
     equal_K = np.full(len(names), 1 / len(names))
-    found: dict[str, list[Estimate]] = {}
+    found: dict[Estimator, list[Estimate]] = {}
     if "alignment" in estimators and (aligned := _aligned(seen, names, noise_prices[0])) is not None:
         found["alignment"] = gaps(*_over_the_rest(seen, names, *aligned), equal_K)
     if "dither" in estimators and (moved := _moved(seen, spans, names)) is not None:
@@ -59,8 +56,6 @@ def gaps_by_source(
             found = {"worth": gaps(values_K, covariance_KK, equal_K)}
         else:
             found["worth"] = gaps(values_K * unit, covariance_KK * unit**2, equal_K)
-            values_K, covariance_KK = _over_the_rest(seen, names, *_held_for(seen, names, synthetic_worth))
-            found[PRIOR] = gaps(values_K * unit, covariance_KK * unit**2, equal_K)
     sound = {who: rows for who, rows in found.items() if all(isfinite(one.value + one.standard_error) for one in rows)}
     return {name: {who: rows[k] for who, rows in sound.items()} for k, name in enumerate(names) if sound}
 
@@ -103,14 +98,6 @@ def _over_the_rest(
             more = seen.shares[name] / SHARE_ONE * left / unique
             discount_K[k] = mean_repeat_value(seen.epochs.get(name, 0.0), more)
     return values_K * discount_K, covariance_KK * np.outer(discount_K, discount_K)
-
-
-def _held_for(seen: Observation, names: Sequence[str], synthetic: Estimate) -> tuple[FloatArray, FloatArray]:
-    """Worths before anything is measured: real tokens are fresh ones, synthetic ones held for ``synthetic``, and within
-    a kind sources differ as much as its error says.
-    """
-    is_synthetic_K = np.array([seen.kinds[name] == "synthetic" for name in names])
-    return np.where(is_synthetic_K, synthetic.value, 1.0), np.eye(len(names)) * synthetic.standard_error**2
 
 
 def _aligned(seen: Observation, names: Sequence[str], noise_price: float) -> tuple[FloatArray, FloatArray] | None:

@@ -25,19 +25,18 @@ from trainer.control import forgetting
 from trainer.control.allowance import Budget, Terms, budgeted, concentrated, worthwhile_epochs
 from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.dither import dithered
-from trainer.control.evidence import PRIOR, Estimator, Gaps, against, fresh_unit, gaps_by_source
+from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
 from trainer.control.pacing import Ahead, ahead, noise_rate
 from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
 from trainer.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.shares import FUZZ, rounded
 
-ANEW = ("dither", PRIOR)  # what is said anew each time, not joined with what was said before
 DITHER_READINGS = 40  # of which the spans are remembered
 # In sweeps on text (0.3 M parameters, rephrased encyclopedia entries) real shares that came to 7.4 epochs were best of
 # 2.5 to 25 where real text was 4 % of the tokens, and 6.6 of 4 to 13 where it was 8 %: by the published discount one
-# more repeat is then worth 0.66 to 0.70 of a fresh token. The error is a guess at how far sources of a kind differ.
-USEFUL, USEFUL_ERROR = 2 / 3, 0.2
+# more repeat is then worth 0.66 to 0.70 of a fresh token.
+USEFUL = 2 / 3
 LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
 
 
@@ -59,7 +58,7 @@ class PricedConfig(Bounds):
         default=USEFUL,
         gt=0,
         le=1,
-        description="what a synthetic token is held for, in fresh real ones, before it is measured",
+        description="what a synthetic token is held for, in fresh real ones, where real data are budgeted",
     )
     mixing: float = Field(
         default=0.2,
@@ -150,10 +149,7 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     curvature = forgetting.curvature(config.curvature, state["probes"])
     prices = _noise_price(curvature, seen, rest), _noise_price(curvature, seen, _span(seen, state["span"]))
     if seen.progress >= config.warm_up:
-        held_for = Estimate(value=config.synthetic_worth, standard_error=USEFUL_ERROR)
-        found = gaps_by_source(
-            seen, state["spans"], estimators=config.estimators, noise_prices=prices, synthetic_worth=held_for
-        )
+        found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
         state = _learnt(config, state, found, fresh_unit(seen, config.estimators))
     moved = _moved(config, state, fresh=bool(found))
     if moved is not None:
@@ -210,30 +206,27 @@ def _noise_price(curvature: float | None, seen: Observation, rest: Ahead) -> flo
 def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: float | None) -> dict[str, Any]:
     """The state with what each estimator knows of each source now, joined with what it knew before.
 
-    The dither looks at all its spans each time, so it takes the place of what it said before; so does the prior.
+    The dither looks at all its spans each time, so it takes the place of what it said before.
     """
     if not found:
         return state
     known = {}
     for name, fresh in found.items():
         before = {who: Estimate(**one) for who, one in state["known"].get(name, {}).items()}
-        now = {who: one.aged(config.memory) for who, one in before.items() if who not in ANEW}
+        now = {who: one.aged(config.memory) for who, one in before.items() if who != "dither"}
         for who, one in fresh.items():
-            now[who] = one if who in ANEW else renewed(now.get(who), one)
+            now[who] = one if who == "dither" else renewed(now.get(who), one)
         known[name] = {who: one.as_evidence() for who, one in now.items()}
     return {**state, "known": known, "unit": state["unit"] if unit is None else unit}
 
 
 def _fused(state: dict[str, Any]) -> dict[str, Estimate]:
-    """What is known of each source that is drawn against the others at their base shares, over its estimators; what
-    it was held for counts with what was measured unless that is plainly something else.
-    """
-    known = {}
-    for name, estimates in state["known"].items():
-        if state["base"].get(name, 0.0) > 0:
-            said = {who: Estimate(**one) for who, one in estimates.items()}
-            prior = said.pop(PRIOR, None)
-            known[name] = renewed(prior, fused(said))
+    """What is known of each source that is drawn against the others at their base shares, over its estimators."""
+    known = {
+        name: fused({who: Estimate(**one) for who, one in estimates.items()})
+        for name, estimates in state["known"].items()
+        if state["base"].get(name, 0.0) > 0
+    }
     return against(known, state["base"])
 
 
