@@ -34,7 +34,7 @@ SEEDS = tuple(range(17, 27))  # an arm with n seeds has the first n of them
 MATTERS = 5.0  # seed-to-seed standard deviations that the static sweep must spread over
 SAME = 1e-3  # nats per token by which a cell that is run again may differ
 
-TURNING, TURNS_BAD_AT = "turning", 151  # the source that turns bad, and the first step of that
+TURNING, TURNS_BAD_AT = "turning", 101  # the source that turns bad, and the first step of that
 
 UNGUARDED = "control.guard={enabled: false}"
 # Thirty documents are what the guard needs, and a reading of them each 25 steps costs the 5 % of evaluation.
@@ -83,6 +83,7 @@ class Scenario:
     sweep: Mapping[float, int]
     arms: Mapping[str, int]
     steps: int = 600
+    also: Sequence[str] = ()  # further overrides, of every cell
 
     def sources(self) -> str:
         """The override of the sources."""
@@ -109,7 +110,7 @@ class Scenario:
         overrides = {f"static-{real:g}": [self.shares(real), UNGUARDED] for real in self.sweep}
         overrides |= {arm: [self.shares(0.5), *ARMS[arm]] for arm in self.arms}
         return {
-            f"{arm}/{seed}": [f"seed={seed}", self.sources(), *self.length(), *overrides[arm]]
+            f"{arm}/{seed}": [f"seed={seed}", self.sources(), *self.length(), *self.also, *overrides[arm]]
             for seed in SEEDS
             for arm, seeds in self.seeds().items()
             if seed in seeds
@@ -122,51 +123,51 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"written": made("written")},
         sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5, 0.1: 5},
-        arms={"anneal": 5, "odm": 3, "fms-odm": 3, "ado": 3, "aioli": 3, "feedback": 5, "priced": 5},
+        arms={"anneal": 5, "odm": 2, "fms-odm": 1, "ado": 2, "aioli": 2, "feedback": 5, "priced": 5},
     ),
     "tenth": Scenario(
         says="real text for a tenth of the tokens, useful synthetic text",
         real=TENTH,
         synthetic={"written": made("written")},
-        sweep={1.0: 3, 0.7: 5, 0.5: 5, 0.3: 3},
-        arms={"priced": 5},
+        sweep={1.0: 2, 0.7: 3, 0.5: 3, 0.3: 2},
+        arms={"priced": 3},
     ),
     "quarter": Scenario(
         says="real text for a quarter of the tokens, useful synthetic text",
         real=QUARTER,
         synthetic={"written": made("written")},
-        sweep={1.0: 5, 0.7: 5, 0.5: 3},
-        arms={"priced": 5},
+        sweep={1.0: 3, 0.7: 3, 0.5: 2},
+        arms={"priced": 3},
     ),
     "mixed": Scenario(
         says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
         real=SCARCE,
         synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
-        sweep={0.5: 5, 0.3: 3},
-        arms={"odm": 3, "feedback": 3, "priced": 5},
+        sweep={0.5: 4, 0.3: 3},
+        arms={"feedback": 3, "priced": 5},
     ),
     "junk": Scenario(
         says="scarce real text, synthetic text with its words shuffled",
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
-        sweep={0.7: 3, 0.5: 3},
-        arms={"priced": 3},
+        sweep={0.5: 2},
+        arms={"priced": 2},
         steps=300,
     ),
     "plenty": Scenario(
         says="plentiful real text, useful synthetic text",
         real=PLENTY,
         synthetic={"written": made("written")},
-        sweep={1.0: 3, 0.7: 3},
-        arms={"priced": 3},
+        sweep={1.0: 2},
+        arms={"priced": 2},
         steps=300,
     ),
     "tail": Scenario(
         says="scarce real text, useful synthetic text without its commonest topic",
         real=SCARCE,
         synthetic={"written": made("written", f", where: {{topic: [{TOPICS_BUT_PEOPLE}]}}")},
-        sweep={0.5: 3},
-        arms={"priced": 3},
+        sweep={0.5: 2},
+        arms={"priced": 2},
         steps=300,
     ),
     "poisoned": Scenario(
@@ -176,16 +177,17 @@ SCENARIOS = {
             "steady": made("written", ", where: {prompt_template: entry}"),
             TURNING: made("written", ", where: {prompt_template: rephrase}, joins: [" + TURN + "]"),
         },
-        sweep={0.5: 3},
+        sweep={},
         arms={"priced": 10, "spared": 10},
-        steps=400,
+        steps=300,
+        also=["evaluation.worth.until=0.9"],  # in so short a run hardly a rehearsal would fall after the turn
     ),
     "equal": Scenario(
         says="synthetic text that is real text: no harm, no alarm",
         real=SCARCE,
         synthetic={"twin": "kind: synthetic, " + WIKIPEDIA.format(of=40, buckets="[10, 20]")},
-        sweep={0.5: 3},
-        arms={"priced": 3},
+        sweep={0.5: 2},
+        arms={"priced": 2},
         steps=300,
     ),
 }

@@ -70,6 +70,12 @@ monitor: {{wandb: {{mode: "off"}}}}
 """
 
 ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_readings: 2, samples: 8}"]
+# Real data that may be drawn once and a half are placed by what the run measures of its forgetting.
+PRICED = [
+    "control.policy={kind: priced, warm_up: 0.1, z: 0.5, estimators: [dither, worth, alignment]}",
+    "evaluation.alignment={samples: 8}",
+    "mixture.max_epochs={real: 3}",
+]
 FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_readings: 2, z: 0.5, margin: 0.0}"]
 
 

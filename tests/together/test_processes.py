@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.together.conftest import launched
-from tests.together.launches import Place, by_step, decisions, lines, predicted
+from tests.together.launches import PRICED, Place, by_step, decisions, lines, predicted
 
 STEPS = list(range(1, 51))
 
@@ -47,6 +47,20 @@ def test_two_processes_train_on_the_same_samples_to_the_same_losses(pair: Path, 
 
 def test_three_processes_train_on_the_same_samples_to_the_same_losses(trio: Path, alone: Path) -> None:
     assert_same_run(trio, alone, 3)
+
+
+@pytest.mark.slow
+def test_priced_measures_and_decides_alike_on_one_two_and_three_processes(place: Place) -> None:
+    alone = place.folder / "priced-alone"
+    assert (ended := place.fit(alone, *PRICED).wait()).code == 0, ended.output
+    decisions_alone = [(step, action, shares) for step, action, shares, _ in decided(alone)]
+    assert sum(action == "move" for _, action, _ in decisions_alone) > 2
+    assert any(line.get("fading") for line in lines(alone, "reading"))
+    assert any(line.get("alignment") for line in lines(alone, "reading"))
+    for processes in (2, 3):
+        run = launched(place, processes, *PRICED)
+        assert [(step, action, shares) for step, action, shares, _ in decided(run)] == decisions_alone
+        assert by_step(run, "fed") == by_step(alone, "fed")
 
 
 @pytest.mark.slow
