@@ -235,3 +235,10 @@ def test_the_better_a_synthetic_token_is_held_to_be_the_fewer_epochs_real_data_g
         for worth in (0.5, 0.9)
     ]
     assert samples == pytest.approx([11_666, 2_621], rel=1e-3)
+
+
+def test_what_is_drawn_instead_of_scarce_real_data_is_useful_and_not_what_lies_at_its_floor(observe):
+    last = followed(observe, control(real_epochs=1.5, dither=0.01), [WORTH] * 20)[-1]
+    assert "real budget" in last.evidence["policy"]["bounds"]
+    assert last.shares["bad"] <= 11_000
+    assert last.shares["written"] > 0.85 * SHARE_ONE

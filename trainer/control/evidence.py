@@ -61,18 +61,19 @@ def gaps_by_source(
 
 
 def against(gaps_by_name: Mapping[str, Estimate], shares: Mapping[str, float]) -> dict[str, Estimate]:
-    """Gaps to the plain mean of the others as gaps to their mean by ``shares``, with the errors as they are.
+    """Gaps to the plain mean of the others as gaps to their mean by ``shares``, with the errors as they are; of those
+    that ``shares`` names only, and among them.
 
     Of K sources v_k - mean v = gap_k (K - 1) / K, which is all that a gap to any other mean needs. Of two it is the
     same.
     """
     num = len(gaps_by_name)
-    from_mean = {name: gap.value * (num - 1) / num for name, gap in gaps_by_name.items()}
+    from_mean = {name: gap.value * (num - 1) / num for name, gap in gaps_by_name.items() if name in shares}
     found = {}
-    for name, gap in gaps_by_name.items():
+    for name, value in from_mean.items():
         others = {other: shares[other] for other in from_mean if other != name}
         mean = fsum(share * from_mean[other] for other, share in others.items()) / max(fsum(others.values()), 1e-9)
-        found[name] = Estimate(value=from_mean[name] - mean, standard_error=gap.standard_error)
+        found[name] = Estimate(value=value - mean, standard_error=gaps_by_name[name].standard_error)
     return found
 
 

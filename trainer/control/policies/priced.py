@@ -6,7 +6,8 @@ alignments of gradients less what their noise costs, and from rehearsals; ``base
 exponentiated gradient, only beyond the error, inside a trust region. *What can be paid?* is arithmetic: the real
 tokens left, the discount on repeats (``trainer.control.budget``) and the learning rates ahead give a curve that just
 spends the budget (``trainer.control.allowance``); real data get the lesser of the two. Where the second binds a real
-token has a price: the advantage that spending it later would bring.
+token has a price: the advantage that spending it later would bring. What is drawn instead are the synthetic sources by
+their value against each other (``instead``): against real data the useful ones lose share with the useless ones.
 
 Nearest in print: EG with a KL trust region (Olmix, 2602.12237), PiKE's variance term (2502.06244), the constrained form
 of CMR (2407.17467); placing scarce data by the schedule is 2605.25698. The loop real/synthetic share from held-out real
@@ -14,7 +15,7 @@ loss in one run, with a price, is ours.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import ceil, floor, fsum, hypot, isfinite, log
 from typing import Any, Literal, Self
 
@@ -37,6 +38,7 @@ DITHER_READINGS = 40  # of which the spans are remembered
 # 2.5 to 25 where real text was 4 % of the tokens, and 6.6 of 4 to 13 where it was 8 %: by the published discount one
 # more repeat is then worth 0.66 to 0.70 of a fresh token.
 USEFUL = 2 / 3
+STILL = Pace(reach={}, sides={}, scale=0.0)  # nothing has moved yet
 LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
 
 
@@ -111,10 +113,12 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
         "base": {name: share / SHARE_ONE for name, share in shares.items()},
         "targets": {name: share / SHARE_ONE for name, share in shares.items()},
         "start": {name: share / SHARE_ONE for name, share in shares.items()},
+        "instead": _parts({name: share / SHARE_ONE for name, share in shares.items()}, kinds),
         "unit": None,
         "proposed": None,
         "known": {},
-        "pace": {"reach": {}, "sides": {}, "scale": 0.0},
+        "pace": asdict(STILL),
+        "instead_pace": asdict(STILL),
         "probes": [],
         "index": 0,
         "progress": 0.0,
@@ -151,8 +155,9 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     if seen.progress >= config.warm_up:
         found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
         state = _learnt(config, state, found, fresh_unit(seen, config.estimators))
-    moved = _moved(config, state, fresh=bool(found))
-    if moved is not None:
+    moved = None
+    if found:
+        moved = _moved(config, state, state["base"], state["pace"])
         state = _stepped(config, state, moved)
     budget = _budgeted(config, state, seen, rest)
     targets, least = _affordable(config, state, budget, seen.kinds)
@@ -175,7 +180,8 @@ def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     """
     if state["proposed"] is not None and dict(seen.shares) != state["proposed"]:
         inforce = {name: share / SHARE_ONE for name, share in seen.shares.items()}
-        state = {**state, "base": inforce, "targets": inforce, "spans": []}
+        instead = _parts(inforce, seen.kinds)
+        state = {**state, "base": inforce, "targets": inforce, "instead": instead, "spans": []}
     if seen.progress < state["progress"]:
         state = {**state, "spans": [], "progress": max(0.0, seen.progress - state["span"])}
     rates, num_steps = seen.outlook.rates, seen.outlook.num_steps
@@ -188,6 +194,13 @@ def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     }
     spans = [*state["spans"], span][-DITHER_READINGS:]
     return {**state, "spans": spans, "span": seen.progress - state["progress"], "progress": seen.progress}
+
+
+def _parts(shares: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, float]:
+    """What each synthetic source has of what they have together."""
+    written = {name: share for name, share in shares.items() if kinds[name] == "synthetic"}
+    total = fsum(written.values())
+    return {name: share / total for name, share in written.items()} if total else {}
 
 
 def _span(seen: Observation, span: float) -> Ahead:
@@ -220,36 +233,33 @@ def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: floa
     return {**state, "known": known, "unit": state["unit"] if unit is None else unit}
 
 
-def _fused(state: dict[str, Any]) -> dict[str, Estimate]:
-    """What is known of each source that is drawn against the others at their base shares, over its estimators."""
+def _fused(state: dict[str, Any], shares: Mapping[str, float]) -> dict[str, Estimate]:
+    """What is known of each source that is drawn and in ``shares`` against the others there, over its estimators."""
     known = {
         name: fused({who: Estimate(**one) for who, one in estimates.items()})
         for name, estimates in state["known"].items()
         if state["base"].get(name, 0.0) > 0
     }
-    return against(known, state["base"])
+    return against(known, shares)
 
 
-def _moved(config: PricedConfig, state: dict[str, Any], *, fresh: bool) -> Step | None:
-    """The step of the base shares on what is known; None when nothing new was measured.
+def _moved(config: PricedConfig, state: dict[str, Any], shares: Mapping[str, float], pace: Mapping[str, Any]) -> Step:
+    """The step of ``shares`` on what is known.
 
     A source may be better than the others only for the sake of one that now loses its share: such a one goes on, with
     the gap that it has after the step, as far as the trust region of the whole decision allows.
     """
-    if not fresh:
-        return None
-    base = {name: share for name, share in state["base"].items() if share > 0}
+    base = {name: share for name, share in shares.items() if share > 0}
     before = _pulled(config, state, base)
-    moved = step(base, before, Pace(**state["pace"]), z=config.z, trust=config.trust_region)
-    shares = moved.shares
+    moved = step(base, before, Pace(**pace), z=config.z, trust=config.trust_region)
     turned = {
         name: gap
-        for name, gap in _pulled(config, state, shares).items()
+        for name, gap in _pulled(config, state, moved.shares).items()
         if gap.value * before[name].value < 0 and before[name].significance > config.z
     }
     if turned and not moved.is_held_back:
-        alone = Pace(reach={}, sides={}, scale=0.0)  # measured by their own gaps, not by the one that is out of the way
-        further = step(shares, turned, alone, z=config.z, trust=config.trust_region).shares
+        # measured by their own gaps, not by the one that is out of the way
+        further = step(moved.shares, turned, STILL, z=config.z, trust=config.trust_region).shares
         if divergence(further, base) <= moved.radius:
             moved = replace(moved, shares=further, divergence=divergence(further, base))
     return moved
@@ -258,7 +268,7 @@ def _moved(config: PricedConfig, state: dict[str, Any], *, fresh: bool) -> Step 
 def _pulled(config: PricedConfig, state: dict[str, Any], base: Mapping[str, float]) -> dict[str, Estimate]:
     """Gaps at the shares of ``base``, with the pull towards the starting mixture."""
     pull = _pull(config, state, base)
-    known = _fused({**state, "base": base})
+    known = _fused(state, base)
     return {name: replace(one, value=one.value + pull[name]) for name, one in known.items()}
 
 
@@ -280,9 +290,15 @@ def _pull(config: PricedConfig, state: dict[str, Any], base: Mapping[str, float]
 
 
 def _stepped(config: PricedConfig, state: dict[str, Any], moved: Step) -> dict[str, Any]:
+    """The state after a step of the base, and one of what is drawn instead of real data."""
     base = within(moved.shares, state["floors"], _ceilings(config, moved.shares), total=1.0)
-    pace = {"reach": moved.pace.reach, "sides": moved.pace.sides, "scale": moved.pace.scale}
-    return {**state, "base": {**dict.fromkeys(state["base"], 0.0), **base}, "pace": pace}
+    state = {**state, "base": {**dict.fromkeys(state["base"], 0.0), **base}, "pace": asdict(moved.pace)}
+    if not fsum(state["instead"].values()):
+        return state
+    among = _moved(config, state, state["instead"], state["instead_pace"])
+    least = dict.fromkeys(among.shares, LEAST_SHARE)  # floors hold for what is drawn; this is for coming back
+    instead = within(among.shares, least, dict.fromkeys(among.shares, 1.0), total=1.0)
+    return {**state, "instead": {**dict.fromkeys(state["instead"], 0.0), **instead}, "instead_pace": asdict(among.pace)}
 
 
 def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, float]:
@@ -324,16 +340,18 @@ def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation)
 
 
 def _behind(state: dict[str, Any], kinds: Mapping[str, Kind]) -> Estimate | None:
-    """The worth of a synthetic token at the base shares less that of a real one, in fresh real tokens; None where it is
-    not known.
+    """The worth of a synthetic token, of those drawn instead of real ones, less that of a real one, in fresh real
+    tokens; None where it is not known.
 
     A gap to the others' mean times 1 - share is one to the mean of all, of which kinds can be put together.
     """
-    known, base, unit = _fused(state), state["base"], state["unit"]
-    of_kind = {kind: fsum(base[name] for name in known if kinds[name] == kind) for kind in ("real", "synthetic")}
+    instead, left, unit = state["instead"], 1 - _real_share(state, kinds), state["unit"]
+    shares = {name: instead.get(name, 0.0) * left or share for name, share in state["base"].items() if share > 0}
+    known = _fused(state, shares)
+    of_kind = {kind: fsum(shares[name] for name in known if kinds[name] == kind) for kind in ("real", "synthetic")}
     if not of_kind["real"] or not of_kind["synthetic"]:
         return None
-    parts = {name: base[name] * (1 - base[name]) / of_kind[kinds[name]] / unit for name in known}
+    parts = {name: shares[name] * (1 - shares[name]) / of_kind[kinds[name]] / unit for name in known}
     signs = {name: 1 if kinds[name] == "synthetic" else -1 for name in known}
     return Estimate(
         value=fsum(signs[name] * parts[name] * gap.value for name, gap in known.items()),
@@ -360,7 +378,7 @@ def _affordable(
         return dict(base), state["floors"]
     assert budget.share is not None
     real = {name: share if kinds[name] == "real" else 0.0 for name, share in base.items()}
-    written = {name: share - real[name] for name, share in base.items()}
+    written = {name: state["instead"].get(name, 0.0) for name in base}
     least = {
         name: min(least, LEAST_SHARE) if kinds[name] == "real" else least for name, least in state["floors"].items()
     }
@@ -386,7 +404,7 @@ def _price(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> 
     In the unit of the gaps: the advantage of real data now, times what a token does at the margin of the plan over
     what it does now. 0 where the budget does not bind.
     """
-    known, base = _fused(state), state["base"]
+    known, base = _fused(state, state["base"]), state["base"]
     real = [name for name in known if kinds[name] == "real" and base.get(name, 0.0) > 0]
     if not real or not _is_binding(state, budget, kinds):
         return 0.0
@@ -427,7 +445,7 @@ def _evidence(
             "pull": pull.get(name, 0.0),
             "estimators": state["known"][name],
         }
-        for name, one in _fused(state).items()
+        for name, one in _fused(state, state["base"]).items()
     }
     return {
         "unit": state["unit"],  # worth of a fresh real token, in the unit of the values; None where it is not known
@@ -450,7 +468,7 @@ def _reason(
         return f"Nothing is known yet of what the sources are worth.{waits}"
     said = [
         f"{name} {one.value:+.3g} ± {one.standard_error:.2g}"
-        for name, one in _fused(state).items()
+        for name, one in _fused(state, state["base"]).items()
         if seen.shares.get(name, 0) > 0
     ]
     text = f"Value of a token less the others': {', '.join(said)}.{waits}"
