@@ -18,7 +18,7 @@ END = 0
 def model():
     torch.manual_seed(1)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(**sizes, vocab_size=20, max_position_embeddings=8, eos_token_id=END, initializer_range=1.0)
+    config = LlamaConfig(**sizes, vocab_size=20, max_position_embeddings=8, eos_token_id=END, initializer_range=0.5)
     return LlamaForCausalLM(config).eval()
 
 
@@ -76,7 +76,9 @@ def test_no_held_out_title_of_the_project_is_trained_on():
 def test_a_text_begins_at_the_end_of_a_document_alone_and_goes_on_over_ends(model):
     found = streams_of(model, num_streams=400)
     assert found.shape == (400, 60)
-    assert (found[:, :-1] == END).any()
+    after_end = found[:, 1:7][found[:, :6] == END]  # in one window
+    assert len(after_end) > 10
+    assert (after_end != END).mean() > 0.5
     with torch.inference_mode():
         expected = torch.softmax(model(input_ids=torch.tensor([[END]])).logits[0, 0], dim=0).numpy()
     seen = np.bincount(found[:, 0], minlength=20) / 400
