@@ -44,6 +44,7 @@ lab: install
 	$(TEST_ENV) $(BIN)/python -m tests.lab
 	$(TEST_ENV) $(BIN)/python -m tests.lab.guard_table
 	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.lab.text --again
+	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.lab.generations_text
 
 parity: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.parity
