@@ -55,7 +55,8 @@ REAL = (
     "id_column: title, slice: topic, license: CC-BY-SA-4.0, sample: {by: title, of: 40, buckets: [0, 1, 2]}"
 )
 WRITTEN = "kind: synthetic, path: {path}, provenance: [generator, generation, temperature, seed], license: CC-BY-SA-4.0"
-# At 240 steps half of a run was the plateau of word counts (6.05 nats), and when it was left decided more than the arm.
+# At 240 steps a third of a run was the plateau of word counts (6.05 nats), and one with half real text ended worse than
+# one with none: when the plateau is left seems to matter more than the arm.
 EVERYWHERE = (
     "data.held_out={kind: bucket, source: real, by: title, of: 40, steer: [8], report: [9]}",
     "mixture.global_batch=8",
