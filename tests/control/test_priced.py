@@ -146,7 +146,17 @@ def test_evidence_that_is_no_number_is_passed_over(observe):
 
 def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):
     told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
-    assert {"unit", "sources", "price", "budget", "forgetting", "bounds", "threshold", "trust_region"} == set(told)
+    assert {
+        "unit",
+        "held_for",
+        "sources",
+        "price",
+        "budget",
+        "forgetting",
+        "bounds",
+        "threshold",
+        "trust_region",
+    } == set(told)
     bad = told["sources"]["bad"]
     assert bad["value"] < -bad["standard_error"] < 0
     assert {"value", "standard_error"} == set(bad["estimators"]["worth"])
@@ -242,3 +252,20 @@ def test_what_is_drawn_instead_of_scarce_real_data_is_useful_and_not_what_lies_a
     assert "real budget" in last.evidence["policy"]["bounds"]
     assert last.shares["bad"] <= 11_000
     assert last.shares["written"] > 0.85 * SHARE_ONE
+
+
+def test_before_it_is_known_a_synthetic_token_is_held_for_less_than_a_real_one_and_then_for_what_it_is(observe):
+    kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
+
+    def real_share(written, error, **settings):
+        worth = {
+            name: Worth(value=value, standard_error=error, num_samples=64, fresh_gain=0.002)
+            for name, value in (("real", 1.0), ("written", written))
+        }
+        config = control(estimators=["worth"], dither=0.01, **settings)
+        return followed(observe, config, [worth] * 30, start, kinds, 10_000_000)[-1].shares["real"]
+
+    assert 600_000 < real_share(1.0, 2.0, synthetic_worth=0.4) < 960_000
+    assert abs(real_share(1.0, 2.0, synthetic_worth=0.95) - 500_000) < 20_000
+    assert abs(real_share(1.0, 0.01, synthetic_worth=0.4) - 500_000) < 20_000
+    assert real_share(1.0, 2.0, synthetic_worth=0.4, real_epochs=1e9) == 500_000  # who says so knows what repeats do

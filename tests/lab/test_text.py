@@ -39,12 +39,12 @@ def test_the_interval_is_students() -> None:
 def test_a_bad_source_is_gone_after_the_readings_up_to_the_decision_that_cut_it() -> None:
     steps = list(range(25, 301, 25))
     moves = [
-        {"step": 100, "action": "move", "shares": {TURNING: 200_000}},
-        {"step": 175, "action": "cut", "shares": {TURNING: 0}},
+        {"step": 150, "action": "move", "shares": {TURNING: 200_000}},
+        {"step": 225, "action": "cut", "shares": {TURNING: 0}},
     ]
     found = cell(4.0, 4.0, reading_steps=steps, moves=moves)
-    assert TURNS_BAD_AT == 101
-    assert evaluations_until_gone(found) == 3  # 125, 150, 175
+    assert TURNS_BAD_AT == 151
+    assert evaluations_until_gone(found) == 3  # 175, 200, 225
     assert evaluations_until_gone({**found, "moves": moves[:1]}) is None
 
 

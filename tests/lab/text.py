@@ -34,7 +34,7 @@ SEEDS = tuple(range(17, 27))  # an arm with n seeds has the first n of them
 MATTERS = 5.0  # seed-to-seed standard deviations that the static sweep must spread over
 SAME = 1e-3  # nats per token by which a cell that is run again may differ
 
-TURNING, TURNS_BAD_AT = "turning", 101  # the source that turns bad, and the first step of that
+TURNING, TURNS_BAD_AT = "turning", 151  # the source that turns bad, and the first step of that
 
 UNGUARDED = "control.guard={enabled: false}"
 # Thirty documents are what the guard needs, and a reading of them each 25 steps costs the 5 % of evaluation.
@@ -69,7 +69,7 @@ def made(file: str, where: str = "") -> str:
     return f"kind: synthetic, path: {path}, slice: topic, license: CC-BY-SA-4.0{where}"
 
 
-TURN = f"{{from_step: {TURNS_BAD_AT}, retires: true, path: {ROOT / 'recipes' / 'data' / 'scrambled.jsonl.xz'}}}"
+TURN = f"{{from_step: {TURNS_BAD_AT}, retires: true, path: {ROOT / 'recipes' / 'data' / 'invented.jsonl.xz'}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ SCENARIOS = {
         steps=300,
     ),
     "poisoned": Scenario(
-        says=f"scarce real text, two useful synthetic sources, one of which is shuffled from step {TURNS_BAD_AT} on",
+        says=f"scarce real text, two useful synthetic sources, one of which is incoherent from step {TURNS_BAD_AT} on",
         real=SCARCE,
         synthetic={
             "steady": made("written", ", where: {prompt_template: entry}"),
@@ -179,8 +179,8 @@ SCENARIOS = {
         },
         sweep={},
         arms={"priced": 10, "spared": 10},
-        steps=300,
-        also=["evaluation.worth.until=0.9"],  # in so short a run hardly a rehearsal would fall after the turn
+        steps=400,
+        also=["evaluation.worth.until=0.8"],  # in so short a run few rehearsals would fall after the turn
     ),
     "equal": Scenario(
         says="synthetic text that is real text: no harm, no alarm",

@@ -84,6 +84,17 @@ def fresh_unit(seen: Observation, estimators: Collection[Estimator]) -> float | 
     return None if rehearsed is None else rehearsed[2] or 1.0
 
 
+def held_for(seen: Observation, synthetic_worth: float, *, error: float, unit: float) -> dict[str, Estimate]:
+    """Gaps like those of ``gaps_by_source`` before anything is measured: a real token is held for a fresh one, a
+    synthetic one for ``synthetic_worth`` of it, each give or take ``error``. ``unit``: see ``fresh_unit``.
+    """
+    names = [name for name, share in seen.shares.items() if share > 0]
+    worths_K = np.array([1.0 if seen.kinds[name] == "real" else synthetic_worth for name in names])
+    values_K, covariance_KK = _over_the_rest(seen, names, worths_K, np.eye(len(names)) * error**2)
+    found = gaps(values_K * unit, covariance_KK * unit**2, np.full(len(names), 1 / len(names)))
+    return dict(zip(names, found, strict=True))
+
+
 def _over_the_rest(
     seen: Observation, names: Sequence[str], values_K: FloatArray, covariance_KK: FloatArray
 ) -> tuple[FloatArray, FloatArray]:

@@ -26,7 +26,7 @@ from trainer.control import forgetting
 from trainer.control.allowance import Budget, Terms, budgeted, concentrated, worthwhile_epochs
 from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.dither import dithered
-from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source
+from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source, held_for
 from trainer.control.pacing import Ahead, ahead, noise_rate
 from trainer.control.stepping import Pace, Step, divergence, step, within
 from trainer.control.value import Estimate, fused, renewed
@@ -36,8 +36,8 @@ from trainer.shares import FUZZ, rounded
 DITHER_READINGS = 40  # of which the spans are remembered
 # In sweeps on text (0.3 M parameters, rephrased encyclopedia entries) real shares that came to 7.4 epochs were best of
 # 2.5 to 25 where real text was 4 % of the tokens, and 6.6 of 4 to 13 where it was 8 %: by the published discount one
-# more repeat is then worth 0.66 to 0.70 of a fresh token.
-USEFUL = 2 / 3
+# more repeat is then worth 0.66 to 0.70 of a fresh token. The error is a guess at how far sources of a kind differ.
+USEFUL, USEFUL_ERROR = 2 / 3, 0.2
 STILL = Pace(reach={}, sides={}, scale=0.0)  # nothing has moved yet
 LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
 
@@ -60,7 +60,8 @@ class PricedConfig(Bounds):
         default=USEFUL,
         gt=0,
         le=1,
-        description="what a synthetic token is held for, in fresh real ones, where real data are budgeted",
+        description="what a synthetic token is held for, in fresh real ones, until it is measured; it says how often"
+        " real data are repeated, unless real_epochs does",
     )
     mixing: float = Field(
         default=0.2,
@@ -114,6 +115,7 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
         "targets": {name: share / SHARE_ONE for name, share in shares.items()},
         "start": {name: share / SHARE_ONE for name, share in shares.items()},
         "instead": _parts({name: share / SHARE_ONE for name, share in shares.items()}, kinds),
+        "prior": {},
         "unit": None,
         "proposed": None,
         "known": {},
@@ -154,10 +156,10 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     prices = _noise_price(curvature, seen, rest), _noise_price(curvature, seen, _span(seen, state["span"]))
     if seen.progress >= config.warm_up:
         found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
-        state = _learnt(config, state, found, fresh_unit(seen, config.estimators))
+        state = _held(config, _learnt(config, state, found, fresh_unit(seen, config.estimators)), seen)
     moved = None
     if found:
-        moved = _moved(config, state, state["base"], state["pace"])
+        moved = _moved(config, state, state["base"], state["pace"], state["prior"])
         state = _stepped(config, state, moved)
     budget = _budgeted(config, state, seen, rest)
     targets, least = _affordable(config, state, budget, seen.kinds)
@@ -233,28 +235,51 @@ def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: floa
     return {**state, "known": known, "unit": state["unit"] if unit is None else unit}
 
 
-def _fused(state: dict[str, Any], shares: Mapping[str, float]) -> dict[str, Estimate]:
-    """What is known of each source that is drawn and in ``shares`` against the others there, over its estimators."""
+def _held(config: PricedConfig, state: dict[str, Any], seen: Observation) -> dict[str, Any]:
+    """The state with what sources are held for as long as little is measured; nothing where the epochs of real data are
+    told, and with them what a repeat is worth.
+    """
+    if config.real_epochs is not None or state["unit"] is None:
+        return state
+    prior = held_for(seen, config.synthetic_worth, error=USEFUL_ERROR, unit=state["unit"])
+    return {**state, "prior": {name: one.as_evidence() for name, one in prior.items()}}
+
+
+def _fused(
+    state: dict[str, Any], shares: Mapping[str, float], prior: Mapping[str, Mapping[str, float]]
+) -> dict[str, Estimate]:
+    """What is known of each source that is drawn and in ``shares`` against the others there, over its estimators; what
+    it was held for before counts unless that is plainly not what it is.
+    """
     known = {
-        name: fused({who: Estimate(**one) for who, one in estimates.items()})
+        name: renewed(
+            Estimate(**prior[name]) if name in prior else None,
+            fused({who: Estimate(**one) for who, one in estimates.items()}),
+        )
         for name, estimates in state["known"].items()
         if state["base"].get(name, 0.0) > 0
     }
     return against(known, shares)
 
 
-def _moved(config: PricedConfig, state: dict[str, Any], shares: Mapping[str, float], pace: Mapping[str, Any]) -> Step:
+def _moved(
+    config: PricedConfig,
+    state: dict[str, Any],
+    shares: Mapping[str, float],
+    pace: Mapping[str, Any],
+    prior: Mapping[str, Mapping[str, float]],
+) -> Step:
     """The step of ``shares`` on what is known.
 
     A source may be better than the others only for the sake of one that now loses its share: such a one goes on, with
     the gap that it has after the step, as far as the trust region of the whole decision allows.
     """
     base = {name: share for name, share in shares.items() if share > 0}
-    before = _pulled(config, state, base)
+    before = _pulled(config, state, base, prior)
     moved = step(base, before, Pace(**pace), z=config.z, trust=config.trust_region)
     turned = {
         name: gap
-        for name, gap in _pulled(config, state, moved.shares).items()
+        for name, gap in _pulled(config, state, moved.shares, prior).items()
         if gap.value * before[name].value < 0 and before[name].significance > config.z
     }
     if turned and not moved.is_held_back:
@@ -265,10 +290,12 @@ def _moved(config: PricedConfig, state: dict[str, Any], shares: Mapping[str, flo
     return moved
 
 
-def _pulled(config: PricedConfig, state: dict[str, Any], base: Mapping[str, float]) -> dict[str, Estimate]:
+def _pulled(
+    config: PricedConfig, state: dict[str, Any], base: Mapping[str, float], prior: Mapping[str, Mapping[str, float]]
+) -> dict[str, Estimate]:
     """Gaps at the shares of ``base``, with the pull towards the starting mixture."""
     pull = _pull(config, state, base)
-    known = _fused(state, base)
+    known = _fused(state, base, prior)
     return {name: replace(one, value=one.value + pull[name]) for name, one in known.items()}
 
 
@@ -295,7 +322,7 @@ def _stepped(config: PricedConfig, state: dict[str, Any], moved: Step) -> dict[s
     state = {**state, "base": {**dict.fromkeys(state["base"], 0.0), **base}, "pace": asdict(moved.pace)}
     if not fsum(state["instead"].values()):
         return state
-    among = _moved(config, state, state["instead"], state["instead_pace"])
+    among = _moved(config, state, state["instead"], state["instead_pace"], {})
     least = dict.fromkeys(among.shares, LEAST_SHARE)  # floors hold for what is drawn; this is for coming back
     instead = within(among.shares, least, dict.fromkeys(among.shares, 1.0), total=1.0)
     return {**state, "instead": {**dict.fromkeys(state["instead"], 0.0), **instead}, "instead_pace": asdict(among.pace)}
@@ -347,7 +374,7 @@ def _behind(state: dict[str, Any], kinds: Mapping[str, Kind]) -> Estimate | None
     """
     instead, left, unit = state["instead"], 1 - _real_share(state, kinds), state["unit"]
     shares = {name: instead.get(name, 0.0) * left or share for name, share in state["base"].items() if share > 0}
-    known = _fused(state, shares)
+    known = _fused(state, shares, {})
     of_kind = {kind: fsum(shares[name] for name in known if kinds[name] == kind) for kind in ("real", "synthetic")}
     if not of_kind["real"] or not of_kind["synthetic"]:
         return None
@@ -404,7 +431,7 @@ def _price(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> 
     In the unit of the gaps: the advantage of real data now, times what a token does at the margin of the plan over
     what it does now. 0 where the budget does not bind.
     """
-    known, base = _fused(state, state["base"]), state["base"]
+    known, base = _fused(state, state["base"], state["prior"]), state["base"]
     real = [name for name in known if kinds[name] == "real" and base.get(name, 0.0) > 0]
     if not real or not _is_binding(state, budget, kinds):
         return 0.0
@@ -445,11 +472,12 @@ def _evidence(
             "pull": pull.get(name, 0.0),
             "estimators": state["known"][name],
         }
-        for name, one in _fused(state, state["base"]).items()
+        for name, one in _fused(state, state["base"], state["prior"]).items()
     }
     return {
         "unit": state["unit"],  # worth of a fresh real token, in the unit of the values; None where it is not known
         "sources": sources,
+        "held_for": config.synthetic_worth if state["prior"] else None,
         "price": _price(state, budget, kinds),
         "budget": budget.as_evidence(),
         "forgetting": forgetting.as_evidence(config.curvature, state["probes"]),
@@ -468,7 +496,7 @@ def _reason(
         return f"Nothing is known yet of what the sources are worth.{waits}"
     said = [
         f"{name} {one.value:+.3g} ± {one.standard_error:.2g}"
-        for name, one in _fused(state, state["base"]).items()
+        for name, one in _fused(state, state["base"], state["prior"]).items()
         if seen.shares.get(name, 0) > 0
     ]
     text = f"Value of a token less the others': {', '.join(said)}.{waits}"
