@@ -69,7 +69,8 @@ def made(file: str, where: str = "") -> str:
     return f"kind: synthetic, path: {path}, slice: topic, license: CC-BY-SA-4.0{where}"
 
 
-TURN = f"{{from_step: {TURNS_BAD_AT}, retires: true, path: {ROOT / 'recipes' / 'data' / 'invented.jsonl.xz'}}}"
+BAD = f"path: {ROOT / 'recipes' / 'data' / 'invented.jsonl.xz'}, where: {{prompt_template: entry_hot}}"
+TURN = f"{{from_step: {TURNS_BAD_AT}, retires: true, {BAD}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
