@@ -104,10 +104,11 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
 
 def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
     guard, readings = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
+    blind = "the guard will not judge held-out loss"
     if guard.enabled and num_documents < guard.min_documents:
-        warn(f"the guard will not act: {num_documents} documents are read, it needs {guard.min_documents}")
+        warn(f"{blind}: {num_documents} documents are read, it needs {guard.min_documents}")
     elif guard.enabled and readings < guard.min_readings:
-        warn(f"the guard will not act: the run has {readings} readings, it needs {guard.min_readings}")
+        warn(f"{blind}: the run has {readings} readings, it needs {guard.min_readings}")
 
 
 def _reader(

@@ -101,7 +101,7 @@ def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
     empty = replace(good, tokens=np.where(np.arange(40) == 3, 0, good.tokens))
     for reading, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
         after, verdict = judge(CONFIG, state, observe(300, SHARES, reading=reading))
-        assert after == state
+        assert after["watch"] == state["watch"]
         assert verdict.action == "ok"
         assert why in verdict.reason
 
@@ -366,7 +366,8 @@ def test_a_source_that_is_proven_to_harm_twice_running_is_cut_before_held_out_lo
         [{**GOOD, "real": -2.0}] * 4,  # real data are never cut
         [dict.fromkeys(GOOD, -2.0)] * 4,  # nobody is better
         [{**GOOD, "bad": -0.6}] * 4,  # below the bound, but within three errors of it
-        [{**GOOD, "bad": Worth(value=-2.0, standard_error=0.6, num_samples=9)}] * 4,
+        [BAD, {**GOOD, "bad": -0.4}] * 2,  # the mean is far below, but not each of them
+        [{**GOOD, "bad": Worth(value=-2.0, standard_error=0.8, num_samples=9)}] * 4,
     ],
 )
 def test_what_is_not_proven_harm_is_not_cut_without_an_alarm(observe, worths):
@@ -389,3 +390,10 @@ def test_useless_sources_are_not_taken_for_harmful_ones_by_chance(observe):
             state = attribution.note(state, seen)
             cut_runs += attribution.harmful(state, seen, z=CONFIG.blame_z, worth_below=CONFIG.harm_below) is not None
     assert cut_runs == 0
+
+
+def test_harm_is_proven_by_rehearsals_even_where_too_few_documents_are_read(observe):
+    config = GuardConfig(min_documents=100)
+    assert list(cuts(observe, [GOOD, BAD, BAD], config=config)) == [2]
+    doubtful = {**BAD, "bad": Worth(value=-1.8, standard_error=0.5, num_samples=9)}
+    assert list(cuts(observe, [doubtful, BAD])) == [1]  # together they prove what the first alone does not

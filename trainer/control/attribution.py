@@ -86,35 +86,38 @@ def accuse(state: dict[str, Any], seen: Observation, *, z: float, worth_below: f
 def harmful(state: dict[str, Any], seen: Observation, *, z: float, worth_below: float) -> tuple[str, str] | None:
     """The synthetic source that does harm whether or not held-out loss shows it yet, and on what grounds.
 
-    Its worth was below ``worth_below`` fresh real tokens, and below that of some other source, beyond ``z`` standard
-    errors in each of the two newest measurements, the second of them made now: two, because errors are estimates.
+    Its worth was below ``worth_below`` fresh real tokens in each of the two newest measurements, the second of them
+    made now, and their mean by precision is below that, and below the mean of some other source, beyond ``z`` standard
+    errors. Two, because errors are estimates.
     """
     newest = state["worths"][-HARM_MEASUREMENTS:]
     drawn = [name for name, share in seen.shares.items() if share > 0]
-    if len(newest) < HARM_MEASUREMENTS or newest[-1]["step"] != seen.step or len(drawn) < 2:
+    if len(newest) < HARM_MEASUREMENTS or newest[-1]["step"] != seen.step:
         return None
+    known = {name: [reading["worth"][name] for reading in newest if name in reading["worth"]] for name in drawn}
+    means = {name: _mean(found) for name, found in known.items() if len(found) == len(newest)}
     proven = [
         name
-        for name in drawn
+        for name, (value, error) in means.items()
         if seen.kinds[name] == "synthetic"
-        and all(_harms(reading["worth"], name, drawn, z, worth_below) for reading in newest)
+        and max(one for one, _ in known[name]) < worth_below
+        and value + z * error < worth_below
+        and any(value - other + z * math.hypot(error, its) < 0 for other, its in means.values())
     ]
     if not proven:
         return None
-    worst = min(proven, key=lambda name: float(newest[-1]["worth"][name][0]))
-    told = " and ".join("{:.2f} ± {:.2f}".format(*reading["worth"][worst]) for reading in newest)
+    worst = min(proven, key=lambda name: means[name][0])
+    told = " and ".join(f"{value:.2f} ± {error:.2f}" for value, error in known[worst])
     return worst, f"a token of it was worth {told} fresh real ones in the last {len(newest)} measurements"
 
 
-def _harms(
-    worths: Mapping[str, Sequence[float]], name: str, drawn: Sequence[str], z: float, worth_below: float
-) -> bool:
-    if name not in worths:
-        return False
-    value, error = worths[name]
-    others = [worths[other] for other in drawn if other != name and other in worths]
-    is_behind = any(value - other + z * math.hypot(error, other_error) < 0 for other, other_error in others)
-    return value + z * error < worth_below and is_behind
+def _mean(found: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Mean by precision with its standard error; of measurements without error the plain one."""
+    values, errors = np.array(found, dtype=np.float64).T
+    if not errors.all():
+        return float(values.mean()), float(np.sqrt((errors**2).sum())) / len(errors)
+    weights = errors**-2
+    return float((weights * values).sum() / weights.sum()), float(weights.sum() ** -0.5)
 
 
 def _loss(seen: Observation, name: str) -> float | None:

@@ -10,6 +10,7 @@ slowly than forecast), it warns and cuts only. The policy proposes, the guard di
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -110,21 +111,17 @@ def judge(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tupl
     if not config.enabled:
         return state, Verdict(action="ok", reason="The guard is off.")
     why_not = fault(seen.reading)
-    if why_not is None and len(seen.reading.nats) < config.min_documents:
-        why_not = f"it has {len(seen.reading.nats)} documents, the guard needs {config.min_documents}"
     if why_not is not None:
-        return state, Verdict(
-            action="ok", reason=f"The guard cannot judge the reading: {why_not}.", evidence={"usable": False}
-        )
+        return state, _cannot_judge(why_not)
+    state = {**state, "sources": attribution.note(state["sources"], seen)}
+    harm = _harm(config, state, seen)
+    num_documents = len(seen.reading.nats)
+    if num_documents < config.min_documents:  # which rehearsals do not read
+        return state, harm or _cannot_judge(f"it has {num_documents} documents, the guard needs {config.min_documents}")
     state, findings = _watched(config, state, seen)
     figures = _figures(config, findings)
-    found = attribution.harmful(state["sources"], seen, z=config.blame_z, worth_below=config.harm_below)
-    if config.cut and found is not None:
-        source, because = found
-        reason = f"{source} does harm: {because}."
-        return {**state, "watch": watch.forgive(state["watch"])}, Verdict(
-            action="cut", reason=reason, source=source, evidence=figures
-        )
+    if harm is not None:
+        return {**state, "watch": watch.forgive(state["watch"])}, replace(harm, evidence=figures)
     if findings.log_evidence >= math.log(config.alarm_every) or findings.risen_slices:
         return _alarmed(config, state, seen, findings, figures)
     strikes = state["strikes"] if state["quiet"] < config.memory_readings else 0
@@ -152,7 +149,21 @@ def _watched(config: GuardConfig, state: dict[str, Any], seen: Observation) -> t
         slice_error=config.slice_error,
         hold=state["frozen"] > 0,
     )
-    return {**state, "watch": watched, "sources": attribution.note(state["sources"], seen)}, findings
+    return {**state, "watch": watched}, findings
+
+
+def _harm(config: GuardConfig, state: dict[str, Any], seen: Observation) -> Verdict | None:
+    """The cut of a source that rehearsals prove to do harm; None where there is none, or the recipe forbids it."""
+    found = attribution.harmful(state["sources"], seen, z=config.blame_z, worth_below=config.harm_below)
+    if found is None or not config.cut:
+        return None
+    source, because = found
+    return Verdict(action="cut", reason=f"{source} does harm: {because}.", source=source, evidence={"usable": False})
+
+
+def _cannot_judge(why_not: str) -> Verdict:
+    reason = f"The guard cannot judge the reading: {why_not}."
+    return Verdict(action="ok", reason=reason, evidence={"usable": False})
 
 
 def _figures(config: GuardConfig, findings: Findings) -> dict[str, Any]:
