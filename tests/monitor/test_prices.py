@@ -84,11 +84,13 @@ def test_the_price_is_told_in_fresh_tokens_where_their_worth_is_known() -> None:
             "made": one | {"value": -4.0, "share_by_value": 0.4},
         },
         "price": 3.0, "budget": budget, "bounds": ["real budget"], "threshold": 1.5, "trust_region": None, "unit": 12.0,
+        "held_for": 2 / 3,
     }  # fmt: skip
     text = priced_in_words(evidence, {"real": "real", "made": "synthetic"})
     assert "Price of a real token now: 3, or 0.25 of what a fresh one does." in text
     assert "real data are worth 4 more now" in text
     assert "a fresh real token is worth 12 of that now" in text
+    assert "a synthetic token was held for 0.67 of a fresh real one" in text
     assert "50 samples used of 100, 1.00 of 2 epochs; what is left pays for a share of 25 % now" in text
     old = priced_in_words({key: value for key, value in evidence.items() if key != "unit"}, {})
     assert "Price of a real token now: 3. Drawn beyond the plan" in old

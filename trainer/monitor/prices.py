@@ -121,6 +121,11 @@ def _unit(evidence: Mapping[str, Any]) -> Iterator[str]:
     yield "Values are what a share gains, in held-out nats per token and unit of learning rate" + (
         f"; a fresh real token is worth {figure(unit)} of that now." if unit is not None else "."
     )
+    if evidence.get("held_for") is not None:
+        yield (
+            f"Before it was measured a synthetic token was held for {number(evidence['held_for']):.2f} of a fresh real one"
+            " at its repeats; that still counts, as far as measurements do not contradict it."
+        )
 
 
 def _moved(evidence: Mapping[str, Any]) -> Iterator[str]:
