@@ -1,12 +1,12 @@
 """Assembly: the parts of a run, built from a recipe and its prepared data."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.control.allowance import least_capped
 from trainer.control.steer import alignment_from, fading_from, worth_from
 from trainer.evaluate.alignment import TokenAlignment
 from trainer.evaluate.alignment import sized as alignment_samples
@@ -240,10 +240,6 @@ def fading_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Fading] | N
 
 
 def _fading_from(recipe: Recipe) -> float | None:
-    """Progress from which it is asked for, with the epochs that the caps allow the least capped real source."""
-    caps = [
-        recipe.mixture.max_epochs.get(name, math.inf)
-        for name, source in recipe.data.sources.items()
-        if source.kind == "real"
-    ]
-    return fading_from(recipe.control, max(caps, default=math.inf))
+    """Progress from which it is asked for."""
+    kinds = {name: source.kind for name, source in recipe.data.sources.items()}
+    return fading_from(recipe.control, least_capped(kinds, recipe.mixture.max_epochs))

@@ -347,6 +347,7 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
                 rates=run.rates,
                 num_samples=run.plan.sizes(state.step + 1),
                 max_epochs=run.max_epochs,
+                probes_until=None if run.fading is None else run.fading.times.last / run.num_steps,
             ),
             reading=reading,
             losses=evidence.losses,
@@ -356,6 +357,7 @@ def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> 
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
             epochs=run.plan.epochs(run.stream.state),
+            live=run.plan.live(state.step + 1),
         )
         decided = steer(run.control, dict(state.control), seen)
     control, decision = run.engine.broadcast(decided)

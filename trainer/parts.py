@@ -105,6 +105,9 @@ class Engine(Devices, WorthPort, GradientPort, Protocol):
         ...
 
 
+CONTROL_FORM = 2  # of the state of policy and guard; one of another form cannot be gone on with
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """What a run needs to go on, beside weights, optimizer and ledger. JSON-able through ``to_json``."""
@@ -113,6 +116,7 @@ class RunState:
     position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
     tokens: int = 0  # target tokens trained on
     control: Mapping[str, Any] = field(default_factory=dict)
+    control_form: int = CONTROL_FORM
     documents: Sequence[int] | None = None  # of the held-out part that are read, fixed when the run began
     accepted_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
     replay: str | None = None  # folder of the run whose decisions are replayed
@@ -130,6 +134,8 @@ class RunState:
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
         """The state whose fields are among what was saved."""
         fields = {key: saved[key] for key in cls().to_json()}
+        if fields["control_form"] != CONTROL_FORM:
+            raise KeyError(f"control_form {CONTROL_FORM}")
         losses = {name: SourceLoss(**loss) for name, loss in fields.pop("losses").items()}
         return cls(**fields, losses=losses)
 

@@ -149,6 +149,7 @@ class Outlook:
     rates: Sequence[float]  # learning rate at evenly spaced schedule positions, the middle of each part of the run
     num_samples: Mapping[str, int]  # that each source can give now, all different
     max_epochs: Mapping[str, float] = field(default_factory=dict)  # of sources that are capped
+    probes_until: float | None = None  # progress of the last probe of what is forgotten; None: there are none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,7 @@ class Observation:
     kinds: Mapping[str, Kind]
     epochs: Mapping[str, float]  # drawn so far, in epochs of the source
     fading: Mapping[str, Fading] = field(default_factory=dict)  # of what a source taught; empty where not probed
+    live: Mapping[str, Sequence[int]] = field(default_factory=dict)  # segments of each source that are drawn from
 
 
 Action = Literal["keep", "move", "warn", "cut", "rollback", "stop"]

@@ -26,19 +26,23 @@ def config(**settings):
     )
 
 
-def followed(observe, control, probes, *, readings=20, unique=1280):
-    """Decisions at readings of a run of 400 steps of 32 samples; ``probes``: fadings by number of the reading."""
+def followed(observe, control, probes, *, readings=20, unique=1280, hope=1.0, veto_at=None, caps=None):
+    """Decisions at readings of a run of 400 steps of 32 samples; ``probes``: fadings by number of the reading,
+    ``hope``: progress of the last one there can be. At reading ``veto_at`` others keep the shares as they are."""
     state, shares, decisions, used = initial_state(control, SHARES, KINDS), dict(SHARES), [], 0.0
     for number in range(1, readings):
         used += shares["real"] / SHARE_ONE * 32 * 400 / readings
         seen = observe(
             number * 400 // readings, shares, kinds=KINDS, rate=RATE, num_samples={"real": unique, "made": 12_800}
         )
-        seen = replace(seen, fading=probes.get(number, {}), epochs={"real": used / unique, "made": 0.5})
+        outlook = replace(seen.outlook, probes_until=hope, max_epochs=caps or {})
+        seen = replace(
+            seen, outlook=outlook, fading=probes.get(number, {}), epochs={"real": used / unique, "made": 0.5}
+        )
         state, decision = steer(control, json.loads(json.dumps(state, allow_nan=False)), seen)
         json.dumps(decision.evidence, allow_nan=False)
         decisions.append(decision)
-        shares = dict(decision.shares)
+        shares = shares if number == veto_at else dict(decision.shares)
     return decisions
 
 
@@ -103,3 +107,28 @@ def test_real_data_that_could_fill_the_run_do_not_wait(observe):
     for unique, settings in ((200_000, {}), (1280, {"real_epochs": 12.0}), (1280, {"curvature": 1e-9})):
         first = followed(observe, config(**settings), {}, unique=unique)[0]
         assert first.shares["real"] >= 90_000
+
+
+def drawn(decisions, readings=20, unique=1280):
+    """Samples of real data over the run, in epochs."""
+    return sum(decision.shares["real"] for decision in decisions) / SHARE_ONE * 32 * 400 / readings / unique
+
+
+@pytest.mark.parametrize("veto_at", [3, 8])
+def test_a_veto_does_not_starve_real_data_that_were_held_back(observe, veto_at):
+    """While they wait and once they are timed."""
+    whole = drawn(followed(observe, config(), {4: fading(30.0, 1.0)}))
+    assert drawn(followed(observe, config(), {4: fading(30.0, 1.0)}, veto_at=veto_at)) == pytest.approx(whole, rel=0.05)
+
+
+def test_nothing_waits_for_a_probe_that_nobody_makes(observe):
+    shares = [one.shares["real"] for one in followed(observe, config(), {}, hope=None)]
+    assert min(shares) > 50_000
+
+
+def test_no_span_may_draw_more_of_a_capped_source_than_is_left(observe):
+    decisions = followed(observe, config(dither=0.3, real_epochs=1.5), {4: fading(3.0, 1.0)}, caps={"real": 0.5})
+    for decision in decisions:
+        used = decision.evidence["policy"]["budget"]["used_samples"]
+        assert used + decision.shares["real"] / SHARE_ONE * 32 * 400 / 20 <= 640 + 1e-6
+    assert drawn(decisions) > 0.38

@@ -113,7 +113,7 @@ def test_a_budget_limits_real_data_and_gives_them_a_price(observe):
 def test_a_cap_on_epochs_is_a_budget_that_need_not_be_told(observe):
     told = [
         followed(observe, control(real_epochs=epochs, dither=0.05), [WORTH] * 20, caps=caps)[-1]
-        for epochs, caps in ((1.5, {}), (12.0, {"real": 1.5, "bad": 0.1}))
+        for epochs, caps in ((1.5, {}), (12.0, {"real": 1.5}))
     ]
     assert told[0] == told[1]
 
@@ -269,3 +269,18 @@ def test_before_it_is_known_a_synthetic_token_is_held_for_less_than_a_real_one_a
     assert abs(real_share(1.0, 2.0, synthetic_worth=0.95) - 500_000) < 20_000
     assert abs(real_share(1.0, 0.01, synthetic_worth=0.4) - 500_000) < 20_000
     assert real_share(1.0, 2.0, synthetic_worth=0.4, real_epochs=1e9) == 500_000  # who says so knows what repeats do
+
+
+def test_a_source_that_is_left_alone_is_compared_with_nobody(observe):
+    config, start, kinds = control(), {"real": 500_000, "written": 500_000}, {"real": "real", "written": "synthetic"}
+    worth = {
+        name: Worth(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
+        for name, value in (("real", 0.9), ("written", -2.0))
+    }
+    state = initial_state(config, start, kinds)
+    state, _ = steer(config, state, observe(10, start, worth=worth, kinds=kinds))
+    alone = {"real": SHARE_ONE, "written": 0}
+    for step in (20, 30):
+        state, decision = steer(config, state, observe(step, alone, worth={"real": worth["real"]}, kinds=kinds))
+        json.dumps(state, allow_nan=False)
+        assert decision.shares == alone

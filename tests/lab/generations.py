@@ -134,6 +134,7 @@ class GenerationsWorld:
             step=self.position,
             progress=self.position / self.num_generations,
             outlook=Outlook(
+                probes_until=1.0,
                 num_steps=self.num_generations,
                 global_batch=self.num_samples,
                 rates=[1.0] * 100,  # each generation is a fit of its own

@@ -175,6 +175,7 @@ class QuadraticWorld:
             step=self.position,
             progress=progress,
             outlook=Outlook(
+                probes_until=1.0,
                 num_steps=problem.num_steps,
                 global_batch=problem.batch,
                 rates=problem.rates[parts.astype(int)].tolist(),

@@ -7,7 +7,7 @@ be drawn instead. What the rest of the run should draw of it, and when, follows 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import fsum, isfinite
+from math import fsum, inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,17 @@ import numpy as np
 from trainer.control.budget import epochs_until, repeat_value, unique_value
 from trainer.control.pacing import LEAST_WEIGHT, Ahead, kernel, spend
 from trainer.control.value import SURE_Z, Estimate
-from trainer.records import FloatArray, Observation
+from trainer.records import FloatArray, Kind, Observation
 
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
 # 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
 MOST_CONCENTRATED_EPOCHS = 4.0
-LEAST_WORTH = 0.05  # below which no synthetic token is held to be: 47 epochs, and more are never planned
+LEAST_WORTH = 0.05  # of a synthetic token, as far as evidence goes: it never buys real data more than 47 epochs
+
+
+def least_capped(kinds: Mapping[str, Kind], max_epochs: Mapping[str, float]) -> float:
+    """Epochs that the caps allow the real source that they hold back least; infinity where one has no cap."""
+    return max((max_epochs.get(name, inf) for name, kind in kinds.items() if kind == "real"), default=inf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ RECENT_READINGS = 12  # damage is found in 5 to 16 readings
 FEWEST_BEFORE = 6  # readings of a loss before the damage, below which its course is not known
 HARM_MEASUREMENTS = 2
 RAISED = 1.1  # factor on a share that counts as raised
+ABSENT: Mapping[str, Any] = {"share": 0, "loss": None, "size": 0, "live": []}  # the course of a source before it joins
 LEFT_COURSE, JOINED, GAINED = 2, 2, 1  # points of the hints
 
 
@@ -47,11 +48,23 @@ def begin() -> dict[str, Any]:
 def note(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     """What will be asked for when an alarm comes: worths, alignments, and each source's loss, share and size."""
     course = {
-        name: [share, _loss(seen, name), seen.outlook.num_samples.get(name, 0)] for name, share in seen.shares.items()
+        name: {
+            "share": share,
+            "loss": _loss(seen, name),
+            "size": seen.outlook.num_samples.get(name, 0),
+            "live": list(seen.live.get(name, ())),
+        }
+        for name, share in seen.shares.items()
     }
+    before = state["courses"][-1]["of"] if state["courses"] else {}
+    other = [name for name, one in course.items() if name in before and before[name]["live"] != one["live"]]
+    worths = [  # of segments that are drawn no more, or not alone, nothing is proven
+        {**reading, "worth": {name: worth for name, worth in reading["worth"].items() if name not in other}}
+        for reading in state["worths"]
+    ]
     alignments = {name: [one.inner_product, one.standard_error] for name, one in seen.alignment.items() if _usable(one)}
     return {
-        "worths": remember(state["worths"], seen),
+        "worths": remember(worths, seen),
         "alignments": [*state["alignments"], *([alignments] if alignments else [])][-ALIGNMENT_READINGS:],
         "courses": [*state["courses"], {"nats": seen.reading.nats_per_token, "of": course}][-MEMORY_READINGS:],
     }
@@ -165,8 +178,8 @@ def _hints(courses: Sequence[Mapping[str, Any]], name: str, z: float, num_aside:
         way = "rose" if departure < 0 else "fell"
         text = f"its loss {way} against that on held-out text when the damage came ({abs(departure):.1f} SE)"
         hints.append((LEFT_COURSE, text))
-    recent = [course["of"].get(name, [0, None, 0]) for course in courses[-RECENT_READINGS - max(num_aside, 0) :]]
-    shares, sizes = [row[0] for row in recent], [row[2] for row in recent]
+    recent = [course["of"].get(name, ABSENT) for course in courses[-RECENT_READINGS - max(num_aside, 0) :]]
+    shares, sizes = [row["share"] for row in recent], [row["size"] for row in recent]
     if len(recent) < 2:
         return hints
     if (shares[0] == 0 and shares[-1] > 0) or sizes[-1] > sizes[0]:
@@ -181,8 +194,9 @@ def _departure(courses: Sequence[Mapping[str, Any]], name: str, num_aside: int) 
     """By how many standard errors held-out loss less the loss on a source has risen since the damage came; None where
     that cannot be told. Its noise is that of the differences between neighbouring readings.
     """
-    rows = [(course["nats"], course["of"].get(name, [0, None, 0])[1]) for course in courses]
-    gap = np.array([nats - loss for nats, loss in rows if loss is not None], dtype=np.float64)
+    rows = [(course["nats"], course["of"].get(name, ABSENT)) for course in courses]
+    alike = [(nats, one["loss"]) for nats, one in rows if one["live"] == rows[-1][1]["live"]]  # the same samples
+    gap = np.array([nats - loss for nats, loss in alike if loss is not None], dtype=np.float64)
     since = max(num_aside, 3)
     before = gap[:-since][-MEMORY_READINGS // 2 :]
     if len(before) < FEWEST_BEFORE:

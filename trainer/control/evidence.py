@@ -89,6 +89,8 @@ def held_for(seen: Observation, synthetic_worth: float, *, error: float, unit: f
     synthetic one for ``synthetic_worth`` of it, each give or take ``error``. ``unit``: see ``fresh_unit``.
     """
     names = [name for name, share in seen.shares.items() if share > 0]
+    if len(names) < 2:
+        return {}
     worths_K = np.array([1.0 if seen.kinds[name] == "real" else synthetic_worth for name in names])
     values_K, covariance_KK = _over_the_rest(seen, names, worths_K, np.eye(len(names)) * error**2)
     found = gaps(values_K * unit, covariance_KK * unit**2, np.full(len(names), 1 / len(names)))
@@ -129,7 +131,7 @@ def _rehearsed(seen: Observation, names: Sequence[str]) -> tuple[FloatArray, Flo
     if len(found) < len(names):
         return None
     values, errors = np.array([one.value for one in found]), np.array([one.standard_error for one in found])
-    gains = [one.fresh_gain for one in found if one.fresh_gain is not None]
+    gains = [one.fresh_gain for one in found if one.fresh_gain is not None and isfinite(one.fresh_gain)]
     rates = seen.outlook.rates
     rate = rates[min(int(seen.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
     unit = float(np.mean(gains)) / rate if len(gains) == len(found) and rate > 0 else None

@@ -15,7 +15,7 @@ from trainer.records import Observation
 
 MOST_PROBES = 40  # that are remembered
 # What is scarce waits for the first probe, as a level plan would spend a tenth of it or more on steps that are then
-# forgotten. Probes are this far apart at most.
+# forgotten.
 LONGEST_WAIT = 0.25  # of progress, from when probes are asked for
 
 
@@ -44,8 +44,12 @@ def curvature(told: float | None, probes: Sequence[dict[str, Any]]) -> float | N
 
 
 def waits_until(asked_from: float | None, probes: Sequence[dict[str, Any]], seen: Observation) -> float:
-    """Progress up to which a plan may hope for a first probe; 0 where none will come, or there is one."""
-    return 0.0 if asked_from is None or probes or not len(seen.outlook.rates) else asked_from + LONGEST_WAIT
+    """Progress up to which a plan that asks ``asked_from`` some progress on may hope for a first probe; 0 where none
+    will come, or there is one."""
+    last = seen.outlook.probes_until
+    if asked_from is None or last is None or probes or not len(seen.outlook.rates):
+        return 0.0
+    return min(asked_from + LONGEST_WAIT, last)
 
 
 def as_evidence(told: float | None, probes: Sequence[dict[str, Any]]) -> dict[str, Any]:

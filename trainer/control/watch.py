@@ -235,9 +235,9 @@ def _values(
     sources, losses = _synthetic_losses(seen)
     if not sources:
         not_judged["gap"] = "no loss on synthetic text was measured"
-    elif sources != state["gap_of"]:
+    elif (read := [[name, *seen.live.get(name, ())] for name in sources]) != state["gap_of"]:
         tracks = {name: track for name, track in state["tracks"].items() if name != "gap"}
-        state = {**state, "gap_of": sources, "tracks": tracks}
+        state = {**state, "gap_of": read, "tracks": tracks}  # other samples: their loss is another
     mean = reading.nats_per_token
     gap = mean - float(np.mean(losses)) if sources else np.nan
     values: dict[Statistic, FloatArray] = {"mean": np.array([mean]), "tail": np.array([tail]), "gap": np.array([gap])}

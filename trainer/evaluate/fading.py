@@ -42,14 +42,14 @@ from trainer.records import Fading, FloatArray, IntArray
 
 SETTLING_STEPS, LASTING_STEPS = 16, 16  # common to both copies, before the first reading and from it to the second
 COMMON_STEPS = SETTLING_STEPS + LASTING_STEPS
-PROBES = 4  # in a run
+PROBES = 4  # in a run, about: they are made at readings
 PART_OF_EVIDENCE = 1 / 3  # of what may be spent on evidence, where both are measured
 JACKKNIFE_GROUPS = 10  # of rows
 LEAST_ERROR = 0.01  # of what is left: it is not wholly an exponential
 
 
 def fading_times(config: WorthConfig, asked_from: float | None, *, num_steps: int, every_steps: int) -> Times | None:
-    """``PROBES`` times between ``asked_from`` and ``config.until``, at readings, which come ``every_steps``."""
+    """About ``PROBES`` times between ``asked_from`` and ``config.until``, at readings, which come ``every_steps``."""
     if asked_from is None:
         return None
     apart = (config.until - asked_from) * num_steps / (PROBES - 1)
@@ -155,7 +155,7 @@ def faded(
     ]
     error = DRAW_SCATTER * math.sqrt((JACKKNIFE_GROUPS - 1) * float(np.var(without)))
     left = max(slope, error)
-    if not 0 < left < math.inf:
+    if not 0 < left < math.inf or math.isnan(error):
         return None
     a_step = left ** (1 / LASTING_STEPS)
     return Fading(

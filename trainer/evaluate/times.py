@@ -22,6 +22,11 @@ class Times:
         """How many measurements that makes; at least 1."""
         return max(1, self.end // self.every_steps - (self.start - 1) // self.every_steps)
 
+    @property
+    def last(self) -> int:
+        """Schedule position of the last one."""
+        return self.end // self.every_steps * self.every_steps
+
     def due(self, step: int, position: int) -> bool:
         """Whether it is time after ``step``, at ``position`` of the schedule."""
         return step % self.every_steps == 0 and self.start <= position <= self.end

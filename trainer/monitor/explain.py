@@ -214,7 +214,7 @@ def _events(journal: Sequence[Line], first: int, last: int) -> list[str]:
             texts.append(f"After step {line['step']} the lag of {line['source']} was clipped from {lags} samples.")
         elif line["kind"] == "join":
             texts.append(
-                f"From step {line['step'] + 1} on segment {line['segment']} of {line['source']} was drawn, "
+                f"From step {line['step'] + 1} on segment {line['segment']} of {line['source']} could be drawn, "
                 f"{figure(line['num_samples'])} samples."
             )
         elif line["kind"] == "retire":

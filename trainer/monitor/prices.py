@@ -123,8 +123,9 @@ def _unit(evidence: Mapping[str, Any]) -> Iterator[str]:
     )
     if evidence.get("held_for") is not None:
         yield (
-            f"Before it was measured a synthetic token was held for {number(evidence['held_for']):.2f} of a fresh real one"
-            " at its repeats; that still counts, as far as measurements do not contradict it."
+            "Before it was measured a synthetic token was held for"
+            f" {number(evidence['held_for']):.2f} of a fresh real one; that counts as far as measurements do not"
+            " contradict it."
         )
 
 

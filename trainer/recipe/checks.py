@@ -6,12 +6,12 @@ wrong name elsewhere: all mistakes are shown in one go.
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from math import inf
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.control.allowance import least_capped
 from trainer.control.steer import ControlConfig, alignment_from, fading_from, initial_state, worth_from
 from trainer.data.files import local_files
 from trainer.data.sources import DataConfig, SourceConfig
@@ -150,7 +150,7 @@ def note_policy_mistakes(
     _note_forbidden_evidence(document, "alignment", alignment_from(control))
     asked_from = worth_from(control)
     if asked_from is None:
-        asked_from = fading_from(control, max(mixture.max_epochs.values(), default=inf))
+        asked_from = fading_from(control, least_capped(kinds, mixture.max_epochs))
     _note_forbidden_evidence(document, "worth", asked_from)
     if asked_from is not None and evaluation.worth.until < asked_from:
         what = f"evaluation.worth.until ends before the policy first asks, at progress {asked_from:g}"

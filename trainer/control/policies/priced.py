@@ -166,7 +166,7 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     state = {**state, "targets": targets}
     if "dither" in config.estimators and seen.progress >= config.warm_up:
         waves = dithered(targets, state["index"], amplitude=config.dither, order=list(seen.shares))
-        targets = within(waves, least, _ceilings(config, waves), total=1.0)
+        targets = within(waves, least, _capped(config, state, seen, rest), total=1.0)
     shares = rounded(targets)
     state = {**state, "index": state["index"] + 1, "proposed": shares}
     bounds = _active(config, state, moved, budget, seen.kinds)
@@ -177,13 +177,14 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
 def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     """The state with the span that ends here: its shares, summed learning rate, and the loss after it.
 
-    Where others decided (the guard's veto or cut), the base starts again from the shares in force; after a rollback
-    the loss before is not that of these weights, and the spans start again.
+    Where others decided (the guard's veto or cut) the spans start again, and sources that were cut are gone; what value
+    asks for stays as it was, which the shares in force do not say where the budget made them. After a rollback the loss
+    before is not that of these weights, and the spans start again.
     """
     if state["proposed"] is not None and dict(seen.shares) != state["proposed"]:
         inforce = {name: share / SHARE_ONE for name, share in seen.shares.items()}
-        instead = _parts(inforce, seen.kinds)
-        state = {**state, "base": inforce, "targets": inforce, "instead": instead, "spans": []}
+        base, instead = (_left(state[key], seen) for key in ("base", "instead"))
+        state = {**state, "base": base, "instead": instead, "targets": inforce, "spans": []}
     if seen.progress < state["progress"]:
         state = {**state, "spans": [], "progress": max(0.0, seen.progress - state["span"])}
     rates, num_steps = seen.outlook.rates, seen.outlook.num_steps
@@ -196,6 +197,18 @@ def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
     }
     spans = [*state["spans"], span][-DITHER_READINGS:]
     return {**state, "spans": spans, "span": seen.progress - state["progress"], "progress": seen.progress}
+
+
+def _left(shares: Mapping[str, float], seen: Observation) -> dict[str, float]:
+    """``shares`` without sources that are not drawn now: what they had goes to the rest of their kind, or to all."""
+    left = {name: share if seen.shares.get(name, 0) > 0 else 0.0 for name, share in shares.items()}
+    for kind in ("real", "synthetic"):
+        of_kind = [name for name in shares if seen.kinds[name] == kind]
+        had, have = (fsum(table[name] for name in of_kind) for table in (shares, left))
+        for name in of_kind:
+            left[name] *= had / have if have else 0.0
+    total = fsum(left.values())
+    return {name: share / total for name, share in left.items()} if total else left
 
 
 def _parts(shares: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, float]:
@@ -330,6 +343,17 @@ def _stepped(config: PricedConfig, state: dict[str, Any], moved: Step) -> dict[s
 
 def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, float]:
     return {name: config.ceilings.get(name, 1.0) for name in names}
+
+
+def _capped(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> dict[str, float]:
+    """Ceilings of the coming span: none may draw more than its cap on epochs leaves, in thousandths rounded down."""
+    ceilings = _ceilings(config, seen.shares)
+    coming = min(max(state["span"] * seen.outlook.num_steps, 1.0), rest.total_steps) * seen.outlook.global_batch
+    for name, cap in seen.outlook.max_epochs.items():
+        left = max(0.0, cap - seen.epochs.get(name, 0.0)) * seen.outlook.num_samples.get(name, 0)
+        if coming > 0:
+            ceilings[name] = min(ceilings[name], floor(left / coming / LEAST_SHARE + FUZZ) * LEAST_SHARE)
+    return ceilings
 
 
 def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
