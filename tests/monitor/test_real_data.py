@@ -47,3 +47,17 @@ def test_a_run_whose_policy_plans_nothing_tells_what_was_used(tell: Callable[...
 def test_a_run_without_real_data_or_steps_has_figures_as_far_as_they_go(tmp_path: Path, kind: str) -> None:
     rows = list(real_rows(read_history(written(tmp_path, [], {"a": kind}))))
     assert [row["epochs"] for row in rows] == (["0.00"] if kind == "real" else [])
+
+
+def test_what_was_drawn_of_retired_segments_counts(tmp_path: Path) -> None:
+    """Of 500 samples in all, 2 tokens each, 300 were drawn thrice before they retired, and 100 of the rest once."""
+    folder = written(tmp_path, [], {"real": "real", "made": "synthetic"})
+    journal = Journal(folder / "journal.jsonl")
+    shares = {"real": 1_000_000, "made": 0}
+    journal.write("step", 1, loss=4.0, tokens=64, counts={"real": 900}, shares=shares, epochs={"real": 3.0})
+    journal.write("join", 1, source="real", segment=1, num_samples=200)
+    journal.write("retire", 1, source="real", segment=0)
+    journal.write("step", 2, loss=4.0, tokens=64, counts={"real": 100}, shares=shares, epochs={"real": 0.5})
+    journal.close()
+    [row] = real_rows(read_history(folder))
+    assert (row["drawn"], row["tokens"], row["epochs"]) == ("2,000", "1,000", "2.00")

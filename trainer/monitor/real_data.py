@@ -24,11 +24,17 @@ def real_rows(run: History) -> Iterator[dict[str, str]]:
     }
     if not sizes:
         return
+    grown = {line["source"] for kind in ("join", "retire") for line in run.lines.get(kind, [])}
+    samples = dict(zip(run.sources, run.steps.counts.sum(axis=0).tolist(), strict=True))
+    drawn = {  # the epochs of a source whose segments changed are those of the segments at the end
+        name: samples[name] * tokens / segments[name]["num_samples"] if name in grown else epochs[name] * tokens
+        for name, tokens in sizes.items()
+    }
     for name, tokens in sizes.items():
-        yield _row(name, tokens, epochs[name] * tokens)
-    unique, drawn = sum(sizes.values()), math.fsum(epochs[name] * tokens for name, tokens in sizes.items())
+        yield _row(name, tokens, drawn[name])
+    unique = sum(sizes.values())
     if len(sizes) > 1:
-        yield _row("all", unique, drawn)
+        yield _row("all", unique, math.fsum(drawn.values()))
     if (plan := _last_plan(run)) is not None:
         yield _row("as planned", unique, number(plan["planned_epochs"]) * unique)
 
