@@ -109,7 +109,8 @@ def budgeted(
     whenever it is drawn, for real data held back would else never be caught up with. ``span``: of progress, from this
     reading to the next; ``floors``: least shares.
     """
-    real = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "real"]
+    # one that has come to its cap is drawn no more, but was paid for
+    real = [name for name in seen.shares if floors.get(name, 0.0) > 0 and seen.kinds[name] == "real"]
     written = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
     unique = sum(seen.outlook.num_samples.get(name, 0) for name in real)
     used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
