@@ -4,6 +4,7 @@ A scenario is a set of sources, an arm a rule for their shares, a cell both with
 a scenario train on equally many tokens. The best static share is chosen by the loss on ``steer`` documents and scored
 on ``report`` documents; the regret of an arm is its report loss less that, paired by seed, with Student's 95 %
 interval. A scenario counts only where the choice matters: its static sweep must spread five times as far as seeds do.
+Where one share alone was run, a regret is against that one, and says only what steering costs or saves there.
 
 ``python -m tests.lab.text [--run] [--jobs 2] [--only PREFIX] [--again]``: without ``--run`` the table of the stored
 cells; ``--again`` runs one of them again and compares. Exit 1 where a cell is missing or does not come out again.
@@ -221,7 +222,7 @@ def table(stored: Mapping[str, Any]) -> list[str]:
             loss = mean(_losses(found))
             cells = [
                 spread(_losses(found)),
-                "chosen" if arm == best else interval(regrets),
+                ("chosen" if len(scenario.sweep) > 1 else "not swept") if arm == best else interval(regrets),
                 f"{100 * mean(regrets) / loss:+.2f}" if regrets else "",
                 f"{mean(one['worst_slice']['bits_per_byte'] for one in found.values()):.3f}",
                 f"{mean(one['epochs']['real'] for one in found.values()):.1f}",
