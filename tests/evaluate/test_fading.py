@@ -172,7 +172,7 @@ def test_the_first_probe_comes_before_the_plan_stops_waiting_for_it(
     every = max(1, num_steps // (40 + readings))
     when = fading_times(WorthConfig(), asked_from, num_steps=num_steps, every_steps=every)
     assert when is not None
-    first = next(step for step in range(0, num_steps, every) if when.due(step, step))
+    first = next(step for step in range(every, num_steps, every) if when.due(step, step))  # a run reads after steps
     assert first <= (asked_from + LONGEST_WAIT) * num_steps
     assert 1 <= when.count <= 6
 
