@@ -14,6 +14,12 @@ from trainer.recipe import load_recipe
 END = 0
 
 
+@pytest.fixture(autouse=True)
+def two_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are to be run."""
+    monkeypatch.setattr(lab, "SEEDS", (17, 18))
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
