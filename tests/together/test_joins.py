@@ -221,6 +221,6 @@ def test_audit_explain_and_report_tell_of_the_segments(growing: Place, joined: P
     assert {use["segment"] for use in uses} == {2}
     assert all(document["id"].startswith("last ") for use in uses for document in use["documents"])
     explained = growing.command("explain", str(joined), "--step", str(INSTEAD)).wait().output
-    assert f"From step {INSTEAD} on segment 2 of good was drawn" in explained
+    assert f"From step {INSTEAD} on segment 2 of good could be drawn" in explained
     assert f"From step {INSTEAD} on segment 0 of good was drawn no more" in explained
     assert "<td>retire</td>" in (joined / "report.html").read_text()
