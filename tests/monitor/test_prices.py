@@ -38,7 +38,7 @@ def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: l
     used = f"{int(policy['budget']['used_samples']):,} samples used of {int(policy['budget']['samples']):,}"
     for words in (
         "value", "by alignment", "by dither", "pull to the start", "share by value", used, "of 1 epochs",
-        "it has to be worth that much more than a synthetic one; real data are worth 0.19",
+        "it has to be worth that much more than a synthetic one; real data are worth 0.18",
         "Held by: real budget (the real tokens left pay for no greater share), floor of synthetic (no share below its",
         "A value and its pull count beyond 1.5 standard errors",
     ):  # fmt: skip
