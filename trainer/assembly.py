@@ -13,7 +13,7 @@ from trainer.evaluate.alignment import sized as alignment_samples
 from trainer.evaluate.fading import PART_OF_EVIDENCE, TokenFading, fading_sized, fading_times
 from trainer.evaluate.heldout import Reader, plan_steer
 from trainer.evaluate.times import times
-from trainer.evaluate.worth import TokenWorth, held_out_samples, sized
+from trainer.evaluate.worth import TokenWorth, WorthCounts, held_out_samples, sized
 from trainer.failure import warn
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
@@ -187,14 +187,7 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | Non
         sequence_length=data.sequence_length,
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
     )
-    held_out_samples(  # a steer part that is too small is an error now, not at the first measurement
-        data.steer,
-        counts,
-        step=0,
-        seed=recipe.seed,
-        sequence_length=data.sequence_length,
-        end_of_document=data.end_of_document,
-    )
+    _require_enough(recipe, data, counts)
     measure = TokenWorth(
         part=data.steer,
         sources=data.segments,
@@ -218,14 +211,7 @@ def fading_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Fading] | N
         sequence_length=data.sequence_length,
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
     )
-    held_out_samples(  # a steer part that is too small is an error now, not at the first probe
-        data.steer,
-        counts,
-        step=0,
-        seed=recipe.seed,
-        sequence_length=data.sequence_length,
-        end_of_document=data.end_of_document,
-    )
+    _require_enough(recipe, data, counts)
     measure = TokenFading(
         part=data.steer,
         sources=data.segments,
@@ -237,6 +223,18 @@ def fading_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Fading] | N
         batch_rows=recipe.evaluation.document_batch,
     )
     return MeasurePlan(measure=measure, times=when)
+
+
+def _require_enough(recipe: Recipe, data: "PreparedData", counts: WorthCounts) -> None:
+    """A steer part that is too small is an error now, not at the first measurement."""
+    held_out_samples(
+        data.steer,
+        counts,
+        step=0,
+        seed=recipe.seed,
+        sequence_length=data.sequence_length,
+        end_of_document=data.end_of_document,
+    )
 
 
 def _fading_from(recipe: Recipe) -> float | None:

@@ -70,7 +70,7 @@ monitor: {{wandb: {{mode: "off"}}}}
 """
 
 ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_readings: 2, samples: 8}"]
-# Real data that may be drawn once and a half are placed by what the run measures of its forgetting.
+# A cap below four epochs has the run measure how fast the model forgets.
 PRICED = [
     "control.policy={kind: priced, warm_up: 0.1, z: 0.5, estimators: [dither, worth, alignment]}",
     "evaluation.alignment={samples: 8}",

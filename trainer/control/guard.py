@@ -60,7 +60,8 @@ class GuardConfig(Config):
     )
     harm_below: float = Field(
         default=-0.5,
-        description="worth, in fresh real tokens, below which twice beyond blame_z errors a source is cut at once",
+        description="worth, in fresh real tokens: a source that lies below in two measurements running, together by"
+        " blame_z errors, is cut at once",
     )
     max_rollbacks: int = Field(default=1, ge=0, description="how often the guard may roll back in a run")
     stop: bool = Field(default=True, description="may stop the run when nothing else has helped")
