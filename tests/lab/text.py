@@ -4,7 +4,6 @@ A scenario is a set of sources, an arm a rule for their shares, a cell both with
 a scenario train on equally many tokens. The best static share is chosen by the loss on ``steer`` documents and scored
 on ``report`` documents; the regret of an arm is its report loss less that, paired by seed, with Student's 95 %
 interval. A scenario counts only where the choice matters: its static sweep must spread five times as far as seeds do.
-Where one share alone was run, a regret is against that one, and says only what steering costs or saves there.
 
 ``python -m tests.lab.text [--run] [--jobs 2] [--only PREFIX] [--again]``: without ``--run`` the table of the stored
 cells; ``--again`` runs one of them again and compares. Exit 1 where a cell is missing or does not come out again.
@@ -125,27 +124,27 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"written": made("written")},
         sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5, 0.1: 5},
-        arms={"anneal": 5, "odm": 2, "fms-odm": 1, "ado": 2, "aioli": 2, "feedback": 5, "priced": 5},
+        arms={"anneal": 5, "odm": 5, "fms-odm": 5, "ado": 5, "aioli": 5, "feedback": 5, "priced": 5},
     ),
     "tenth": Scenario(
         says="real text for a tenth of the tokens, useful synthetic text",
         real=TENTH,
         synthetic={"written": made("written")},
-        sweep={1.0: 2, 0.7: 2, 0.5: 2, 0.3: 2},
-        arms={"priced": 2},
+        sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5},
+        arms={"priced": 5},
     ),
     "quarter": Scenario(
         says="real text for a quarter of the tokens, useful synthetic text",
         real=QUARTER,
         synthetic={"written": made("written")},
-        sweep={1.0: 2, 0.7: 2, 0.5: 2},
-        arms={"priced": 2},
+        sweep={1.0: 5, 0.7: 5, 0.5: 5},
+        arms={"priced": 5},
     ),
     "mixed": Scenario(
         says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
         real=SCARCE,
         synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
-        sweep={0.5: 4, 0.3: 3},
+        sweep={0.5: 5, 0.3: 5},
         arms={"feedback": 3, "priced": 5},
         also=["evaluation.steer_documents=30"],
     ),
@@ -153,24 +152,24 @@ SCENARIOS = {
         says="scarce real text, synthetic text with its words shuffled",
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
-        sweep={0.5: 1},
-        arms={"priced": 1},
+        sweep={1.0: 5, 0.5: 5},
+        arms={"anneal": 3, "odm": 3, "fms-odm": 3, "ado": 3, "aioli": 3, "feedback": 3, "priced": 5},
         steps=300,
     ),
     "plenty": Scenario(
         says="plentiful real text, useful synthetic text",
         real=PLENTY,
         synthetic={"written": made("written")},
-        sweep={1.0: 1},
-        arms={"priced": 1},
+        sweep={1.0: 5, 0.5: 5},
+        arms={"anneal": 3, "odm": 3, "fms-odm": 3, "ado": 3, "aioli": 3, "feedback": 3, "priced": 5},
         steps=300,
     ),
     "tail": Scenario(
         says="scarce real text, useful synthetic text without its commonest topic",
         real=SCARCE,
         synthetic={"written": made("written", f", where: {{topic: [{TOPICS_BUT_PEOPLE}]}}")},
-        sweep={0.5: 1},
-        arms={"priced": 1},
+        sweep={0.5: 5, 0.3: 5},
+        arms={"priced": 5},
         steps=300,
     ),
     "poisoned": Scenario(
@@ -190,8 +189,8 @@ SCENARIOS = {
         says="synthetic text that is real text: no harm, no alarm",
         real=SCARCE,
         synthetic={"twin": "kind: synthetic, " + WIKIPEDIA.format(of=40, buckets="[10, 20]")},
-        sweep={0.5: 1},
-        arms={"priced": 1},
+        sweep={0.5: 5, 0.3: 5},
+        arms={"priced": 5},
         steps=300,
     ),
 }
@@ -222,7 +221,7 @@ def table(stored: Mapping[str, Any]) -> list[str]:
             loss = mean(_losses(found))
             cells = [
                 spread(_losses(found)),
-                ("chosen" if len(scenario.sweep) > 1 else "not swept") if arm == best else interval(regrets),
+                "chosen" if arm == best else interval(regrets),
                 f"{100 * mean(regrets) / loss:+.2f}" if regrets else "",
                 f"{mean(one['worst_slice']['bits_per_byte'] for one in found.values()):.3f}",
                 f"{mean(one['epochs']['real'] for one in found.values()):.1f}",
