@@ -5,9 +5,9 @@ be drawn instead. What the rest of the run should draw of it, and when, follows 
 (``trainer.control.pacing``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import fsum, inf, isfinite
+from math import floor, fsum, hypot, inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from trainer.control.budget import epochs_until, repeat_value, unique_value
 from trainer.control.pacing import LEAST_WEIGHT, Ahead, kernel, spend
 from trainer.control.value import SURE_Z, Estimate
-from trainer.records import FloatArray, Kind, Observation
+from trainer.records import SHARE_ONE, SHARE_STEP, FloatArray, Kind, Observation
+from trainer.shares import FUZZ
 
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
 # 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
@@ -26,6 +27,48 @@ LEAST_WORTH = 0.05  # of a synthetic token, as far as evidence goes: it never bu
 def least_capped(kinds: Mapping[str, Kind], max_epochs: Mapping[str, float]) -> float:
     """Epochs that the caps allow the real source that they hold back least; infinity where one has no cap."""
     return max((max_epochs.get(name, inf) for name, kind in kinds.items() if kind == "real"), default=inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Of real sources together: samples ``used``, repeats included, of ``unique`` ones."""
+
+    used: float
+    unique: int
+
+    @property
+    def epochs(self) -> float:
+        """Of a sample, on average."""
+        return self.used / max(self.unique, 1)
+
+
+def spent(seen: Observation, names: Iterable[str]) -> Spent:
+    """What was drawn of the real sources among ``names``, as far as they can still be drawn."""
+    real = [name for name in names if seen.kinds[name] == "real"]
+    return Spent(
+        used=fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real),
+        unique=sum(seen.outlook.num_samples.get(name, 0) for name in real),
+    )
+
+
+def coming_samples(seen: Observation, rest: Ahead, *, span: float) -> float:
+    """Samples of any kind up to the next reading, after a ``span`` of progress as long as the one before."""
+    return _coming_steps(seen, rest, span) * seen.outlook.global_batch
+
+
+def _coming_steps(seen: Observation, rest: Ahead, span: float) -> float:
+    return min(max(span * seen.outlook.num_steps, 1.0), rest.total_steps)
+
+
+def within_caps(ceilings: Mapping[str, float], seen: Observation, coming: float) -> dict[str, float]:
+    """``ceilings`` under which no source draws more of the ``coming`` samples than its cap on epochs leaves, in
+    thousandths rounded down."""
+    step, lowered = SHARE_STEP / SHARE_ONE, dict(ceilings)
+    for name, cap in seen.outlook.max_epochs.items():
+        left = max(0.0, cap - seen.epochs.get(name, 0.0)) * seen.outlook.num_samples.get(name, 0)
+        if coming > 0:
+            lowered[name] = min(lowered[name], floor(left / coming / step + FUZZ) * step)
+    return lowered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +128,25 @@ class Terms:
     waits_until: float
 
 
+def synthetic_less_real(
+    gaps: Mapping[str, Estimate], shares: Mapping[str, float], kinds: Mapping[str, Kind], *, unit: float
+) -> Estimate | None:
+    """The worth of a synthetic token less that of a real one, in fresh real tokens of ``unit``; None where it is not
+    known.
+
+    A gap to the others' mean times 1 - share is one to the mean of all, of which kinds can be put together.
+    """
+    of_kind = {kind: fsum(shares[name] for name in gaps if kinds[name] == kind) for kind in ("real", "synthetic")}
+    if not of_kind["real"] or not of_kind["synthetic"]:
+        return None
+    parts = {name: shares[name] * (1 - shares[name]) / of_kind[kinds[name]] / unit for name in gaps}
+    signs = {name: 1 if kinds[name] == "synthetic" else -1 for name in gaps}
+    return Estimate(
+        value=fsum(signs[name] * parts[name] * gap.value for name, gap in gaps.items()),
+        standard_error=hypot(*(parts[name] * gap.standard_error for name, gap in gaps.items())),
+    )
+
+
 def worthwhile_epochs(useful: float, behind: Estimate | None, epochs: float) -> float:
     """Epochs of real data after which a repeat is worth no more than a synthetic token, held for ``useful`` fresh real
     ones.
@@ -112,8 +174,8 @@ def budgeted(
     # one that has come to its cap is drawn no more, but was paid for
     real = [name for name in seen.shares if floors.get(name, 0.0) > 0 and seen.kinds[name] == "real"]
     written = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
-    unique = sum(seen.outlook.num_samples.get(name, 0) for name in real)
-    used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
+    paid = spent(seen, real)
+    unique, used = paid.unique, paid.used
     left = rest.total_steps * seen.outlook.global_batch
     most = {name: min(terms.real_epochs, seen.outlook.max_epochs.get(name, float("inf"))) for name in real}
     samples = fsum(epochs * seen.outlook.num_samples.get(name, 0) for name, epochs in most.items())
@@ -139,10 +201,10 @@ def budgeted(
         floor=least,
         ceiling=ceiling,
     )
-    coming = min(max(span * seen.outlook.num_steps, 1.0), rest.total_steps)
+    coming = _coming_steps(seen, rest, span)
     ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
-    spent = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
-    share = float(np.interp(coming, ends, spent)) / coming
+    drawn = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
+    share = float(np.interp(coming, ends, drawn)) / coming
     now = float(weights[0] / weights.max())  # 0 where what is learnt now is forgotten long before the end
     marginal = curve.marginal / now if now > 0 and not waits else float("inf")
     return replace(budget, share=share, marginal=marginal, concentration=followed, is_timed=is_timed, waits=waits)

@@ -16,14 +16,24 @@ loss in one run, with a price, is ours.
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from math import ceil, floor, fsum, hypot, isfinite, log
+from math import ceil, floor, fsum, isfinite, log
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from trainer.control import forgetting
-from trainer.control.allowance import Budget, Terms, budgeted, concentrated, worthwhile_epochs
+from trainer.control.allowance import (
+    Budget,
+    Terms,
+    budgeted,
+    coming_samples,
+    concentrated,
+    spent,
+    synthetic_less_real,
+    within_caps,
+    worthwhile_epochs,
+)
 from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.dither import dithered
 from trainer.control.evidence import Estimator, Gaps, against, fresh_unit, gaps_by_source, held_for
@@ -166,12 +176,14 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     state = {**state, "targets": targets}
     if "dither" in config.estimators and seen.progress >= config.warm_up:
         waves = dithered(targets, state["index"], amplitude=config.dither, order=list(seen.shares))
-        targets = within(waves, least, _capped(config, state, seen, rest), total=1.0)
+        ceilings = within_caps(_ceilings(config, seen.shares), seen, coming_samples(seen, rest, span=state["span"]))
+        targets = within(waves, least, ceilings, total=1.0)
     shares = rounded(targets)
     state = {**state, "index": state["index"] + 1, "proposed": shares}
+    known = _fused(state, state["base"], state["prior"])
     bounds = _active(config, state, moved, budget, seen.kinds)
-    evidence = _evidence(config, state, moved, budget, bounds, seen.kinds)
-    return state, Proposal(shares=shares, reason=_reason(seen, shares, state, budget, bounds), evidence=evidence)
+    evidence = _evidence(config, state, known, moved, budget, bounds, seen.kinds)
+    return state, Proposal(shares=shares, reason=_reason(seen, known, budget, bounds), evidence=evidence)
 
 
 def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
@@ -345,17 +357,6 @@ def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, fl
     return {name: config.ceilings.get(name, 1.0) for name in names}
 
 
-def _capped(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> dict[str, float]:
-    """Ceilings of the coming span: none may draw more than its cap on epochs leaves, in thousandths rounded down."""
-    ceilings = _ceilings(config, seen.shares)
-    coming = min(max(state["span"] * seen.outlook.num_steps, 1.0), rest.total_steps) * seen.outlook.global_batch
-    for name, cap in seen.outlook.max_epochs.items():
-        left = max(0.0, cap - seen.epochs.get(name, 0.0)) * seen.outlook.num_samples.get(name, 0)
-        if coming > 0:
-            ceilings[name] = min(ceilings[name], floor(left / coming / LEAST_SHARE + FUZZ) * LEAST_SHARE)
-    return ceilings
-
-
 def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
     """The budget as it stands, and the curve that just spends it."""
     terms = Terms(
@@ -383,31 +384,11 @@ def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation)
     """The budget on what is known now: told, or what a synthetic token is worth against a real one."""
     if config.real_epochs is not None or state["unit"] is None:
         return most_real_epochs(config)
-    base = state["base"]
-    real = [name for name in base if base[name] > 0 and seen.kinds[name] == "real"]
-    unique = fsum(seen.outlook.num_samples.get(name, 0) for name in real)
-    used = fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real)
-    return worthwhile_epochs(config.synthetic_worth, _behind(state, seen.kinds), used / max(unique, 1))
-
-
-def _behind(state: dict[str, Any], kinds: Mapping[str, Kind]) -> Estimate | None:
-    """The worth of a synthetic token, of those drawn instead of real ones, less that of a real one, in fresh real
-    tokens; None where it is not known.
-
-    A gap to the others' mean times 1 - share is one to the mean of all, of which kinds can be put together.
-    """
-    instead, left, unit = state["instead"], 1 - _real_share(state, kinds), state["unit"]
+    # of those that are drawn instead of real ones
+    instead, left = state["instead"], 1 - _real_share(state, seen.kinds)
     shares = {name: instead.get(name, 0.0) * left or share for name, share in state["base"].items() if share > 0}
-    known = _fused(state, shares, {})
-    of_kind = {kind: fsum(shares[name] for name in known if kinds[name] == kind) for kind in ("real", "synthetic")}
-    if not of_kind["real"] or not of_kind["synthetic"]:
-        return None
-    parts = {name: shares[name] * (1 - shares[name]) / of_kind[kinds[name]] / unit for name in known}
-    signs = {name: 1 if kinds[name] == "synthetic" else -1 for name in known}
-    return Estimate(
-        value=fsum(signs[name] * parts[name] * gap.value for name, gap in known.items()),
-        standard_error=hypot(*(parts[name] * gap.standard_error for name, gap in known.items())),
-    )
+    behind = synthetic_less_real(_fused(state, shares, {}), shares, seen.kinds, unit=state["unit"])
+    return worthwhile_epochs(config.synthetic_worth, behind, spent(seen, shares).epochs)
 
 
 def _least_planned(config: PricedConfig, name: str, kind: Kind, least: float) -> float:
@@ -449,13 +430,13 @@ def _real_share(state: dict[str, Any], kinds: Mapping[str, Kind]) -> float:
     return fsum(share for name, share in state["base"].items() if kinds[name] == "real")
 
 
-def _price(state: dict[str, Any], budget: Budget, kinds: Mapping[str, Kind]) -> float:
+def _price(state: dict[str, Any], known: Mapping[str, Estimate], budget: Budget, kinds: Mapping[str, Kind]) -> float:
     """What a real token would have to be worth more than a synthetic one to be drawn now beyond the plan.
 
     In the unit of the gaps: the advantage of real data now, times what a token does at the margin of the plan over
     what it does now. 0 where the budget does not bind.
     """
-    known, base = _fused(state, state["base"], state["prior"]), state["base"]
+    base = state["base"]
     real = [name for name in known if kinds[name] == "real" and base.get(name, 0.0) > 0]
     if not real or not _is_binding(state, budget, kinds):
         return 0.0
@@ -482,6 +463,7 @@ def _active(
 def _evidence(
     config: PricedConfig,
     state: dict[str, Any],
+    known: Mapping[str, Estimate],
     moved: Step | None,
     budget: Budget,
     bounds: list[str],
@@ -496,13 +478,13 @@ def _evidence(
             "pull": pull.get(name, 0.0),
             "estimators": state["known"][name],
         }
-        for name, one in _fused(state, state["base"], state["prior"]).items()
+        for name, one in known.items()
     }
     return {
         "unit": state["unit"],  # worth of a fresh real token, in the unit of the values; None where it is not known
         "sources": sources,
         "held_for": config.synthetic_worth if state["prior"] else None,
-        "price": _price(state, budget, kinds),
+        "price": _price(state, known, budget, kinds),
         "budget": budget.as_evidence(),
         "forgetting": forgetting.as_evidence(config.curvature, state["probes"]),
         "bounds": bounds,
@@ -511,16 +493,14 @@ def _evidence(
     }
 
 
-def _reason(
-    seen: Observation, shares: Mapping[str, int], state: dict[str, Any], budget: Budget, bounds: list[str]
-) -> str:
+def _reason(seen: Observation, known: Mapping[str, Estimate], budget: Budget, bounds: list[str]) -> str:
     """One sentence: what the shares are, by what evidence, under which bounds."""
     waits = " Scarce real data wait until it is known how fast the model forgets." if budget.waits else ""
-    if not state["known"]:
+    if not known:
         return f"Nothing is known yet of what the sources are worth.{waits}"
     said = [
         f"{name} {one.value:+.3g} ± {one.standard_error:.2g}"
-        for name, one in _fused(state, state["base"], state["prior"]).items()
+        for name, one in known.items()
         if seen.shares.get(name, 0) > 0
     ]
     text = f"Value of a token less the others': {', '.join(said)}.{waits}"
