@@ -129,8 +129,16 @@ def test_segments_that_join_count_from_their_step(tiny_recipe: Path) -> None:
     assert source.epochs == pytest.approx(16 / 20)
     assert source.effective_tokens == pytest.approx(24 * 16)
     assert source.cap_step == 9
+    assert not any("joins" in warning for warning in plan.warnings)
     fewer = "data.sources.good={kind: synthetic, path: good.jsonl, joins: [{from_step: 7, path: bad.jsonl}]}"
     assert planned(tiny_recipe, fewer, good=16.0 * 40).sources[1].epochs == pytest.approx(24 / 40)
+
+
+def test_a_segment_that_joins_a_source_past_its_cap_is_warned_of(tiny_recipe: Path) -> None:
+    joined = "data.sources.good={kind: synthetic, path: good.jsonl, joins: [{from_step: 7, path: bad.jsonl}]}"
+    plan = planned(tiny_recipe, joined, "mixture.max_epochs={good: 0.4}", good=40 * 16.0)
+    assert plan.sources[1].cap_step == 4  # after 8 of 20 samples
+    assert any("what joins it at step 7 is not drawn" in warning for warning in plan.warnings)
 
 
 def test_time_and_cost_come_from_the_speed_of_a_rank(tiny_recipe: Path) -> None:

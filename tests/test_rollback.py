@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.test_checkpoint import Alone, fail, save_step
-from tests.test_loop_losses import begun, go_on
-from tests.test_loop_losses import run_in as training_in
+from tests.test_steps import begun, go_on
+from tests.test_steps import run_in as training_in
 from trainer import checkpoint
 from trainer.control.steer import ControlConfig
 from trainer.loop import _roll_back

@@ -84,6 +84,7 @@ class Steps:
     def __init__(self, run: Run, state: RunState) -> None:
         self.run, self.state = run, state
         self._unread: deque[Launched] = deque()
+        self._settled_s = 0.0  # when the figures of the last step were read
         self.outcome = self._finished()
 
     def batches(self) -> Iterator["StepBatch"]:
@@ -124,7 +125,11 @@ class Steps:
         """Read the figures of all but the newest ``keep`` steps; whether any rank was asked to stop."""
         interrupted = False
         while len(self._unread) > keep:
-            self.state, stop = _settle(self.run, self.state, self._unread.popleft())
+            launched = self._unread.popleft()
+            # one that was launched while the step before it ran has waited for that one first
+            since_s = max(launched.started_s, self._settled_s)
+            self.state, stop = _settle(self.run, self.state, launched, since_s=since_s)
+            self._settled_s = time.monotonic()
             interrupted = interrupted or stop
         return interrupted
 
@@ -189,8 +194,9 @@ def _due(run: Run, state: RunState) -> bool:
     return last or state.step + 1 in run.ahead or any(state.step % steps == 0 for steps in every)
 
 
-def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bool]:
-    """Read a step's figures into the journal; the state, and whether any rank was asked to stop."""
+def _settle(run: Run, state: RunState, launched: Launched, *, since_s: float) -> tuple[RunState, bool]:
+    """Read the figures of a step that runs ``since_s`` into the journal; the state, and whether any rank was asked to
+    stop."""
     batch, figures = launched.batch, launched.figures.result()
     plan = run.plan
     counts = np.bincount(batch.plan.source, minlength=len(plan.sources)).tolist()
@@ -208,7 +214,7 @@ def _settle(run: Run, state: RunState, launched: Launched) -> tuple[RunState, bo
         epochs=plan.epochs(batch.after),
         fed=str(figures.fed),
         updated=figures.updated,
-        seconds=time.monotonic() - launched.started_s,
+        seconds=time.monotonic() - since_s,
     )
     if batch.step % MARK_EVERY_STEPS == 0:
         run.ledger.append(plan.mark(batch.after))

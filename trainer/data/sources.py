@@ -116,7 +116,9 @@ class SourceConfig(Config):
     )
     max_documents: int | None = Field(None, gt=0, description="stop after so many training documents, in reading order")
     joins: tuple[JoinConfig, ...] = Field(
-        (), description="further segments, each drawn from a step on, beside those before it or in their place"
+        (),
+        description="further segments, each drawn from a step on, beside those before it or in their place; not where "
+        "the source has no share by then, be it cut by the guard or at its cap of epochs",
     )
 
     _bucket_columns: tuple[str, ...] = PrivateAttr(())  # what `held_out` hashes of this source; set by DataConfig

@@ -371,9 +371,11 @@ def _mixture_warnings(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> list[s
             )
         if source.cap_step is None:
             continue
+        late = [join.from_step for join in recipe.data.sources[source.name].joins if join.from_step > source.cap_step]
+        joins = f", and what joins it at step {late[0]} is not drawn: raise its cap" if late else ""
         warnings.append(
             f"{source.name} reaches its cap of {source.max_epochs:g} epochs at about step {source.cap_step}; "
-            f"then other {source.kind} sources get its share"
+            f"then other {source.kind} sources get its share{joins}"
         )
     return warnings
 

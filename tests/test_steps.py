@@ -1,6 +1,9 @@
-"""What policy and guard learn of the training loss of each source: all steps since the reading before, and no other."""
+"""The loop in this process: what policy and guard learn of the training loss of each source (all steps since the
+reading before, and no other), and which times it journals.
+"""
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,10 +93,14 @@ def go_on(run: Run, state: RunState) -> tuple[RunState, Outcome]:
     return train(run, state, run.engine, training(steps=STEPS))  # type: ignore[arg-type]
 
 
+def journalled(run: Run, kind: str) -> list[dict[str, Any]]:
+    told = map(json.loads, (run.folder / "journal.jsonl").read_text().splitlines())
+    return [line for line in told if line["kind"] == kind]
+
+
 def summed(run: Run, steps: range) -> dict[str, SourceLoss]:
     """Losses of these steps: nats per token from the journal, tokens from the plan."""
-    lines = map(json.loads, (run.folder / "journal.jsonl").read_text().splitlines())
-    told = {line["step"]: line["source_loss"] for line in lines if line["kind"] == "step"}
+    told = {line["step"]: line["source_loss"] for line in journalled(run, "step")}
     sums = {}
     for number, name in enumerate(run.plan.sources):
         batches = {step: run.plan.batch(step) for step in steps}
@@ -102,6 +109,15 @@ def summed(run: Run, steps: range) -> dict[str, SourceLoss]:
         nats = sum(told[step][name] * count for step, count in tokens.items())
         sums[name] = SourceLoss(nats=nats, tokens=sum(tokens.values()))
     return sums
+
+
+def test_the_times_of_steps_and_readings_are_parts_of_the_whole(tmp_path: Path) -> None:
+    with run_in(tmp_path) as run:
+        began = time.monotonic()
+        go_on(run, begun())
+        whole = time.monotonic() - began
+        parts = [line["seconds"] for kind in ("step", "reading") for line in journalled(run, kind)]
+        assert 0 < sum(parts) <= whole
 
 
 def assert_same(found: Mapping[str, SourceLoss], expected: Mapping[str, SourceLoss]) -> None:
