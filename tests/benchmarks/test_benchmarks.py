@@ -103,7 +103,8 @@ def test_the_planner_keeps_no_memory_that_grows_with_the_data() -> None:
 def test_costs_are_counted_in_tokens_trained(tiny_recipe: Path) -> None:
     recipe = load_recipe(tiny_recipe, []).recipe
     result = overhead.costs(recipe, prepare(recipe.data, seed=recipe.seed, base=tiny_recipe.parent))
-    reading, evidence, alignment = result.figures
+    reading, evidence, alignment, aligned, rehearsed = result.figures
     assert result.details["interval_tokens"] == 8 * 16 * 4
     assert reading.value == pytest.approx(result.details["reading_cost_tokens"] / 512)
     assert evidence.value == alignment.value == 0  # the policy is constant: nobody asks for evidence
+    assert aligned.value == rehearsed.value == reading.value
