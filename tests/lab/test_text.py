@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.lab import text
-from tests.lab.text import SCENARIOS, TURNING, TURNS_BAD_AT, cells, evaluations_until_gone, interval, table
+from tests.lab.scenarios import SCENARIOS, TURNING, TURNS_BAD_AT, cells
+from tests.lab.text_table import evaluations_until_gone, interval, table
 
 
 def cell(steer: float, report: float, **more: object) -> dict[str, object]:
@@ -29,6 +30,8 @@ def test_the_static_share_is_chosen_by_the_steer_documents_and_scored_on_the_rep
     rows = table(stored)
     assert any(row.startswith("| static-0.3 |") and "| chosen |" in row for row in rows)
     assert any(row.startswith("| priced |") and "| -0.095 [" in row for row in rows)
+    (overview,) = [row for row in rows if row.startswith("| tenth |") and "| 0.3 |" in row]
+    assert all(part in overview for part in ("| 4 |", "| -0.095 [", "| -2.26 |"))
 
 
 def test_the_interval_is_students() -> None:
