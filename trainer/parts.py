@@ -105,7 +105,7 @@ class Engine(Devices, WorthPort, GradientPort, Protocol):
         ...
 
 
-CONTROL_FORM = 2  # of the state of policy and guard; one of another form cannot be gone on with
+CONTROL_FORM = 3  # of the state of policy and guard; one of another form cannot be gone on with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,7 @@ def test_bounds_on_unknown_sources_are_refused():
     [
         (0.7, 0.08, 7.2, 7.3),  # as it is held to be
         (-1.0, 0.08, 40, 48),
-        (-1.0, 5.0, 7.2, 7.3),  # nobody knows
+        (-1.0, 5.0, 7.2, 7.5),  # nobody knows
         (0.98, 0.01, 7.2, 7.3),  # better: real data are not starved for it
     ],
 )

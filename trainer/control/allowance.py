@@ -7,14 +7,14 @@ be drawn instead. What the rest of the run should draw of it, and when, follows 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import floor, fsum, hypot, inf, isfinite
+from math import floor, fsum, inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from trainer.control.budget import epochs_until, repeat_value, unique_value
 from trainer.control.pacing import LEAST_WEIGHT, Ahead, kernel, spend
-from trainer.control.value import SURE_Z, Estimate
+from trainer.control.value import Estimate, renewed
 from trainer.records import SHARE_ONE, SHARE_STEP, FloatArray, Kind, Observation
 from trainer.shares import FUZZ
 
@@ -134,7 +134,8 @@ def synthetic_less_real(
     """The worth of a synthetic token less that of a real one, in fresh real tokens of ``unit``; None where it is not
     known.
 
-    A gap to the others' mean times 1 - share is one to the mean of all, of which kinds can be put together.
+    A gap to the others' mean times 1 - share is one to the mean of all, of which kinds can be put together. Each gap
+    has the others' errors in it too, so that at worst they add up; of two sources they do.
     """
     of_kind = {kind: fsum(shares[name] for name in gaps if kinds[name] == kind) for kind in ("real", "synthetic")}
     if not of_kind["real"] or not of_kind["synthetic"]:
@@ -143,23 +144,25 @@ def synthetic_less_real(
     signs = {name: 1 if kinds[name] == "synthetic" else -1 for name in gaps}
     return Estimate(
         value=fsum(signs[name] * parts[name] * gap.value for name, gap in gaps.items()),
-        standard_error=hypot(*(parts[name] * gap.standard_error for name, gap in gaps.items())),
+        standard_error=fsum(parts[name] * gap.standard_error for name, gap in gaps.items()),
     )
 
 
-def worthwhile_epochs(useful: float, behind: Estimate | None, epochs: float) -> float:
-    """Epochs of real data after which a repeat is worth no more than a synthetic token, held for ``useful`` fresh real
-    ones.
+def worthwhile_epochs(held_for: Estimate, behind: Estimate | None, epochs: float) -> float:
+    """Epochs of real data after which a repeat is worth no more than a synthetic token, ``held_for`` so many fresh real
+    ones until it is measured.
 
-    ``behind``: the worth of a synthetic token less that of a real one now, in fresh real tokens, after ``epochs`` of
-    real data, by which the real token is worth ``repeat_value``; None before it is known. Only a synthetic token that
-    is surely worth less buys real data more epochs. That it is worth more never takes epochs away: the
-    fewer of them the plan has, the better synthetic text compares, which in a trial on text starved real data at once.
+    ``behind``: the worth of a synthetic token less that of a real one, in fresh real tokens, measured after ``epochs``
+    of real data, when a real one was worth ``repeat_value``; None before it is known. A synthetic token that is worth
+    less buys real data more epochs, by the mean of what it was held for and what was measured, each as far as it is
+    sure. That it is worth more never takes epochs away: the fewer of them the plan has, the better synthetic text
+    compares, which in a trial on text starved real data at once.
     """
     if behind is None:
-        return epochs_until(useful)
-    at_most = repeat_value(epochs) + behind.value + SURE_Z * behind.standard_error
-    return epochs_until(min(max(at_most, LEAST_WORTH), useful))
+        return epochs_until(held_for.value)
+    measured = Estimate(value=repeat_value(epochs) + behind.value, standard_error=behind.standard_error)
+    worth = renewed(held_for, measured).value
+    return epochs_until(min(max(worth, LEAST_WORTH), held_for.value))
 
 
 def budgeted(

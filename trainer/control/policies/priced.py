@@ -64,7 +64,9 @@ class PricedConfig(Bounds):
     trust_region: float = Field(
         default=0.02, gt=0, description="most KL divergence of a decision on evidence that just counts, in nats"
     )
-    memory: float = Field(default=0.8, ge=0, lt=1, description="weight of evidence against that of the next reading")
+    memory: float = Field(
+        default=0.8, ge=0, lt=1, description="weight of evidence against that of the next measurement"
+    )
     dither: float = Field(default=0.1, ge=0, lt=1, description="size of the balanced changes, as a part of a share")
     synthetic_worth: float = Field(
         default=USEFUL,
@@ -129,6 +131,7 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
         "unit": None,
         "proposed": None,
         "known": {},
+        "measured_at": 0.0,
         "pace": asdict(STILL),
         "instead_pace": asdict(STILL),
         "probes": [],
@@ -166,7 +169,7 @@ def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> t
     prices = _noise_price(curvature, seen, rest), _noise_price(curvature, seen, _span(seen, state["span"]))
     if seen.progress >= config.warm_up:
         found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
-        state = _held(config, _learnt(config, state, found, fresh_unit(seen, config.estimators)), seen)
+        state = _held(config, _learnt(config, state, found, seen), seen)
     moved = None
     if found:
         moved = _moved(config, state, state["base"], state["pace"], state["prior"])
@@ -243,17 +246,21 @@ def _noise_price(curvature: float | None, seen: Observation, rest: Ahead) -> flo
     return curvature * noise_rate(rest, curvature) / (2 * seen.outlook.global_batch)
 
 
-def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, unit: float | None) -> dict[str, Any]:
-    """The state with what each estimator knows of each source now, joined with what it knew before.
+def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, seen: Observation) -> dict[str, Any]:
+    """The state with what each estimator knows of each source now, joined with what it knew before; ``measured_at`` how
+    many epochs of real data that was.
 
-    The dither looks at all its spans each time, so it takes the place of what it said before.
+    The dither looks at all its spans each time, so it takes the place of what it said before. What is not measured
+    again stays as sure as it was: a source does not become an unknown one because nobody looks.
     """
     if not found:
         return state
-    known = {}
+    known, unit = {}, fresh_unit(seen, config.estimators)
+    if any(who != "dither" for fresh in found.values() for who in fresh):
+        state = {**state, "measured_at": spent(seen, _drawn(state)).epochs}
     for name, fresh in found.items():
         before = {who: Estimate(**one) for who, one in state["known"].get(name, {}).items()}
-        now = {who: one.aged(config.memory) for who, one in before.items() if who != "dither"}
+        now = {who: one.aged(config.memory) if who in fresh else one for who, one in before.items() if who != "dither"}
         for who, one in fresh.items():
             now[who] = one if who == "dither" else renewed(now.get(who), one)
         known[name] = {who: one.as_evidence() for who, one in now.items()}
@@ -377,7 +384,7 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
 
 def most_real_epochs(config: PricedConfig) -> float:
     """The budget before anything is measured."""
-    return worthwhile_epochs(config.synthetic_worth, None, 0.0) if config.real_epochs is None else config.real_epochs
+    return worthwhile_epochs(_held_for(config), None, 0.0) if config.real_epochs is None else config.real_epochs
 
 
 def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation) -> float:
@@ -386,9 +393,19 @@ def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation)
         return most_real_epochs(config)
     # of those that are drawn instead of real ones
     instead, left = state["instead"], 1 - _real_share(state, seen.kinds)
-    shares = {name: instead.get(name, 0.0) * left or share for name, share in state["base"].items() if share > 0}
+    shares = {name: instead.get(name, 0.0) * left or state["base"][name] for name in _drawn(state)}
     behind = synthetic_less_real(_fused(state, shares, {}), shares, seen.kinds, unit=state["unit"])
-    return worthwhile_epochs(config.synthetic_worth, behind, spent(seen, shares).epochs)
+    return worthwhile_epochs(_held_for(config), behind, state["measured_at"])
+
+
+def _held_for(config: PricedConfig) -> Estimate:
+    """Worth of a synthetic token before it is measured, in fresh real ones."""
+    return Estimate(value=config.synthetic_worth, standard_error=USEFUL_ERROR)
+
+
+def _drawn(state: dict[str, Any]) -> list[str]:
+    """Sources that value gives a share."""
+    return [name for name, share in state["base"].items() if share > 0]
 
 
 def _least_planned(config: PricedConfig, name: str, kind: Kind, least: float) -> float:
