@@ -17,9 +17,9 @@ def control(**settings):
     return ControlConfig(policy={"kind": "priced", "warm_up": 0.0, **settings}, guard={"enabled": False})
 
 
-def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000, caps=None):
-    """The decisions after readings with these worths, of ``unique`` samples of each source; the state goes through JSON
-    each time."""
+def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000, caps=None, epochs=()):
+    """The decisions after readings with these worths, of ``unique`` samples of each source and with so many ``epochs``
+    of them behind (one, where it is not said); the state goes through JSON each time."""
     state, decisions = initial_state(config, shares, kinds), []
     for number, worth in enumerate(worths):
         observation = observe(
@@ -27,6 +27,8 @@ def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000, c
         )
         outlook = replace(observation.outlook, num_samples=dict.fromkeys(shares, unique), max_epochs=caps or {})
         observation = replace(observation, outlook=outlook)
+        if epochs:
+            observation = replace(observation, epochs=dict.fromkeys(shares, epochs[number]))
         state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), observation)
         json.dumps(decision.evidence, allow_nan=False)
         shares = dict(decision.shares)
@@ -232,6 +234,23 @@ def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe
     last = followed(observe, control(estimators=["worth"], dither=0.01), [worth] * 20, start, kinds, 1000)[-1]
     budget = last.evidence["policy"]["budget"]
     assert least < budget["samples"] / 1000 < most
+
+
+def test_what_is_not_measured_again_stays_as_it_was_whatever_is_drawn_since(observe):
+    worths, epochs = [{**WORTH, "bad": 0.0}] * 4 + [{}] * 8, [1.0] * 4 + [3.0] * 8
+    decisions = followed(observe, control(), worths, epochs=epochs)
+    measured, last = (decisions[number].evidence["policy"] for number in (3, -1))
+    assert "dither" in last["sources"]["bad"]["estimators"], "something else was measured since"
+    for name in WORTH:
+        assert last["sources"][name]["estimators"]["worth"] == measured["sources"][name]["estimators"]["worth"]
+
+
+def test_a_synthetic_token_is_worth_no_less_for_what_real_tokens_lose_by_repeats(observe):
+    worths, epochs = [{"real": 0.9, "written": 0.4, "bad": 0.3}] * 4 + [{}] * 8, [1.0] * 4 + [6.0] * 8
+    decisions = followed(observe, control(estimators=["worth"]), worths, epochs=epochs)
+    samples = [decision.evidence["policy"]["budget"]["samples"] for decision in decisions]
+    assert samples[3] > 8000, "worth less than it was held for"
+    assert samples[4:] == [samples[3]] * 8
 
 
 def test_a_budget_that_is_told_is_kept_whatever_a_synthetic_token_is_worth(observe):
