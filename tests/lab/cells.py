@@ -37,10 +37,14 @@ def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
 
 
 def commit() -> str:
-    """Of the code that runs, marked where it was changed since."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or os.environ.get("GIT_COMMIT", "unknown")
+    """Of the code that runs, marked where it was changed since; results are no code."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)tests/lab/results")
+    return f"{head}{'-dirty' if changed else ''}" if head else os.environ.get("GIT_COMMIT", "unknown")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def result(folder: Path) -> dict[str, Any] | None:
