@@ -144,7 +144,7 @@ SCENARIOS = {
         real=PLENTY,
         synthetic={"written": made("written")},
         sweep={1.0: 3, 0.5: 3},
-        arms={"anneal": 1, "odm": 1, "fms-odm": 1, "ado": 1, "aioli": 1, "feedback": 1, "priced": 3},
+        arms={"anneal": 2, "odm": 2, "fms-odm": 2, "ado": 2, "aioli": 2, "feedback": 2, "priced": 3},
         steps=300,
     ),
     "tail": Scenario(
