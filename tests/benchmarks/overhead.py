@@ -61,14 +61,15 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
         measurements = [step for step in range(1, recipe.training.steps) if gradients.times.due(step, step)]
         alignment = len(measurements) * cost_tokens(samples, num_sources=num_sources, sequence_length=length)
     trained_tokens = recipe.mixture.global_batch * length * recipe.training.steps
+    read, rehearsed, aligned = reading / interval_tokens, worth / trained_tokens, alignment / trained_tokens
     return Result(
         title="compute of evaluation and evidence over that of the training, from token counts",
         figures=[
-            _part("a reading of held-out documents", reading / interval_tokens, READING_AT_MOST),
-            _part("evidence about the sources", worth / trained_tokens, EVIDENCE_AT_MOST),
-            _part("alignment of the sources", alignment / trained_tokens, ALIGNMENT_AT_MOST),
-            _part("readings and alignments", reading / interval_tokens + alignment / trained_tokens, STEERED_AT_MOST),
-            _part("readings and rehearsals", reading / interval_tokens + worth / trained_tokens),
+            _part("a reading of held-out documents", read, READING_AT_MOST),
+            _part("evidence about the sources", rehearsed, EVIDENCE_AT_MOST),
+            _part("alignment of the sources", aligned, ALIGNMENT_AT_MOST),
+            _part("readings and alignments", read + aligned, STEERED_AT_MOST),
+            _part("readings and rehearsals", read + rehearsed),
         ],
         details={
             "interval_tokens": interval_tokens,

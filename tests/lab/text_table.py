@@ -1,7 +1,7 @@
 """The tables of the text laboratory: every scenario with its sweep and its arms, and what they say together."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -26,30 +26,41 @@ def table(stored: Mapping[str, Any]) -> list[str]:
             found = _by_seed(stored, f"{name}/{arm}", seeds)
             if not found:
                 continue
-            regrets = _regrets(stored, name, arm)
-            loss = mean(_losses(found))
             cells = [
                 spread(_losses(found)),
-                "chosen" if arm == best else interval(regrets),
-                f"{100 * mean(regrets) / loss:+.2f}" if regrets else "",
+                "chosen" if arm == best else interval(_regrets(stored, name, arm)),
+                _percent(stored, name, arm),
                 f"{mean(one['worst_slice']['bits_per_byte'] for one in found.values()):.3f}",
-                f"{mean(one['epochs']['real'] for one in found.values()):.1f}",
+                _epochs(found),
                 _guarded(found),
             ]
             rows.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
     return [*rows, *_overview(stored), *_rules(stored), *_sums(stored), *_repeated(stored), *_poisoned(stored)]
 
 
-def _regrets(stored: Mapping[str, Any], name: str, arm: str) -> list[float]:
-    """Report loss of an arm less that of the static share chosen in its scenario, by seeds that both have."""
+def _regrets(stored: Mapping[str, Any], name: str, arm: str, seeds: Collection[int] = SEEDS) -> list[float]:
+    """Report loss of an arm less that of the static share chosen in its scenario, for those of ``seeds`` that both
+    have."""
     statics = _statics(stored, name)
     best = _best(statics)
     found = _by_seed(stored, f"{name}/{arm}", SCENARIOS[name].seeds()[arm])
     return [
         one["report_nats_per_token"] - statics[best][seed]["report_nats_per_token"]
         for seed, one in found.items()
-        if best is not None and seed in statics[best]
+        if best is not None and seed in statics[best] and seed in seeds
     ]
+
+
+def _percent(stored: Mapping[str, Any], name: str, arm: str) -> str:
+    """The mean regret of an arm over the loss of the static share that was chosen."""
+    statics, regrets = _statics(stored, name), _regrets(stored, name, arm)
+    best = _best(statics)
+    return f"{100 * mean(regrets) / mean(_losses(statics[best])):+.2f}" if best is not None and regrets else ""
+
+
+def _epochs(found: Mapping[int, Any]) -> str:
+    """Of real data, on average over the seeds."""
+    return f"{mean(one['epochs']['real'] for one in found.values()):.1f}"
 
 
 def _guarded(found: Mapping[int, Any]) -> str:
@@ -75,19 +86,17 @@ def _overview(stored: Mapping[str, Any]) -> list[str]:
             str(len(scenario.sweep)),
             "" if spreads is None else f"{spreads[0] / spreads[1]:.1f}",
             best.removeprefix("static-"),
-            *_losses_and_epochs(statics[best]),
-            *_losses_and_epochs(ours),
+            spread(_losses(statics[best])),
+            _epochs(statics[best]),
+            spread(_losses(ours)),
+            _epochs(ours),
             str(len(regrets)),
             interval(regrets),
-            f"{100 * mean(regrets) / mean(_losses(statics[best])):+.2f}",
+            _percent(stored, name, "priced"),
             _guarded(ours),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
-
-
-def _losses_and_epochs(found: Mapping[int, Any]) -> tuple[str, str]:
-    return spread(_losses(found)), f"{mean(one['epochs']['real'] for one in found.values()):.1f}"
 
 
 def _rules(stored: Mapping[str, Any]) -> list[str]:
@@ -106,18 +115,18 @@ def _rules(stored: Mapping[str, Any]) -> list[str]:
 
 
 def _sums(stored: Mapping[str, Any]) -> list[str]:
-    """The sum of mean regrets of priced and of every other arm, over the scenarios that have both."""
-    rows = ["", "**Together**: sums of mean regrets over the scenarios that have both arms, nats per token.", ""]
+    """The sum of mean regrets of priced and of every other arm, over the scenarios and seeds that have both."""
+    rows = ["", "**Together**: sums of mean regrets over scenarios and seeds that have both arms, nats per token.", ""]
     rows += ["| arm | scenarios | its sum | priced |", "| --- | --- | --- | --- |"]
     arms = dict.fromkeys(arm for scenario in SCENARIOS.values() for arm in scenario.seeds())
     for arm in arms:
         both = [
             (mean(mine), mean(ours))
             for name, scenario in SCENARIOS.items()
-            if arm in scenario.seeds()
-            and arm != "priced"
-            and (mine := _regrets(stored, name, arm))
-            and (ours := _regrets(stored, name, "priced"))
+            if arm != "priced"
+            and (seeds := set(scenario.seeds().get(arm, ())) & set(scenario.seeds()["priced"]))
+            and (mine := _regrets(stored, name, arm, seeds))
+            and (ours := _regrets(stored, name, "priced", seeds))
         ]
         if both:
             rows.append(f"| {arm} | {len(both)} | {sum(a for a, _ in both):+.3f} | {sum(b for _, b in both):+.3f} |")
@@ -132,8 +141,7 @@ def _repeated(stored: Mapping[str, Any]) -> list[str]:
     for name in ("quarter", "tenth", "scarce"):
         alone, steered = (_by_seed(stored, f"{name}/{arm}", SEEDS) for arm in ("static-1", "priced"))
         if alone and steered:
-            epochs = (mean(one["epochs"]["real"] for one in found.values()) for found in (alone, steered))
-            cells = [f"{next(epochs):.1f}", spread(_losses(alone)), spread(_losses(steered)), f"{next(epochs):.1f}"]
+            cells = [_epochs(alone), spread(_losses(alone)), spread(_losses(steered)), _epochs(steered)]
             rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows
 

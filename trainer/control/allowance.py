@@ -155,8 +155,9 @@ def worthwhile_epochs(held_for: Estimate, behind: Estimate | None, epochs: float
     ``behind``: the worth of a synthetic token less that of a real one, in fresh real tokens, measured after ``epochs``
     of real data, when a real one was worth ``repeat_value``; None before it is known. A synthetic token that is worth
     less buys real data more epochs, by the mean of what it was held for and what was measured, each as far as it is
-    sure. That it is worth more never takes epochs away: the fewer of them the plan has, the better synthetic text
-    compares, which in a trial on text starved real data at once.
+    sure, or by what was measured alone where the two plainly differ (``renewed``). That it is worth more never takes
+    epochs away: the fewer of them the plan has, the better synthetic text compares, which in a trial on text starved
+    real data at once.
     """
     if behind is None:
         return epochs_until(held_for.value)

@@ -384,7 +384,7 @@ def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, re
 
 def most_real_epochs(config: PricedConfig) -> float:
     """The budget before anything is measured."""
-    return worthwhile_epochs(_held_for(config), None, 0.0) if config.real_epochs is None else config.real_epochs
+    return worthwhile_epochs(_useful(config), None, 0.0) if config.real_epochs is None else config.real_epochs
 
 
 def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation) -> float:
@@ -395,10 +395,10 @@ def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation)
     instead, left = state["instead"], 1 - _real_share(state, seen.kinds)
     shares = {name: instead.get(name, 0.0) * left or state["base"][name] for name in _drawn(state)}
     behind = synthetic_less_real(_fused(state, shares, {}), shares, seen.kinds, unit=state["unit"])
-    return worthwhile_epochs(_held_for(config), behind, state["measured_at"])
+    return worthwhile_epochs(_useful(config), behind, state["measured_at"])
 
 
-def _held_for(config: PricedConfig) -> Estimate:
+def _useful(config: PricedConfig) -> Estimate:
     """Worth of a synthetic token before it is measured, in fresh real ones."""
     return Estimate(value=config.synthetic_worth, standard_error=USEFUL_ERROR)
 
