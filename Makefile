@@ -37,23 +37,23 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(TEST_ENV) $(BIN)/python -m tests.benchmarks
+	$(TEST_ENV) $(BIN)/python -m benchmarks
 
 lab: install
-	$(TEST_ENV) $(BIN)/python -m pytest tests/lab
-	$(TEST_ENV) $(BIN)/python -m tests.lab
-	$(TEST_ENV) $(BIN)/python -m tests.lab.guard_table
-	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.lab.text --again
-	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.lab.generations_text
+	$(TEST_ENV) $(BIN)/python -m pytest tests/experiments
+	$(TEST_ENV) $(BIN)/python -m experiments
+	$(TEST_ENV) $(BIN)/python -m experiments.guard_table
+	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m experiments.text --again
+	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m experiments.generations_text
 
 parity: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.parity
 
 study: install
-	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.study
+	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.study
 
 faults: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.kill9 --kills 20
 	$(TEST_ENV) $(BIN)/python -m tests.together.faults --times 5
-	$(TEST_ENV) $(BIN)/python -m tests.slurm.proof
+	$(TEST_ENV) $(BIN)/python -m tests.tools.slurm.proof
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow

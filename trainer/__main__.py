@@ -1,6 +1,6 @@
 """`python -m trainer`, which is also what `accelerate launch -m trainer` and `torchrun -m trainer` start."""
 
-from trainer.cli import main
+from trainer.commands.cli import main
 
 if __name__ == "__main__":
     main()

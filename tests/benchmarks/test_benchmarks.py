@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks import figures, loader, overhead, planner, resume
-from tests.benchmarks.segments import write_segment
+from benchmarks import figures, loader, overhead, planner, resume
+from benchmarks.segments import write_segment
 from trainer.data.prepare import prepare
 from trainer.mixture.ledger import Ledger, from_record
 from trainer.mixture.plan import Plan
@@ -60,7 +60,7 @@ def test_a_written_result_names_machine_versions_date_and_command(tmp_path: Path
     )
     table = figures.write([figures.record("probe", result)], tmp_path)
     written = json.loads((tmp_path / "probe.json").read_text())
-    assert written["command"] == "python -m tests.benchmarks probe"
+    assert written["command"] == "python -m benchmarks probe"
     assert {"cpu", "cores", "load_average", "device"} <= set(written["machine"])
     assert set(figures.PACKAGES) < set(written["versions"])
     assert written["date"].startswith("2")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trainer.records import SHARE_ONE, Alignment, Kind, Observation, Outlook, Reading, SourceLoss, Worth
+from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation, Outlook, Reading, SourceLoss, Worth
 
 DOCUMENT_NATS = np.random.default_rng(7).normal(4.0, 0.6, 40)  # the spread between documents, nats per token
 DOCUMENT_TOKENS = np.random.default_rng(8).integers(20, 200, 40)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.base.records import SHARE_ONE, SHARE_STEP, UserError, Worth
 from trainer.control.policies import POLICIES, FeedbackConfig, PolicyConfig, ScheduleConfig
-from trainer.records import SHARE_ONE, SHARE_STEP, UserError, Worth
 
 KINDS = {"real": "real", "written": "synthetic", "invented": "synthetic", "bad": "synthetic"}
 EQUAL = dict.fromkeys(KINDS, 250_000)

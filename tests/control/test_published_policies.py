@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, UserError
 from trainer.control.bounds import Bounds, kept_within
 from trainer.control.policies import POLICIES, PolicyConfig
-from trainer.control.policies.ado import preferences
-from trainer.control.power_law import PowerLaw, fit
-from trainer.records import SHARE_ONE, SHARE_STEP, Alignment, UserError
+from trainer.control.policies.published.ado import preferences
+from trainer.control.policies.published.power_law import PowerLaw, fit
 
 KINDS = {"real": "real", "good": "synthetic", "bad": "synthetic"}
 START = {"real": 500_000, "good": 300_000, "bad": 200_000}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.base.records import SHARE_ONE, SHARE_STEP
 from trainer.control.shares import without
-from trainer.records import SHARE_ONE, SHARE_STEP
-from trainer.shares import rounded
+from trainer.mixture.shares import rounded
 
 targets = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=3),

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from trainer.data.config import DataConfig
 from trainer.data.prepare import prepare
-from trainer.data.sources import DataConfig
 from trainer.data.store import PreparedData
 
 RECIPES = Path(__file__).parents[2] / "recipes"

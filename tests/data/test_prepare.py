@@ -25,11 +25,11 @@ from tests.data.corpus import (
     wiki_entries,
     write_jsonl,
 )
+from trainer.base.records import UserError
+from trainer.data.config import DataConfig
 from trainer.data.documents import bucket_of
 from trainer.data.prepare import prepare
-from trainer.data.sources import DataConfig
 from trainer.data.store import PreparedData, is_complete, open_prepared
-from trainer.records import UserError
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.prepare_memory import run
+from benchmarks.prepare_memory import run
 
 
 @pytest.mark.slow

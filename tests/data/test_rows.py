@@ -11,10 +11,10 @@ import pytest
 import zstandard
 
 from tests.data.corpus import write_jsonl
+from trainer.base.records import UserError
+from trainer.data.config import SourceConfig
 from trainer.data.files import index_file, local_files, write_index
 from trainer.data.rows import Malformed, Row, read_rows
-from trainer.data.sources import SourceConfig
-from trainer.records import UserError
 
 TEXTS = ["the first text", "a second, with \u00e9 and \u6f22", "third"]
 

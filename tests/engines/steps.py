@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.data.stream import Stream
+from trainer.base.records import SourceLoss
+from trainer.data.loader import Stream
 from trainer.engines import open_engine
 from trainer.engines.accelerate import AccelerateEngine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
-from trainer.records import SourceLoss
 
 LENGTH, VOCABULARY, NUM_SAMPLES, SEED = 16, 64, 40, 11
 

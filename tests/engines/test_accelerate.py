@@ -18,10 +18,10 @@ from tests.engines.steps import (
     poisoned_on_one_rank,
     training,
 )
+from trainer.base.records import UserError
 from trainer.engines import check_engine
 from trainer.engines.accelerate import step_seed
 from trainer.engines.launch import NUM_PROCESSES_VARIABLE, check_launch
-from trainer.records import UserError
 
 REMEDY = "accelerate launch --multi_gpu"
 

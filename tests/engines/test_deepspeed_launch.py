@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.engines.steps import training
+from trainer.base.records import UserError
 from trainer.engines import check_engine
-from trainer.records import UserError
 
 REFUSED: dict[str, dict[str, Any]] = {
     "torch_autocast": {"torch_autocast": {"enabled": True, "dtype": "float16"}},

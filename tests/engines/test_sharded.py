@@ -11,7 +11,7 @@ import pytest
 
 from tests.engines.gloo import on_ranks
 from tests.engines.tour import POISONS, alignments, leave, take_up, tour, uneven, written_as_transformers_loads_it
-from trainer.records import Alignment
+from trainer.base.records import Alignment
 
 SLOW = pytest.mark.slow
 # One of each kind stays in the default suite: ZeRO-1 and -2 share their buffers, stage 3 and FSDP2 have their own.

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, Bench, bench, tiny_model
-from trainer.engines.tensors import read
-from trainer.evaluate.alignment import read_alignment
-from trainer.evaluate.windows import Samples
+from trainer.engines.checkpoint_io import read
+from trainer.evaluate.eval_batches import Samples
+from trainer.evaluate.evidence.gradient_alignment import read_alignment
 
 PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.model.objective import token_losses
+from trainer.model.loss import token_losses
 
 END = 0
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.together.smoke_engine import SEED, TRAINING, new_model, open_stream, starting_ledger
-from trainer.data.stream import StepBatch
+from trainer.data.loader import StepBatch
 from trainer.engines.accelerate import AccelerateEngine
 from trainer.mixture.plan import Plan
 

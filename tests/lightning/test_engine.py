@@ -24,9 +24,9 @@ from tests.together.launches import (
     reached,
     wait_until,
 )
+from trainer.base.records import UserError
 from trainer.engines.launch import NUM_PROCESSES_VARIABLE
-from trainer.lightning.launch import STRATEGY_VARIABLE, check_launch
-from trainer.records import UserError
+from trainer.lightning.strategies import STRATEGY_VARIABLE, check_launch
 
 ENGINE = "engine=lightning"
 STEPS = list(range(1, 51))

@@ -18,13 +18,13 @@ from torch.utils.data import default_collate
 
 from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
 from tests.together.launches import by_step, decisions, lines, outcome
+from trainer.base.records import UserError
+from trainer.lightning.callback import _check
+from trainer.lightning.datamodule import fed, sample_hash
 from trainer.lightning.devices import TrainerDevices
-from trainer.lightning.mixture import fed, sample_hash
-from trainer.lightning.steering import _check
-from trainer.loop import NonFiniteError
 from trainer.mixture.ledger import Ledger, Rollback, from_record
 from trainer.mixture.plan import Plan
-from trainer.records import UserError
+from trainer.training.loop import NonFiniteError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about itself
 

@@ -7,9 +7,9 @@ import sys
 
 import torch
 
-import trainer.lightning.launch as launch
-from trainer.cli import main
-from trainer.engines.deepspeed import _leave_out_shared_memory_op
+import trainer.lightning.strategies as launch
+from trainer.commands.cli import main
+from trainer.engines.deepspeed.engine import _leave_out_shared_memory_op
 
 
 class OnCPUs(launch.StepwiseDeepSpeed):

@@ -6,10 +6,10 @@ from itertools import accumulate
 import numpy as np
 import pytest
 
+from trainer.base.records import SHARE_ONE
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
-from trainer.records import SHARE_ONE
-from trainer.shares import rounded
+from trainer.mixture.shares import rounded
 
 BATCH, STEPS, CHANGE_EVERY = 24, 120, 10
 KINDS = {"real": "real", "one": "synthetic", "other": "synthetic"}

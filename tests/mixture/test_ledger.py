@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from trainer.base.records import UserError
 from trainer.mixture.ledger import BatchSize, Ledger, Mark, Rollback, Segment, Shares, Topology, from_record, to_record
-from trainer.records import UserError
 
 FACTS = [
     Segment(step=1, source="r", kind="real", segment=0, num_samples=5, fingerprint="ab"),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.mixture.counts import capped_shares
+from trainer.base.records import SHARE_ONE, Kind
+from trainer.mixture.apportion import capped_shares
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, from_record, to_record
 from trainer.mixture.plan import (
     MARK_EVERY_STEPS,
@@ -20,8 +21,7 @@ from trainer.mixture.plan import (
     Plan,
     State,
 )
-from trainer.records import SHARE_ONE, Kind
-from trainer.shares import rounded
+from trainer.mixture.shares import rounded
 
 KINDS: tuple[Kind, ...] = ("real", "synthetic")
 

@@ -1,7 +1,7 @@
 """Faults put into real launches of two processes, many times each: what the run says, how fast it ends, what is lost.
 
 `python -m tests.together.faults --times 5` (part of `make faults`) prints a line per fault and writes the table to
-tests/benchmarks/results/faults.json and faults.md; 1 when a cell misses. `--only NAME` runs single faults. Signals,
+benchmarks/results/faults.json and faults.md; 1 when a cell misses. `--only NAME` runs single faults. Signals,
 file systems and launchers are real; what no signal can do (an exception, a hang, a NaN, a clock) is put in by
 ``tests.together.faulty``. Faults that fill or write-protect a disk mount a small tmpfs, which takes root.
 """
@@ -39,14 +39,14 @@ from tests.together.launches import (
     wait_until,
     write_recipe,
 )
-from trainer import checkpoint
+from trainer.training import checkpoint
 
 STEPS, STRIKE_STEP, TIMEOUT_S = 30, 12, 6
 SETS = (f"training.steps={STEPS}", f"training.timeout_s={TIMEOUT_S}")
 PROGRAM = "tests.together.faulty"
 LAST_LINES = 20
 DISK_BYTES = 8 << 20
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 class MissedError(AssertionError):

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainer import loop
-from trainer.data.stream import Stream
+from trainer.data.loader import Stream
 from trainer.engines import accelerate
 from trainer.mixture.ledger import Fact, Shares
-from trainer.monitor.wandb import WandbMirror
-from trainer.parts import Run
+from trainer.tracking.wandb import WandbMirror
+from trainer.training import loop
+from trainer.training.run import Run
 
 DAWDLE_S = 0.3
 STEP_OF_SHARES = 1_000  # millionths that the rank which disagrees moves from one source to another
@@ -31,7 +31,7 @@ def main() -> None:
     fault = json.loads(os.environ["FAULT"])
     if fault["rank"] in (None, int(os.environ.get("RANK", "0"))):
         KINDS[fault["kind"]](fault["step"])
-    from trainer.cli import main as command
+    from trainer.commands.cli import main as command
 
     sys.argv[0] = "trainer"
     command()

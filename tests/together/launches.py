@@ -156,11 +156,11 @@ def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "trainer.run",
+            "trainer.commands.fit",
             "trainer.engines.accelerate",
-            "trainer.inspection",
+            "trainer.tools.audit",
             "trainer.data.prepare",
-            "trainer.monitor.report",
+            "trainer.report.html",
             "transformers.models.llama.modeling_llama",
         ]
     )
@@ -175,7 +175,7 @@ def _become_command(arguments: list[str], variables: dict[str, str], log: str, s
     os.environ.update(variables)
     if strike is not None:
         _watch_writes(strike)
-    from trainer.cli import main
+    from trainer.commands.cli import main
 
     sys.argv = ["trainer", *arguments]
     main()
@@ -336,7 +336,7 @@ def reached(run: Path, step: int) -> Callable[[], bool]:
 
 def predicted(run: Path) -> dict[int, int]:
     """``fed`` by step from the ledger and the prepared store alone."""
-    from trainer.inspection import open_run, predicted_fed
+    from trainer.tools.audit import open_run, predicted_fed
 
     opened = open_run(run)
     data = opened.prepared()
@@ -357,7 +357,7 @@ def saved_tensors(folder: Path) -> dict[str, Any]:
     import torch
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    from trainer.engines.tensors import read
+    from trainer.engines.checkpoint_io import read
 
     stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks import figures
+from benchmarks import figures
 from tests.together.launches import Ended, Place, by_step, free_port, lines
 
 ROOT = Path(__file__).parents[2]

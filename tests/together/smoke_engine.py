@@ -19,14 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from trainer.data.stream import Stream
+from trainer.data.loader import Stream
 from trainer.engines import open_engine
-from trainer.evaluate.worth import WorthCounts, read_worth
+from trainer.evaluate.evidence.source_value import WorthCounts, read_worth
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.optimizer import TrainingConfig
-from trainer.parts import Engine
+from trainer.training.run import Engine
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0

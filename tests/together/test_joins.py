@@ -16,7 +16,7 @@ from tests.together.launches import (
     write_documents,
     write_recipe,
 )
-from trainer.inspection import open_run, slots_of
+from trainer.tools.audit import open_run, slots_of
 
 BESIDE, INSTEAD, STEPS = 13, 25, 40  # from these steps on a second and a third segment of `good` are drawn
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from tests.together.launches import Place, by_step, free_port, lines, predicted
 from tests.together.parity import LAUNCH_FILES, launch
-from trainer.run import BAD_INPUT
+from trainer.commands.fit import BAD_INPUT
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 FILES = sorted((LAUNCH / "accelerate").glob("*.yaml"))

@@ -9,8 +9,8 @@ import pytest
 
 from tests.together.kill9 import compare, finish
 from tests.together.launches import Place, Strike, by_step, decisions, lines, outcome, predicted
-from trainer.inspection import open_run, slots_of
 from trainer.mixture.ledger import Rollback, from_record
+from trainer.tools.audit import open_run, slots_of
 
 # Learn on real text, then see nothing but another vocabulary at a high rate: held-out loss rises, and no cut may help.
 DAMAGE = [
@@ -78,7 +78,7 @@ def test_after_a_rollback_the_run_still_trains_all_positions_of_its_schedule(rol
 
 def test_a_rollback_restores_weights_and_optimizer(rolled_back: Path) -> None:
     """The steps after it are repeated by a fresh engine that starts from the checkpoint it went back to."""
-    from trainer.data.stream import Stream
+    from trainer.data.loader import Stream
     from trainer.engines.accelerate import AccelerateEngine
     from trainer.mixture.plan import Cells
     from trainer.model.build import build_model

@@ -21,7 +21,7 @@ from tests.together.launches import (
     wait_until,
     write_recipe,
 )
-from trainer.inspection import open_run, slots_of
+from trainer.tools.audit import open_run, slots_of
 
 LONGER = "training.steps=60"
 SHARD = "shard-00001-model-00001-of-00001.safetensors"  # the whole state of a run in one process

@@ -1,8 +1,6 @@
 """Control, which decides the shares while the run goes on: a policy proposes, a guard disposes, ``steer`` decides."""
 
-from trainer.control.guard import GuardConfig, judge
-from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
-from trainer.control.steer import (
+from trainer.control.controller import (
     ControlConfig,
     alignment_from,
     fading_from,
@@ -11,6 +9,8 @@ from trainer.control.steer import (
     steer,
     worth_from,
 )
+from trainer.control.guard.guard import GuardConfig, judge
+from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
 
 __all__ = [
     "ConstantConfig",

@@ -11,8 +11,8 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.records import SHARE_ONE, SHARE_STEP, Config, UserError
-from trainer.shares import FUZZ, NUM_STEPS, rounded
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Config, UserError
+from trainer.mixture.shares import FUZZ, NUM_STEPS, rounded
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

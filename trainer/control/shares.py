@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from math import fsum
 
-from trainer.records import Kind
-from trainer.shares import rounded
+from trainer.base.records import Kind
+from trainer.mixture.shares import rounded
 
 
 def without(shares: Mapping[str, int], gone: Collection[str], kinds: Mapping[str, Kind]) -> dict[str, int] | None:

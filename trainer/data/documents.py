@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig
 from trainer.data.files import index_file, is_indexed, local_files
 from trainer.data.quarantine import Quarantine
 from trainer.data.rows import ColumnCheck, Malformed, Row, read_rows
-from trainer.data.sources import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig
 
 Part = Literal["train", "steer", "report", "none"]
 

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trainer.data.config import DataConfig, HeldOutByShare, HeldOutDataset
 from trainer.data.documents import files_of
 from trainer.data.files import content_hash, is_indexed, stamp
-from trainer.data.sources import DataConfig, HeldOutByShare, HeldOutDataset
 from trainer.data.store import STORE_FORMAT
 
 CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"

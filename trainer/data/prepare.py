@@ -24,13 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.base.records import UserError
+from trainer.data.config import DataConfig, SourceConfig, segment_name
+from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, Reader, batches, files_of
 from trainer.data.files import index_file, is_indexed, write_index
 from trainer.data.fingerprint import CACHE_VARIABLE, cache_folder, content_fingerprint, stamp_key
-from trainer.data.heldout_split import chunks, collect_held_out
+from trainer.data.held_out_split import chunks, collect_held_out
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import Quarantine
-from trainer.data.sources import DataConfig, SourceConfig, segment_name
 from trainer.data.store import (
     COMPLETE,
     MANIFEST,
@@ -42,8 +44,6 @@ from trainer.data.store import (
 )
 from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
 from trainer.data.waiting import Announcement, await_store
-from trainer.measures.contamination import HeldOutIndex, Match
-from trainer.records import UserError
 
 Progress = Callable[[str, int], None]  # what is being done, documents done so far
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]

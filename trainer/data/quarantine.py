@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.base.records import UserError
 from trainer.data.rows import Malformed
-from trainer.records import UserError
 
 TOLERATED_ROWS = 10
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from trainer.data.sources import Format, SourceConfig
-from trainer.records import UserError
+from trainer.base.records import UserError
+from trainer.data.config import Format, SourceConfig
 
 FORMAT_OF_SUFFIX: Mapping[str, Format] = {
     ".jsonl": "jsonl",

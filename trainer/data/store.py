@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from trainer.records import Kind, UserError
+from trainer.base.records import Kind, UserError
 
 STORE_FORMAT = 2
 MANIFEST = "store.json"

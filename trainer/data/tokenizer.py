@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trainer.data.sources import TokenizerConfig
-from trainer.records import UserError
+from trainer.base.records import UserError
+from trainer.data.config import TokenizerConfig
 
 END_OF_DOCUMENT = "<|endoftext|>"
 _COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "added_tokens.json")

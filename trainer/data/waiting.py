@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from trainer.base.records import UserError
 from trainer.data.store import is_complete
-from trainer.records import UserError
 
 _BEAT_S = 1.0
 _POLL_S = 0.1

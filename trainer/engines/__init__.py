@@ -37,7 +37,7 @@ def check_engine(training: "TrainingConfig") -> None:
     check_settings(training)
     match launched_sharding():
         case "deepspeed":
-            from trainer.engines.deepspeed import check_deepspeed_launch
+            from trainer.engines.deepspeed.engine import check_deepspeed_launch
 
             check_deepspeed_launch(training)
         case "fsdp":
@@ -52,7 +52,7 @@ def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: i
     """The engine that the launcher describes, with the model on its devices. Every rank calls it."""
     match launched_sharding():
         case "deepspeed":
-            from trainer.engines.deepspeed import DeepSpeedEngine
+            from trainer.engines.deepspeed.engine import DeepSpeedEngine
 
             return DeepSpeedEngine(model, training, seed=seed)
         case "fsdp":

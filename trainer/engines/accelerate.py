@@ -20,21 +20,21 @@ from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.data.stream import MicroBatch
-from trainer.engines.figures import PendingStep, SummedFigures, by_source
+from trainer.base.heartbeat import beat
+from trainer.base.records import FloatArray
+from trainer.data.loader import MicroBatch
+from trainer.engines.adam_scales import AdamPart, scales
+from trainer.engines.checkpoint_io import Writers, adam_state, on_the_host, open_writers, read, training_state, write
 from trainer.engines.launch import collective_timeout, open_accelerator
-from trainer.engines.scales import AdamPart, scales
-from trainer.engines.tensors import Writers, adam_state, on_the_host, open_writers, read, training_state, write
-from trainer.model.objective import normalised, token_losses
+from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
+from trainer.model.loss import normalised, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
-from trainer.pulse import beat
-from trainer.records import FloatArray
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from trainer.data.stream import StepBatch
+    from trainer.data.loader import StepBatch
 
 QUIET_S = 0.05  # ten times the interval after which Python's lock changes hands
 

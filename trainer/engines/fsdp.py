@@ -17,12 +17,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
+from trainer.base.records import UserError
 from trainer.engines.accelerate import AccelerateEngine, bare
+from trainer.engines.adam_scales import AdamPart
 from trainer.engines.launch import open_accelerator
-from trainer.engines.scales import AdamPart
 from trainer.model.build import filled_model
 from trainer.model.optimizer import build_optimizer
-from trainer.records import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

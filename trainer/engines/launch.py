@@ -13,8 +13,8 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
 from ruamel.yaml import YAML
 
+from trainer.base.records import UserError
 from trainer.model.optimizer import TrainingConfig
-from trainer.records import UserError
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16"}  # Accelerate's names

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.evaluate.windows import Part, Ranks, Samples, Segment, gather_samples, row_targets
-from trainer.records import IntArray
+from trainer.base.records import IntArray
+from trainer.evaluate.eval_batches import Part, Ranks, Samples, Segment, gather_samples, row_targets
 
 if TYPE_CHECKING:
     from torch import Tensor

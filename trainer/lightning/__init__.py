@@ -4,7 +4,7 @@ What is imported from here is for them: a ``LightningDataModule`` over named sou
 steers, guards and checkpoints.
 """
 
-from trainer.lightning.mixture import MixtureData, Samples, Source
-from trainer.lightning.steering import Steering
+from trainer.lightning.callback import Steering
+from trainer.lightning.datamodule import MixtureData, Samples, Source
 
 __all__ = ["MixtureData", "Samples", "Source", "Steering"]

@@ -14,9 +14,9 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import GradClipAlgorithmType
 
+from trainer.base.records import FloatArray, UserError
 from trainer.engines.accelerate import summed_over_ranks
-from trainer.engines.tensors import Writers, open_writers
-from trainer.records import FloatArray, UserError
+from trainer.engines.checkpoint_io import Writers, open_writers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from trainer.engines.accelerate import QUIET_S, AccelerateEngine
-from trainer.engines.deepspeed import DeepSpeedEngine
+from trainer.engines.checkpoint_io import open_writers
+from trainer.engines.deepspeed.engine import DeepSpeedEngine
+from trainer.engines.deepspeed.zero_state import ZeroState
 from trainer.engines.fsdp import ShardedEngine
 from trainer.engines.launch import collective_timeout
-from trainer.engines.tensors import open_writers
-from trainer.engines.zero import ZeroState
 from trainer.model.optimizer import TrainingConfig
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Readings and the worth of sources for samples of any kind, from the user's own losses.
 
 The rules are those of text: a reading is the loss of each held-out sample, a worth is what a few rehearsed steps on a
-source gain on held-out samples, against the same steps on other held-out ones (``trainer.evaluate.worth``). A sample
-counts as one token.
+source gain on held-out samples, against the same steps on other held-out ones
+(``trainer.evaluate.evidence.source_value``). A sample counts as one token.
 """
 
 # N samples, B samples of a batch, D held-out samples that are read
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.evaluate.windows import derived_rng, fixed_batches, my_batches
-from trainer.evaluate.worth import REHEARSAL_STEPS, WorthCounts, judged
+from trainer.base.records import FloatArray, IntArray, Reading, UserError, Worth
+from trainer.evaluate.eval_batches import derived_rng, fixed_batches, my_batches
+from trainer.evaluate.evidence.source_value import REHEARSAL_STEPS, WorthCounts, judged
+from trainer.lightning.datamodule import Samples, Source
 from trainer.lightning.devices import TrainerDevices
-from trainer.lightning.mixture import Samples, Source
-from trainer.records import FloatArray, IntArray, Reading, UserError, Worth
 
 Collate = Callable[[list[Any]], Any]
 

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
-from trainer.engines.deepspeed import exact_weights
+from trainer.engines.deepspeed.engine import exact_weights
 from trainer.lightning.engine import LightningEngine, engine_on
-from trainer.lightning.launch import ZERO_STAGES, shard, strategy_name, trainer_arguments
-from trainer.loop import Steps, launch
+from trainer.lightning.strategies import ZERO_STAGES, shard, strategy_name, trainer_arguments
 from trainer.model.optimizer import TrainingConfig, build_optimizer
-from trainer.parts import Engine, Outcome, Run, RunState
+from trainer.training.loop import Steps, launch
+from trainer.training.run import Engine, Outcome, Run, RunState
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from trainer.data.stream import StepBatch
+    from trainer.data.loader import StepBatch
 
 Begin = Callable[[LightningEngine], tuple[Run, RunState]]
 Finish = Callable[[Run, Engine, RunState, Outcome], Outcome]

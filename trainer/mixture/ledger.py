@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trainer.records import SHARE_ONE, Kind, UserError
+from trainer.base.records import SHARE_ONE, Kind, UserError
 
 
 @dataclass(frozen=True, kw_only=True)

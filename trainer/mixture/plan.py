@@ -16,11 +16,11 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.mixture.counts import apportion, settle_lags
+from trainer.base.records import SHARE_ONE, Config, IntArray, Kind
+from trainer.mixture.apportion import apportion, settle_lags
 from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Mark, Retire, Segment, Shares
-from trainer.mixture.order import permute, place_of, round_keys
-from trainer.records import SHARE_ONE, Config, IntArray, Kind
-from trainer.shares import rounded
+from trainer.mixture.permutation import permute, place_of, round_keys
+from trainer.mixture.shares import rounded
 
 MARK_EVERY_STEPS = 1_000
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from trainer.records import Config, UserError
+from trainer.base.records import Config, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

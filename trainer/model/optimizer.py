@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.records import Config
+from trainer.base.records import Config
 
 if TYPE_CHECKING:
     import torch

@@ -16,19 +16,19 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 
-from trainer.checkpoint import CheckpointConfig
-from trainer.control.steer import ControlConfig
-from trainer.data.sources import DataConfig
-from trainer.evaluate.heldout import EvaluationConfig
+from trainer.base.records import Config, UserError
+from trainer.control.controller import ControlConfig
+from trainer.data.config import DataConfig
+from trainer.evaluate.held_out import EvaluationConfig
 from trainer.mixture.plan import MixtureConfig
 from trainer.model.build import ModelConfig
 from trainer.model.optimizer import TrainingConfig
-from trainer.monitor.journal import MonitorConfig
 from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
-from trainer.recipe.document import Document, read_document
-from trainer.recipe.mistakes import note_mistakes
+from trainer.recipe.loading import Document, read_document
+from trainer.recipe.messages import note_mistakes
 from trainer.recipe.shipped import ShippedRecipe, shipped_folder, shipped_recipes
-from trainer.records import Config, UserError
+from trainer.tracking.journal import MonitorConfig
+from trainer.training.checkpoint import CheckpointConfig
 
 __all__ = [
     "ALLOWED_ON_RESUME",

@@ -11,16 +11,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.control.allowance import least_capped
-from trainer.control.steer import ControlConfig, alignment_from, fading_from, initial_state, worth_from
+from trainer.base.records import UserError
+from trainer.control.controller import ControlConfig, alignment_from, fading_from, initial_state, worth_from
+from trainer.control.priced.real_budget import least_capped
+from trainer.data.config import DataConfig, SourceConfig
 from trainer.data.files import local_files
-from trainer.data.sources import DataConfig, SourceConfig
-from trainer.evaluate.heldout import EvaluationConfig
+from trainer.evaluate.held_out import EvaluationConfig
 from trainer.mixture.plan import MixtureConfig
 from trainer.model.build import ModelConfig, transformers_config
-from trainer.recipe.document import Document, KeyPath, dotted
-from trainer.recipe.mistakes import nearest
-from trainer.records import UserError
+from trainer.recipe.loading import Document, KeyPath, dotted
+from trainer.recipe.messages import nearest
 
 SUM_TOLERANCE = 1e-6
 

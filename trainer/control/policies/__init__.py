@@ -9,33 +9,22 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from trainer.control.policies import (
-    ado,
-    aioli,
-    anneal,
-    constant,
-    doremi,
-    feedback,
-    fms_odm,
-    odm,
-    pike,
-    priced,
-    proportional,
-    schedule,
-)
-from trainer.control.policies.ado import AdoConfig
-from trainer.control.policies.aioli import AioliConfig
+from trainer.base.records import Proposal
+from trainer.control.policies import anneal, constant, feedback, proportional, schedule
 from trainer.control.policies.anneal import AnnealConfig
 from trainer.control.policies.constant import ConstantConfig
-from trainer.control.policies.doremi import DoremiConfig
 from trainer.control.policies.feedback import FeedbackConfig
-from trainer.control.policies.fms_odm import FmsOdmConfig
-from trainer.control.policies.odm import OdmConfig
-from trainer.control.policies.pike import PikeConfig
-from trainer.control.policies.priced import PricedConfig
 from trainer.control.policies.proportional import ProportionalConfig
+from trainer.control.policies.published import ado, aioli, doremi, fms_odm, odm, pike
+from trainer.control.policies.published.ado import AdoConfig
+from trainer.control.policies.published.aioli import AioliConfig
+from trainer.control.policies.published.doremi import DoremiConfig
+from trainer.control.policies.published.fms_odm import FmsOdmConfig
+from trainer.control.policies.published.odm import OdmConfig
+from trainer.control.policies.published.pike import PikeConfig
 from trainer.control.policies.schedule import ScheduleConfig, SchedulePoint
-from trainer.records import Proposal
+from trainer.control.priced import policy as priced
+from trainer.control.priced.policy import PricedConfig
 
 PolicyConfig = Annotated[
     ConstantConfig

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.records import SHARE_ONE, Config, Kind, Observation, Proposal, UserError
-from trainer.shares import rounded
+from trainer.base.records import SHARE_ONE, Config, Kind, Observation, Proposal, UserError
+from trainer.mixture.shares import rounded
 
 Part = Annotated[float, Field(ge=0, le=1)]
 

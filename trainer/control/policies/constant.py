@@ -6,7 +6,7 @@ The baseline every other policy has to beat, and the default: without a reason t
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trainer.records import Config, Kind, Observation, Proposal
+from trainer.base.records import Config, Kind, Observation, Proposal
 
 
 class ConstantConfig(Config):

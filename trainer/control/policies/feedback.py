@@ -15,10 +15,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, Share, check_bounds
-from trainer.control.pooling import Standing, remember, standings
-from trainer.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
-from trainer.shares import FUZZ, rounded
+from trainer.control.source_scores import Standing, remember, standings
+from trainer.mixture.shares import FUZZ, rounded
 
 
 class FeedbackConfig(Bounds):

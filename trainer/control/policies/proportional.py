@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from trainer.base.records import Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalised
-from trainer.records import Kind, Observation, Proposal
 
 
 class ProportionalConfig(Bounds):

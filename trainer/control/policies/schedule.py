@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
 from trainer.control.bounds import check_names
-from trainer.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
-from trainer.shares import rounded
+from trainer.mixture.shares import rounded
 
 SUM_TOLERANCE = 1e-6
 

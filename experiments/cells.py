@@ -1,0 +1,82 @@
+"""Cells: a variant of a recipe with one seed, as an ordinary run of ``trainer fit`` in a folder of its own.
+
+A cell that is finished is not run again, and one that was interrupted goes on, so a batch of cells can be stopped at
+any time. What a cell came to is read from its run folder alone.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_missing(cells: Mapping[str, Sequence[str]], runs: Path, recipe: Path, *, jobs: int) -> None:
+    """Run the cells (overrides by name) that are not finished, ``jobs`` at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, overrides in cells.items():
+            if result(runs / name) is None:
+                pool.submit(run, runs / name, overrides, recipe)
+
+
+def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
+    """Train one cell, or go on with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "commit").write_text(commit())
+    sets = [word for item in ["monitor.wandb.mode=off", *overrides] for word in ("--set", item)]
+    command = [sys.executable, "-m", "trainer", "fit", str(recipe), "--run", str(folder), *sets]
+    with (folder / "log.txt").open("a") as log:
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    print(f"{folder.parent.name}/{folder.name}: exit {code}", flush=True)
+
+
+def commit() -> str:
+    """Of the code that runs, marked where it was changed since; results are no code."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)experiments/results")
+    return f"{head}{'-dirty' if changed else ''}" if head else os.environ.get("GIT_COMMIT", "unknown")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def result(folder: Path) -> dict[str, Any] | None:
+    """What a finished cell says of itself; None before it is finished."""
+    journal = folder / "journal.jsonl"
+    if not journal.is_file():
+        return None
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    reports = [line for line in lines if line["kind"] == "report"]
+    if not reports:
+        return None
+    steps = [line for line in lines if line["kind"] == "step"]
+    readings = [line for line in lines if line["kind"] == "reading"]
+    moves = [line for line in lines if line["kind"] == "decision" and line["action"] != "keep"]
+    lowest = {name: min(line["shares"][name] for line in steps) / 1e6 for name in steps[0]["shares"]}
+    commit = folder / "commit"
+    return {
+        "commit": commit.read_text() if commit.is_file() else "unknown",
+        "steer_nats_per_token": readings[-1]["nats_per_token"],
+        "report_nats_per_token": reports[-1]["nats_per_token"],
+        "report_bits_per_byte": reports[-1]["bits_per_byte"],
+        "report_slices": {name: one["nats_per_token"] for name, one in reports[-1]["slices"].items()},
+        "worst_slice": reports[-1]["worst_slice"],
+        "final_shares": {name: share / 1e6 for name, share in steps[-1]["shares"].items()},
+        "lowest_shares": lowest,
+        "epochs": steps[-1]["epochs"],
+        "reading_steps": [line["step"] for line in readings],
+        "moves": [{"step": line["step"], "action": line["action"], "shares": line["shares"]} for line in moves],
+        "steps": len(steps),
+    }
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard error."""
+    return f"{mean(values):.3f} ± {stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else f"{values[0]:.3f}"

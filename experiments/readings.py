@@ -1,0 +1,23 @@
+"""Readings made of a number: what a world that knows only its mean held-out loss hands to control."""
+
+import numpy as np
+
+from trainer.base.records import Reading
+
+DOCUMENTS, TOKENS = 40, 100
+LEVEL = 4.0  # nats per token of a perfect model: losses are positive
+_SPREAD = np.random.default_rng(7).normal(0.0, 0.6, DOCUMENTS)  # between documents, as on text
+_SPREAD -= _SPREAD.mean()
+
+
+def reading(step: int, loss: float) -> Reading:
+    """A reading whose mean is ``loss`` above the level, in nats per token."""
+    tokens = np.full(DOCUMENTS, TOKENS)
+    return Reading(
+        step=step,
+        nats=(LEVEL + _SPREAD + loss) * tokens,
+        tokens=tokens,
+        num_bytes=tokens * 4,
+        slice_of=np.zeros(DOCUMENTS, dtype=np.int64),
+        slices=("all",),
+    )

@@ -1,0 +1,163 @@
+"""Streams of readings with nothing wrong, or one thing, many at once: what the guard's calibration is measured on.
+
+Figures are in units of the jitter's SD, 0.003 nats per token, as large as it was between checkpoints of small models.
+"""
+
+# S streams, R readings, N slices
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from trainer.base.records import FloatArray, IntArray
+from trainer.control.guard.detector import DetectorSettings, discoveries, empty_track, look, start_weight
+from trainer.control.guard.guard import GuardConfig, settings_of
+from trainer.control.guard.statistics import Schedule, empty_tracks, forecast_settings, global_evidence, look_at
+
+JITTER = 0.003  # nats per token, between checkpoints
+NEVER = 10**6
+AT_ONCE = 100  # streams: their tracks stay in the processor's cache
+NUM_SLICES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """Statistics [S, R] and slices [S, R, N] in nats per token; ``rate`` [R] of the learning rate, 1 at most."""
+
+    mean: FloatArray
+    tail: FloatArray
+    gap: FloatArray
+    slices: FloatArray
+    rate: FloatArray
+
+    def part(self, start: int, end: int) -> "Streams":
+        """Some of the streams."""
+        some = slice(start, end)
+        return replace(self, mean=self.mean[some], tail=self.tail[some], gap=self.gap[some], slices=self.slices[some])
+
+
+def noise(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+    """Noise of SD 1 along the last axis: ``white``, ``t5`` (Student's t with 5 degrees of freedom) or ``ar`` (each
+    correlated with the one before by 0.5).
+    """
+    if kind == "t5":
+        return rng.standard_t(5, shape) / math.sqrt(5 / 3)
+    series = rng.standard_normal(shape)
+    if kind == "ar":
+        fresh = series.copy()
+        for t in range(1, shape[-1]):
+            series[..., t] = 0.5 * series[..., t - 1] + math.sqrt(0.75) * fresh[..., t]
+    return series
+
+
+def rates(kind: str, num_readings: int) -> FloatArray:
+    """The learning rate at each reading: ``constant``, ``cosine`` to 0, ``linear`` to 0 or ``wsd`` (the last fifth
+    falls)."""
+    at = (np.arange(num_readings) + 1) / num_readings
+    by_kind = {
+        "constant": np.ones(num_readings),
+        "cosine": 0.5 * (1 + np.cos(np.pi * at)),
+        "linear": 1 - at,
+        "wsd": np.minimum(1.0, (1 - at) / 0.2),
+    }
+    return by_kind[kind]
+
+
+def healthy(
+    kind: str, rng: np.random.Generator, num_streams: int, num_readings: int = 200, *, schedule: str = "constant",
+    fall: Callable[[FloatArray, FloatArray], FloatArray] | None = None,
+) -> Streams:  # fmt: skip
+    """Nothing wrong: all statistics share half of the jitter's variance and more, and fall as ``fall(area, rate)`` says
+    (nats per token). With a schedule that falls, so does the jitter, to a tenth.
+    """
+    rate = rates(schedule, num_readings)
+    area = np.cumsum(rate) / num_readings
+    curve = fall(area, rate) if fall is not None else np.zeros(num_readings)
+    scale = JITTER * (0.1 + 0.9 * rate)
+    shape = (num_streams, num_readings)
+    common, own = noise(kind, rng, shape), [noise(kind, rng, shape) for _ in range(3)]
+    by_slice = noise(kind, rng, (num_streams, NUM_SLICES, num_readings)).transpose(0, 2, 1)
+    mean = math.sqrt(0.9) * common + math.sqrt(0.1) * own[0]
+    return Streams(
+        mean=curve + scale * mean,
+        tail=curve + scale * 2 * (0.7 * common + math.sqrt(0.51) * own[1]),
+        gap=0.5 + scale * 1.5 * own[2],
+        slices=curve[:, None] + scale[:, None] * 2 * (0.7 * common[..., None] + math.sqrt(0.51) * by_slice),
+        rate=rate,
+    )
+
+
+def damaged(streams: Streams, what: str, at: int) -> Streams:
+    """With a lasting change from reading ``at`` on, in SDs of the statistic that it hits: ``step`` of 3 in the mean and
+    all that follows it, ``ramp`` of 1/6 more at each reading, ``tail``, ``slice`` and ``gap`` 3 in these alone.
+    """
+    num = streams.mean.shape[1]
+    since = np.maximum(np.arange(num) - at + 1, 0)
+    step = 3.0 * (since > 0) if what != "ramp" else since / 6
+    if what in ("step", "ramp"):
+        rise = JITTER * step
+        return replace(
+            streams,
+            mean=streams.mean + rise,
+            tail=streams.tail + 2 * rise,
+            gap=streams.gap + rise,
+            slices=streams.slices + rise[:, None],
+        )
+    if what == "tail":
+        return replace(streams, tail=streams.tail + 2 * JITTER * step)
+    if what == "gap":
+        return replace(streams, gap=streams.gap + 1.5 * JITTER * step)
+    assert what == "slice", what
+    slices = streams.slices.copy()
+    slices[:, :, 0] += 2 * JITTER * step
+    return replace(streams, slices=slices)
+
+
+def first_alarms(streams: Streams, config: GuardConfig, *, parts: tuple[str, ...] = ("global", "slices")) -> IntArray:
+    """Index of each stream's first alarm of the whole guard, ``NEVER`` where there is none, [S]."""
+    settings, found = settings_of(config), []
+    for start in range(0, len(streams.mean), AT_ONCE):
+        some = streams.part(start, start + AT_ONCE)
+        first = np.full(len(some.mean), NEVER)
+        if "global" in parts:
+            first = np.minimum(first, _first_global(some, settings, math.log(config.alarm_every)))
+        if "slices" in parts:
+            first = np.minimum(first, _first_slices(some, settings, config.slice_error))
+        found.append(first)
+    return np.concatenate(found)
+
+
+def _first_global(streams: Streams, settings: DetectorSettings, alarm: float) -> IntArray:
+    num_streams, num = streams.mean.shape
+    tracks, first = empty_tracks(settings, num_streams), np.full(num_streams, NEVER)
+    area = np.cumsum(streams.rate) / num
+    kept = forecast_settings(settings).kept_readings
+    for t in range(num):
+        known = slice(max(0, t - kept), t + 1)
+        before = np.zeros(kept + 1 - (known.stop - known.start))
+        schedule = Schedule(
+            area=np.concatenate([before, area[known]]), rate=np.concatenate([before, streams.rate[known]])
+        )
+        values = {"mean": streams.mean[:, t], "tail": streams.tail[:, t], "gap": streams.gap[:, t]}
+        tracks, looks = look_at(settings, tracks, values, schedule)
+        first = np.where((first == NEVER) & (global_evidence(looks) >= alarm), t, first)
+    return first
+
+
+def _first_slices(streams: Streams, settings: DetectorSettings, error: float) -> IntArray:
+    num_streams, num, num_slices = streams.slices.shape
+    track, first = empty_track(settings, num_streams * num_slices), np.full(num_streams, NEVER)
+    num_looks = 0
+    for t in range(num):
+        track, found = look(settings, track, streams.slices[:, t].reshape(-1), weight=start_weight(num_looks + 1))
+        num_looks += bool(found.ready.any())
+        risen = discoveries(found.log_evidence.reshape(num_streams, num_slices), error).any(axis=1)
+        first = np.where((first == NEVER) & risen & found.ready[0], t, first)
+    return first
+
+
+def delays(first: IntArray, at: int) -> FloatArray:
+    """Readings from the first damaged one to the alarm, itself included; without streams that were alarmed before."""
+    return (first - at + 1)[first >= at].astype(np.float64)

@@ -1,0 +1,131 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def trainer(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, stdin=subprocess.DEVNULL)
+
+
+def best_seconds(*command: str) -> float:
+    """The least of three, since the machine may be busy."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_help_answers_at_once_and_names_every_command() -> None:
+    assert best_seconds("-m", "trainer", "--help") < 0.5
+    text = trainer("--help").stdout
+    for command in ("fit", "check", "plan", "evaluate", "audit", "explain", "report", "doctor", "submit", "recipes"):
+        assert f" {command} " in text
+    assert "75" in text
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, trainer.commands.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "datasets", "accelerate", "scipy", "wandb"} & set(loaded)
+
+
+def test_loading_a_recipe_imports_neither_torch_nor_transformers(tiny_recipe: Path) -> None:
+    code = (
+        "import sys; from trainer.recipe import load_recipe;"
+        f"load_recipe({str(tiny_recipe)!r}, on_this_machine=False); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "datasets", "accelerate", "wandb"} & set(loaded)
+
+
+def test_check_prints_all_five_mistakes_and_exits_2(tiny_recipe: Path) -> None:
+    for old, new in (
+        ("micro_batch", "micro_bach"),
+        ("hidden_size: 16", "hiden_size: 16"),
+        ("path: good.jsonl", "path: gone.jsonl"),
+        ("keep: 2", "keep: 0"),
+        ("kind: cosine", "kind: cosinus"),
+    ):
+        text = tiny_recipe.read_text()
+        assert old in text
+        tiny_recipe.write_text(text.replace(old, new, 1))
+    done = trainer("check", tiny_recipe)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for part in ("micro_bach", "hiden_size", "gone.jsonl", "checkpoint.keep", "cosinus"):
+        assert part in done.stderr
+    assert all(f"{tiny_recipe}:" in line for line in done.stderr.splitlines() if line)
+
+
+def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
+    done = trainer("check", tiny_recipe)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no mistakes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("check", "no-such-recipe"), "Shipped: quickstart"),
+        (("check", "quickstrat"), "Did you mean 'quickstart'?"),
+        (("check", "gone.yaml"), "gone.yaml: the recipe cannot be read"),
+        (("plan", "quickstart", "--world-size", "0"), "world-size"),
+        (("plan", "quickstart", "--source-tokens", "wikipedia"), "SOURCE=N"),
+        (("plan", "quickstart", "--source-tokens", "wiki=3"), "names no source"),
+        (("plan", "quickstart", "--source-tokens", "wikipedia=nan"), "SOURCE=N"),
+        (("plan", "quickstart", "--source-tokens", "wikipedia=-5"), "SOURCE=N"),
+        (("plan", "quickstart", "--free-disk-gb", "inf"), "finite"),
+        (("plan", "quickstart", "--tokens-per-second", "inf"), "finite"),
+        (("fit", "quickstart", "--run", __file__), "--run is no folder"),
+        (("recipes", "--copy", __file__), "this is none"),
+        (("report", "runs/x", "-o", "no/such/folder/report.html"), "--output"),
+        (("audit", "runs/x"), "--step N or --sample"),
+        (("train",), "train"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_text_and_exit_2(arguments: tuple[str, ...], text: str) -> None:
+    done = trainer(*arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_recipes_are_listed_shown_copied_and_described(tmp_path: Path) -> None:
+    assert trainer("recipes").stdout.startswith("quickstart ")
+    assert trainer("recipes", "quickstart").stdout.startswith("# trainer fit recipes/quickstart.yaml\n")
+    assert json.loads(trainer("recipes", "--schema").stdout)["additionalProperties"] is False
+    assert trainer("recipes", "--copy", "mine", cwd=tmp_path).returncode == 0
+    assert trainer("check", "mine/quickstart.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").write_text("a file where the data folder of the recipes should be")
+    done = trainer("recipes", "--copy", tmp_path / "mine")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert str(tmp_path / "mine" / "data") in done.stderr
+
+
+def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path) -> None:
+    recipe = tmp_path / "slow.yaml"
+    os.mkfifo(recipe)  # reading it lasts until the writer closes it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "fit", str(recipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )
+    with recipe.open("w"):  # opens once the command reads
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "broken off by Ctrl-C"

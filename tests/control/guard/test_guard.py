@@ -1,0 +1,425 @@
+"""What the guard does about what it sees: the ladder, the blame, and its memory."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from experiments.streams import JITTER, noise
+from trainer.base.records import Alignment, SourceLoss, Worth
+from trainer.control.guard import attribution, guard
+from trainer.control.guard.detector import empty_track, look
+from trainer.control.guard.guard import GuardConfig, judge, settings_of
+
+CONFIG = GuardConfig()
+SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
+NUM_DOCUMENTS = 40
+
+
+def judged(observe, shifts, config=CONFIG, worth=None, shares=SHARES, state=None, **more):
+    """State and verdicts after readings whose held-out loss is raised by ``shifts``; ``more`` of the observation by
+    reading number.
+    """
+    state, verdicts = state or guard.begin(), []
+    first = state["watch"]["steps"][-1] // 10 if state["watch"]["steps"] else 0
+    for number, shift in enumerate(shifts, start=first):
+        seen = observe(10 * (number + 1), shares, loss=shift, worth=worth, steps=100_000)
+        seen = replace(seen, **{name: value(number) for name, value in more.items()})
+        state, verdict = judge(config, state, seen)
+        verdicts.append(verdict)
+    return state, verdicts
+
+
+def rise(healthy_readings=60, raised=40, by=6.0):
+    losses = JITTER * noise("white", np.random.default_rng(25), (healthy_readings + raised,))
+    losses[healthy_readings:] += by * JITTER
+    return losses
+
+
+def alarms(verdicts):
+    """The verdicts on which the ladder was climbed."""
+    return [verdict for verdict in verdicts if "strikes" in verdict.evidence]
+
+
+def test_judging_reading_by_reading_is_what_the_calibration_measures(observe):
+    losses = rise()
+    settings = settings_of(CONFIG)
+    state, track = guard.begin(), empty_track(settings, 1)
+    for number, loss in enumerate(losses):
+        seen = observe(number, SHARES, loss=loss, steps=1000)
+        track, found = look(settings, track, np.array([seen.reading.nats_per_token]))
+        state, verdict = judge(CONFIG, state, seen)
+        if "z" in verdict.evidence:
+            assert verdict.evidence["z"] == found.z[0]
+            assert verdict.evidence["jitter_sd"] == found.jitter[0]
+        if "strikes" in verdict.evidence:
+            return
+    pytest.fail("a rise of six sigma was not found")
+
+
+def test_the_guard_is_silent_until_it_has_seen_enough(observe):
+    losses = [0.0, 0.001, 0.0, 0.001, 0.0, 5.0, 5.0, 5.0, 5.0, 5.0]
+    _, verdicts = judged(observe, losses)
+    assert {verdict.action for verdict in verdicts} == {"ok"}
+    assert "of the 10 readings it needs" in verdicts[-1].reason
+
+
+def test_what_the_recipe_does_not_allow_is_not_done(observe):
+    config = GuardConfig(max_rollbacks=0, stop=False)
+    _, verdicts = judged(observe, rise(), config)
+    assert {verdict.action for verdict in verdicts} == {"ok", "warn"}
+    assert len(alarms(verdicts)) > 1
+    _, verdicts = judged(observe, rise(), GuardConfig(cut=False), worth={"real": 0.9, "written": 0.9, "bad": -0.5})
+    assert "cut" not in {verdict.action for verdict in verdicts}
+    _, verdicts = judged(observe, rise(), GuardConfig(enabled=False))
+    assert {verdict.action for verdict in verdicts} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "worth",
+    [
+        {"real": -0.5, "written": 0.9, "bad": 0.9},  # real data are never cut
+        {"real": 0.1, "written": 0.1, "bad": 0.1},  # none is worse than the others
+        {"real": 0.9, "written": 0.9, "bad": 0.4},  # worth little, but not nothing
+        {"bad": -0.5},  # nothing to compare with
+        {},
+    ],
+)
+def test_without_evidence_beyond_its_error_nobody_is_cut(observe, worth):
+    _, verdicts = judged(observe, rise(), worth=worth)
+    assert any("no source is to blame" in verdict.reason for verdict in verdicts)
+    assert "cut" not in {verdict.action for verdict in verdicts}
+
+
+def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
+    state, _ = judged(observe, rise(20, 0))
+    good = observe(300, SHARES).reading
+    broken = replace(good, nats=np.where(np.arange(40) == 3, np.nan, good.nats))
+    few = replace(good, nats=good.nats[:9], tokens=good.tokens[:9], num_bytes=good.num_bytes[:9])
+    empty = replace(good, tokens=np.where(np.arange(40) == 3, 0, good.tokens))
+    for reading, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
+        after, verdict = judge(CONFIG, state, observe(300, SHARES, reading=reading))
+        assert after["watch"] == state["watch"]
+        assert verdict.action == "ok"
+        assert why in verdict.reason
+
+
+def test_the_state_survives_json_exactly(observe):
+    losses = rise(40, 20, by=4.0)
+    plain, stored, seen_plain, seen_stored = guard.begin(), guard.begin(), [], []
+    worth = {"real": 0.9, "written": 0.8, "bad": -0.1}
+    for number, loss in enumerate(losses):
+        seen = observe(number, SHARES, loss=loss, worth=worth, rng=np.random.default_rng(number))
+        plain, first = judge(CONFIG, plain, seen)
+        stored, second = judge(CONFIG, json.loads(json.dumps(stored, allow_nan=False)), seen)
+        json.dumps(first.evidence, allow_nan=False)
+        seen_plain.append(first)
+        seen_stored.append(second)
+    assert seen_plain == seen_stored
+    assert plain == stored
+
+
+def test_without_a_source_to_blame_it_warns_then_rolls_back_then_stops(observe):
+    state, verdicts = judged(observe, rise())
+    assert [verdict.action for verdict in alarms(verdicts)][:2] == ["warn", "rollback"]
+    assert verdicts[59].action == "ok"
+    rollback = next(verdict for verdict in verdicts if verdict.action == "rollback")
+    assert rollback.source is None
+    assert 500 < rollback.evidence["anchor_step"] <= 600  # the rise began after step 600
+    assert "stop" in [verdict.action for verdict in judged(observe, rise(0, 60), state=state)[1]]
+
+
+def test_a_source_that_is_all_there_is_is_not_blamed_and_the_run_stops(observe):
+    """Blaming it would lead nowhere: it cannot be taken out, and the guard would only warn for ever."""
+    alone, state, verdicts = {"real": 0, "written": 0, "bad": 1_000_000}, guard.begin(), []
+    rng = np.random.default_rng(9)
+    for number, loss in enumerate(rise(raised=100)):
+        seen = observe(number, alone, loss=loss)
+        own = {"bad": 3.0 + 0.01 * rng.normal() + (1.0 if number >= 60 else 0.0)}  # its loss leaves its course
+        seen = replace(seen, reading=replace(seen.reading, source_nats_per_token=own))
+        state, verdict = judge(CONFIG, state, seen)
+        verdicts.append(verdict)
+    assert {verdict.source for verdict in verdicts} == {None}
+    assert [verdict.action for verdict in alarms(verdicts)][:3] == ["warn", "rollback", "stop"]
+
+
+def test_the_source_that_the_evidence_blames_is_cut(observe):
+    _, verdicts = judged(observe, rise(), worth={"real": 0.9, "written": 0.9, "bad": -0.5})
+    first = alarms(verdicts)[0]
+    assert (first.action, first.source) == ("cut", "bad")
+    assert "bad is to blame: a token of it is worth -0.50" in first.reason
+    assert first.evidence["sources"]["bad"]["worth"] == pytest.approx(-0.5)
+
+
+def test_a_source_whose_gradient_points_away_from_held_out_text_is_cut(observe):
+    def alignment(number):
+        away = {"written": 0.4, "bad": -0.4 if number >= 60 else 0.3}
+        return {
+            name: Alignment(inner_product=value, standard_error=0.1, variance=1.0, num_samples=32)
+            for name, value in away.items()
+        }
+
+    first = alarms(judged(observe, rise(), alignment=alignment)[1])[0]
+    assert (first.action, first.source) == ("cut", "bad")
+    assert "points away from held-out text" in first.reason
+
+
+def poisoned_losses(source):
+    """Training losses of which that on ``source`` jumps with the damage."""
+    values = np.random.default_rng(40).normal(3.0, 0.02, (200, 3))
+
+    def losses(number):
+        jump = {source: 0.5 if number >= 60 else 0.0}
+        return {
+            name: SourceLoss(nats=1000 * (value + jump.get(name, 0.0)), tokens=1000)
+            for name, value in zip(SHARES, values[number], strict=True)
+        }
+
+    return losses
+
+
+def test_a_hint_is_no_proof_but_a_rollback_quarantines_the_suspect(observe):
+    _, verdicts = judged(observe, rise(), losses=poisoned_losses("bad"))
+    first, second = alarms(verdicts)[:2]
+    assert first.action == "warn"
+    assert (second.action, second.source) == ("rollback", "bad")
+    assert "bad is suspected: its loss rose against that on held-out text" in second.reason
+
+
+def test_a_source_that_just_joined_is_suspected_before_one_that_gained(observe):
+    before = {"real": 500_000, "written": 500_000, "bad": 0}
+    state, _ = judged(observe, rise(60, 0), shares=before)
+    after = {"real": 340_000, "written": 560_000, "bad": 100_000}
+    _, verdicts = judged(observe, rise(0, 40), shares=after, state=state)
+    rollback = next(verdict for verdict in verdicts if verdict.action == "rollback")
+    assert rollback.source == "bad"
+    assert rollback.evidence["sources"]["written"]["hints"] == [
+        "its share was raised from 0.500 to 0.560 shortly before"
+    ]
+
+
+def test_two_that_are_suspected_alike_are_both_let_go(observe):
+    raised = {"real": 200_000, "written": 400_000, "bad": 400_000}
+    state, _ = judged(observe, rise(60, 0))
+    _, verdicts = judged(observe, rise(0, 40), shares=raised, state=state)
+    assert next(verdict for verdict in verdicts if verdict.action == "rollback").source is None
+
+
+def test_where_no_rollback_is_left_the_suspect_is_cut(observe):
+    config = GuardConfig(max_rollbacks=0)
+    first, second = alarms(judged(observe, rise(), config, losses=poisoned_losses("bad"))[1])[:2]
+    assert (first.action, second.action, second.source) == ("warn", "cut", "bad")
+
+
+def test_what_is_not_lost_is_not_rolled_back(observe):
+    """Held-out loss stands, synthetic loss falls away from it: that costs nothing that going back would restore."""
+    noises = np.random.default_rng(41).normal(0, 0.01, (200, 2))
+
+    def losses(number):
+        fall = 0.1 if number >= 60 else 0.0
+        figures = zip(("written", "bad"), noises[number], strict=True)
+        return {name: SourceLoss(nats=1000 * (3.0 - fall + noise), tokens=1000) for name, noise in figures}
+
+    _, verdicts = judged(observe, rise(100, 0), losses=losses)
+    assert alarms(verdicts)[0].reason.startswith("Held-out loss stands, and synthetic loss falls away from it")
+    assert "rollback" not in {verdict.action for verdict in verdicts}
+    assert "stop" not in {verdict.action for verdict in verdicts}
+
+
+def with_documents(observe, number, rows, slices=("all",), slice_of=None):
+    """An observation with the losses of its documents raised by ``rows`` [D] nats per token."""
+    seen = observe(10 * number + 10, SHARES, steps=100_000)
+    reading = replace(seen.reading, nats=seen.reading.nats + rows * seen.reading.tokens, slices=slices)
+    return replace(seen, reading=reading if slice_of is None else replace(reading, slice_of=slice_of))
+
+
+def test_damage_to_the_worst_documents_alone_is_found_in_the_tail(observe):
+    rng, state, found = np.random.default_rng(42), guard.begin(), []
+    seen = observe(1, SHARES)
+    worst = np.argsort(-seen.reading.nats / seen.reading.tokens)[:4]
+    for number in range(70):
+        rows = JITTER * rng.standard_normal() + rng.normal(0, 0.01, NUM_DOCUMENTS)
+        if number >= 50:
+            rows[worst] += 0.05
+            rows -= 0.05 * seen.reading.tokens[worst].sum() / seen.reading.tokens.sum()  # the mean stays
+        state, verdict = judge(CONFIG, state, with_documents(observe, number, rows))
+        found.append(verdict)
+    assert sorted(state["watch"]["tail"]) == sorted(worst.tolist())
+    first = alarms(found)[0]
+    assert found.index(first) >= 50
+    assert first.reason.startswith("The loss of the worst tenth")
+
+
+def test_a_slice_that_rots_alone_is_named(observe):
+    rng, state, found = np.random.default_rng(43), guard.begin(), []
+    slice_of = np.arange(NUM_DOCUMENTS) % 4
+    for number in range(80):
+        rows = JITTER * rng.standard_normal() + rng.normal(0, 0.01, NUM_DOCUMENTS)
+        if number >= 50:
+            rows = rows + 0.03 * (slice_of == 2) - 0.01 * (slice_of != 2)
+        seen = with_documents(observe, number, rows, ("law", "art", "sport", "food"), slice_of)
+        state, verdict = judge(CONFIG, state, seen)
+        found.append(verdict)
+    first = alarms(found)[0]
+    assert found.index(first) >= 50
+    assert first.evidence["risen_slices"] == ["sport"]
+    bound = first.evidence["slice_alarm_at"]  # of one alone
+    highest = [verdict.evidence["slices"]["sport"] for verdict in found[: found.index(first) + 1]]
+    assert highest[-1] >= bound > max(highest[:-1])
+    assert first.reason.startswith("Held-out loss of slice sport has risen")
+
+
+def test_what_is_missing_is_not_judged_and_said(observe):
+    seen = observe(10, SHARES)
+    seen = replace(seen, outlook=replace(seen.outlook, rates=()))
+    _, verdict = judge(CONFIG, guard.begin(), seen)
+    assert verdict.evidence["not_judged"] == {
+        "tail": "its documents are being chosen",
+        "gap": "no loss on synthetic text was measured",
+        "progress": "the learning rates ahead are not known",
+    }
+
+
+def test_after_an_alarm_synthetic_shares_stay_frozen_for_a_while(observe):
+    _, verdicts = judged(observe, rise(60, 20))
+    alarm = next(i for i, verdict in enumerate(verdicts) if "strikes" in verdict.evidence)
+    following = verdicts[alarm + 1 :]
+    again = next(i for i, verdict in enumerate(following) if "strikes" in verdict.evidence)
+    assert {verdict.action for verdict in following[:again]} == {"warn"}
+    calm = judged(observe, rise(60, 0)[: CONFIG.freeze_readings + 1], state={**guard.begin(), "frozen": 4})[1]
+    assert [verdict.evidence["num_readings"] for verdict in calm] == list(range(5))
+
+
+def test_damage_does_not_become_normal_while_the_shares_are_frozen(observe):
+    _, verdicts = judged(observe, rise(60, 9, by=8.0))
+    assert alarms(verdicts)
+    assert verdicts[-1].evidence["anchor_nats_per_token"] < observe(0, SHARES).reading.nats_per_token + JITTER
+
+
+def test_old_alarms_are_forgotten(observe):
+    calm = rise(CONFIG.memory_readings + 60, 0)
+    state, _ = judged(observe, calm, state={**guard.begin(), "strikes": 2, "quiet": 0})
+    assert state["strikes"] == 0
+
+
+def test_after_a_rollback_the_readings_that_were_thrown_away_are_forgotten(observe):
+    state, _ = judged(observe, rise(60, 3))
+    back = replace(observe(1000, SHARES), progress=0.0055)
+    after, _ = judge(CONFIG, state, back)
+    assert after["watch"]["steps"] == [*range(10, 550, 10), 1000]
+    assert [len(row) for row in after["watch"]["tracks"]["mean"]["values"]] == [55]
+
+
+def test_other_held_out_documents_start_a_new_comparison(observe):
+    state, _ = judged(observe, rise(20, 0))
+    good = observe(300, SHARES).reading
+    fewer = replace(good, nats=good.nats[:35], tokens=good.tokens[:35], num_bytes=good.num_bytes[:35])
+    after, verdict = judge(CONFIG, state, observe(300, SHARES, reading=replace(fewer, slice_of=good.slice_of[:35])))
+    assert after["watch"]["steps"] == [300]
+    assert "readings it needs" in verdict.reason
+
+
+def test_a_constant_loss_is_in_order(observe):
+    _, verdicts = judged(observe, [0.0] * 40)
+    assert {verdict.action for verdict in verdicts} == {"ok"}
+
+
+def test_the_state_holds_no_documents_times_readings(observe):
+    state, _ = judged(observe, rise(145, 0))
+    before = len(json.dumps(state))
+    after = len(json.dumps(judged(observe, rise(15, 0), state=state)[0]))
+    assert after < 1.02 * before < 60_000
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    for wrong in ({"warn_every": 4000}, {"min_readings": 200}):
+        with pytest.raises(ValidationError, match="must"):
+            GuardConfig(**wrong)
+
+
+def cuts(observe, worths, shares=SHARES, config=CONFIG):
+    """Sources cut by reading number, held-out loss being in order."""
+    state, found = guard.begin(), {}
+    for number, worth in enumerate(worths):
+        state, verdict = judge(config, state, observe(10 * (number + 1), shares, worth=worth, steps=100_000))
+        if verdict.action == "cut":
+            found[number] = verdict
+    return found
+
+
+GOOD, BAD = {"real": 0.9, "written": 0.4, "bad": 0.4}, {"real": 0.9, "written": 0.4, "bad": -2.0}
+
+
+def test_a_source_that_is_proven_to_harm_twice_running_is_cut_before_held_out_loss_shows_it(observe):
+    found = cuts(observe, [GOOD, {}, GOOD, {}, BAD, {}, BAD])
+    assert list(found) == [6]
+    assert found[6].source == "bad"
+    assert "bad does harm: a token of it was worth -2.00 ± 0.08 and -2.00 ± 0.08 fresh real ones" in found[6].reason
+
+
+@pytest.mark.parametrize(
+    "worths",
+    [
+        [BAD, GOOD, BAD, GOOD],  # not twice running
+        [{**GOOD, "real": -2.0}] * 4,  # real data are never cut
+        [dict.fromkeys(GOOD, -2.0)] * 4,  # nobody is better
+        [{**GOOD, "bad": -0.6}] * 4,  # below the bound, but within three errors of it
+        [BAD, {**GOOD, "bad": -0.4}] * 2,  # the mean is far below, but not each of them
+        [{**GOOD, "bad": Worth(value=-2.0, standard_error=0.8, num_samples=9)}] * 4,
+    ],
+)
+def test_what_is_not_proven_harm_is_not_cut_without_an_alarm(observe, worths):
+    assert cuts(observe, worths) == {}
+    assert cuts(observe, [BAD] * 4, config=GuardConfig(cut=False)) == {}
+
+
+def test_useless_sources_are_not_taken_for_harmful_ones_by_chance(observe):
+    rng, error, runs = np.random.default_rng(11), 0.2, 300
+    shares = {"real": 500_000, "dull": 500_000}
+    cut_runs = 0
+    for _ in range(runs):
+        state = attribution.begin()
+        for number in range(20):
+            worth = {
+                name: Worth(value=rng.normal(mean, error), standard_error=error, num_samples=9)
+                for name, mean in (("real", 0.2), ("dull", 0.0))
+            }
+            seen = observe(number, shares, worth=worth)
+            state = attribution.note(state, seen)
+            cut_runs += attribution.harmful(state, seen, z=CONFIG.blame_z, worth_below=CONFIG.harm_below) is not None
+    assert cut_runs == 0
+
+
+def test_harm_is_proven_by_rehearsals_even_where_too_few_documents_are_read(observe):
+    config = GuardConfig(min_documents=100)
+    assert list(cuts(observe, [GOOD, BAD, BAD], config=config)) == [2]
+    doubtful = {**BAD, "bad": Worth(value=-1.8, standard_error=0.5, num_samples=9)}
+    assert list(cuts(observe, [doubtful, BAD])) == [1]  # together they prove what the first alone does not
+
+
+def test_a_segment_that_joins_with_another_loss_is_no_collapse(observe):
+    """Held-out loss stands; the loss on a synthetic source falls by 0.3 nats when it is read on other samples."""
+    losses = JITTER * noise("white", np.random.default_rng(3), (90,))
+    for changes, alarmed in ((True, False), (False, True)):
+        state, actions = guard.begin(), []
+        for number, loss in enumerate(losses):
+            joined = number >= 40
+            reading = replace(
+                observe(number, SHARES, loss=loss).reading, source_nats_per_token={"bad": 3.7 if joined else 4.0}
+            )
+            seen = observe(10 * number, SHARES, reading=reading, steps=100_000)
+            seen = replace(seen, live={"bad": (0, 1) if joined and changes else (0,)})
+            state, verdict = judge(CONFIG, state, seen)
+            actions.append(verdict.action)
+        assert (set(actions) > {"ok"}) == alarmed, actions
+
+
+def test_harm_of_a_segment_that_is_gone_is_not_held_against_the_next(observe):
+    state, acts = guard.begin(), []
+    for number, worth in enumerate([GOOD, BAD, BAD, BAD]):
+        seen = observe(10 * (number + 1), SHARES, worth=worth, steps=100_000)
+        state, verdict = judge(CONFIG, state, replace(seen, live={"bad": (0,) if number < 2 else (1,)}))
+        acts.append(verdict.action)
+    assert acts == ["ok", "ok", "ok", "cut"]

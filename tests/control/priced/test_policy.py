@@ -1,0 +1,305 @@
+import json
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, UserError, Worth
+from trainer.control import ControlConfig, initial_state, steer
+from trainer.control.policies import POLICIES, PricedConfig
+
+KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
+SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
+WORTH = {"real": 0.9, "written": 0.7, "bad": -2.0}
+
+
+def control(**settings):
+    return ControlConfig(policy={"kind": "priced", "warm_up": 0.0, **settings}, guard={"enabled": False})
+
+
+def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000, caps=None, epochs=()):
+    """The decisions after readings with these worths, of ``unique`` samples of each source and with so many ``epochs``
+    of them behind (one, where it is not said); the state goes through JSON each time."""
+    state, decisions = initial_state(config, shares, kinds), []
+    for number, worth in enumerate(worths):
+        observation = observe(
+            10 * number + 10, shares, worth=worth, kinds=kinds, loss=-0.01 * number, steps=20 * len(worths)
+        )
+        outlook = replace(observation.outlook, num_samples=dict.fromkeys(shares, unique), max_epochs=caps or {})
+        observation = replace(observation, outlook=outlook)
+        if epochs:
+            observation = replace(observation, epochs=dict.fromkeys(shares, epochs[number]))
+        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), observation)
+        json.dumps(decision.evidence, allow_nan=False)
+        shares = dict(decision.shares)
+        decisions.append(decision)
+    return decisions
+
+
+def test_a_harmful_source_falls_to_its_floor_and_a_useful_one_stays(observe):
+    last = followed(observe, control(dither=0.01), [WORTH] * 20)[-1].shares
+    assert last["bad"] <= 10_000
+    assert last["real"] > last["written"] > 100_000
+
+
+def test_a_source_that_is_better_only_than_the_worst_does_not_gain_by_its_fall(observe):
+    kinds = {**KINDS, "dull": "synthetic"}
+    start = dict.fromkeys(kinds, 250_000)
+    worth = {"real": 0.95, "written": 0.9, "bad": -8.0, "dull": 0.3}
+    first = followed(observe, control(dither=0.01), [worth], start, kinds, 10_000_000)[0].shares
+    assert first["bad"] < 50_000
+    assert first["dull"] < first["written"]
+    assert first["dull"] <= 250_000
+
+
+@pytest.fixture
+def real_share(observe):
+    """Real share after 40 readings that say a real token is worth 0.9, a written one 0.7."""
+    kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
+
+    def found(mixing, unique):
+        config, worths = control(mixing=mixing, dither=0.01, real_epochs=1e9), [{"real": 0.9, "written": 0.7}] * 40
+        return followed(observe, config, worths, start, kinds, unique)[-1].shares["real"] / SHARE_ONE
+
+    return found
+
+
+def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeats_are_worth_nothing(real_share):
+    plenty = 10_000_000
+    assert real_share(0.0, plenty) > 0.95
+    assert 0.6 < real_share(0.2, plenty) < 0.74  # odds of e^(0.2/0.2) = 0.73, less what the evidence leaves open
+    assert 0.5 < real_share(0.0, 1000) < 0.9  # more of it would be drawn ten times over and more
+
+
+@pytest.mark.parametrize("amplitude", [0.1, 0.5])
+def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, amplitude):
+    config = control(dither=amplitude, floors={"bad": 0.05}, ceilings={"real": 0.45}, real_floor=0.3, real_epochs=1e9)
+    for worth in (WORTH, {"real": -2.0, "written": 0.7, "bad": 0.9}):
+        for decision in followed(observe, config, [worth] * 20):
+            assert decision.shares["bad"] >= 50_000
+            assert 300_000 <= decision.shares["real"] <= 450_000
+            assert decision.shares["written"] >= 10_000
+            assert all(share % SHARE_STEP == 0 for share in decision.shares.values())
+
+
+def test_before_the_warm_up_nothing_moves_and_nothing_is_asked_for(observe):
+    config = control(warm_up=0.5)
+    assert POLICIES["priced"].worth_from(config.policy) == 0.5
+    assert POLICIES["priced"].alignment_from(config.policy) is None
+    decisions = followed(observe, config, [WORTH] * 10)
+    assert all(decision.shares == SHARES for decision in decisions[:9])
+
+
+def test_evidence_within_its_error_moves_no_more_than_the_waves(observe):
+    doubtful = {name: Worth(value=value, standard_error=5.0, num_samples=9) for name, value in WORTH.items()}
+    last = followed(observe, control(estimators=["worth"]), [doubtful] * 3)[-1]
+    assert last.shares == SHARES
+    assert last.evidence["policy"]["bounds"] == []
+
+
+def test_a_budget_limits_real_data_and_gives_them_a_price(observe):
+    config = control(real_epochs=1.5, dither=0.05)  # observations say that 1.0 are used of the 1,000 samples
+    last = followed(observe, config, [WORTH] * 20)[-1]
+    told = last.evidence["policy"]
+    assert "real budget" in told["bounds"]
+    assert told["price"] > 0
+    left = 200 * 32  # samples of the other half of the run
+    assert told["budget"]["planned_share"] == pytest.approx(500 / left, rel=0.01)
+    assert last.shares["real"] == pytest.approx(SHARE_ONE * 500 / left, abs=0.1 * SHARE_ONE * 500 / left + SHARE_STEP)
+    assert "Real data pay for a share of" in last.reason
+    free = followed(observe, control(dither=0.05), [WORTH] * 20)[-1].evidence["policy"]
+    assert "real budget" not in free["bounds"]
+    assert free["price"] == 0.0
+
+
+def test_a_cap_on_epochs_is_a_budget_that_need_not_be_told(observe):
+    told = [
+        followed(observe, control(real_epochs=epochs, dither=0.05), [WORTH] * 20, caps=caps)[-1]
+        for epochs, caps in ((1.5, {}), (12.0, {"real": 1.5}))
+    ]
+    assert told[0] == told[1]
+
+
+def test_a_run_so_long_that_what_is_learnt_now_is_forgotten_has_a_price_all_the_same(observe):
+    config, shares = control(curvature=5_000.0, real_epochs=0.01), dict(SHARES)
+    state = initial_state(config, shares, KINDS)
+    for step in (10, 20, 30):
+        seen = observe(step, shares, worth=WORTH, kinds=KINDS, steps=400_000)
+        seen = replace(seen, outlook=replace(seen.outlook, num_samples=dict.fromkeys(shares, 10_000_000)))
+        state, decision = steer(config, state, seen)
+        shares = dict(decision.shares)
+    assert decision.evidence["policy"]["price"] >= 0
+
+
+def test_evidence_that_is_no_number_is_passed_over(observe):
+    config = control(estimators=["alignment", "dither", "worth"])
+    state = initial_state(config, SHARES, KINDS)
+    bad = {
+        name: Alignment(inner_product=0.0, standard_error=0.0, variance=float("nan"), num_samples=8) for name in KINDS
+    }
+    none = {name: Worth(value=0.0, standard_error=0.0, num_samples=8) for name in KINDS}
+    shares = dict(SHARES)
+    for step in range(10, 130, 10):
+        seen = replace(observe(step, shares, worth=none, kinds=KINDS, loss=-0.001 * step), alignment=bad)
+        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), seen)
+        shares = dict(decision.shares)
+    assert sum(shares.values()) == SHARE_ONE
+
+
+def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):
+    told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
+    assert {
+        "unit",
+        "held_for",
+        "sources",
+        "price",
+        "budget",
+        "forgetting",
+        "bounds",
+        "threshold",
+        "trust_region",
+    } == set(told)
+    bad = told["sources"]["bad"]
+    assert bad["value"] < -bad["standard_error"] < 0
+    assert {"value", "standard_error"} == set(bad["estimators"]["worth"])
+    assert "floor of bad" in told["bounds"]
+    assert told["threshold"] == PricedConfig(kind="priced").z
+
+
+def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(observe):
+    known = {
+        name: Worth(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002) for name, value in WORTH.items()
+    }
+    told = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
+    assert set(told["sources"]["written"]["estimators"]) == {"dither", "worth"}
+    rates = observe(10, SHARES, kinds=KINDS).outlook.rates
+    assert told["unit"] == pytest.approx(0.002 / rates[-1])
+    alone = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
+    assert set(alone["sources"]["written"]["estimators"]) == {"worth"}
+    assert alone["unit"] == 1.0  # then a fresh real token is what is counted in
+
+
+def test_what_others_decided_is_where_the_policy_goes_on(observe):
+    config = control(dither=0.05, real_epochs=1e9)
+    state = initial_state(config, SHARES, KINDS)
+    state, _ = steer(config, state, observe(10, SHARES, worth=WORTH, kinds=KINDS))
+    cut = {"real": 600_000, "written": 400_000, "bad": 0}
+    for step in (20, 30, 40):
+        worth = {name: WORTH[name] for name in ("real", "written")}
+        state, decision = steer(config, state, observe(step, cut, worth=worth, kinds=KINDS))
+        assert decision.shares["bad"] == 0
+        cut = dict(decision.shares)
+    assert abs(cut["real"] - 600_000) < 150_000
+
+
+def test_after_a_rollback_old_losses_are_not_compared_with_new_ones(observe):
+    config = control()
+    state = initial_state(config, SHARES, KINDS)
+    state, decision = steer(config, state, observe(100, SHARES, kinds=KINDS))
+    state, _ = steer(config, state, observe(60, decision.shares, kinds=KINDS))
+    assert len(state["policy"]["spans"]) == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"estimators": ["worth", "worth"]}, {"estimators": []}, {"dither": 0.0}, {"estimators": ["guess"]}]
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ValidationError):
+        PricedConfig(kind="priced", **settings)
+
+
+def test_bounds_on_unknown_sources_are_refused():
+    config = PricedConfig(kind="priced", floors={"reel": 0.1})
+    with pytest.raises(UserError, match="unknown source"):
+        POLICIES["priced"].begin(config, SHARES, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("written", "error", "least", "most"),
+    [
+        (0.7, 0.08, 7.2, 7.3),  # as it is held to be
+        (-1.0, 0.08, 40, 48),
+        (-1.0, 5.0, 7.2, 7.5),  # nobody knows
+        (0.98, 0.01, 7.2, 7.3),  # better: real data are not starved for it
+    ],
+)
+def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe, written, error, least, most):
+    """Readings say that one epoch is used of the 1,000 real samples: a real token is worth a fresh one."""
+    kinds, start = {"real": "real", "written": "synthetic"}, {"real": 0.5, "written": 0.5}
+    start = {name: int(share * SHARE_ONE) for name, share in start.items()}
+    worth = {
+        "real": Worth(value=1.0, standard_error=error, num_samples=64, fresh_gain=0.002),
+        "written": Worth(value=written, standard_error=error, num_samples=64, fresh_gain=0.002),
+    }
+    last = followed(observe, control(estimators=["worth"], dither=0.01), [worth] * 20, start, kinds, 1000)[-1]
+    budget = last.evidence["policy"]["budget"]
+    assert least < budget["samples"] / 1000 < most
+
+
+def test_what_is_not_measured_again_stays_as_it_was_whatever_is_drawn_since(observe):
+    worths, epochs = [{**WORTH, "bad": 0.0}] * 4 + [{}] * 8, [1.0] * 4 + [3.0] * 8
+    decisions = followed(observe, control(), worths, epochs=epochs)
+    measured, last = (decisions[number].evidence["policy"] for number in (3, -1))
+    assert "dither" in last["sources"]["bad"]["estimators"], "something else was measured since"
+    for name in WORTH:
+        assert last["sources"][name]["estimators"]["worth"] == measured["sources"][name]["estimators"]["worth"]
+
+
+def test_a_synthetic_token_is_worth_no_less_for_what_real_tokens_lose_by_repeats(observe):
+    worths, epochs = [{"real": 0.9, "written": 0.4, "bad": 0.3}] * 4 + [{}] * 8, [1.0] * 4 + [6.0] * 8
+    decisions = followed(observe, control(estimators=["worth"]), worths, epochs=epochs)
+    samples = [decision.evidence["policy"]["budget"]["samples"] for decision in decisions]
+    assert samples[3] > 8000, "worth less than it was held for"
+    assert samples[4:] == [samples[3]] * 8
+
+
+def test_a_budget_that_is_told_is_kept_whatever_a_synthetic_token_is_worth(observe):
+    told = followed(observe, control(real_epochs=3.0), [WORTH] * 20)[-1].evidence["policy"]["budget"]
+    assert told["samples"] == 3000
+
+
+def test_the_better_a_synthetic_token_is_held_to_be_the_fewer_epochs_real_data_get(observe):
+    samples = [
+        followed(observe, control(synthetic_worth=worth), [{}])[0].evidence["policy"]["budget"]["samples"]
+        for worth in (0.5, 0.9)
+    ]
+    assert samples == pytest.approx([11_666, 2_621], rel=1e-3)
+
+
+def test_what_is_drawn_instead_of_scarce_real_data_is_useful_and_not_what_lies_at_its_floor(observe):
+    last = followed(observe, control(real_epochs=1.5, dither=0.01), [WORTH] * 20)[-1]
+    assert "real budget" in last.evidence["policy"]["bounds"]
+    assert last.shares["bad"] <= 11_000
+    assert last.shares["written"] > 0.85 * SHARE_ONE
+
+
+def test_before_it_is_known_a_synthetic_token_is_held_for_less_than_a_real_one_and_then_for_what_it_is(observe):
+    kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
+
+    def real_share(written, error, **settings):
+        worth = {
+            name: Worth(value=value, standard_error=error, num_samples=64, fresh_gain=0.002)
+            for name, value in (("real", 1.0), ("written", written))
+        }
+        config = control(estimators=["worth"], dither=0.01, **settings)
+        return followed(observe, config, [worth] * 30, start, kinds, 10_000_000)[-1].shares["real"]
+
+    assert 600_000 < real_share(1.0, 2.0, synthetic_worth=0.4) < 960_000
+    assert abs(real_share(1.0, 2.0, synthetic_worth=0.95) - 500_000) < 20_000
+    assert abs(real_share(1.0, 0.01, synthetic_worth=0.4) - 500_000) < 20_000
+    assert real_share(1.0, 2.0, synthetic_worth=0.4, real_epochs=1e9) == 500_000  # who says so knows what repeats do
+
+
+def test_a_source_that_is_left_alone_is_compared_with_nobody(observe):
+    config, start, kinds = control(), {"real": 500_000, "written": 500_000}, {"real": "real", "written": "synthetic"}
+    worth = {
+        name: Worth(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
+        for name, value in (("real", 0.9), ("written", -2.0))
+    }
+    state = initial_state(config, start, kinds)
+    state, _ = steer(config, state, observe(10, start, worth=worth, kinds=kinds))
+    alone = {"real": SHARE_ONE, "written": 0}
+    for step in (20, 30):
+        state, decision = steer(config, state, observe(step, alone, worth={"real": worth["real"]}, kinds=kinds))
+        json.dumps(state, allow_nan=False)
+        assert decision.shares == alone

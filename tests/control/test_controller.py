@@ -1,0 +1,170 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trainer.base.records import SHARE_ONE
+from trainer.control import ControlConfig, initial_state, steer, worth_from
+
+KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
+SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
+FEEDBACK = ControlConfig(policy={"kind": "feedback", "warm_up": 0.0})
+SCHEDULE = ControlConfig(
+    policy={"kind": "schedule", "points": [{"at": 1, "shares": {"real": 0.1, "written": 0.5, "bad": 0.4}}]}
+)
+POISON = {"real": 0.9, "written": 0.8, "bad": -0.5}
+
+
+def steered(observe, config, losses, worth=None, shares=SHARES):
+    """The decisions after readings whose held-out loss is shifted by ``losses``; the state goes through JSON."""
+    state, decisions = initial_state(config, shares, KINDS), []
+    for number, loss in enumerate(losses):
+        seen = observe(10 * number + 10, shares, worth=worth, loss=loss, steps=10 * len(losses))
+        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), seen)
+        json.dumps(decision.evidence, allow_nan=False)
+        shares = dict(decision.shares)
+        decisions.append(decision)
+    return decisions
+
+
+def losses(healthy, raised, by=0.02):
+    values = 0.003 * np.random.default_rng(31).standard_normal(healthy + raised)
+    values[healthy:] += by
+    return values.tolist()
+
+
+def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
+    assert worth_from(ControlConfig()) is None
+    decisions = steered(observe, ControlConfig(), losses(20, 0))
+    assert {decision.action for decision in decisions} == {"keep"}
+    assert all(decision.shares == SHARES for decision in decisions)
+    assert [decision.from_step for decision in decisions] == [10 * n + 11 for n in range(20)]
+
+
+def test_worth_is_measured_when_policy_or_guard_want_it():
+    assert worth_from(FEEDBACK) == FEEDBACK.policy.warm_up
+    assert worth_from(ControlConfig(guard={"measure_worth": True})) == 0
+    assert worth_from(ControlConfig(guard={"measure_worth": True, "enabled": False})) is None
+    assert worth_from(SCHEDULE) is None
+
+
+def test_a_move_says_why_with_figures(observe):
+    move = next(d for d in steered(observe, FEEDBACK, losses(9, 0), POISON) if d.action == "move")
+    assert move.shares["bad"] < SHARES["bad"]
+    assert "bad from 0.300 to 0.010 (a token of it is worth -0.50 ± " in move.reason
+    figures = move.evidence["policy"]["sources"]["bad"]
+    assert {"worth", "worth_standard_error", "gap", "gap_standard_error", "reference", "num_readings"} <= set(figures)
+    assert move.evidence["policy"]["z"] == 3.0
+    assert move.evidence["shares_before"] == SHARES
+
+
+def test_a_warning_vetoes_a_move_that_raises_a_synthetic_source(observe):
+    decisions = steered(observe, SCHEDULE, losses(40, 12))
+    warned = [i for i, decision in enumerate(decisions) if decision.action == "warn"]
+    assert warned
+    for i in warned:
+        assert decisions[i].shares == decisions[i - 1].shares
+        assert "may not gain share now" in decisions[i].reason
+    assert decisions[10].action == "move"
+
+
+def test_a_warning_allows_a_move_towards_real_data(observe):
+    towards_real = ControlConfig(
+        policy={"kind": "schedule", "points": [{"at": 1.0, "shares": {"real": 1.0, "written": 0.0, "bad": 0.0}}]}
+    )
+    decisions = steered(observe, towards_real, losses(40, 6))
+    warned = [i for i, decision in enumerate(decisions) if decision.action == "warn"]
+    assert warned
+    assert all(decisions[i].shares["real"] > decisions[i - 1].shares["real"] for i in warned)
+
+
+def test_a_cut_is_zero_at_once_and_for_good_and_stays_within_the_kind(observe):
+    config = ControlConfig(policy=SCHEDULE.policy, guard={"measure_worth": True})
+    decisions = steered(observe, config, losses(40, 20), POISON)
+    at = next(i for i, decision in enumerate(decisions) if decision.action == "cut")
+    before, after = decisions[at - 1].shares, decisions[at].shares
+    assert after["bad"] == 0
+    assert after["real"] == before["real"]
+    assert after["written"] == before["written"] + before["bad"]
+    assert all(decision.shares["bad"] == 0 for decision in decisions[at:])
+    assert all(sum(decision.shares.values()) == SHARE_ONE for decision in decisions)
+
+
+def test_rollback_and_stop_leave_the_shares_alone(observe):
+    decisions = steered(observe, ControlConfig(), losses(30, 60, by=0.05))
+    assert {"warn", "rollback"} <= {decision.action for decision in decisions}
+    assert all(decision.shares == SHARES for decision in decisions)
+
+
+@pytest.mark.parametrize("config", [FEEDBACK, SCHEDULE, ControlConfig()])
+def test_a_reading_that_is_not_finite_keeps_shares_and_state(observe, config):
+    state = initial_state(config, SHARES, KINDS)
+    seen = observe(200, SHARES, worth=POISON, loss=float("nan"))
+    after, decision = steer(config, state, seen)
+    assert after == state
+    assert (decision.action, decision.shares) == ("keep", SHARES)
+    assert "not finite" in decision.reason
+
+
+values = st.floats(-1.0, 1.5)
+rows = st.lists(st.tuples(values, values, values, st.floats(-0.05, 0.05)), min_size=12, max_size=25)
+
+
+@settings(max_examples=30)
+@given(rows, st.sampled_from([FEEDBACK, SCHEDULE]))
+def test_any_history_gives_shares_that_sum_to_one_and_the_same_decisions_after_json(observe, history, config):
+    outcomes = []
+    for through_json in (False, True):
+        state, shares, decisions = initial_state(config, SHARES, KINDS), SHARES, []
+        for number, (*worth, loss) in enumerate(history):
+            seen = observe(number, shares, worth=dict(zip(KINDS, worth, strict=True)), loss=loss, steps=30)
+            state, decision = steer(config, json.loads(json.dumps(state)) if through_json else state, seen)
+            shares = dict(decision.shares)
+            assert sum(shares.values()) == SHARE_ONE
+            assert min(shares.values()) >= 0
+            decisions.append(decision)
+        outcomes.append(decisions)
+    assert outcomes[0] == outcomes[1]
+
+
+def test_steering_leaves_its_inputs_as_they_were(observe):
+    state = initial_state(FEEDBACK, SHARES, KINDS)
+    before = json.dumps(state)
+    steer(FEEDBACK, state, observe(200, SHARES, worth=POISON))
+    assert json.dumps(state) == before
+
+
+def test_an_unknown_key_is_an_error():
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        ControlConfig(policy={"kind": "feedback", "flor": 0.1})
+
+
+def test_a_schedule_moves_however_few_documents_are_read(observe):
+    whole = observe(200, SHARES).reading
+    few = replace(whole, **{name: getattr(whole, name)[:9] for name in ("nats", "tokens", "num_bytes", "slice_of")})
+    state = initial_state(SCHEDULE, SHARES, KINDS)
+    _, decision = steer(SCHEDULE, state, observe(200, SHARES, reading=few))
+    assert decision.action == "move"
+    assert decision.shares["real"] < SHARES["real"]
+
+
+def test_a_rollback_takes_the_suspected_source_out_for_good(observe):
+    """``bad`` joins with the damage: no proof, but the rollback goes on without it."""
+    before, after = {"real": 500_000, "written": 500_000, "bad": 0}, SHARES
+    state, shares, actions = initial_state(ControlConfig(), before, KINDS), before, []
+    for number, loss in enumerate(losses(40, 40)):
+        shares = after if number == 40 else shares
+        state, decision = steer(ControlConfig(), state, observe(10 * number + 10, shares, loss=loss, steps=1000))
+        shares = dict(decision.shares)
+        actions.append(decision.action)
+        if decision.action == "rollback":
+            break
+    assert actions[-1] == "rollback"
+    assert "bad is suspected: it joined" in decision.reason
+    assert shares == {"real": 400_000, "written": 600_000, "bad": 0}
+    _, following = steer(ControlConfig(), state, observe(2000, shares, steps=1000))
+    assert following.shares["bad"] == 0

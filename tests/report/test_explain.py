@@ -1,0 +1,95 @@
+"""The explanation says, in words with figures, why the share was what it was."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.base.records import UserError
+from trainer.report.explain import explain
+from trainer.tracking.journal import read
+
+HALF = {"a": 500_000, "b": 500_000}
+LEFT = {"a": 750_000, "b": 250_000}
+STEPS = [{"kind": "step", "step": step, "counts": {"a": 2, "b": 2}} for step in range(1, 31)]
+
+
+def told(folder: Path, step: int) -> str:
+    return explain(read(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step)
+
+
+def shares_fact(step: int, shares: dict[str, int], reason: str = "because") -> dict[str, Any]:
+    return {"fact": "shares", "step": step, "shares": shares, "reason": reason}
+
+
+def test_a_step_under_a_decision_names_its_figures(tell: Callable[..., Path]) -> None:
+    text = told(tell(), 150)
+    for words in (
+        "Step 150: wikipedia 25 %, written 37.5 %, invented 25 %, spam 12.5 % (synthetic 75 %)",
+        "Drawn in this step: 8 wikipedia, 12 written, 8 invented, 4 spam",
+        "In force since step 101",
+        "Decided after step 100, at 25 % of the run: move",
+        "Why: spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved.",
+        "Changed: written 25 % -> 37.5 %, spam 25 % -> 12.5 %",
+        "± 0.021 nats per token on 256 real documents",
+        "against step 75",
+        "standard errors below 0",
+        "spam    -0.61 ± 0.12  -         -0.95 ± 0.14  4",
+        "Condemned is what lies more than 0.25 behind, by 3 standard errors and more.",
+        "Guard: nothing to object to: there is 2 % of the evidence of harm that a warning takes.",
+        "checkpoint jitter 0.012, z -1.70; evidence of harm 0.2 (warns at 10, alarms at 2,000)",
+        "Without this decision the shares would have stayed at wikipedia 25 %",
+        "Looked at again once since",
+        "Next change: from step 201, written 37.5 % -> 50 %, spam 12.5 % -> 0 %",
+    ):
+        assert words in text
+
+
+def test_the_batch_after_a_decision_is_the_first_it_governs(tell: Callable[..., Path]) -> None:
+    folder = tell()
+    assert "In force since step 0" in told(folder, 100)
+    assert "In force since step 101" in told(folder, 101)
+
+
+def test_before_any_decision_the_recipes_shares_are_in_force(tell: Callable[..., Path]) -> None:
+    text = told(tell(), 1)
+    assert "the shares the run began with (recipe); nothing had been decided yet" in text
+    assert "Measured" not in text
+
+
+def test_a_guards_cut_is_told_apart_from_what_the_policy_wanted() -> None:
+    evidence = {"policy": {"proposed": LEFT}, "guard": {"z": 6.2}, "shares_before": HALF}
+    decision = {"kind": "decision", "step": 10, "from_step": 11, "action": "cut", "shares": {"a": 1_000_000, "b": 0}}
+    journal = [*STEPS, decision | {"reason": "b does harm", "evidence": evidence}]
+    ledger = [shares_fact(0, HALF), shares_fact(11, {"a": 1_000_000, "b": 0})]
+    text = explain(journal, ledger, 12)
+    assert "Without the guard the policy's proposal would have come into force: a 75 %, b 25 %." in text
+    assert "z: 6.2" in text
+
+
+def test_a_cap_is_not_called_a_decision() -> None:
+    journal = [*STEPS, {"kind": "cap", "step": 10, "source": "b", "epochs": 4.0, "shares": LEFT}]
+    text = explain(journal, [shares_fact(0, HALF), shares_fact(11, LEFT)], 20)
+    assert "source b reached the cap of its epochs after 4 epochs" in text
+    assert "Decided" not in text
+
+
+def test_a_change_the_journal_does_not_know_is_told_from_the_ledger() -> None:
+    text = explain(STEPS, [shares_fact(0, HALF), shares_fact(11, LEFT, "replayed")], 20)
+    assert "Changed: a 50 % -> 75 %, b 50 % -> 25 %.\nReason in the ledger: replayed." in text
+
+
+def test_rollbacks_and_clipped_lags_are_told() -> None:
+    lag = {"kind": "lag", "step": 11, "source": "b", "before_millionths": 1_400_000, "after_millionths": 1_000_000}
+    back = {"kind": "rollback", "step": 15, "to_step": 8, "reason": "loss rose"}
+    text = explain([*STEPS, lag, back], [shares_fact(0, HALF)], 20)
+    assert "After step 11 the lag of b was clipped from 1.400 to 1.000 samples." in text
+    assert "Rolled back to step 8" in text
+    assert "Rolled back" not in explain([*STEPS, lag, back], [shares_fact(0, HALF)], 14)
+
+
+@pytest.mark.parametrize(("step", "message"), [(-1, "no shares were in force"), (31, "Its last step is 30")])
+def test_a_step_outside_the_run_is_a_users_mistake(step: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        explain(STEPS, [shares_fact(0, HALF)], step)

@@ -1,0 +1,108 @@
+"""What a decision of the policy ``priced`` rested on, told from decisions that it took in a world of the laboratory."""
+
+from typing import Any
+
+import pytest
+
+from experiments.environments import ENVIRONMENTS
+from experiments.world import steered
+from trainer.base.records import Decision
+from trainer.control import ControlConfig
+from trainer.control.priced.estimates import Estimate
+from trainer.control.priced.estimators import against
+from trainer.report.explain import explain
+from trainer.report.explain_policies import estimates_against, priced_in_words
+
+START = {"kind": "start", "step": 0, "segments": {"real": {"kind": "real"}, "synthetic": {"kind": "synthetic"}}}
+
+
+def told(decision: Decision) -> str:
+    start = {"fact": "shares", "step": 1, "shares": decision.evidence["shares_before"], "reason": "the start"}
+    fact = {"fact": "shares", "step": decision.from_step, "shares": decision.shares, "reason": decision.reason}
+    line = {
+        "kind": "decision",
+        "step": decision.from_step - 1,
+        "from_step": decision.from_step,
+        "action": decision.action,
+        "shares": decision.shares,
+        "reason": decision.reason,
+        "evidence": decision.evidence,
+    }
+    return explain([START, line], [start, fact], decision.from_step)
+
+
+def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: list[Decision]) -> None:
+    decision = next(one for one in reversed(decisions) if one.evidence["policy"]["price"] > 0)
+    text = told(decision)
+    policy = decision.evidence["policy"]
+    used = f"{int(policy['budget']['used_samples']):,} samples used of {int(policy['budget']['samples']):,}"
+    for words in (
+        "value", "by alignment", "by dither", "pull to the start", "share by value", used, "of 1 epochs",
+        "it has to be worth that much more than a synthetic one; real data are worth 0.18",
+        "Held by: real budget (the real tokens left pay for no greater share), floor of synthetic (no share below its",
+        "A value and its pull count beyond 1.5 standard errors",
+    ):  # fmt: skip
+        assert words in text, text
+    assert all(f"\n  {name} " in text for name in policy["sources"])
+
+
+def test_before_anything_is_measured_no_value_is_told(decisions: list[Decision]) -> None:
+    text = told(decisions[0])
+    assert "Nothing is known yet of what they are worth." in text
+    assert "Price of a real token: not known before the sources are compared." in text
+
+
+def test_a_price_nobody_could_pay_is_called_out_of_reach(decisions: list[Decision]) -> None:
+    dearest = max(decisions, key=lambda one: one.evidence["policy"]["price"])
+    assert dearest.evidence["policy"]["price"] > 1e9
+    assert "Price of a real token now: out of reach" in told(dearest)
+
+
+def test_each_estimator_is_held_against_the_others_by_share_as_the_value_is() -> None:
+    """Of one estimator alone the policy's value is what the estimator says."""
+    kept = {"a": (1.0, 0.2), "b": (-2.0, 0.3), "c": (1.0, 0.4)}  # against the plain mean of the others
+    shares = {"a": 0.7, "b": 0.2, "c": 0.1}
+    estimates = {name: Estimate(value=value, standard_error=error) for name, (value, error) in kept.items()}
+    sources = {
+        name: {"share_by_value": shares[name], "estimators": {"worth": one.as_evidence()}}
+        for name, one in estimates.items()
+    }
+    alone = {name: said["worth"] for name, said in estimates_against(sources).items()}
+    assert alone == against(estimates, shares)
+    assert alone["c"].value != pytest.approx(1.0)
+
+
+def test_the_price_is_told_in_fresh_tokens_where_their_worth_is_known() -> None:
+    budget = {
+        "samples": 100, "used_samples": 50, "used_epochs": 1.0, "planned_epochs": 2.0, "planned_share": 0.25,
+        "value_of_repeat": 0.94, "value_of_new_sample": 0.1,
+    }  # fmt: skip
+    one: dict[str, Any] = {"standard_error": 0.5, "pull": 0.0, "estimators": {}}
+    evidence: dict[str, Any] = {
+        "sources": {
+            "real": one | {"value": 4.0, "share_by_value": 0.6},
+            "made": one | {"value": -4.0, "share_by_value": 0.4},
+        },
+        "price": 3.0, "budget": budget, "bounds": ["real budget"], "threshold": 1.5, "trust_region": None, "unit": 12.0,
+        "held_for": 2 / 3,
+    }  # fmt: skip
+    text = priced_in_words(evidence, {"real": "real", "made": "synthetic"})
+    assert "Price of a real token now: 3, or 0.25 of what a fresh one does." in text
+    assert "real data are worth 4 more now" in text
+    assert "a fresh real token is worth 12 of that now" in text
+    assert "a synthetic token was held for 0.67 of a fresh real one" in text
+    assert "50 samples used of 100, 1.00 of 2 epochs; what is left pays for a share of 25 % now" in text
+    old = priced_in_words({key: value for key, value in evidence.items() if key != "unit"}, {})
+    assert "Price of a real token now: 3. Drawn beyond the plan" in old
+    assert "unit of learning rate.\n" in old
+
+
+def test_what_is_known_of_forgetting_is_told_with_its_error(decisions: list[Decision]) -> None:
+    assert "How fast the model forgets is told: curvature 1 per unit of learning rate." in told(decisions[-1])
+    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    control = ControlConfig.model_validate({"policy": {"kind": "priced"}, "guard": {"enabled": False}})
+    learnt = steered(world, control)
+    assert "is not known yet: scarce real data wait for the first probe." in told(learnt[0])
+    assert "wait until it is known how fast the model forgets" in learnt[0].reason
+    assert "How fast the model forgets: curvature 1.0" in told(learnt[-1])
+    assert " per unit of learning rate, by 4 probes." in told(learnt[-1])

@@ -1,0 +1,201 @@
+"""The journal survives what happens to processes and disks."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.base.json_values import jsonable, number
+from trainer.base.records import UserError
+from trainer.tracking.journal import AppendOnlyFile, Journal, SilentJournal, cut, lost_path, read
+
+FOREVER = """
+import sys
+from pathlib import Path
+from trainer.tracking.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+step = 0
+while True:
+    step += 1
+    journal.write("step", step, loss=1.0 / step, text="x" * (step % 3000))
+"""
+
+CUT_KILLED_BEFORE_TRUNCATE = """
+import os, signal, sys
+from pathlib import Path
+from trainer.tracking import journal
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+moment, path, offset = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+if moment == "after keeping":
+    keep = journal._keep
+    journal._keep = lambda *given: (keep(*given), die())
+else:
+    Path.replace = die
+journal.cut(path, offset)
+"""
+
+NO_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+from trainer.tracking.journal import AppendOnlyFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+file = AppendOnlyFile(Path(sys.argv[1]))
+for _ in range(8):
+    file.append({"step": 1})
+try:
+    file.append({"step": 2, "text": "x" * 37})
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run" / "journal.jsonl")
+    journal.write(
+        "step", 1, loss=np.float32(2.5), counts={"real": np.int64(3)}, fed=str(2**64 - 1), updated=np.bool_(True)
+    )
+    journal.write("sample", 2, text='quote " newline \n \u2028 \ud800 end', prompt=Path("a/b"), parts=np.arange(2))
+    journal.close()
+    assert list(read(tmp_path / "run" / "journal.jsonl")) == [
+        {"kind": "step", "step": 1, "loss": 2.5, "counts": {"real": 3}, "fed": "18446744073709551615", "updated": True},
+        {"kind": "sample", "step": 2, "text": 'quote " newline \n \u2028 \ud800 end', "prompt": "a/b", "parts": [0, 1]},
+    ]
+
+
+@given(value=st.floats(), wrap=st.sampled_from([float, np.float64, lambda x: np.array([x])[0]]))
+def test_every_float_is_valid_json_and_comes_back(value: float, wrap: object) -> None:
+    text = json.dumps(jsonable({"loss": wrap(value)}), allow_nan=False)  # type: ignore[operator]
+    back = number(json.loads(text)["loss"])
+    assert back == value or (math.isnan(back) and math.isnan(value))
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    file = AppendOnlyFile(tmp_path / "journal.jsonl")
+    with pytest.raises(TypeError, match="cannot hold a object"):
+        file.append({"thing": object()})
+    assert file.offset == 0
+    assert file.path.read_bytes() == b""
+
+
+def test_the_offset_is_the_size_of_the_file(tmp_path: Path) -> None:
+    file = AppendOnlyFile(tmp_path / "ledger.jsonl")
+    for step in range(5):
+        file.append({"fact": "mark", "step": step, "text": "é" * step})
+        assert file.sync() == file.offset == file.path.stat().st_size
+    file.close()
+    assert AppendOnlyFile(file.path).offset == file.offset
+
+
+def test_a_torn_last_line_is_ignored_and_moved_aside_by_the_next_writer(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":2}\n{"step":3,"tex')
+    assert [line["step"] for line in read(path)] == [1, 2]
+    file = AppendOnlyFile(path)
+    file.append({"step": 3})
+    assert [line["step"] for line in read(path)] == [1, 2, 3]
+    assert list(read(lost_path(path))) == [{"torn": '{"step":3,"tex'}]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"{" * 3_000_000)
+    assert list(read(path)) == []
+    assert AppendOnlyFile(path).offset == 0
+
+
+@pytest.mark.parametrize("broken", [b'{"step":2', b"\0\0\0", b"[1]", b'"\xff"', b""])
+def test_a_broken_line_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path, broken: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"step":1}\n' + broken + b'\n{"step":3}\n')
+    with pytest.raises(UserError, match=r"journal\.jsonl:2: broken line"):
+        list(read(path))
+
+
+def test_cut_moves_the_rest_to_the_lost_file_and_a_second_cut_adds_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    file = AppendOnlyFile(path)
+    file.append({"step": 1})
+    saved = file.offset
+    file.append({"step": 2})
+    file.close()
+    path.write_bytes(path.read_bytes() + b'{"torn')
+    assert cut(path, saved) == len(b'{"step":2}\n{"torn')
+    again = AppendOnlyFile(path)
+    again.append({"step": 3})
+    assert cut(path, saved) > 0
+    assert [line["step"] for line in read(path)] == [1]
+    assert list(read(lost_path(path))) == [{"step": 2}, {"torn": '{"torn'}, {"step": 3}]
+    assert cut(path, saved) == 0
+
+
+@pytest.mark.parametrize("offset", [-1, 3, 10**6])
+def test_cut_refuses_an_offset_that_the_file_never_had(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":2}\n')
+    with pytest.raises(UserError):
+        cut(path, offset)
+    assert path.read_bytes() == b'{"step":1}\n{"step":2}\n'
+    assert not lost_path(path).exists()
+
+
+@pytest.mark.parametrize("moment", ["before keeping", "after keeping"])
+def test_a_cut_killed_half_way_loses_nothing_and_is_finished_by_the_next(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"step":1}\n{"step":2}\n{"step":3}\n')
+    command = [sys.executable, "-c", CUT_KILLED_BEFORE_TRUNCATE, moment, str(path), "11"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert [line["step"] for line in read(path)] == [1, 2, 3]
+    cut(path, 11)
+    assert [line["step"] for line in read(path)] == [1]
+    assert [line["step"] for line in read(lost_path(path))] == [2, 3]
+
+
+def test_kill_9_leaves_whole_lines_and_the_next_process_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    sizes = [0]
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", FOREVER, str(path)])
+        deadline = time.monotonic() + 60
+        while not path.exists() or path.stat().st_size < sizes[-1] + 200_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        sizes.append(path.stat().st_size)
+    runs = [index for index, line in enumerate(read(path)) if line["step"] == 1]
+    lines = list(read(path))
+    assert len(runs) == 3
+    for start, end in zip(runs, [*runs[1:], len(lines)], strict=True):
+        assert [line["step"] for line in lines[start:end]] == list(range(1, end - start + 1))
+
+
+def test_views_see_the_line_as_it_stands_in_the_file(tmp_path: Path) -> None:
+    seen: list[object] = []
+    journal = Journal(tmp_path / "journal.jsonl", views=[seen.append])
+    journal.write("step", 1, loss=math.nan)
+    assert seen == list(read(tmp_path / "journal.jsonl")) == [{"kind": "step", "step": 1, "loss": "NaN"}]
+
+
+def test_the_silent_journal_touches_nothing() -> None:
+    journal = SilentJournal()
+    journal.write("step", 1, loss=object())
+    journal.close()
+    assert journal.sync() == 0
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    result = subprocess.run([sys.executable, "-c", NO_ROOM, str(path)], check=False, capture_output=True, text=True)
+    assert result.stdout == "No space left on device: only 12 of 58 bytes of a line were written\n"
+    assert path.read_bytes() == b'{"step":1}\n' * 8

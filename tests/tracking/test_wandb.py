@@ -1,0 +1,224 @@
+"""The W&B mirror writes real offline files, once each step, and cannot hurt training."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.tracking.journal import WandbConfig, read
+from trainer.tracking.wandb import WandbMirror
+
+OFFLINE = WandbConfig(mode="offline", project="p")
+BLOCK = 32 * 1024
+
+TELL_AND_DIE = """
+import os, signal, sys, time
+from pathlib import Path
+from trainer.tracking.journal import WandbConfig, read
+from trainer.tracking.wandb import WandbMirror
+folder = Path(sys.argv[1])
+mirror = WandbMirror(WandbConfig(mode="offline", project="p"), folder, name="story")
+for line in read(folder / "journal.jsonl"):
+    if line["step"] > 60:
+        break
+    mirror.note(line)
+while mirror._logged_step < 59:
+    time.sleep(0.01)
+time.sleep(2.0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The records of a .wandb file: a 7 byte header, then LevelDB log records in blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data = path.read_bytes()
+    assert struct.unpack("<4sHB", data[:7])[:2] == (b":W&B", 0xBEE1)
+    position, parts = 7, []
+    while position + 7 <= len(data):
+        if BLOCK - position % BLOCK < 7:
+            position += BLOCK - position % BLOCK
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, position)
+        part = data[position + 7 : position + 7 + length]
+        if len(part) < length:
+            return
+        assert zlib.crc32(part, zlib.crc32(bytes([kind]))) == checksum
+        position += 7 + length
+        parts = [*(parts if kind in (3, 4) else []), part]
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(b"".join(parts))
+            yield record
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All history rows under a run folder, in the order in which they were written."""
+    found = []
+    for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
+        for record in records(path):
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return found
+
+
+def mirror_whole(folder: Path, **given: Any) -> WandbMirror:
+    mirror = WandbMirror(OFFLINE, folder, name="story", **given)
+    for line in read(folder / "journal.jsonl"):
+        mirror.note(line)
+    mirror.finish()
+    return mirror
+
+
+def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -> None:
+    folder = tell(steps=100)
+    warnings: list[str] = []
+    mirror_whole(folder, warn=warnings.append)
+    wait_for_the_end(folder, 100)
+    logged = rows(folder)
+    assert warnings == []
+    assert [row["step"] for row in logged] == [row["_step"] for row in logged] == list(range(1, 101))
+    last = logged[-1]
+    assert last["tokens"] == 100 * 32 * 128
+    assert last["decision"] == "move: spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved"
+    assert last["share/spam/target"] == 0.125
+    assert last["share/spam/drawn"] == 0.25
+    assert {"loss/train", "loss/held_out", "epochs/written", "worth/written", "loss/slice/people"} <= set(last)
+    assert "loss/held_out" not in logged[1]
+
+
+def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(tell: Callable[..., Path]) -> None:
+    folder = tell(steps=100)
+    alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
+    killed = subprocess.run([sys.executable, "-c", TELL_AND_DIE, str(folder)], check=False, timeout=60, env=alone)
+    assert killed.returncode == -signal.SIGKILL
+    before = [row["step"] for row in rows(folder)]
+    assert before == list(range(1, len(before) + 1))
+    time.sleep(1.1)  # wandb names folders by the second
+    mirror = mirror_whole(folder)
+    wait_for_the_end(folder, 100)
+    steps = [row["step"] for row in rows(folder)]
+    assert len(steps) == len(set(steps))
+    assert steps[len(before) :] == list(range(60, 101))  # all that was not handed to W&B before the kill
+    assert rows(folder)[-1]["tokens"] == 100 * 32 * 128
+    assert all(mirror.run_id in path.name for path in (folder / "wandb").glob("offline-run-*"))
+
+
+def test_the_id_of_a_run_is_found_again_without_a_checkpoint(tmp_path: Path) -> None:
+    first = WandbMirror(OFFLINE, tmp_path, name="n")
+    first.note({"kind": "decision", "step": 1, "action": "keep", "reason": "r", "shares": {"a": 1_000_000}})
+    first.finish()
+    again = WandbMirror(WandbConfig(mode="off"), tmp_path, name="n")
+    assert again.run_id == first.run_id
+    assert len(first.run_id) == 8
+
+
+def test_mode_off_writes_nothing_and_does_not_import_wandb(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from trainer.tracking.journal import WandbConfig;"
+        "from trainer.tracking.wandb import WandbMirror;"
+        f"m = WandbMirror(WandbConfig(mode='off'), Path({str(tmp_path / 'r')!r}), name='n');"
+        "m.note({'kind': 'step', 'step': 1}); m.finish(); assert 'wandb' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("bad", [{"kind": "step", "step": 1}, {"kind": "reading", "step": 1, "nats_per_token": "many"}])
+def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: dict[str, Any]) -> None:
+    warnings: list[str] = []
+    mirror = WandbMirror(OFFLINE, tmp_path, name="n", warn=warnings.append)
+    for _ in range(100):
+        mirror.note(bad)
+    mirror.finish()
+    assert len(warnings) == 1
+    assert "switched off" in warnings[0]
+
+
+def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) -> None:
+    code = (
+        "import time, sys; from pathlib import Path; from trainer.tracking.journal import WandbConfig;"
+        "from trainer.tracking.wandb import WandbMirror;"
+        f"m = WandbMirror(WandbConfig(mode='online', project='p'), Path({str(tmp_path)!r}), name='n');"
+        "start = time.monotonic();"
+        "[m.note({'kind': 'finish', 'step': s, 'state': 'finished'}) for s in range(1000)];"
+        "noted = time.monotonic() - start; m.finish(timeout_s=2.0);"
+        "print(noted, time.monotonic() - start)"
+    )
+    environment = {**os.environ, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, timeout=100, capture_output=True, text=True
+    )
+    noted_s, finished_s = map(float, done.stdout.split())
+    assert noted_s < 0.5
+    assert finished_s < 5.0
+    assert done.stderr.count("switched off") == 1
+    assert time.monotonic() - start < 60
+
+
+WARNED = """
+import os, signal, sys, time
+from pathlib import Path
+from tests.tracking.test_wandb import OFFLINE, processes_under
+from trainer.tracking.journal import read
+from trainer.tracking.wandb import WandbMirror
+folder = Path(sys.argv[1])
+mirror = WandbMirror(OFFLINE, folder, name="story")
+lines = list(read(folder / "journal.jsonl"))
+for line in lines[: len(lines) // 2]:
+    mirror.note(line)
+while not (cores := processes_under(os.getpid(), "wandb-core")) or mirror._logged_step < 1:
+    time.sleep(0.05)
+for process in cores:
+    os.kill(process, signal.SIGUSR1)
+time.sleep(1.0)
+for line in lines[len(lines) // 2 :]:
+    mirror.note(line)
+mirror.finish()
+"""
+
+
+def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_mirror(tell: Callable[..., Path]) -> None:
+    """W&B's own process gets it too. (SIGTERM does end it, whatever is done: then the journal has the rest.)"""
+    folder = tell(steps=120)
+    alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
+    done = subprocess.run(
+        [sys.executable, "-c", WARNED, str(folder)], check=False, timeout=120, env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "switched off" not in done.stderr
+    wait_for_the_end(folder, 120)
+
+
+def wait_for_the_end(folder: Path, step: int) -> None:
+    """W&B's own process may write the end of a file a little later."""
+    deadline = time.monotonic() + 60
+    while [row["step"] for row in rows(folder)][-1:] != [step]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes_under(parent: int, name: str) -> list[int]:
+    """Children of a process whose command line has the name."""
+    children = Path(f"/proc/{parent}/task").glob("*/children")
+    found = [int(child) for file in children for child in file.read_text().split()]
+    return [child for child in found if name in Path(f"/proc/{child}/cmdline").read_text()]

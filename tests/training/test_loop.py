@@ -1,0 +1,167 @@
+"""The loop in this process: what policy and guard learn of the training loss of each source (all steps since the
+reading before, and no other), and which times it journals.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engines.steps import LENGTH, STORES, VOCABULARY, bench, training
+from trainer.base.records import Kind, Observation, SourceLoss
+from trainer.control.controller import ControlConfig, initial_state, steer
+from trainer.evaluate.held_out import EvaluationConfig, whole_part
+from trainer.tracking.journal import Journal
+from trainer.training import loop
+from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.loop import Outcome, train
+from trainer.training.run import Run, RunState
+
+EVERY, STEPS = 4, 11
+
+
+class HeldOut:
+    """Nine held-out documents of one sample's length."""
+
+    tokens = np.random.default_rng(3).integers(1, VOCABULARY, 9 * LENGTH).astype(np.uint16)
+    offsets = np.arange(10) * LENGTH
+    num_bytes = np.full(9, 4 * LENGTH)
+    slice_of = np.zeros(9, dtype=np.int64)
+    slices = ("all",)
+    ids = tuple(f"document {number}" for number in range(9))
+
+
+@contextmanager
+def run_in(folder: Path, stop_after: int | None = None) -> Any:
+    """A run of eleven steps that reads after every fourth; it is asked to stop in the step after ``stop_after``."""
+    folder.mkdir(exist_ok=True)
+    with bench() as on:
+        journal = Journal(folder / "journal.jsonl")
+        yield Run(
+            seed=1,
+            num_steps=STEPS,
+            rates=(),
+            max_epochs={},
+            evaluation=EvaluationConfig(every_steps=EVERY),
+            control=ControlConfig(),
+            checkpoint=CheckpointConfig(every_steps=10**6, keep=1),
+            folder=folder,
+            engine=on.engine,
+            stream=on.stream,
+            plan=on.stream.plan,
+            ledger=on.stream.plan.ledger,
+            journal=journal,
+            reader=whole_part(HeldOut(), sequence_length=LENGTH, end_of_document=0, document_batch=9),
+            slice_tokens={},
+            worth=None,
+            alignment=None,
+            fading=None,
+            ahead={},
+            replays=False,
+            stop_asked=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
+            ledger_offset=lambda: 0,
+            warn=print,
+        )
+        journal.close()
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
+    """What control was shown."""
+    found: list[Observation] = []
+
+    def watched(config: Any, state: Any, observation: Observation) -> Any:
+        found.append(observation)
+        return steer(config, state, observation)
+
+    monkeypatch.setattr(loop, "steer", watched)
+    return found
+
+
+def begun() -> RunState:
+    kinds: dict[str, Kind] = {"real": "real", "made": "synthetic"}
+    return RunState(control=initial_state(ControlConfig(), {"real": 600_000, "made": 400_000}, kinds))
+
+
+def go_on(run: Run, state: RunState) -> tuple[RunState, Outcome]:
+    return train(run, state, run.engine, training(steps=STEPS))  # type: ignore[arg-type]
+
+
+def journalled(run: Run, kind: str) -> list[dict[str, Any]]:
+    told = map(json.loads, (run.folder / "journal.jsonl").read_text().splitlines())
+    return [line for line in told if line["kind"] == kind]
+
+
+def summed(run: Run, steps: range) -> dict[str, SourceLoss]:
+    """Losses of these steps: nats per token from the journal, tokens from the plan."""
+    told = {line["step"]: line["source_loss"] for line in journalled(run, "step")}
+    sums = {}
+    for number, name in enumerate(run.plan.sources):
+        batches = {step: run.plan.batch(step) for step in steps}
+        valid = {step: STORES[number].valid[batch.sample[batch.source == number]] for step, batch in batches.items()}
+        tokens = {step: int((of - 1).sum()) for step, of in valid.items()}
+        nats = sum(told[step][name] * count for step, count in tokens.items())
+        sums[name] = SourceLoss(nats=nats, tokens=sum(tokens.values()))
+    return sums
+
+
+def test_the_times_of_steps_and_readings_are_parts_of_the_whole(tmp_path: Path) -> None:
+    with run_in(tmp_path) as run:
+        began = time.monotonic()
+        go_on(run, begun())
+        whole = time.monotonic() - began
+        parts = [line["seconds"] for kind in ("step", "reading") for line in journalled(run, kind)]
+        assert 0 < sum(parts) <= whole
+
+
+def assert_same(found: Mapping[str, SourceLoss], expected: Mapping[str, SourceLoss]) -> None:
+    assert found.keys() == expected.keys()
+    for name, loss in found.items():
+        assert loss.tokens == expected[name].tokens
+        assert loss.nats == pytest.approx(expected[name].nats)
+
+
+def test_control_sees_the_losses_of_all_steps_since_the_reading_before(tmp_path: Path, seen: list[Observation]) -> None:
+    with run_in(tmp_path) as run:
+        go_on(run, begun())
+        assert [observation.step for observation in seen] == [4, 8]
+        for observation in seen:
+            assert_same(observation.losses, summed(run, range(observation.step - EVERY + 1, observation.step + 1)))
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+def test_a_run_that_was_stopped_shows_control_the_same_losses_bit_for_bit(
+    tmp_path: Path, seen: list[Observation], stop_after: int
+) -> None:
+    with run_in(tmp_path / "whole") as run:
+        go_on(run, begun())
+    expected = [(observation.step, observation.losses) for observation in seen]
+    seen.clear()
+    with run_in(tmp_path / "parts", stop_after) as run:
+        state, outcome = go_on(run, begun())
+        assert outcome.state == "interrupted"
+        (folder,) = (run.folder / "checkpoints").glob("step-*")
+        saved = json.loads((folder / "state.json").read_text())
+    with run_in(tmp_path / "parts") as run:
+        run.engine.restore(folder)
+        run.stream.state = run.plan.state(state.step + 1)
+        run.stream.append([])
+        assert RunState.from_json(saved).losses == state.losses
+        go_on(run, RunState.from_json(saved))
+    assert [(observation.step, observation.losses) for observation in seen] == expected
+
+
+def test_a_step_that_was_left_out_adds_nothing(tmp_path: Path, seen: list[Observation]) -> None:
+    with run_in(tmp_path) as run:
+        parameter = next(iter(run.engine._model.parameters()))
+        hook = parameter.register_hook(lambda gradient: gradient * float("nan"))
+        state, _ = go_on(replace(run, num_steps=1), begun())
+        hook.remove()
+        go_on(run, state)
+        assert_same(seen[0].losses, summed(run, range(2, EVERY + 1)))

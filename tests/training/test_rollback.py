@@ -1,0 +1,109 @@
+"""Checkpoints that a rollback threw away are no target of the next one, and push no sound one out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.training.test_checkpoint import Alone, fail, save_step
+from tests.training.test_loop import begun, go_on
+from tests.training.test_loop import run_in as training_in
+from trainer.base.records import Decision
+from trainer.control.controller import ControlConfig
+from trainer.mixture.ledger import Fact
+from trainer.training import checkpoint
+from trainer.training.loop import _roll_back
+from trainer.training.run import RunState
+from trainer.training.saver import Saver
+
+SAVED = (500, 750, 1000)
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+def run_in(folder: Path) -> Any:
+    """A run with checkpoints at ``SAVED``, of which the guard finds fault with what came after 600."""
+    for step in SAVED:
+        save_step(folder / "checkpoints", step, keep=3)
+    restored: list[Path] = []
+    facts: list[Fact] = []
+    engine = SimpleNamespace(is_main=True, writers=Alone(), broadcast=lambda value: value, restore=restored.append)
+    stream = SimpleNamespace(append=facts.extend, state=SimpleNamespace(step=1025, slot=9))
+    plan = SimpleNamespace(state=lambda _step: SimpleNamespace(slot=5), lag_changes=lambda _state: [])
+    journal = SimpleNamespace(write=lambda *_kind, **_fields: None)
+    return SimpleNamespace(
+        folder=folder, saver=Saver(), engine=engine, stream=stream, plan=plan, journal=journal, warn=fail, told=restored
+    )
+
+
+def roll_back(run: Any, step: int, anchor_step: int) -> RunState:
+    decision = Decision(from_step=step + 1, shares={"web": 1_000_000}, action="rollback", reason="worse", evidence={})
+    return _roll_back(run, RunState(step=step, position=step, accepted_step=anchor_step), decision)
+
+
+def names(root: Path) -> Sequence[str]:
+    return sorted(path.name for path in root.glob("*step-*"))
+
+
+def test_a_second_rollback_does_not_go_to_what_the_first_threw_away(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    assert roll_back(run, 1025, anchor_step=600).position == 500
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000500\n"
+    assert roll_back(run, 1450, anchor_step=1300).position == 500
+    assert [folder.name for folder in run.told] == ["step-00000500"] * 2
+
+
+def test_what_was_thrown_away_pushes_no_sound_checkpoint_out_and_goes_with_the_next_save(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    roll_back(run_in(tmp_path), 1025, anchor_step=600)
+    save_step(root, 1500)
+    assert names(root) == ["step-00000500", "step-00001500"]
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_run_killed_in_a_rollback_resumes_from_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """From the checkpoint it resumes from it comes to the same rollback, and finds the same target."""
+    run, root, done = run_in(tmp_path), tmp_path / "checkpoints", 0
+    rename = Path.rename
+
+    def counted(path: Path, to: Path) -> Path:
+        nonlocal done
+        done += 1
+        if done > renames:
+            raise Killed
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted)
+        if renames < 3:  # the pointer, and two checkpoints
+            with pytest.raises(Killed):
+                roll_back(run, 1025, anchor_step=600)
+        else:
+            roll_back(run, 1025, anchor_step=600)
+    checkpoint.clean(root)
+    resumed = checkpoint.latest(root, warn=fail)
+    assert resumed is not None
+    assert resumed.step == (1000, 1000, 750, 500)[renames]
+    for step in SAVED:
+        if step > resumed.step:
+            save_step(root, step, keep=3)
+    assert roll_back(run, 1025, anchor_step=600).position == 500
+    assert checkpoint.latest(root, warn=fail, at_most=1300).step == 500  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("documents_needed", "accepted"), [(30, 0), (9, 8)])
+def test_a_reading_that_the_guard_cannot_judge_makes_no_step_a_target(
+    tmp_path: Path, documents_needed: int, accepted: int
+) -> None:
+    """Nine documents are read after steps 4 and 8."""
+    with training_in(tmp_path) as run:
+        control = ControlConfig.model_validate({"guard": {"min_documents": documents_needed}})
+        state, _ = go_on(replace(run, control=control), begun())
+    assert state.accepted_step == accepted

@@ -1,0 +1,389 @@
+"""The command line: argv to one call.
+
+Heavy imports stay inside the commands, so that `--help` answers in a fraction of a second (torch alone takes 1.4 s).
+Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal with a checkpoint
+saved, 130 broken off by Ctrl-C, 1 anything else.
+"""
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FAILED, BAD_INPUT, BROKEN_OFF = 1, 2, 130
+TELLING_S = 3.0
+
+app = typer.Typer(
+    name="trainer",
+    help="Train a model on an exact mixture of real and synthetic data, steered by held-out real data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich's markdown alone takes 0.2 s to import
+    epilog=(
+        "Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, "
+        "75 stopped by a signal with a checkpoint saved (ask again to go on), 130 broken off by Ctrl-C, "
+        "1 anything else."
+    ),
+)
+
+
+def _finite(number: float | None) -> float | None:
+    """Refuses what a bound lets through: `nan`, and `inf`."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number")
+    return number
+
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped recipe.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Replace a value of the recipe; may be given again.")
+]
+
+
+@app.command()
+def fit(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Run folder; runs/<recipe name> if left out.")
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option("--ledger", metavar="RUN", help="Replay the decisions of another run instead of making new ones."),
+    ] = None,
+) -> None:
+    """Train; goes on by itself where the run folder holds a checkpoint."""
+    if run is not None and run.exists() and not run.is_dir():
+        from trainer.base.records import UserError
+
+        raise UserError("--run is no folder", got=str(run))
+    from trainer.commands import fit as runs
+
+    raise typer.Exit(runs.fit(_recipe_path(recipe), overrides or [], run, ledger))
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Report every mistake in a recipe at once."""
+    from trainer.recipe import load_recipe
+
+    loaded = load_recipe(_recipe_path(recipe), overrides or [])
+    typer.echo(f"{recipe}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    world_size: Annotated[int, typer.Option("--world-size", min=1, help="Processes, usually one per GPU.")] = 1,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, callback=_finite, help="Measured training tokens per second and process: gives time and cost."
+        ),
+    ] = None,
+    teraflops: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, callback=_finite, help="Sustained TFLOP/s per process, where no tokens per second were measured."
+        ),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0.0, callback=_finite, help="Price of one process (GPU) for an hour.")
+    ] = None,
+    free_disk_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, callback=_finite, help="Free space where the run folder will lie; measured here if left out."
+        ),
+    ] = None,
+    source_tokens: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE=N", help="Tokens of a source that is not prepared here; may be given again."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a run takes before it is paid for, and refuse the impossible."""
+    from trainer.tools.plan import Machine
+    from trainer.tools.plan.table import show_plan
+
+    machine = Machine(
+        world_size=world_size,
+        tokens_per_second=tokens_per_second,
+        teraflops=teraflops,
+        price_per_hour=price_per_hour,
+        free_bytes=None if free_disk_gb is None else int(free_disk_gb * 1e9),
+    )
+    stated = _stated_tokens(source_tokens or [])
+    raise typer.Exit(show_plan(_recipe_path(recipe), overrides or [], machine, stated, as_json=as_json))
+
+
+@app.command()
+def evaluate(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Held-out figures of the newest checkpoint."""
+    from trainer.commands import fit as runs
+
+    raise typer.Exit(runs.evaluate(run, as_json))
+
+
+@app.command()
+def audit(
+    run: RunFolder,
+    step: Annotated[int | None, typer.Option(min=0, help="Which samples were in the batch of this step.")] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE:ID",
+            help="In which steps this sample was used. A number is the sample's; a document is named by its id, "
+            "one that looks like a number as SOURCE:id=1984. Of a segment that joined: SOURCE:SEGMENT:ID.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Which samples a step used, or which steps used a sample."""
+    from trainer.base.records import UserError
+    from trainer.commands import fit as runs
+
+    asked = step if sample is None else sample
+    if asked is None or (step is not None and sample is not None):
+        raise UserError("audit answers one question", remedy="Give either --step N or --sample SOURCE:ID")
+    raise typer.Exit(runs.audit(run, asked, as_json))
+
+
+@app.command()
+def explain(run: RunFolder, step: Annotated[int, typer.Option(min=0, help="The step to explain.")]) -> None:
+    """Why the shares were what they were: the decision and its evidence, in words."""
+    from trainer.commands import fit as runs
+
+    raise typer.Exit(runs.explain(run, step))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file; RUN/report.html if left out.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML file about one or several runs."""
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        from trainer.base.records import UserError
+
+        raise UserError("--output is no file in a folder that exists", got=str(output))
+    from trainer.commands import fit as runs
+
+    raise typer.Exit(runs.report(folders, output))
+
+
+@app.command()
+def submit(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe's file, or the name of a shipped recipe.")
+    ] = None,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="DIR", help="Run folder, which all nodes see; runs/<recipe name> if left out."),
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", metavar="RUN", help="Replay the decisions of another run.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    gpus_per_node: Annotated[
+        int, typer.Option(min=0, help="GPUs, and so processes, on each node; 0 for a cluster without GPUs.")
+    ] = 1,
+    processes_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Processes on each node where there are no GPUs; 1 if left out.")
+    ] = None,
+    cpus_per_process: Annotated[int, typer.Option(min=1, help="CPU cores of each process.")] = 4,
+    memory: Annotated[str | None, typer.Option(help="Memory of each node, such as 200G; 0 is all of it.")] = None,
+    limit: Annotated[
+        str | None, typer.Option("--time", help="Time limit of each start, such as 24:00:00 or 2-12 (days-hours).")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account that pays.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features that the nodes must have.")] = None,
+    dependency: Annotated[
+        str | None, typer.Option(help="Jobs to wait for, such as afterok:123; see `man sbatch`.")
+    ] = None,
+    array: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2",
+            help="Train one run for each value, such as seed=1-5, each in a run folder DIR/0, DIR/1 ...; given again, "
+            "one run for each combination.",
+        ),
+    ] = None,
+    at_once: Annotated[int | None, typer.Option(min=1, help="Runs of --array that train at the same time.")] = None,
+    container: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGE", help="Container: an image for the plugin pyxis, or a .sif file for apptainer."),
+    ] = None,
+    mounts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mount", metavar="HERE:THERE", help="A folder that the container sees; this folder if left out."
+        ),
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="A variable for the job, written into the script."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--sbatch", metavar="OPTION", help="An option of sbatch, as --sbatch=--exclusive."),
+    ] = None,
+    launch_file: Annotated[
+        Path | None, typer.Option(help="A launch file of accelerate (launch/accelerate/*.yaml); plain DDP if left out.")
+    ] = None,
+    warn_before: Annotated[
+        int,
+        typer.Option(min=1, help="Seconds from the warning to the end: one step and a checkpoint must fit."),
+    ] = 300,
+    idle_restarts: Annotated[
+        int, typer.Option(min=0, help="Restarts in a row without a new checkpoint after which the job gives up.")
+    ] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script, and do nothing.")] = False,
+    status: Annotated[
+        Path | None, typer.Option("--status", metavar="RUN", help="Show what has become of a run that was submitted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print --status as JSON.")] = False,
+) -> None:
+    """Train as a batch job of SLURM, requeued and resumed by itself; or show its --status."""
+    from trainer.base.records import UserError
+    from trainer.tools import slurm
+
+    if (recipe is None) == (status is None):
+        raise UserError("submit takes one thing", remedy="Give either a RECIPE to submit or --status RUN")
+    if status is not None:
+        raise typer.Exit(slurm.show_status(status, as_json=as_json))
+    request = slurm.Request(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        processes_per_node=processes_per_node,
+        cpus_per_process=cpus_per_process,
+        memory=memory,
+        time=limit,
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        dependency=dependency,
+        container=container,
+        container_mounts=tuple(mounts or ()),
+        environment=tuple(environment or ()),
+        options=tuple(options or ()),
+        launch_file=launch_file,
+        warn_s=warn_before,
+        idle_restarts=idle_restarts,
+        sweep=tuple(array or ()),
+        at_once=at_once,
+    )
+    assert recipe is not None
+    raise typer.Exit(slurm.submit(_recipe_path(recipe), overrides or [], run, ledger, request, dry_run=dry_run))
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", help="Also prepare its data and draw the first batch."),
+    ] = None,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Where the run is going to be: checks this disk.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions, devices, collectives, ports, memory, disk, W&B, SLURM: ok, warn or fail, with the remedy."""
+    from trainer.recipe import load_recipe
+    from trainer.tools.doctor import doctor as examine
+
+    loaded = None if recipe is None else load_recipe(_recipe_path(recipe), overrides or [])
+    raise typer.Exit(examine(loaded, run, as_json=as_json))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this recipe.")] = None,
+    copy: Annotated[
+        Path | None, typer.Option("--copy", metavar="DIR", help="Copy the recipe, or all of them, with their data.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a recipe.")] = False,
+) -> None:
+    """List, print or copy the shipped recipes."""
+    import json
+
+    from trainer.recipe import recipe_schema, shipped
+
+    if schema:
+        typer.echo(json.dumps(recipe_schema(), indent=2))
+    elif copy is not None:
+        for path in shipped.copy_recipes(name, copy):
+            typer.echo(path)
+    elif name is not None:
+        typer.echo(shipped.shipped_path(name).read_text(encoding="utf-8"), nl=False)
+    else:
+        for recipe in shipped.shipped_recipes():
+            typer.echo(f"{recipe.name:<12} {recipe.summary}")
+
+
+def _recipe_path(given: Path) -> Path:
+    """The recipe's file: as given, or the shipped recipe of that name."""
+    if given.exists() or given.suffix or len(given.parts) > 1:
+        return given
+    from trainer.recipe.shipped import shipped_path
+
+    return shipped_path(given.name)
+
+
+def _stated_tokens(stated: list[str]) -> dict[str, float]:
+    """`SOURCE=N`, where N may be written as 5e11."""
+    from trainer.base.records import UserError
+
+    tokens = {}
+    for one in stated:
+        name, _, number = one.partition("=")
+        try:
+            tokens[name] = float(number)
+        except ValueError:
+            tokens[name] = math.nan
+        if not 0 < tokens[name] < math.inf:
+            raise UserError(
+                "--source-tokens is not of the form SOURCE=N, N a number above 0",
+                got=one,
+                remedy="For example: wikipedia=5e9",
+            )
+    return tokens
+
+
+def main() -> None:
+    """Runs the command in argv; a user's mistake, an unusable file and Ctrl-C are told without a stack trace."""
+    try:
+        app()
+    except SystemExit as done:
+        if done.code == BROKEN_OFF:  # typer turns Ctrl-C into this
+            typer.echo("broken off by Ctrl-C", err=True)
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {place}{error.strerror or error}", err=True)
+        sys.exit(FAILED)
+    except Exception as error:
+        from trainer.base.failures import say_last
+        from trainer.base.records import UserError  # brings numpy and pydantic: 0.2 s that --help need not pay
+
+        if not isinstance(error, UserError):
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a launch all see the same mistake
+            say_last(f"error: {error}")
+        else:
+            time.sleep(TELLING_S)  # the launcher ends all as soon as one has ended
+        sys.exit(BAD_INPUT)

@@ -1,0 +1,1 @@
+"""Published mixture rules, to compare with."""

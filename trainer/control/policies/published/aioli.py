@@ -1,0 +1,77 @@
+"""Aioli, aimed at real text: sources gain share by how much a burst on them lowers the held-out real loss.
+
+Aioli (Chen et al., arXiv 2411.05735; released as HazyResearch/aioli) learns A_ij, the drop of the validation loss of
+group i after a short burst of training on group j, and sets pi_j to exp(eta sum_i A_ij). Only held-out real loss counts
+here, so there is one row i. Our rehearsals are the bursts: some steps on one source alone, from the weights as they
+stand, undone afterwards. So no training is spent on bursts, a burst does not change what the next one finds, and, being
+on one source (their one_hot_factor 1), needs no system of equations to tell sources apart. As in the released code:
+
+    A_j <- A_j - min(0, min_i A_i), then A_j <- A_j / sum_i A_i         (aioli_normalize_A)
+    Abar_j <- (1 - ema) A_j + ema Abar_j                               (ema = 0.1)
+    pi_j = pi0_j exp(eta Abar_j) / Z                                    (eta = 0.2)
+
+with pi0 the shares at the start, equal ones in the original. A worth is a drop in units of what fresh real text gains,
+a unit that the normalisation takes out. One update is made at each reading with a measurement.
+
+Since the A_j sum to 1, shares move by a factor of exp(eta) at most: the rule leans, it does not decide. Without ema
+(null) the factors add up over readings, pi_j <- pi_j exp(eta A_j) / Z, which the released code does too.
+"""
+
+from collections.abc import Mapping
+from math import exp
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trainer.base.records import Kind, Observation, Proposal
+from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalised
+from trainer.control.source_scores import usable
+
+
+class AioliConfig(Bounds):
+    """Share by what a burst on a source gains on held-out real text."""
+
+    kind: Literal["aioli"]
+    eta: float = Field(default=0.2, gt=0, description="step size of the exponential update")
+    ema: float | None = Field(
+        default=0.1, ge=0, lt=1, description="weight of earlier measurements; null: updates add up instead"
+    )
+    warm_up: float = Field(default=0.0, ge=0, lt=1, description="progress before which no worth is measured")
+
+
+def begin(config: AioliConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """The start shares; ``UserError`` for bounds on unknown sources or against the start."""
+    check_bounds(config, shares)
+    return {"start": dict(shares), "gains": {}}
+
+
+def worth_from(config: AioliConfig) -> float:
+    """Progress from which bursts are made."""
+    return config.warm_up
+
+
+def propose(config: AioliConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+    """Shares after the bursts of this reading; those in force when not every source has one that counts."""
+    names = drawn(seen.shares)
+    worth = {name: seen.worth[name].value for name in names if name in seen.worth and usable(seen.worth[name])}
+    if seen.progress < config.warm_up or len(worth) < len(names):
+        missing = [name for name in names if name not in worth]
+        reason = f"No burst was made on {', '.join(missing)} at this reading." if missing else "It is too early."
+        return state, Proposal(shares=dict(seen.shares), reason=reason)
+    lowest = min(0.0, *worth.values())
+    gains = {name: value - lowest for name, value in worth.items()}
+    if not any(gains.values()):
+        return state, Proposal(shares=dict(seen.shares), reason="No burst gained anything.")
+    gains = normalised(gains)
+    base: Mapping[str, int] = seen.shares
+    if config.ema is not None:
+        before = state["gains"]
+        gains = {name: (1 - config.ema) * gain + config.ema * before.get(name, gain) for name, gain in gains.items()}
+        base = state["start"]
+    weights = normalised({name: base[name] * exp(config.eta * gain) for name, gain in gains.items()})
+    evidence = {
+        "sources": {name: {"worth": worth[name], "gain": gains[name], "weight": weights[name]} for name in names}
+    }
+    reason = f"Bursts gain most on {max(gains, key=gains.__getitem__)}."
+    state = {**state, "gains": gains}
+    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)

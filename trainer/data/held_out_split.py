@@ -1,0 +1,71 @@
+"""Collects the held-out documents of both parts and makes sure that they share no document.
+
+`steer` is read by policy and guard, `report` only by the final figures; one document in both would make the final
+figures partly those that were steered by. Two rows with the same words are the same document, whatever their ids.
+"""
+
+from collections.abc import Sequence
+
+from trainer.base.records import UserError
+from trainer.data.config import DataConfig, HeldOutDataset
+from trainer.data.decontamination import HeldOutIndex
+from trainer.data.documents import BATCH_DOCUMENTS, Document, Reader
+
+
+def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document], list[Document], dict[str, int]]:
+    """Documents of `steer` and `report`, and what was found about them. Held in memory: held-out data is the small
+    part.
+
+    They are taken from the first segment of a source; what the rule would take from later ones is trained on neither,
+    so that the part is the same whatever joins the run.
+
+    A document of `steer` that also occurs in `report` (equal words) leaves `steer`; between two data sets of the
+    user's own it is an error, because each was meant to be whole. Raises UserError for an empty part.
+    """
+    rule = config.held_out
+    parts: dict[str, list[Document]] = {"steer": [], "report": []}
+    if isinstance(rule, HeldOutDataset):
+        for part, source in (("steer", rule.steer), ("report", rule.report)):
+            sampled = (
+                document for document in reader.documents(f"held_out.{part}", source) if document.part == "train"
+            )
+            parts[part] = [
+                document for _, document in zip(range(source.max_documents or 1 << 62), sampled, strict=False)
+            ]
+    else:
+        for document in reader.documents(rule.source, config.sources[rule.source]):
+            if document.part in parts:
+                parts[document.part].append(document)
+    overlap = _in_both(parts["steer"], parts["report"])
+    if overlap and isinstance(rule, HeldOutDataset):
+        examples = [parts["steer"][place].id for place in sorted(overlap)[:3]]
+        remedy = "Take them out of one of the two"
+        raise UserError(
+            f"steer and report must be disjoint, but share {len(overlap)} documents", got=examples, remedy=remedy
+        )
+    parts["steer"] = [document for place, document in enumerate(parts["steer"]) if place not in overlap]
+    for part, documents in parts.items():
+        if not documents:
+            raise UserError(
+                f"the held-out part `{part}` has no documents",
+                remedy="Check data.held_out: its source, column and buckets",
+            )
+    return parts["steer"], parts["report"], {"left_steer_for_report": len(overlap)}
+
+
+def chunks(documents: Sequence[Document]) -> list[list[str]]:
+    """The documents' texts in lists of a batch each."""
+    return [
+        [document.text for document in documents[i : i + BATCH_DOCUMENTS]]
+        for i in range(0, len(documents), BATCH_DOCUMENTS)
+    ]
+
+
+def _in_both(steer: Sequence[Document], report: Sequence[Document]) -> set[int]:
+    index = HeldOutIndex(chunks(report), threshold=1.0)
+    overlap: set[int] = set()
+    for number, texts in enumerate(chunks(steer)):
+        overlap.update(
+            number * BATCH_DOCUMENTS + match.document for match in index.match(texts) if match.kind == "exact"
+        )
+    return overlap

@@ -1,0 +1,84 @@
+"""The figures of a step on their way: from the ranks to each other in one all-reduce, from the device to the host.
+
+One float64 vector, for an all-reduce costs its latency, not its size: five words, then the nats of each source. 64-bit
+words go as two halves, whose sums are exact on 2^20 ranks. The tokens of each source need not go round: every rank
+knows them from the plan.
+"""
+
+# B rows of a step on this rank, K sources
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from trainer.base.records import SourceLoss, StepFigures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data.loader import StepBatch
+
+HALF = 1 << 32
+NUM_WORDS = 5  # of the vector, before the nats
+
+
+def by_source(nats_B: "Tensor", sources_B: "Tensor", *, num_sources: int) -> "Tensor":
+    """Nats [K] of the rows of each source. By selection: a sum by index is not repeatable on a GPU, a product with an
+    indicator would spread a nan to all sources.
+    """
+    is_of_BK = sources_B[:, None] == torch.arange(num_sources, device=sources_B.device)
+    return torch.where(is_of_BK, nats_B[:, None], 0.0).sum(0)
+
+
+class SummedFigures:
+    """(all) What each rank says of a step, summed over the ranks; still on the device, and nothing waits for it.
+
+    ``nats_K`` a rank's part of the loss in float64, in as many parts as can be told apart; ``fed`` its part of the
+    hash of the samples.
+    """
+
+    def __init__(self, nats_K: "Tensor", *, fed: int, stop: bool, ledger_digest: int, world_size: int) -> None:
+        self.world_size, self.ledger_digest = world_size, ledger_digest
+        own = [fed % HALF, fed // HALF, float(stop), ledger_digest % HALF, ledger_digest // HALF]
+        words = torch.tensor(own, dtype=torch.float64).to(nats_K.device, non_blocking=True)
+        self.vector = torch.cat([words, nats_K])
+        if world_size > 1:
+            torch.distributed.all_reduce(self.vector)
+
+    @property
+    def nats(self) -> "Tensor":
+        """The loss over the global batch, a float64 scalar."""
+        return self.vector[NUM_WORDS:].sum()
+
+
+class PendingStep:
+    """Figures of a step, on their way from the device. ``norm`` and ``is_bad`` are scalars, the same on all ranks."""
+
+    def __init__(self, batch: "StepBatch", summed: SummedFigures, norm: "Tensor", is_bad: "Tensor") -> None:
+        self._target_tokens, self._source_targets = batch.target_tokens, batch.source_targets
+        self._world_size, self._digest = summed.world_size, summed.ledger_digest
+        self._arrived: torch.cuda.Event | None = None
+        figures = torch.cat([summed.vector, torch.stack([norm.double(), is_bad.double()])])
+        self._figures = figures
+        if figures.device.type == "cuda":
+            self._figures = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            self._figures.copy_(figures, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def result(self) -> StepFigures:
+        """Wait for the step and return its figures."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        low, high, stop, digest_low, digest_high, *nats_K, norm, is_bad = self._figures.tolist()
+        parts = zip(nats_K, self._source_targets, strict=True) if self._source_targets else ()
+        return StepFigures(
+            loss=sum(nats_K) / self._target_tokens,
+            grad_norm=norm,
+            updated=not is_bad,
+            fed=(int(low) + int(high) * HALF) % (1 << 64),
+            stop_asked=stop > 0,
+            ledgers_agree=digest_low == self._world_size * (self._digest % HALF)
+            and digest_high == self._world_size * (self._digest // HALF),
+            losses=tuple(SourceLoss(nats=nats, tokens=tokens) for nats, tokens in parts),
+        )

@@ -1,0 +1,250 @@
+"""Losses of held-out real documents: which of them are read, what a reading costs, and the figures that come of it.
+
+The subset is chosen once, by hash and in proportion to the slices, so that two readings differ by the model alone:
+between documents the loss varies by 0.6 nats per token, between two checkpoints by 0.003, and only a paired comparison
+sees the second. Its size follows from token counts, never from a clock, so that every machine and every number of
+processes reads the same documents.
+"""
+
+# D documents of a reading
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from trainer.base.records import Config, FloatArray, IntArray, Reading, UserError
+from trainer.evaluate.eval_batches import (
+    ForwardPort,
+    Part,
+    Rows,
+    Samples,
+    Segment,
+    cut_windows,
+    derived_hash,
+    derived_rng,
+    gather_samples,
+    ratio_standard_error,
+    reduced_nats,
+    row_targets,
+)
+from trainer.evaluate.evidence.gradient_alignment import AlignmentConfig
+from trainer.evaluate.evidence.source_value import WorthConfig
+from trainer.evaluate.samples import live_segments
+
+FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6
+FEWEST_DOCUMENTS = 8  # below that a standard error means nothing: read even when the budget is smaller
+FEWEST_OF_A_SLICE = 4  # so that a minority is watched at all
+TAIL_SHARE = 0.1  # the worst decile
+
+
+class EvaluationConfig(Config):
+    """When and how much held-out text is read."""
+
+    every_steps: int = Field(default=50, ge=1, description="steps from one reading to the next")
+    steer_documents: int | None = Field(
+        default=None, ge=2, description="documents of the steer part per reading; null sizes it by max_compute_share"
+    )
+    max_compute_share: float = Field(
+        default=0.05, gt=0, le=1, description="most compute of the readings, as a part of the training between them"
+    )
+    document_batch: int = Field(default=32, ge=1, description="windows per forward on one process")
+    source_samples: int = Field(
+        default=8, ge=0, description="fixed training samples of each source whose loss is read too; 0 for none"
+    )
+    slice_skew: float = Field(
+        default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as seldom"
+    )
+    alignment: AlignmentConfig = Field(
+        default_factory=AlignmentConfig, description="evidence of where the gradient on each source points"
+    )
+    worth: WorthConfig = Field(
+        default_factory=WorthConfig, description="evidence of what a token of each source is worth"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Everything that stays the same from reading to reading: documents [D] of a part (ascending), and the sources of
+    which ``source_samples`` fixed samples are read.
+    """
+
+    part: Part
+    documents: IntArray
+    sources: Mapping[str, Sequence[Segment]]
+    source_samples: int
+    seed: int
+    sequence_length: int
+    end_of_document: int
+    document_batch: int
+
+    def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+        """One reading; every rank calls it and gets the same one, bit for bit. Of each source those segments are read
+        that ``live`` names by their numbers.
+        """
+        drawn = live_segments(self.sources, {name: live[name] for name in self.sources})
+        samples = fixed_samples(drawn, num_samples=self.source_samples, seed=self.seed)
+        windows = cut_windows(
+            self.part, self.documents, sequence_length=self.sequence_length, end_of_document=self.end_of_document
+        )
+        parts: dict[str, Rows] = {"": windows, **samples}
+        row_nats = reduced_nats(parts, port, batch_rows=self.document_batch)
+        nats, tokens = np.zeros(len(self.documents)), np.zeros(len(self.documents), dtype=np.int64)
+        place = np.searchsorted(self.documents, windows.documents)
+        np.add.at(nats, place, row_nats[""])
+        np.add.at(tokens, place, row_targets(windows))
+        return Reading(
+            step=step,
+            nats=nats,
+            tokens=tokens,
+            num_bytes=np.asarray(self.part.num_bytes[self.documents], dtype=np.int64),
+            slice_of=np.asarray(self.part.slice_of[self.documents], dtype=np.int64),
+            slices=tuple(self.part.slices),
+            source_nats_per_token={
+                name: float(row_nats[name].sum() / row_targets(rows).sum()) for name, rows in samples.items()
+            },
+        )
+
+
+def whole_part(part: Part, *, sequence_length: int, end_of_document: int, document_batch: int) -> Reader:
+    """A reader of every document of a part and of no source: what final figures are made of."""
+    return Reader(
+        part=part,
+        documents=all_documents(part),
+        sources={},
+        source_samples=0,
+        seed=0,
+        sequence_length=sequence_length,
+        end_of_document=end_of_document,
+        document_batch=document_batch,
+    )
+
+
+def plan_steer(
+    part: Part,
+    config: EvaluationConfig,
+    *,
+    interval_tokens: int,
+    seed: int,
+    num_sources: int = 0,
+    sequence_length: int = 0,
+) -> IntArray:
+    """Ascending indices of the documents to read, fixed for the run: hashed order inside each slice, slices in
+    proportion.
+
+    With ``steer_documents`` null as many as keep (document tokens + sources x source_samples x sequence_length) x 1/3
+    within max_compute_share x ``interval_tokens`` (the tokens trained between two readings), but at least 8.
+    """
+    order = _nested_order(part, seed)
+    if config.steer_documents is not None:
+        if config.steer_documents > len(order):
+            raise UserError(
+                "evaluation.steer_documents is more than the held-out steer part has",
+                got=config.steer_documents,
+                remedy=f"It has {len(order)}",
+            )
+        return np.sort(order[: config.steer_documents])
+    probe_tokens = num_sources * config.source_samples * sequence_length
+    budget_tokens = config.max_compute_share * interval_tokens / FORWARD_COST - probe_tokens
+    lengths = part.offsets[order + 1] - part.offsets[order]
+    affordable = int(np.searchsorted(np.cumsum(lengths), budget_tokens, side="right"))
+    return np.sort(order[: max(affordable, FEWEST_DOCUMENTS)])
+
+
+def all_documents(part: Part) -> IntArray:
+    """Every document that has a token, ascending: what the final figures read."""
+    return np.flatnonzero(np.diff(part.offsets) > 0).astype(np.int64)
+
+
+def reading_cost_tokens(
+    part: Part, documents: IntArray, *, num_sources: int, source_samples: int, sequence_length: int
+) -> float:
+    """Cost of a reading in trained-token equivalents: a third of the tokens that go through a forward (padding not
+    counted).
+    """
+    tokens = (
+        int((part.offsets[documents + 1] - part.offsets[documents]).sum())
+        + num_sources * source_samples * sequence_length
+    )
+    return tokens * FORWARD_COST
+
+
+def fixed_samples(sources: Mapping[str, Sequence[Segment]], *, num_samples: int, seed: int) -> dict[str, Samples]:
+    """The same few training samples of each source at every reading (fewer where a source has fewer).
+
+    ``sources`` are the live segments: where one joins or retires the samples are chosen anew from those that are drawn
+    now. So the loss of a source is on what it gives now, and two readings are on the same samples unless a segment
+    joined between them.
+    """
+    chosen = {}
+    for name, segments in sources.items():
+        total = sum(segment.num_samples for segment in segments)
+        if total and num_samples:
+            picks = derived_rng(seed, "source-loss", name).choice(total, size=min(num_samples, total), replace=False)
+            chosen[name] = gather_samples(segments, np.sort(picks).astype(np.int64))
+    return chosen
+
+
+def tail_documents(anchor_nats: FloatArray, tokens: IntArray) -> IntArray:
+    """Indices of the tenth of the documents with the highest nats per token under the anchor, ascending; at least one.
+
+    Chosen under an anchor and kept, because a set chosen under the reading that it judges gets better by itself
+    (regression to the mean). The same holds for the anchor: hand in the mean of one half of the anchor readings and
+    compare with the other half.
+    """
+    count = max(1, round(TAIL_SHARE * len(tokens)))
+    worst = np.argsort(-(anchor_nats / tokens), kind="stable")[:count]
+    return np.sort(worst)
+
+
+def summary(reading: Reading, anchor_nats: FloatArray | None = None) -> dict[str, Any]:
+    """The figures of a reading, JSON-able: mean with its standard error (clusters are documents), bits per byte, worst
+    decile, slices, worst slice.
+
+    ``worst_decile_nats_per_token`` is over ``tail_documents(anchor_nats)`` and None without an anchor. A slice without
+    documents is left out; the worst slice is the one with the most bits per byte.
+    """
+    slices = {}
+    for index, name in enumerate(reading.slices):
+        inside = reading.slice_of == index
+        if inside.any():
+            slices[name] = {
+                "nats_per_token": float(reading.nats[inside].sum() / reading.tokens[inside].sum()),
+                "bits_per_byte": float(reading.nats[inside].sum() / np.log(2) / reading.num_bytes[inside].sum()),
+                "documents": int(inside.sum()),
+                "tokens": int(reading.tokens[inside].sum()),
+            }
+    worst = max(slices, key=lambda name: float(slices[name]["bits_per_byte"]), default=None)
+    tail = None if anchor_nats is None else tail_documents(anchor_nats, reading.tokens)
+    error = ratio_standard_error(reading.nats, reading.tokens)
+    return {
+        "nats_per_token": reading.nats_per_token,
+        "standard_error": error if np.isfinite(error) else None,
+        "bits_per_byte": reading.bits_per_byte,
+        "documents": len(reading.nats),
+        "tokens": int(reading.tokens.sum()),
+        "worst_decile_nats_per_token": None
+        if tail is None
+        else float(reading.nats[tail].sum() / reading.tokens[tail].sum()),
+        "slices": slices,
+        "worst_slice": None if worst is None else {"name": worst, "bits_per_byte": slices[worst]["bits_per_byte"]},
+        "source_nats_per_token": dict(reading.source_nats_per_token),
+    }
+
+
+def _nested_order(part: Part, seed: int) -> IntArray:
+    """Documents with tokens, such that every prefix is balanced: first a few of each slice in turn, then slices in
+    proportion.
+    """
+    documents = all_documents(part)
+    ticket = np.array([derived_hash(seed, "steer", part.ids[document]) for document in documents], dtype=np.uint64)
+    slice_of = np.asarray(part.slice_of)[documents]
+    key = np.empty(len(documents))
+    for index in np.unique(slice_of):
+        inside = np.flatnonzero(slice_of == index)
+        ranked = inside[np.argsort(ticket[inside], kind="stable")]
+        turn = np.arange(len(ranked))
+        key[ranked] = np.where(turn < FEWEST_OF_A_SLICE, turn - FEWEST_OF_A_SLICE, (turn + 0.5) / len(ranked))
+    return documents[np.lexsort((ticket, key))]

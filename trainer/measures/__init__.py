@@ -1,1 +1,0 @@
-"""Pure measures on texts: contamination, memorisation, diversity, quality."""

@@ -1,0 +1,187 @@
+"""Reads a recipe's text into plain values and remembers where each of them stands.
+
+YAML is read by ruamel.yaml, which follows YAML 1.2: `1e-3` is a number and `no` is a word there, while the older rules
+read a string and `false`, two mistakes that a training run shows only hours later. Values are built from the node tree
+and not by a loader, because only nodes know their line, and because a duplicate key must be a mistake and not a silent
+second thought.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from trainer.base.records import UserError
+
+KeyPath = tuple[str | int, ...]
+_PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
+_TEXT_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: a line of a file, or the text of a `--set`."""
+
+    file: str
+    line: int | None = None
+
+
+@dataclass
+class Document:
+    """Plain values, the place of each, the mistakes found so far, and the paths they are about."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    mistakes: list[UserError] = field(default_factory=list)
+    mistaken: set[KeyPath] = field(default_factory=set)
+
+    def place(self, path: KeyPath) -> Place:
+        """The place of ``path``, or of the nearest thing around it that was written."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return Place("recipe")
+
+    def mistake(self, what: str, path: KeyPath, *, got: object = None, remedy: str | None = None) -> None:
+        """Notes a mistake at ``path``; reading goes on, so that all of them are shown at once."""
+        place = self.place(path)
+        self.mistaken.add(path)
+        self.mistakes.append(UserError(what, got=got, remedy=remedy, file=place.file, line=place.line))
+
+
+def dotted(path: KeyPath) -> str:
+    """A path as a user would write it after `--set`: `training.steps`."""
+    return ".".join(str(part) for part in path)
+
+
+def read_document(path: Path, overrides: list[str]) -> tuple[Document, str]:
+    """The values of the recipe at ``path`` with ``overrides`` (`a.b=c`) applied, and the recipe's text.
+
+    Raises UserError when the file cannot be read at all or is not YAML; whatever is wrong inside is in
+    ``Document.mistakes``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        remedy = "Give the path of a recipe; `trainer recipes` lists the shipped ones"
+        raise UserError(f"the recipe cannot be read: {error.strerror}", remedy=remedy, file=path) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "the recipe is not UTF-8 text", got=error.reason, remedy="Save it as UTF-8", file=path
+        ) from error
+    document = Document(places={(): Place(str(path), 1)})
+    node = _compose(text, Place(str(path)))
+    if not isinstance(node, MappingNode):
+        raise UserError(
+            "the recipe holds no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1
+        )
+    document.tree = _value_of(node, (), document, str(path), ())
+    for override in overrides:
+        _apply(override, document)
+    return document, text
+
+
+def _compose(text: str, place: Place) -> Node | None:
+    reader = YAML(typ="safe", pure=True)
+    try:
+        node: Node | None = reader.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None and place.line is None and not place.file.startswith("--set") else None
+        what = " ".join(part.strip() for part in (error.context, error.problem) if part)
+        raise UserError(f"not valid YAML: {what}", file=place.file, line=line) from error
+    except YAMLError as error:
+        raise UserError(f"not valid YAML: {error}", file=place.file) from error
+    return node
+
+
+def _value_of(node: Node, path: KeyPath, document: Document, file: str, around: tuple[int, ...]) -> Any:
+    """Plain values below ``node``; ``around`` are the nodes it stands in, since an alias may point at one of them."""
+    if id(node) in around:
+        document.mistake(f"{dotted(path)} is an alias of something that contains it", path)
+        return None
+    around = (*around, id(node))
+    if isinstance(node, MappingNode):
+        values: dict[str, Any] = {}
+        for key, child in _entries(node, path, document, file):
+            values[key] = _value_of(child, (*path, key), document, file, around)
+        return values
+    if isinstance(node, SequenceNode):
+        items = []
+        for index, child in enumerate(node.value):
+            document.places[(*path, index)] = _place_of(child, file)
+            items.append(_value_of(child, (*path, index), document, file, around))
+        return items
+    if node.tag in _PLAIN_TAGS:
+        return YAML(typ="safe", pure=True).constructor.construct_object(node)
+    if node.tag not in _TEXT_TAGS:
+        document.mistake(f"{dotted(path)} carries a YAML tag", path, got=node.tag, remedy="Write the plain value")
+    return node.value
+
+
+def _entries(node: MappingNode, path: KeyPath, document: Document, file: str) -> Iterator[tuple[str, Node]]:
+    """Keys and value nodes of a mapping; a key that is no text, comes twice or merges is a mistake and left out."""
+    first_places: dict[str, Place] = {}
+    for key_node, child in node.value:
+        place = _place_of(key_node, file)
+        if not isinstance(key_node, ScalarNode) or str(key_node.tag).endswith(":merge"):
+            remedy = "Write the keys out"
+            document.mistakes.append(
+                UserError("a key must be a plain word", remedy=remedy, file=place.file, line=place.line)
+            )
+            continue
+        key = str(key_node.value)
+        if key in first_places:
+            what = f"{dotted((*path, key))} is written twice, first in line {first_places[key].line}"
+            document.mistakes.append(UserError(what, remedy="Keep one of them", file=place.file, line=place.line))
+            continue
+        first_places[key] = document.places[(*path, key)] = place
+        yield key, child
+
+
+def _place_of(node: Node, file: str) -> Place:
+    return Place(file) if file.startswith("--set") else Place(file, node.start_mark.line + 1)
+
+
+def _apply(override: str, document: Document) -> None:
+    """Puts the value of one `a.b=c` into the tree; everything below it is then said to stand in that `--set`."""
+    place = Place(f"--set {override}")
+    key, equals, text = override.partition("=")
+    path: KeyPath = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        document.mistakes.append(UserError("not of the form a.b=c", got=override, file=place.file))
+        return
+    try:
+        node = _compose(text, place)
+    except UserError as error:
+        document.mistakes.append(error)
+        return
+    container = _container(path, document, place)
+    if container is None:
+        return
+    for known in [known for known in document.places if known[: len(path)] == path]:
+        del document.places[known]
+    document.places[path] = place
+    container[path[-1]] = None if node is None else _value_of(node, path, document, place.file, ())
+
+
+def _container(path: KeyPath, document: Document, place: Place) -> dict[str | int, Any] | None:
+    """The mapping that holds the last part of ``path``, made where it is missing; None, and a mistake, if a value is in
+    the way.
+    """
+    current: Any = document.tree
+    for depth, part in enumerate(path[:-1]):
+        if current.get(part) is None:
+            current[part] = {}
+            document.places[path[: depth + 1]] = place
+        if not isinstance(current[part], dict):
+            what = f"{dotted(path[: depth + 1])} has no keys of its own"
+            document.mistakes.append(UserError(what, got=current[part], file=place.file))
+            return None
+        current = current[part]
+    container: dict[str | int, Any] = current
+    return container

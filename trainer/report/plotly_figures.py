@@ -1,0 +1,65 @@
+"""What every chart of the report is made of: curves and bands as plotly has them, colours, numbers that JSON can hold.
+
+Colours go by the source's place in the recipe, so that a source looks the same in every chart; they are chosen to be
+told apart on white and on black, also by colour-blind readers (Okabe and Ito, 2008, a little lighter). Axis and font
+colours are left to the page, which knows whether it is dark; so is the colour of a trace that is marked ``ink``.
+"""
+
+# N steps
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.base.json_values import number
+from trainer.base.records import FloatArray
+from trainer.tracking.journal import Line
+
+Figure = dict[str, Any]
+Trace = dict[str, Any]
+
+COLOURS = ("#3b8fd4", "#e8973a", "#2fa58a", "#d9634f", "#a071c9", "#c9a51f", "#5bb5e0", "#d277a6", "#8a8f98", "#7aa63c")
+INTERVAL = 1.96  # standard errors: 95 % under a normal law
+MAX_SLICES = 12  # lines that can still be told apart; the worst ones are drawn
+
+
+def colour(index: int) -> str:
+    """The colour of the source, slice or run at this place."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def series(lines: Sequence[Line], key: str) -> tuple[FloatArray, FloatArray]:
+    """Steps and the numbers under ``key``, each [N]; NaN where a line lacks it."""
+    step = np.array([line["step"] for line in lines], dtype=np.float64)
+    return step, np.array([number(line.get(key)) for line in lines], dtype=np.float64)
+
+
+def curve(
+    name: str, x: Any, y: Any, paint: str, *, width: float = 1.8, dash: str = "solid", shape: str = "linear"
+) -> Trace:
+    """One line through the points, with an entry in the legend."""
+    line = {"color": paint, "width": width, "dash": dash, "shape": shape}
+    return {
+        "type": "scatter", "mode": "lines", "name": html.escape(name), "x": plain(x), "y": plain(y), "line": line,
+    }  # fmt: skip
+
+
+def band(x: FloatArray, y: FloatArray, half: FloatArray, paint: str) -> list[Trace]:
+    """The interval y - half to y + half as a filled area without an entry in the legend."""
+    edge = {"showlegend": False, "hoverinfo": "skip", "line": {"width": 0}}
+    lower = curve("", x, y - half, paint) | edge
+    upper = curve("", x, y + half, paint) | edge | {"fill": "tonexty", "fillcolor": paint + "33"}
+    return [lower, upper]
+
+
+def framed(traces: list[Trace], y_title: str, yaxis: Mapping[str, Any] | None = None) -> Figure:
+    """The chart of these traces over steps."""
+    return {"data": traces, "layout": {"xaxis": {"title": "step"}, "yaxis": {"title": y_title, **(yaxis or {})}}}
+
+
+def plain(values: Any) -> list[float | None]:
+    """Numbers for plotly, which leaves a gap for None; five significant digits are more than a pixel."""
+    array = np.asarray(values, dtype=np.float64)
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in array.tolist()]

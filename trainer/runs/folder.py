@@ -1,0 +1,260 @@
+"""The run folder: held by one launch at a time, bound to one recipe, and able to say how its run ended."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.base.failures import own_rank, say
+from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
+from trainer.base.records import UserError
+
+DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
+EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
+SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.runs.watchdog
+REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what cannot stand in outcome.json
+RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
+SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
+
+
+def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The outcome of a run that has nothing left to do under this recipe: finished, or stopped by the guard; else None.
+
+    A recipe that differs in what may not change is left to ``check_recipe_unchanged``, which refuses it.
+    """
+    outcome = read_outcome(folder)  # torn by a crash: the checkpoints say where the run stands
+    if outcome is None or not (folder / "recipe.yaml").is_file():
+        return None
+    old = _bound_recipe(folder)
+    if any(not difference.allowed for difference in differences(old, recipe)):
+        return None
+    if outcome["state"] == "finished":
+        return outcome if old.training.steps == recipe.training.steps else None
+    return outcome if outcome["state"] == "stopped-by-guard" else None
+
+
+def _bound_recipe(folder: Path) -> Recipe:
+    """The recipe that the folder is bound to. ``UserError`` where another version wrote what this one cannot read."""
+    path = folder / "recipe.yaml"
+    try:
+        return load_recipe(path, [], on_this_machine=False).recipe
+    except UserError as error:
+        raise UserError(
+            f"the run folder is of another version of this program, or its recipe was changed: {error}",
+            remedy="Go on with that version, or start anew in another --run folder",
+        ) from None
+
+
+def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
+    """Show what differs from the recipe the run began with, and refuse what would make it another experiment."""
+    path = folder / "recipe.yaml"
+    if path.is_file() and (folder / "ledger.jsonl").is_file():
+        changed = differences(_bound_recipe(folder), recipe)
+        refused = [difference for difference in changed if not difference.allowed]
+        if refused:
+            raise UserError(
+                f"the recipe is not the one this run began with: {'; '.join(map(str, refused))}",
+                remedy="Go on with the old values, or start the new ones in another --run folder",
+                file=path,
+            )
+
+
+def keep_recipe(folder: Path, recipe: Recipe) -> None:
+    """Bind the run folder to the recipe, with every default written out."""
+    aside = folder / ".recipe.yaml.partial"
+    aside.write_text(resolved_yaml(recipe))
+    aside.rename(folder / "recipe.yaml")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder: a second launch on it is refused and told who has it. The lock dies with the process.
+
+    A file system without locks between hosts (or without any) lets a second launch through; there the signs of life
+    of the launch that holds the folder give it away.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written",
+            got=error.strerror,
+            remedy="Make it writable, or choose another --run folder",
+        ) from None
+    with file:
+        file.seek(0)
+        holder = file.readline().rstrip("\n")
+        _take_lock(file, folder, holder)
+        if holder and not holder.endswith(f" on {socket.gethostname()}") and _shows_life(folder):
+            raise _in_use(folder, holder)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n{own_launch()}")
+        file.flush()
+        with suppress(OSError):  # network file systems show the other hosts only what was synchronised
+            os.fsync(file.fileno())
+        with suppress(OSError):  # so full already: the run will tell
+            (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
+        yield
+        (folder / RESERVE).unlink(missing_ok=True)
+        file.truncate(0)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """``locked``, and a refusal is told to the batch script, which would else take it for a crash and start again."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except UserError as error:
+            if file := os.environ.get(REFUSAL_VARIABLE):
+                with suppress(OSError):
+                    Path(file).write_text(f"{error}\n", encoding="utf-8")
+            raise
+        yield
+
+
+def _take_lock(file: IO[str], folder: Path, holder: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(folder, holder) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        say(f"warning: {folder} is on a file system without locks: see to it that no other launch uses it")
+
+
+def _in_use(folder: Path, holder: str) -> UserError:
+    return UserError(
+        f"the run folder {folder} is in use", got=holder, remedy="Wait for it, stop it, or choose another --run folder"
+    )
+
+
+def _shows_life(folder: Path) -> bool:
+    """Whether a rank of another host's launch gives signs (one a second) into the folder."""
+    before = _signs(folder)
+    if before:
+        time.sleep(SIGNS_WITHIN_S)
+    return before != _signs(folder)
+
+
+def _signs(folder: Path) -> dict[Path, bytes]:
+    signs = {}
+    for path in (folder / SIGNS).glob("*/rank-*"):
+        with suppress(OSError):
+            signs[path] = path.read_bytes()
+    return signs
+
+
+def own_launch() -> str:
+    """What the processes of this launch have in common and no other launch has that runs at the same time: where their
+    main rank listens. Known before they are connected.
+    """
+    if "MASTER_ADDR" not in os.environ:
+        return f"{socket.gethostname()}-{os.getpid()}"
+    address = os.environ["MASTER_ADDR"]
+    if address in ("localhost", "::1") or address.startswith("127."):  # any host's: all processes are on this one
+        address = socket.gethostname()
+    return f"{address}-{os.environ.get('MASTER_PORT', '')}"
+
+
+def _is_held_by_this_launch(folder: Path) -> bool:
+    """Whether the main rank of this launch has the folder. On the others a refused launch must leave no trace in it."""
+    try:
+        return (folder / ".lock").read_text().partition("\n")[2] == own_launch()
+    except OSError:
+        return False
+
+
+def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
+    """Write that a launch was refused before its recipe was known, for the batch script that reads ``outcome.json``; a
+    run that goes on there, or has come to its end, keeps its own.
+    """
+    with suppress(UserError), held(folder):
+        before = read_outcome(folder)
+        if before is not None and before["state"] in ("finished", "stopped-by-guard"):
+            return
+        (folder / "outcome.json").unlink(missing_ok=True)
+        write_outcome(folder, state="failed", step=None, reason=reason, exit_code=exit_code)
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """How the run ended, from ``outcome.json``; None where it cannot be read."""
+    with suppress(OSError, ValueError):
+        told = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        return told if isinstance(told, dict) else None
+    return None
+
+
+def failed_outcome(folder: Path) -> dict[str, Any] | None:
+    """What a rank of this launch has written about a failure of this run; None when none has."""
+    outcome = _outcome_of_this_launch(folder)
+    return outcome if outcome is not None and outcome["state"] == "failed" else None
+
+
+def _outcome_of_this_launch(folder: Path) -> dict[str, Any] | None:
+    outcome = read_outcome(folder)
+    return outcome if outcome is not None and outcome.get("launch") == own_launch() else None
+
+
+def write_outcome(
+    folder: Path,
+    *,
+    state: str,
+    step: int | None,
+    reason: str,
+    exit_code: int,
+    trace: str | None = None,
+    rank: int | None = None,
+    host: str | None = None,
+) -> bool:
+    """Write ``outcome.json`` unless a rank has already written how the run ended; whether it is this one's to tell.
+
+    ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
+    (a full disk) leaves only the terminal to tell, and so does a folder that this launch's main rank does not hold: it
+    may be another launch's, whose watchdogs would take the outcome for their own.
+    """
+    if own_rank() and not _is_held_by_this_launch(folder):
+        return _outcome_of_this_launch(folder) is None
+    outcome = {
+        "state": state,
+        "step": step,
+        "reason": reason,
+        "exit_code": exit_code,
+        "rank": own_rank() if rank is None else rank,
+        "host": host or socket.gethostname(),
+        "launch": own_launch(),
+        "traceback": trace,
+    }
+    text = json.dumps(outcome, indent=1)
+    try:
+        return _write_once(folder, text)
+    except OSError as error:
+        problem = error
+    try:
+        (folder / RESERVE).unlink()
+        return _write_once(folder, text)
+    except OSError:
+        say(f"warning: outcome.json could not be written: {problem}")
+        return True
+
+
+def _write_once(folder: Path, text: str) -> bool:
+    aside = folder / f".outcome.{os.getpid()}.{threading.get_native_id()}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.write_text(text)
+        os.link(aside, folder / "outcome.json")
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    return True

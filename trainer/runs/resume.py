@@ -1,0 +1,272 @@
+"""Going on with a run: its newest whole checkpoint, its ledger cut back to it, and what changed since it was saved."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from trainer.training import checkpoint
+from trainer.control.controller import ControlConfig, initial_state
+from trainer.data.config import DataConfig
+from trainer.training.loop import starting_facts
+from trainer.mixture.ledger import (
+    BatchSize,
+    Fact,
+    Ledger,
+    Retire,
+    Rollback,
+    Segment,
+    Shares,
+    Topology,
+    from_record,
+    to_record,
+)
+from trainer.mixture.plan import MixtureConfig, accumulation
+from trainer.tracking.journal import AppendOnlyFile, cut, read
+from trainer.training.run import Devices, RunState
+from trainer.recipe import Recipe, load_recipe
+from trainer.base.records import UserError
+
+if TYPE_CHECKING:
+    from trainer.data.store import PreparedData
+
+
+MARKS_KEPT = 16  # further back than a rollback goes
+_MARK_LINE = b'{"fact":"mark"'
+
+
+class RecordedLedger(Ledger):
+    """A ledger whose facts also go to a file (on the main rank), line by line, as they are taken."""
+
+    def __init__(self, facts: Sequence[Fact], file: AppendOnlyFile | None) -> None:
+        self._file: AppendOnlyFile | None = None
+        super().__init__(facts)
+        self._file = file
+
+    @override
+    def append(self, fact: Fact) -> None:
+        super().append(fact)
+        if self._file is not None:
+            self._file.append(to_record(fact))
+
+    def sync(self) -> int:
+        """Wait until all facts are on the disk; the offset they reach."""
+        return self._file.sync() if self._file is not None else 0
+
+
+def open_ledger(
+    folder: Path,
+    engine: Devices,
+    saved: checkpoint.Checkpoint | None,
+    *,
+    segments: Mapping[int, Sequence[Segment | Retire]],
+    mixture: MixtureConfig,
+    micro_batch: int,
+    replay: Mapping[int, Sequence[Fact]] | None = None,
+) -> RecordedLedger:
+    """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first.
+    ``segments`` are those of ``segment_facts``: the run begins with those of step 1.
+
+    The mixture's global batch counts from here on, except where another run's facts, its batch sizes among them, are
+    being replayed.
+    """
+    records: list[dict[str, Any]] = []
+    path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
+    if engine.is_main:
+        for file, key in ((path, "ledger_offset"), (journal, "journal_offset")):
+            cut(file, int(saved.state[key]) if saved else 0)
+        records = _recent(path) if path.exists() else []
+    facts = [from_record(record) for record in engine.broadcast(records)]
+    ledger = RecordedLedger(facts, AppendOnlyFile(path) if engine.is_main else None)
+    step = saved.step + 1 if saved else 1
+    if not facts:
+        for fact in [
+            *segments[1],
+            *(replay[1] if replay else starting_facts(mixture.global_batch, mixture.shares_in_millionths())),
+        ]:
+            ledger.append(fact)
+    else:
+        _check_same_data(ledger, segments)
+        _check_joined(ledger, segments, step)
+    size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
+    if size != mixture.global_batch and not replay:
+        ledger.append(BatchSize(step=step, global_batch=mixture.global_batch))
+    topology = Topology(
+        step=step,
+        world_size=engine.world_size,
+        micro_batch=micro_batch,
+        accumulation=accumulation(mixture.global_batch, engine.world_size, micro_batch),
+    )
+    known = [fact for fact in ledger.facts if isinstance(fact, Topology)]
+    if not known or (known[-1].world_size, known[-1].micro_batch, known[-1].accumulation) != (
+        topology.world_size,
+        topology.micro_batch,
+        topology.accumulation,
+    ):
+        ledger.append(topology)
+    return ledger
+
+
+def _recent(path: Path) -> list[dict[str, Any]]:
+    """The ledger's records without all but the newest marks.
+
+    A mark only saves counting, and a run goes on from the newest: with all of them a resume after a million steps takes
+    many times as long as one after ten.
+    """
+    with path.open("rb") as file:
+        marks = [number for number, line in enumerate(file, start=1) if line.startswith(_MARK_LINE)]
+    return list(read(path, skip=frozenset(marks[:-MARKS_KEPT])))
+
+
+def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Segment | Retire]]:
+    """The prepared segments as facts, by the step they govern from: the first of each source from step 1 on, the others
+    from when they join.
+    """
+    by_step: dict[int, list[Segment | Retire]] = {}
+    for source in data.sources.values():
+        joins, live = config.sources[source.name].joins, list[int]()
+        for number, segment in enumerate(source.segments):
+            step = joins[number - 1].from_step if number else 1
+            facts = by_step.setdefault(step, [])
+            facts.append(
+                Segment(
+                    step=step,
+                    source=source.name,
+                    kind=source.kind,
+                    segment=number,
+                    num_samples=segment.num_samples,
+                    fingerprint=segment.fingerprint,
+                )
+            )
+            if number and joins[number - 1].retires:
+                facts += [Retire(step=step, source=source.name, segment=one) for one in live]
+                live.clear()
+            live.append(number)
+    return by_step
+
+
+def facts_ahead(
+    segments: Mapping[int, Sequence[Fact]], replay: Mapping[int, Sequence[Fact]] | None
+) -> dict[int, list[Fact]]:
+    """What is known before its step, by the step it governs from: segments that join and retire, and what is replayed.
+    The ledger begins with what governs from step 1 on.
+    """
+    steps = sorted({*segments, *(replay or {})} - {1})
+    return {step: [*segments.get(step, ()), *(replay or {}).get(step, ())] for step in steps}
+
+
+def _check_joined(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]], step: int) -> None:
+    """What has joined and retired before batch ``step`` is what the recipe says: the past cannot change."""
+    taken = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire)}
+    said = {_event(fact) for from_step, facts in segments.items() if from_step <= step for fact in facts}
+    if taken == said:
+        return
+    event = min(taken ^ said)
+    from_step, what, source, number = event
+    raise UserError(
+        f"what has joined and retired up to step {step} cannot change",
+        got=f"segment {number} of source {source} to {what} from step {from_step} on, "
+        f"only in {'what this run has done' if event in taken else 'the recipe'}",
+        remedy=f"Leave those joins as they were; others can join from step {step + 1} on",
+    )
+
+
+def _event(fact: Segment | Retire) -> tuple[int, str, str, int]:
+    return fact.step, "join" if isinstance(fact, Segment) else "retire", fact.source, fact.segment
+
+
+def _check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]]) -> None:
+    """The prepared segments must be those the run has drawn from: other bytes under the same name would be another
+    run.
+    """
+    every = [fact for facts in segments.values() for fact in facts]
+    prepared = {(fact.source, fact.segment): fact for fact in every if isinstance(fact, Segment)}
+    for fact in ledger.facts:
+        if isinstance(fact, Segment):
+            now = prepared.get((fact.source, fact.segment))
+            if now is None or (now.fingerprint, now.num_samples) != (fact.fingerprint, fact.num_samples):
+                raise UserError(
+                    f"the data of source {fact.source} is not what this run began with",
+                    got=f"{now.num_samples} samples, fingerprint {now.fingerprint[:12]}" if now else "no such segment",
+                    remedy=f"Bring back the {fact.num_samples} samples with fingerprint {fact.fingerprint[:12]}, "
+                    "or start a new --run folder",
+                )
+
+
+def newest_checkpoint(folder: Path, engine: Devices, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest whole checkpoint, found once by the main rank: all ranks must resume from the same one."""
+    found: checkpoint.Checkpoint | UserError | None = None
+    if engine.is_main:
+        checkpoint.clean(folder / "checkpoints")
+        try:
+            found = checkpoint.latest(folder / "checkpoints", warn=warn)
+            if found is None and _had_checkpoint(folder):
+                raise UserError(
+                    f"the journal of {folder} tells of checkpoints, but none is there",
+                    remedy="Bring the checkpoints folder back, or start anew in another --run folder",
+                )
+            if found is not None:
+                checkpoint.set_aside_newer(folder / "checkpoints", found.step)
+        except UserError as error:
+            found = error
+    found = engine.broadcast(found)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def _had_checkpoint(folder: Path) -> bool:
+    path = folder / "journal.jsonl"
+    return path.is_file() and any(line["kind"] == "checkpoint" for line in read(path))
+
+
+def starting_state(
+    control: ControlConfig, mixture: MixtureConfig, ledger: Ledger, saved: checkpoint.Checkpoint | None
+) -> RunState:
+    """The state of the checkpoint, or that before the first step."""
+    if saved is None:
+        kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
+        return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds))
+    try:
+        return RunState.from_json(saved.state)
+    except KeyError as missing:
+        raise UserError(
+            "the checkpoint was saved by another version of this program",
+            got=f"no {missing} in it",
+            remedy="Go on with that version, or start anew in another --run folder",
+            file=saved.folder,
+        ) from None
+
+
+def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
+    """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
+    Segments join as the recipe says, which must be as they joined there.
+
+    ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
+    replay cannot follow without the readings that led to it.
+    """
+    theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
+    if theirs.seed != recipe.seed:
+        raise UserError(
+            "the replayed run has another seed, so its samples differ", got=theirs.seed, remedy="Use its seed"
+        )
+    facts = [from_record(record) for record in read(run / "ledger.jsonl")]
+    if any(isinstance(fact, Rollback) for fact in facts):
+        raise UserError("the replayed run went back to a checkpoint, which a replay cannot follow", file=run)
+    _check_same_data(Ledger(facts), segments)
+    joins, own = (
+        {name: [(join.from_step, join.retires) for join in source.joins] for name, source in one.data.sources.items()}
+        for one in (theirs, recipe)
+    )
+    if joins != own:
+        raise UserError(
+            "the segments of the replayed run join at other steps, so its samples differ",
+            got=own,
+            remedy=f"Let them join as there: {joins}",
+        )
+    by_step: dict[int, list[Fact]] = {}
+    for fact in facts:
+        if isinstance(fact, Shares | BatchSize):
+            by_step.setdefault(fact.step, []).append(fact)
+    return by_step

@@ -1,0 +1,131 @@
+"""Shows a plan: a table for people, JSON for programs, refusals and warnings as text."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.recipe import load_recipe
+from trainer.tools.plan import Machine, RunPlan, SourcePlan, plan_run
+from trainer.tools.plan.real_budget import RealBudget
+
+REFUSED = 2
+_ABOUT = {"prepared": "", "stated": "", "estimate": "~", "unknown": "?"}
+
+
+def show_plan(
+    recipe: Path, overrides: list[str], machine: Machine, source_tokens: Mapping[str, float], *, as_json: bool
+) -> int:
+    """Prints the plan of a recipe; the exit code is 2 when the run cannot work."""
+    plan = plan_run(load_recipe(recipe, overrides, on_this_machine=False), machine, source_tokens)
+    if as_json:
+        print(json.dumps(asdict(plan), indent=2))  # noqa: T201 - this is the output
+    else:
+        console = Console()
+        console.print(source_table(plan))
+        console.print(run_table(plan))
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    for refusal in plan.refusals:
+        print(f"error: {refusal}", file=sys.stderr)  # noqa: T201
+    return REFUSED if plan.refusals else 0
+
+
+def source_table(plan: RunPlan) -> Table:
+    """Samples, tokens and epochs of each source, and what each of its tokens is worth for being repeated."""
+    table = Table(title=f"{plan.name}: {plan.steps:,} steps of {plan.global_batch:,} samples", title_justify="left")
+    table.add_column("source")
+    for column in ("kind", "share", "samples", "tokens", "samples there", "epochs", "each worth", "cap"):
+        table.add_column(column, justify="right")
+    for source in plan.sources:
+        table.add_row(*_source_row(source))
+    return table
+
+
+def _source_row(source: SourcePlan) -> list[str]:
+    there = "?" if source.available_samples is None else f"{_ABOUT[source.known_by]}{_count(source.available_samples)}"
+    epochs = "?" if source.epochs is None else f"{_ABOUT[source.known_by]}{_short(source.epochs)}"
+    known = source.effective_tokens is not None and source.tokens > 0
+    each_worth = f"{(source.effective_tokens or 0.0) / source.tokens:.2f}" if known else "?"
+    cap = "" if source.max_epochs is None else f"{source.max_epochs:g}"
+    return [
+        source.name,
+        source.kind,
+        f"{source.mean_share:.3f}",
+        _count(source.samples),
+        _short(source.tokens),
+        there,
+        epochs,
+        each_worth,
+        cap,
+    ]
+
+
+def run_table(plan: RunPlan) -> Table:
+    """Model, memory, disk, time and cost."""
+    memory, disk = plan.memory, plan.disk
+    table = Table(show_header=False)
+    table.add_column("what")
+    table.add_column("figure")
+    table.add_row("parameters", _short(plan.num_parameters))
+    table.add_row("tokens", _short(plan.tokens))
+    dealt = f"{plan.world_size:,} x {plan.accumulation} micro-batches of up to {plan.micro_batch} samples"
+    table.add_row("batch", f"{plan.global_batch:,} samples on {dealt}")
+    if plan.real is not None:
+        _add_real_rows(table, plan.real)
+    states = _bytes(memory.weights + memory.gradients + memory.optimizer)
+    about = f"(states {states}, activations ~{_bytes(memory.activations)})"
+    table.add_row("memory per rank", f"{_bytes(memory.total)} {about}")
+    if plan.world_size > 1:
+        table.add_row("  with sharded states", f"{_bytes(memory.total_sharded)} (ZeRO-3 or FSDP2)")
+    table.add_row(
+        "checkpoints", f"{disk.checkpoints_written} of {_bytes(disk.checkpoint)}, {disk.checkpoints_kept} kept"
+    )
+    table.add_row("disk", f"{_bytes(disk.peak)} at most, {_bytes(disk.free)} free")
+    table.add_row("compute", f"{plan.flops:.3g} floating-point operations")
+    unknown = "unknown: give --tokens-per-second or --teraflops"
+    table.add_row("time", unknown if plan.seconds is None else _duration(plan.seconds))
+    if plan.cost is not None:
+        table.add_row("cost", f"{plan.cost:,.2f} (in the currency of --price-per-hour)")
+    return table
+
+
+def _add_real_rows(table: Table, real: RealBudget) -> None:
+    worth = f"worth {_short(real.effective_tokens)} different ones"
+    table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {worth}")
+    more = f"{real.value_of_new_token:.2f} of a fresh token, one more repeat {real.value_of_repeat:.2f}"
+    table.add_row("  one more new one", f"worth {more}")
+    if real.most_share is not None:
+        curve = " ".join(f"{share:.2f}" for share in real.most_share)
+        table.add_row("  most real share", f"{curve}")
+        table.add_row("", f"by tenths of the run, for {real.most_epochs:g} epochs in all")
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f} {letter}"
+    return f"{number:.3g}"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 1_000_000 else _short(number)
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1e3:.1f} kB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{value} {unit}" for value, unit in ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")) if value]
+    return " ".join(parts[:2]) or "0 s"

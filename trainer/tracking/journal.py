@@ -1,0 +1,246 @@
+"""The run's own record: append-only JSON lines that survive kill -9, used for the journal and for the ledger.
+
+A line is one ``os.write`` on a descriptor opened with O_APPEND, newline included, so a process that dies leaves whole
+lines and at most one torn one at the end; a line counts only when its newline is there. A write takes 70 us on a busy
+machine and never waits for the disk: ``sync`` does, and is called when a checkpoint is saved, whose manifest holds the
+byte offset. On resume ``cut`` takes the file back to that offset.
+"""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from trainer.base.json_values import jsonable
+from trainer.base.records import Config, UserError
+
+Line = Mapping[str, Any]
+
+TAIL_BYTES = 1 << 20  # how much is read at once when the last newline of a file is looked for
+
+
+class WandbConfig(Config):
+    """The mirror of the journal in Weights & Biases; ``offline`` writes files that ``wandb sync`` can upload later."""
+
+    mode: Literal["off", "offline", "online"] = Field("offline", description="off, offline (files only) or online")
+    project: str = Field("hybrid-trainer", min_length=1, description="W&B project")
+    entity: str | None = Field(None, description="W&B team or user; null means the default of the account")
+    name: str | None = Field(None, description="name of the run in W&B; null means the recipe's name")
+
+
+class MonitorConfig(Config):
+    """What a run reports beside its own journal, which is always written."""
+
+    wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases")
+
+
+class AppendOnlyFile:
+    """A JSONL file that only grows, with one writer; any thread of it may append. ``offset`` is its length in bytes.
+
+    A torn last line found on opening (the process before this one was killed) is moved to the ``.lost`` file first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            cut(path, _end_of_last_line(path))
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._lock = threading.Lock()
+        self.offset = os.fstat(self._descriptor).st_size
+        _sync_folder(path.parent)
+
+    def append(self, record: Line) -> dict[str, Any]:
+        """Write one line and return the record as written. OSError when the disk is full; no half line is left then."""
+        written = jsonable(record)
+        text = json.dumps(written, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # A lone surrogate is written as its \u escape, which JSON reads back.
+        line = text.encode("utf-8", errors="backslashreplace") + b"\n"
+        with self._lock:
+            if self._descriptor is None:
+                raise ValueError(f"{self.path} is closed")
+            done = os.write(self._descriptor, line)
+            if done < len(line):
+                os.ftruncate(self._descriptor, self.offset)
+                problem = f"{os.strerror(errno.ENOSPC)}: only {done} of {len(line)} bytes of a line were written"
+                raise OSError(errno.ENOSPC, problem, str(self.path))
+            self.offset += done
+        return dict(written)
+
+    def sync(self) -> int:
+        """Wait until all lines are on the disk; the offset they reach."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
+            return self.offset
+
+    def close(self) -> None:
+        """Sync and close; closing twice is allowed."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+class JournalWriter(Protocol):
+    """What a run needs of a journal; the main rank has a ``Journal``, the others a ``SilentJournal``."""
+
+    def write(self, kind: str, step: int, /, **fields: Any) -> None:
+        """Write one line."""
+
+    def sync(self) -> int:
+        """Wait until all lines are on the disk; the offset they reach."""
+
+    def close(self) -> None:
+        """Sync and close."""
+
+
+class Journal:
+    """The journal of the main rank: each line goes to the file first, then to the views (terminal, W&B)."""
+
+    def __init__(self, path: Path, views: Sequence[Callable[[Line], None]] = ()) -> None:
+        self._file = AppendOnlyFile(path)
+        self._views = tuple(views)
+
+    def write(self, kind: str, step: int, /, **fields: Any) -> None:
+        """Write the line {"kind": kind, "step": step, ...fields} and show it to the views."""
+        line = self._file.append({"kind": kind, "step": step, **fields})
+        for view in self._views:
+            view(line)
+
+    def sync(self) -> int:
+        """Wait until all lines are on the disk; the offset they reach."""
+        return self._file.sync()
+
+    def close(self) -> None:
+        """Sync and close; closing twice is allowed."""
+        self._file.close()
+
+
+class SilentJournal:
+    """The journal of every rank but the main one: writes nothing."""
+
+    def write(self, kind: str, step: int, /, **fields: Any) -> None:
+        """Nothing: the main rank writes."""
+
+    def sync(self) -> int:
+        """Nothing to wait for."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def read(path: Path, *, skip: Container[int] = ()) -> Iterator[dict[str, Any]]:
+    """The lines of a JSONL file, in order; a torn last line (no newline) is ignored, also while a process is writing.
+    Lines whose number (from 1) is in ``skip`` are passed over unread.
+
+    UserError with the line number when a line that is not the last is broken, or when there is no such file.
+    """
+    if not path.is_file():
+        raise UserError("no such file", file=path, remedy="Is this a run folder?")
+    with path.open("rb") as file:
+        for index, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                return
+            if index in skip:
+                continue
+            try:
+                line = json.loads(raw)
+            except ValueError:  # bad JSON, bad UTF-8
+                line = None
+            if not isinstance(line, dict):
+                raise UserError(
+                    "broken line: not a JSON object",
+                    got=raw[:80].decode("utf-8", errors="replace"),
+                    file=path,
+                    line=index,
+                    remedy="Only the last line may be torn: resume from a checkpoint, which cuts the file back",
+                )
+            yield line
+
+
+def lost_path(path: Path) -> Path:
+    """Where ``cut`` keeps what it takes away: journal.jsonl -> journal.lost.jsonl."""
+    return path.with_name(f"{path.stem}.lost{path.suffix}")
+
+
+def cut(path: Path, offset: int) -> int:
+    """Shorten a JSONL file to ``offset`` bytes and add the rest to ``<name>.lost.jsonl``; the number of bytes moved.
+
+    Crash-safe: the rest is on the disk under its new name before the file is shortened, so a kill between the two
+    leaves it in both, and the next cut, finding it at the end of the lost file, does not add it again. A torn line is
+    kept as {"torn": text}. UserError when the file is shorter than ``offset`` or ``offset`` is not the end of a line:
+    then it is not the file the checkpoint knew.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    if offset < 0 or size < offset:
+        raise UserError(
+            f"the file has {size} bytes, fewer than the checkpoint knew",
+            got=offset,
+            file=path,
+            remedy="It was changed after the checkpoint was saved: restore it, or start in a new run folder",
+        )
+    if size == offset:
+        return 0
+    with path.open("r+b") as file:
+        if offset > 0:
+            file.seek(offset - 1)
+            if file.read(1) != b"\n":
+                raise UserError("the offset is not the end of a line", got=offset, file=path, remedy="Restore the file")
+        rest = file.read()
+        _keep(lost_path(path), _whole_lines(rest))
+        file.truncate(offset)
+        os.fsync(file.fileno())
+    return size - offset
+
+
+def _keep(lost: Path, rest: bytes) -> None:
+    """Add ``rest`` to the lost file by writing it anew beside it and renaming, so that it is never half there."""
+    before = lost.read_bytes() if lost.exists() else b""
+    if before.endswith(rest):
+        return
+    aside = lost.with_name(lost.name + ".tmp")
+    with aside.open("wb") as file:
+        file.write(before)
+        file.write(rest)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(lost)
+    _sync_folder(lost.parent)
+
+
+def _whole_lines(rest: bytes) -> bytes:
+    whole, newline, torn = rest.rpartition(b"\n")
+    if not torn:
+        return rest
+    kept = json.dumps({"torn": torn.decode("utf-8", errors="backslashreplace")}).encode() + b"\n"
+    return whole + newline + kept
+
+
+def _end_of_last_line(path: Path) -> int:
+    """The number of bytes up to and with the last newline; 0 when there is none."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - TAIL_BYTES)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

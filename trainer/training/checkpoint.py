@@ -1,0 +1,320 @@
+"""Checkpoints that are complete or absent: written aside, hashed, renamed, then pointed to; the old one goes only after
+the new one is verified.
+
+Writing in place and deleting the oldest first (what the usual libraries do) leaves nothing to resume from when a
+process dies at the wrong moment. Here a folder with its final name is whole by construction, its manifest proves it,
+and a damaged one is passed over, loudly. Every rank writes and hashes its part; what one of them cannot do all of them
+hear of, and end together.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import Field
+
+from trainer.base.records import Config, UserError
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+class CheckpointConfig(Config):
+    """When to save, and how many checkpoints to keep."""
+
+    every_steps: int = Field(default=500, gt=0, description="a checkpoint after every so many steps, and at the end")
+    keep: int = Field(default=2, gt=0, description="checkpoints kept; older ones go after the newest is verified")
+    asynchronous: bool = Field(
+        default=False,
+        description="write while training goes on, from a copy in host memory (12 bytes per parameter); writing, "
+        "beside training or not, takes 0.5 GB more on each process, or twice the largest tensor",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A verified checkpoint: its folder and the run state saved with it."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+class Ranks(Protocol):
+    """The ranks that save together."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number among them; 0 publishes."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Their number."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """(all) Every rank's value, by rank."""
+        ...
+
+
+T = TypeVar("T")
+
+
+def folder_name(step: int) -> str:
+    """The folder of the checkpoint after ``step``."""
+    return f"step-{step:08d}"
+
+
+def save(
+    root: Path,
+    step: int,
+    *,
+    write: Callable[[Path], None],
+    state: dict[str, Any],
+    keep: int,
+    accepted_step: int,
+    ranks: Ranks,
+) -> tuple[Path, int]:
+    """(all) Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts this rank's
+    files into the folder it is given. Beside the newest ``keep``, the newest up to ``accepted_step`` stays, for a
+    rollback.
+
+    OSError on every rank, naming the one that failed, when anything goes wrong on any.
+    """
+    aside, folder = root / f".{folder_name(step)}.partial", root / folder_name(step)
+    is_main = ranks.rank == 0
+    together(ranks, lambda: _begin(aside) if is_main else None)
+    together(ranks, lambda: _require_folder(aside))  # a rank that fails inside ``write`` can leave the others waiting
+    together(ranks, lambda: write(aside))
+    together(ranks, lambda: _write_state(aside, state) if is_main else None)
+    seen = together(ranks, lambda: _files_in(aside))
+    if any(names != seen[0] for names in seen):
+        raise OSError(f"the ranks see different files in {aside}: the run folder must be on a disk that all share")
+    parts = together(ranks, lambda: _entries(_mine(seen[0], ranks), aside))
+    files = {name: entry for part in parts for name, entry in part.items()}
+    together(ranks, lambda: _publish(aside, folder, step, files) if is_main else None)
+    problems = together(ranks, lambda: _damage_among(folder, dict(_mine(sorted(files.items()), ranks))))
+    problem = next((problem for problem in problems if problem), None)
+    if problem:
+        raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
+    together(ranks, lambda: _remove_old(root, keep, accepted_step) if is_main else None)
+    return folder, sum(int(entry["bytes"]) for entry in files.values())
+
+
+def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
+    """(all) Every rank does its work; what came of it, by rank. OSError on all of them when one fails."""
+    try:
+        told: tuple[T | None, str | None] = work(), None
+    except Exception as error:  # noqa: BLE001 - a full disk has many names (torch: RuntimeError); all ranks end together
+        told = None, str(error) or repr(error)
+    results = ranks.gather(told)
+    failed = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(results) if problem is not None]
+    if failed:
+        raise OSError(failed[0] if len(results) > 1 else failed[0].removeprefix("rank 0: "))
+    return [result for result, _ in results]
+
+
+def _begin(aside: Path) -> None:
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+
+
+def _require_folder(aside: Path) -> None:
+    """OSError where this rank does not see the folder that the main rank made, or cannot write there."""
+    try:
+        with tempfile.TemporaryFile(dir=aside):
+            pass
+    except FileNotFoundError as error:
+        raise OSError(f"{aside} is not there: the run folder must be on a disk that all ranks share") from error
+
+
+def _write_state(aside: Path, state: dict[str, Any]) -> None:
+    (aside / STATE).write_text(json.dumps(state))
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _mine(all_of_them: Sequence[T], ranks: Ranks) -> Sequence[T]:
+    """This rank's part of what is dealt out."""
+    return all_of_them[ranks.rank :: ranks.world_size]
+
+
+def _entries(names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 by name, of files that are on the disk now."""
+    entries: dict[str, dict[str, Any]] = {}
+    for name in names:
+        _sync_file(folder / name)
+        entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+    return entries
+
+
+def _publish(aside: Path, folder: Path, step: int, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the manifest, flush, rename, point."""
+    manifest = aside / MANIFEST
+    manifest.write_text(json.dumps({"step": step, "files": dict(sorted(files.items()))}, indent=1))
+    _sync_file(manifest)
+    for inner in (*(path for path in aside.rglob("*") if path.is_dir()), aside):
+        _sync_folder(inner)
+    if folder.exists():  # a resumed run reached the step again; the old folder stays until the new one has its name
+        discarded = folder.with_name(f".{folder.name}.replaced")
+        shutil.rmtree(discarded, ignore_errors=True)
+        folder.rename(discarded)
+    aside.rename(folder)
+    _sync_folder(folder.parent)
+    _point(folder.parent, folder.name)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None: every file is there with its size and hash."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        written = {
+            name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in files.items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # a flipped bit can do any of these
+        return f"no readable {MANIFEST} ({type(error).__name__})"
+    if STATE not in files:
+        return f"{MANIFEST} does not name {STATE}"
+    return _damage_among(folder, written)
+
+
+def _damage_among(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, {entry['bytes']} were written"
+        if _sha256(path) != entry["sha256"]:
+            return f"{name} does not match its SHA-256"
+    return None
+
+
+def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint (up to step ``at_most``) that is whole; a damaged one is named through ``warn`` and the one
+    before is used.
+
+    ``UserError`` when checkpoints exist and none is whole: starting anew in silence would throw the run away.
+    """
+    folders = [folder for folder in _folders(root) if at_most is None or _step(folder) <= at_most]
+    for folder in reversed(folders):
+        problem = damage(folder)
+        if problem is None:
+            return Checkpoint(folder=folder, step=_step(folder), state=json.loads((folder / STATE).read_text()))
+        warn(f"checkpoint {folder} is damaged: {problem}; trying the one before")
+    if folders and at_most is None:
+        raise UserError(
+            f"no checkpoint in {root} is whole",
+            remedy="restore one from a backup, or start anew with another --run folder",
+        )
+    return None
+
+
+def clean(root: Path) -> None:
+    """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back."""
+    for left in root.glob(".step-*.replaced") if root.is_dir() else ():
+        folder = root / left.name.removeprefix(".").removesuffix(".replaced")
+        if folder.exists():
+            shutil.rmtree(left)
+        else:
+            left.rename(folder)
+    for left in root.glob(".step-*.partial") if root.is_dir() else ():
+        shutil.rmtree(left)
+
+
+def set_aside_newer(root: Path, step: int) -> None:
+    """Rename the damaged checkpoints after ``step``, from where the run goes on: they must not count among those kept,
+    or with ``keep`` 1 a checkpoint would be removed as the older one as soon as it is written.
+    """
+    _rename_newer(root, step, "damaged")
+
+
+def discard_newer(root: Path, step: int) -> None:
+    """Rename the checkpoints after ``step``, to which the run has gone back: a later rollback must not take what this
+    one threw away for sound. They go for good when the next one is saved.
+
+    The newest goes first: killed in between, the run resumes from one before the rollback, and comes to it again.
+    """
+    if any(_step(folder) > step for folder in _folders(root)):
+        _point(root, folder_name(step))
+        _rename_newer(root, step, "discarded")
+        _sync_folder(root)
+
+
+def _rename_newer(root: Path, step: int, prefix: str) -> None:
+    for folder in reversed(_folders(root)):
+        if _step(folder) > step:
+            renamed = root / f"{prefix}-{folder.name}"
+            shutil.rmtree(renamed, ignore_errors=True)
+            folder.rename(renamed)
+
+
+def require_space(root: Path, bytes_each: int, keep: int) -> None:
+    """Refuse to start a run whose checkpoints cannot fit: ``keep`` of them (less those already there) and the one being
+    written.
+    """
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    need = bytes_each * (keep + 1 - min(keep, len(_folders(root))))
+    if free < need:
+        raise UserError(
+            f"checkpoints need {need / 1e9:.2f} GB more in {root} ({keep} kept and one being written), "
+            f"{free / 1e9:.2f} GB are free",
+            remedy="free some space, lower checkpoint.keep, or choose another --run folder",
+        )
+
+
+def _remove_old(root: Path, keep: int, accepted_step: int) -> None:
+    accepted = [folder for folder in _folders(root) if _step(folder) <= accepted_step][-1:]
+    for folder in _folders(root)[:-keep]:
+        if folder not in accepted:
+            shutil.rmtree(folder)
+    for left in (*root.glob(".step-*.replaced"), *root.glob("discarded-step-*")):
+        shutil.rmtree(left)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Checkpoint folders with their final names, by step."""
+    named = [folder for folder in root.glob("step-*") if folder.name.removeprefix("step-").isdigit()]
+    return sorted((folder for folder in named if folder.is_dir()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _point(root: Path, name: str) -> None:
+    aside = root / ".latest.partial"
+    aside.write_text(name + "\n")
+    _sync_file(aside)
+    aside.rename(root / "latest")
+    _sync_folder(root)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,40 @@
+"""Slices of what was drawn against those of the real data, told at each reading, and warned of where they part."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from trainer.training.run import Run, RunState
+from trainer.training.slice_composition import Composition, composition
+
+
+def drawn_slices(run: Run) -> Composition | None:
+    """Slices of what was drawn up to now, from retired segments too, against those of the real segments that have
+    joined; None where they are not known.
+    """
+    if not run.slice_tokens:
+        return None
+    epochs = run.plan.segment_epochs(run.stream.state)
+    kinds = dict(zip(run.plan.sources, run.plan.kinds, strict=True))
+    real = frozenset((source, segment) for source, segment in epochs if kinds[source] == "real")
+    return composition(run.slice_tokens, epochs, real)
+
+
+def composition_line(drawn: Composition | None) -> dict[str, Any]:
+    """What the line of a reading says of it."""
+    if drawn is None:
+        return {}
+    return {"drawn_slices": {name: asdict(one) for name, one in drawn.slices.items()}, "drawn_unnamed": drawn.unnamed}
+
+
+def warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
+    """Warn of each slice once, when what was drawn has become far from the real data in it."""
+    factor = run.evaluation.slice_skew
+    skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
+    for name, one in skewed.items():
+        if name not in state.skewed:
+            run.journal.write("skew", state.step, slice=name, real=one.real, drawn=one.drawn)
+            run.warn(
+                f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
+                " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
+            )
+    return replace(state, skewed=tuple(dict.fromkeys([*state.skewed, *skewed])))
