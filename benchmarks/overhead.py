@@ -11,13 +11,13 @@ from benchmarks.figures import Figure, Result, figure
 from trainer.data.prepare import prepare
 from trainer.data.store import PreparedData
 from trainer.evaluate.evidence.gradient_alignment import TokenAlignment, cost_tokens
-from trainer.evaluate.evidence.source_value import TokenWorth
-from trainer.evaluate.held_out import plan_steer, reading_cost_tokens
+from trainer.evaluate.evidence.source_value import TokenSourceValue
+from trainer.evaluate.held_out import evaluation_cost_tokens, plan_validation
 from trainer.recipe import Recipe, load_recipe
-from trainer.runs.build import alignment_plan, worth_plan
+from trainer.runs.build import alignment_plan, source_value_plan
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
-READING_AT_MOST, EVIDENCE_AT_MOST, ALIGNMENT_AT_MOST, STEERED_AT_MOST = 0.05, 0.10, 0.05, 0.10
+EVALUATION_AT_MOST, EVIDENCE_AT_MOST, ALIGNMENT_AT_MOST, STEERED_AT_MOST = 0.05, 0.10, 0.05, 0.10
 
 
 def run(rounds: int = 1) -> Result:
@@ -30,29 +30,31 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
     """All costs as parts of the training."""
     length, num_sources = data.sequence_length, len(data.sources)
     interval_tokens = recipe.mixture.global_batch * length * recipe.evaluation.every_steps
-    documents = plan_steer(
-        data.steer,
+    documents = plan_validation(
+        data.validation,
         recipe.evaluation,
         interval_tokens=interval_tokens,
         seed=recipe.seed,
         num_sources=num_sources,
         sequence_length=length,
     )
-    reading = reading_cost_tokens(
-        data.steer,
+    evaluation = evaluation_cost_tokens(
+        data.validation,
         documents,
         num_sources=num_sources,
         source_samples=recipe.evaluation.source_samples,
         sequence_length=length,
     )
-    plan = worth_plan(recipe, data)
+    plan = source_value_plan(recipe, data)
     measured_after: list[int] = []
-    worth = 0.0
+    source_value = 0.0
     if plan is not None:
         times = plan.times
         measured_after = [step for step in range(times.start, times.end + 1) if times.due(step, step)]
-        assert isinstance(plan.measure, TokenWorth)
-        worth = len(measured_after) * plan.measure.counts.cost_tokens(num_sources=num_sources, sequence_length=length)
+        assert isinstance(plan.measure, TokenSourceValue)
+        source_value = len(measured_after) * plan.measure.counts.cost_tokens(
+            num_sources=num_sources, sequence_length=length
+        )
     gradients = alignment_plan(recipe, data)
     alignment = 0
     if gradients is not None:
@@ -61,20 +63,20 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
         measurements = [step for step in range(1, recipe.training.steps) if gradients.times.due(step, step)]
         alignment = len(measurements) * cost_tokens(samples, num_sources=num_sources, sequence_length=length)
     trained_tokens = recipe.mixture.global_batch * length * recipe.training.steps
-    read, rehearsed, aligned = reading / interval_tokens, worth / trained_tokens, alignment / trained_tokens
+    read, trial_steps, aligned = evaluation / interval_tokens, source_value / trained_tokens, alignment / trained_tokens
     return Result(
         title="compute of evaluation and evidence over that of the training, from token counts",
         figures=[
-            _part("a reading of held-out documents", read, READING_AT_MOST),
-            _part("evidence about the sources", rehearsed, EVIDENCE_AT_MOST),
+            _part("a reading of held-out documents", read, EVALUATION_AT_MOST),
+            _part("evidence about the sources", trial_steps, EVIDENCE_AT_MOST),
             _part("alignment of the sources", aligned, ALIGNMENT_AT_MOST),
             _part("readings and alignments", read + aligned, STEERED_AT_MOST),
-            _part("readings and rehearsals", read + rehearsed),
+            _part("readings and rehearsals", read + trial_steps),
         ],
         details={
             "interval_tokens": interval_tokens,
-            "reading_cost_tokens": reading,
-            "worth_cost_tokens": worth,
+            "evaluation_cost_tokens": evaluation,
+            "source_value_cost_tokens": source_value,
             "alignment_cost_tokens": alignment,
             "worth_measured_after_steps": measured_after,
             "documents": len(documents),

@@ -64,7 +64,7 @@ def measure(folder: Path, megabytes: float) -> dict[str, Any]:
             "sequence_length": 512,
             "tokenizer": {"train_bpe": 8192, "max_training_bytes": 16_000_000},
             "sources": {"web": {"kind": "real", "path": f"web-{megabytes:g}.jsonl", "id_column": "id"}},
-            "held_out": {"kind": "share", "source": "web", "steer": 0.002, "report": 0.002},
+            "held_out": {"kind": "share", "source": "web", "validation": 0.002, "test": 0.002},
             "cache": "cache",
         }
     )

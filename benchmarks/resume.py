@@ -17,7 +17,7 @@ from benchmarks.segments import write_segment
 from trainer.data.loader import Stream
 from trainer.data.store import PreparedSegment, PreparedSource
 from trainer.mixture.ledger import Shares
-from trainer.mixture.plan import MARK_EVERY_STEPS, Cells, MixtureConfig, Plan
+from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Cells, MixtureConfig, Plan
 from trainer.runs.resume import RecordedLedger, open_ledger, segment_facts
 from trainer.training.checkpoint import Checkpoint
 
@@ -57,8 +57,8 @@ def write_run(folder: Path, segments: dict[str, PreparedSegment], steps: int) ->
     ledger = open_run(folder, segments, None)
     plan = Plan(0, ledger)
     shares = plan.shares(1)
-    for step in range(MARK_EVERY_STEPS, steps + 1, MARK_EVERY_STEPS):
-        ledger.append(plan.mark(plan.state(step + 1)))
+    for step in range(SNAPSHOT_EVERY_STEPS, steps + 1, SNAPSHOT_EVERY_STEPS):
+        ledger.append(plan.snapshot(plan.state(step + 1)))
         if step % SHARES_EVERY_STEPS == 0:
             shares = {**shares, "one": shares["two"], "two": shares["one"]}
             ledger.append(Shares(step=step + 1, shares=shares, reason="one and two change places"))

@@ -4,7 +4,7 @@ The same model from the same seed, the same batches, fused AdamW, clipping, rate
 is `loop.train` as a run calls it: stream with its background thread, engine, journal on disk; no reading or checkpoint
 falls into the timed steps. The peers get their batches ready made. The loops take turns in blocks of steps in one
 process, each goes on where it stopped. On a CPU a block counts as the median of its steps, on a GPU (where steps are
-only launched) as its whole time between two synchronisations. The GPU settings are left out where there is no GPU.
+only launched) as its whole time between two synchronizations. The GPU settings are left out where there is no GPU.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ from trainer.evaluate.held_out import EvaluationConfig
 from trainer.mixture.ledger import Ledger
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.loss import normalised, token_losses
+from trainer.model.loss import normalized, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 from trainer.tracking.journal import Journal
 from trainer.training.checkpoint import CheckpointConfig
@@ -165,12 +165,12 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         journal=Journal(folder / "journal.jsonl"),
         reader=None,  # no reading is due
         slice_tokens={},
-        worth=None,
+        source_value=None,
         alignment=None,
-        fading=None,
+        forgetting=None,
         ahead={},
         replays=False,
-        stop_asked=lambda: False,
+        stop_requested=lambda: False,
         ledger_offset=lambda: 0,
         warn=print,
     )
@@ -229,7 +229,7 @@ def accelerate_loop(setting: Setting, batches: list[MicroBatch]) -> Callable[[],
 def _loss(setting: Setting, logits: Any, input_ids: Any, num_valid: Any) -> Any:
     target_tokens = setting.batch * (setting.length - 1)
     summed = token_losses(logits, input_ids, num_valid).sum()
-    return normalised(summed, global_target_tokens=target_tokens, averaged_over=1)
+    return normalized(summed, global_target_tokens=target_tokens, averaged_over=1)
 
 
 def _blocks(setting: Setting, batches: list[MicroBatch], step: Callable[[MicroBatch], None]) -> Callable[[], StepTime]:

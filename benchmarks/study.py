@@ -39,7 +39,7 @@ WIKIPEDIA = (
 )
 
 
-def judged_by_worth() -> list[str]:
+def judged_by_source_value() -> list[str]:
     """A source of low loss that teaches nothing (one template repeated) against one of high loss that is good."""
     path = RUNS / "template.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def cells() -> dict[str, list[str]]:
         plan[f"static-0.25/{seed}"] = [*own, CONSTANT]
         if seed in SEEDS[:2]:
             plan[f"swapped/{seed}"] = [*own, *swapped()]
-            plan[f"template/{seed}"] = [*own, *judged_by_worth()]
+            plan[f"template/{seed}"] = [*own, *judged_by_source_value()]
             plan[f"halves/{seed}"] = [*own, *halves()]
         if seed in SEEDS[:3]:
             for left_out in SOURCES:
@@ -98,13 +98,13 @@ def cells() -> dict[str, list[str]]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """The study as a table: report loss by variant, and paired against equal static shares."""
+    """The study as a table: test loss by variant, and paired against equal static shares."""
     loss: dict[str, dict[str, float]] = defaultdict(dict)
     for name, found in results.items():
         variant, seed = name.rsplit("/", 1)
-        loss[variant][seed] = found["report_nats_per_token"]
+        loss[variant][seed] = found["test_nats_per_token"]
     rows = [
-        "| variant | seeds | report loss, nats per token | minus equal static shares, same seeds |",
+        "| variant | seeds | test loss, nats per token | minus equal static shares, same seeds |",
         "| --- | --- | --- | --- |",
     ]
     for variant in sorted(loss):

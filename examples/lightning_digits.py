@@ -52,12 +52,12 @@ def losses(module: Classifier, batch: list[torch.Tensor]) -> torch.Tensor:
 
 
 def scans() -> dict[str, TensorDataset]:
-    """The real digits: 100 to train on, the others held out to steer by, and to report."""
+    """The real digits: 100 to train on, the others held out to validation by, and to report."""
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32)
     labels = torch.tensor(digits.target)
     order = torch.tensor(np.random.default_rng(0).permutation(len(labels)))
-    parts = {"train": order[:100], "steer": order[100:900], "report": order[900:]}
+    parts = {"train": order[:100], "validation": order[100:900], "test": order[900:]}
     return {name: TensorDataset(images[part], labels[part]) for name, part in parts.items()}
 
 
@@ -87,18 +87,18 @@ def main() -> None:
     sources = {
         "scans": Source(samples=real["train"], kind="real"),
         "blended": Source(samples=generated(real["train"], 2000, labels_are_kept=True, seed=1), kind="synthetic"),
-        "mislabelled": Source(samples=generated(real["train"], 2000, labels_are_kept=False, seed=2), kind="synthetic"),
+        "mislabeled": Source(samples=generated(real["train"], 2000, labels_are_kept=False, seed=2), kind="synthetic"),
     }
-    mixture = MixtureData(sources, shares={"scans": 0.4, "blended": 0.3, "mislabelled": 0.3}, global_batch=64)
+    mixture = MixtureData(sources, shares={"scans": 0.4, "blended": 0.3, "mislabeled": 0.3}, global_batch=64)
     steering = Steering(
         mixture,
-        held_out=real["steer"],
+        held_out=real["validation"],
         losses=losses,
-        report=real["report"],
+        test=real["test"],
         folder=asked.run,
         every_steps=10,
         control={"policy": {"kind": "feedback"}},
-        worth={"samples_per_step": 16, "held_out_samples": 400},
+        source_value={"samples_per_step": 16, "held_out_samples": 400},
     )
     trainer = pl.Trainer(max_steps=asked.steps, callbacks=[steering], devices=asked.devices, **USUAL)
     trainer.fit(Classifier(), mixture, ckpt_path=steering.ckpt_path)

@@ -53,25 +53,25 @@ def result(folder: Path) -> dict[str, Any] | None:
     if not journal.is_file():
         return None
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    reports = [line for line in lines if line["kind"] == "report"]
+    reports = [line for line in lines if line["kind"] == "test"]
     if not reports:
         return None
     steps = [line for line in lines if line["kind"] == "step"]
-    readings = [line for line in lines if line["kind"] == "reading"]
+    evaluations = [line for line in lines if line["kind"] == "evaluation"]
     moves = [line for line in lines if line["kind"] == "decision" and line["action"] != "keep"]
     lowest = {name: min(line["shares"][name] for line in steps) / 1e6 for name in steps[0]["shares"]}
     commit = folder / "commit"
     return {
         "commit": commit.read_text() if commit.is_file() else "unknown",
-        "steer_nats_per_token": readings[-1]["nats_per_token"],
-        "report_nats_per_token": reports[-1]["nats_per_token"],
+        "validation_nats_per_token": evaluations[-1]["nats_per_token"],
+        "test_nats_per_token": reports[-1]["nats_per_token"],
         "report_bits_per_byte": reports[-1]["bits_per_byte"],
         "report_slices": {name: one["nats_per_token"] for name, one in reports[-1]["slices"].items()},
         "worst_slice": reports[-1]["worst_slice"],
         "final_shares": {name: share / 1e6 for name, share in steps[-1]["shares"].items()},
         "lowest_shares": lowest,
         "epochs": steps[-1]["epochs"],
-        "reading_steps": [line["step"] for line in readings],
+        "evaluation_steps": [line["step"] for line in evaluations],
         "moves": [{"step": line["step"], "action": line["action"], "shares": line["shares"]} for line in moves],
         "steps": len(steps),
     }

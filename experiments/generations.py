@@ -20,21 +20,21 @@ from experiments.probes import probe_counts, probe_times
 from trainer.base.records import (
     SHARE_ONE,
     Alignment,
-    Fading,
+    Evaluation,
     FloatArray,
+    Forgetting,
+    Horizon,
     Kind,
     Observation,
-    Outlook,
-    Reading,
     SourceLoss,
-    Worth,
+    SourceValue,
 )
 from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, faded
-from trainer.evaluate.evidence.source_value import REHEARSAL_STEPS
+from trainer.evaluate.evidence.source_value import TRIAL_STEPS
 
 KINDS: dict[str, Kind] = {"real": "real", "synthetic": "synthetic"}
 DOCUMENTS, DOCUMENT_SAMPLES = 60, 50
-REHEARSED_PART, READ_SAMPLES, ALIGNED_SAMPLES = 0.1, 512, 64
+TRIAL_PART, READ_SAMPLES, ALIGNED_SAMPLES = 0.1, 512, 64
 DRAW_SCATTER, LEAST_SIGNIFICANCE = 2.5, 3.0  # as in a run: what is allowed for the scatter between draws
 
 
@@ -133,7 +133,7 @@ class GenerationsWorld:
         return Observation(
             step=self.position,
             progress=self.position / self.num_generations,
-            outlook=Outlook(
+            horizon=Horizon(
                 probes_until=1.0,
                 num_steps=self.num_generations,
                 global_batch=self.num_samples,
@@ -141,14 +141,14 @@ class GenerationsWorld:
                 num_samples={"real": unique, "synthetic": total},
                 max_epochs={"real": 1.0},
             ),
-            reading=self._reading(),
+            evaluation=self._evaluation(),
             losses=self._losses,
             alignment=self._alignment(),
-            worth=self._worth(),
+            source_value=self._worth(),
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": synthetic / total},
-            fading=self._fading(),
+            forgetting=self._fading(),
         )
 
     def _of(self, source: str, num_samples: int) -> Any:
@@ -156,10 +156,10 @@ class GenerationsWorld:
             return self.family.drawn(self.family.truth, num_samples, self._rng)
         return self.family.generated(self._parameters, num_samples, self._rng)
 
-    def _reading(self) -> Reading:
+    def _evaluation(self) -> Evaluation:
         nats_D = self.family.nats(self._parameters, self._held_out).reshape(DOCUMENTS, DOCUMENT_SAMPLES).sum(axis=1)
         tokens_D = np.full(DOCUMENTS, DOCUMENT_SAMPLES)
-        return Reading(
+        return Evaluation(
             step=self.position,
             nats=nats_D,
             tokens=tokens_D,
@@ -171,20 +171,20 @@ class GenerationsWorld:
             },
         )
 
-    def _worth(self) -> dict[str, Worth]:
-        """Rehearsals: a tenth of the way to a fit on one source alone, undone; gains on the same held-out samples."""
+    def _worth(self) -> dict[str, SourceValue]:
+        """TrialSteps: a tenth of the way to a fit on one source alone, undone; gains on the same held-out samples."""
         read = self._of("real", READ_SAMPLES)
         before_N = self.family.nats(self._parameters, read)
         gains, errors = {}, {}
         for name in ("fresh", *KINDS):
             samples = self._of("real" if name == "fresh" else name, self.num_samples)
-            rehearsed = self.family.towards(self._parameters, self.family.fitted(samples), REHEARSED_PART)
-            gain_N = before_N - self.family.nats(rehearsed, read)
+            trial_steps = self.family.towards(self._parameters, self.family.fitted(samples), TRIAL_PART)
+            gain_N = before_N - self.family.nats(trial_steps, read)
             gains[name], errors[name] = float(gain_N.mean()), float(gain_N.std() / np.sqrt(len(gain_N)))
         if gains["fresh"] <= LEAST_SIGNIFICANCE * errors["fresh"]:
             return {}
         return {
-            name: Worth(
+            name: SourceValue(
                 value=gains[name] / gains["fresh"],
                 standard_error=DRAW_SCATTER * errors[name] / gains["fresh"],
                 num_samples=self.num_samples,
@@ -192,7 +192,7 @@ class GenerationsWorld:
             for name in KINDS
         }
 
-    def _fading(self) -> dict[str, Fading]:
+    def _fading(self) -> dict[str, Forgetting]:
         """A probe as a run makes it: two copies go on on the same samples, and are read on the same held-out ones. A
         generation is a step at rate 1; steps on few samples go the smaller part of the way to a fit to them."""
         times = probe_times(num_steps=self.num_generations, every_steps=1)
@@ -209,11 +209,11 @@ class GenerationsWorld:
         ]
         read, nats = self.family.drawn(self.family.truth, counts.held_out_samples, rng), []
         for draw in (partial(self.family.drawn, self.family.truth), partial(self.family.generated, self._parameters)):
-            taught = [draw(size, rng) for _ in range(REHEARSAL_STEPS)]
+            taught = [draw(size, rng) for _ in range(TRIAL_STEPS)]
             parameters = self._parameters
             for number, samples in enumerate([*taught, *common]):
                 parameters = self.family.towards(parameters, self.family.fitted(samples), part)
-                if number + 1 in (REHEARSAL_STEPS + SETTLING_STEPS, REHEARSAL_STEPS + SETTLING_STEPS + LASTING_STEPS):
+                if number + 1 in (TRIAL_STEPS + SETTLING_STEPS, TRIAL_STEPS + SETTLING_STEPS + LASTING_STEPS):
                     nats.append(self.family.nats(parameters, read))
         one_each = np.ones(len(read), dtype=np.int64)
         found = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)

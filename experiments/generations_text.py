@@ -58,7 +58,7 @@ WRITTEN = "kind: synthetic, path: {path}, provenance: [generator, generation, te
 # At 240 steps a third of a run was the plateau of word counts (6.05 nats), and one with half real text ended worse than
 # one with none: when the plateau is left seems to matter more than the arm.
 EVERYWHERE = (
-    "data.held_out={kind: bucket, source: real, by: title, of: 40, steer: [8], report: [9]}",
+    "data.held_out={kind: bucket, source: real, by: title, of: 40, validation: [8], test: [9]}",
     "mixture.global_batch=8",
     "training.steps=500",
     "training.micro_batch=8",
@@ -339,9 +339,7 @@ def _model(cell: Cell) -> PreTrainedModel:
 
 def table(stored: Mapping[str, Any]) -> list[str]:
     """Every arm by generation, differences from generation 0 of the same seed."""
-    rows = [
-        "| arm | generation | seeds | report loss, nats per token | minus generation 0 | worst slice | real share |"
-    ]
+    rows = ["| arm | generation | seeds | test loss, nats per token | minus generation 0 | worst slice | real share |"]
     rows[0] += f" distinct-{GRAM_WORDS} of its text | loss of its text under generation 0 | easy | hard |"
     rows.append("|" + " --- |" * 11)
     firsts = {seed: stored.get(Cell(arm=FIRST, generation=0, seed=seed).name) for seed in SEEDS}
@@ -359,9 +357,9 @@ def table(stored: Mapping[str, Any]) -> list[str]:
 
 def _row(arm: str, generation: int, found: Mapping[int, Any], firsts: Mapping[int, Any]) -> str:
     cells = found.values()
-    losses = [one["report_nats_per_token"] for one in cells]
+    losses = [one["test_nats_per_token"] for one in cells]
     paired = [
-        one["report_nats_per_token"] - first["report_nats_per_token"]
+        one["test_nats_per_token"] - first["test_nats_per_token"]
         for seed, one in found.items()
         if generation and (first := firsts[seed]) is not None
     ]

@@ -26,7 +26,7 @@ from trainer.control.guard.guard import GuardConfig
 
 RESULTS = Path(__file__).parent / "results" / "guard.json"
 SEED = 2026
-NUM_READINGS = 200
+NUM_EVALUATIONS = 200
 CHANGE_AT = 100
 AFTER = 60  # readings after a change
 RIVER_STREAMS = 200  # a stream at a time
@@ -56,7 +56,7 @@ class Row:
 
     def streams(self, num_streams: int) -> Streams:
         """So many of them; the same for every method."""
-        num = NUM_READINGS if self.change is None else CHANGE_AT + AFTER
+        num = NUM_EVALUATIONS if self.change is None else CHANGE_AT + AFTER
         rng = np.random.default_rng([SEED, *self.name.encode()])
         streams = healthy(self.noise, rng, num_streams, num, schedule=self.schedule, fall=self.fall)
         return streams if self.change is None else damaged(streams, self.change, CHANGE_AT)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.readings import reading
-from trainer.base.records import SHARE_ONE, FloatArray, Observation, Outlook, Worth
+from experiments.evaluations import evaluation
+from trainer.base.records import SHARE_ONE, FloatArray, Horizon, Observation, SourceValue
 
 KINDS = {"real": "real", "written": "synthetic"}
-REHEARSED_PART = 0.25  # of the tokens between two readings
+TRIAL_PART = 0.25  # of the tokens between two readings
 
 
 def zipf(beta: float, ranks: int) -> FloatArray:
@@ -35,12 +35,12 @@ def expected_miss(p: FloatArray, q: FloatArray, tokens: float, *, above: int = 0
 
 @dataclass(kw_only=True)
 class MemoryWorld:
-    """A run of ``readings`` spans of ``span_tokens``; ``written`` is like real data until span ``joins``, head-only
+    """A run of ``evaluations`` spans of ``span_tokens``; ``written`` is like real data until span ``joins``, head-only
     from then on."""
 
     seed: int
     joins: int
-    readings: int = 40
+    evaluations: int = 40
     span_tokens: int = 20_000
     share: float = 0.5  # of written, at the start
     beta: float = 1.5
@@ -63,7 +63,7 @@ class MemoryWorld:
     @property
     def is_done(self) -> bool:
         """All spans made."""
-        return self.position >= self.readings
+        return self.position >= self.evaluations
 
     @property
     def is_bad(self) -> bool:
@@ -90,27 +90,27 @@ class MemoryWorld:
 
     def observation(self, shares: Mapping[str, int]) -> Observation:
         """What a run would know here: misses on held-out tokens, and rehearsals on a few more tokens of each source."""
-        progress = self.position / self.readings
+        progress = self.position / self.evaluations
         return Observation(
             step=self.position,
             progress=progress,
-            outlook=Outlook(
-                num_steps=self.readings,
+            horizon=Horizon(
+                num_steps=self.evaluations,
                 global_batch=self.span_tokens,
-                rates=[1.0] * self.readings,
-                num_samples=dict.fromkeys(shares, self.readings * self.span_tokens),
+                rates=[1.0] * self.evaluations,
+                num_samples=dict.fromkeys(shares, self.evaluations * self.span_tokens),
             ),
-            reading=reading(self.position, self._miss(self._seen)),
+            evaluation=evaluation(self.position, self._miss(self._seen)),
             losses={},
             alignment={},
-            worth=self._worth(),
+            source_value=self._worth(),
             shares=dict(shares),
             kinds=self.kinds,
             epochs=dict.fromkeys(shares, progress),
         )
 
-    def _worth(self) -> Mapping[str, Worth]:
-        tokens = REHEARSED_PART * self.span_tokens
+    def _worth(self) -> Mapping[str, SourceValue]:
+        tokens = TRIAL_PART * self.span_tokens
         gained = {}
         for name, q in (("", self.p), ("real", self.p), ("written", self._of("written"))):
             after = self._draw(self._seen, tokens, q)
@@ -120,11 +120,11 @@ class MemoryWorld:
         if unit <= 3 * error[""]:
             return {}
         return {
-            name: Worth(
+            name: SourceValue(
                 value=gained[name] / unit,
                 standard_error=2.5 * error[name] / unit,
                 num_samples=int(tokens),
-                fresh_gain=unit / REHEARSED_PART,
+                fresh_gain=unit / TRIAL_PART,
             )
             for name in ("real", "written")
         }
@@ -146,4 +146,4 @@ class MemoryWorld:
     def oracle(self) -> list[float]:
         """Tokens of the whole distribution by span when the source is dropped at the first reading that could tell."""
         first = self.span_tokens * (1 - self.shares["written"] / SHARE_ONE)
-        return [first if number == self.joins else float(self.span_tokens) for number in range(self.readings)]
+        return [first if number == self.joins else float(self.span_tokens) for number in range(self.evaluations)]

@@ -1,4 +1,4 @@
-"""E8 and E9: SGD on a quadratic from two sources, the real one right and noisy, the synthetic one cheap and off centre.
+"""E8 and E9: SGD on a quadratic from two sources, the real one right and noisy, the synthetic one cheap and off center.
 
 theta <- theta - eta_t (theta - batch mean); a part pi_t of the batch is synthetic: mean Delta instead of 0, variance
 sigma_s^2 < sigma_r^2 in each of d dimensions. With c_t = eta_t prod_{s>t} (1 - eta_s) the final excess loss is
@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from experiments.evaluations import evaluation
 from experiments.probes import probe_counts, probe_times
-from experiments.readings import reading
-from trainer.base.records import SHARE_ONE, Alignment, Fading, FloatArray, Observation, Outlook, Worth
+from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Forgetting, Horizon, Observation, SourceValue
 from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, faded
-from trainer.evaluate.evidence.source_value import REHEARSAL_STEPS
+from trainer.evaluate.evidence.source_value import TRIAL_STEPS
 
 KINDS = {"real": "real", "synthetic": "synthetic"}
-REHEARSED_STEPS, REHEARSED_SAMPLES = 8, 4
+NUM_TRIAL_STEPS, TRIAL_SAMPLES = 8, 4
 ALIGNED_SAMPLES, ALIGNED_HELD_OUT = 256, 1024
 
 
@@ -100,8 +100,9 @@ class Quadratic:
 
 @dataclass(kw_only=True)
 class QuadraticWorld:
-    """A run of it. Readings every so many steps on ``held_out`` documents, whose own mean is a little off; alignments
-    and rehearsals cost what they would cost and err as they would."""
+    """A run of it. Evaluations every so many steps on ``held_out`` documents, whose own mean is a little off;
+    alignments and rehearsals cost what they would cost and err as they would.
+    """
 
     problem: Quadratic
     seed: int
@@ -174,7 +175,7 @@ class QuadraticWorld:
         return Observation(
             step=self.position,
             progress=progress,
-            outlook=Outlook(
+            horizon=Horizon(
                 probes_until=1.0,
                 num_steps=problem.num_steps,
                 global_batch=problem.batch,
@@ -182,14 +183,14 @@ class QuadraticWorld:
                 num_samples={"real": unique, "synthetic": problem.num_steps * problem.batch},
                 max_epochs={"real": 1.0},  # a sample is drawn once
             ),
-            reading=reading(self.position, self._loss(self._theta, self._held_out_mean)),
+            evaluation=evaluation(self.position, self._loss(self._theta, self._held_out_mean)),
             losses={},
             alignment=self._alignment(),
-            worth=self._worth(),
+            source_value=self._worth(),
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": 0.5},
-            fading=self._fading(),
+            forgetting=self._fading(),
         )
 
     def _sources(self) -> Mapping[str, tuple[FloatArray, float]]:
@@ -203,8 +204,8 @@ class QuadraticWorld:
         """Inner products of gradients on a few samples, with the errors that such samples make."""
         problem, found = self.problem, {}
         held_out = self._theta - self._normal(problem.real_variance / ALIGNED_HELD_OUT)
-        for name, (centre, variance) in self._sources().items():
-            gradient = self._theta - centre - self._normal(variance / ALIGNED_SAMPLES)
+        for name, (center, variance) in self._sources().items():
+            gradient = self._theta - center - self._normal(variance / ALIGNED_SAMPLES)
             error = (gradient @ gradient) * problem.real_variance / ALIGNED_HELD_OUT
             error += (held_out @ held_out) * variance / ALIGNED_SAMPLES
             found[name] = Alignment(
@@ -215,32 +216,32 @@ class QuadraticWorld:
             )
         return found
 
-    def _worth(self) -> Mapping[str, Worth]:
-        """Rehearsals: steps on one source alone at a smaller batch and rate, then undone; gains on held-out samples."""
+    def _worth(self) -> Mapping[str, SourceValue]:
+        """TrialSteps: steps on one source alone at a smaller batch and rate, then undone; gains on held-out samples."""
         problem = self.problem
-        scale = np.sqrt(REHEARSED_SAMPLES / problem.batch)
+        scale = np.sqrt(TRIAL_SAMPLES / problem.batch)
         rate = problem.rates[min(self.position, problem.num_steps - 1)]
-        rates = np.full(REHEARSED_STEPS, rate * scale)
+        rates = np.full(NUM_TRIAL_STEPS, rate * scale)
         mean = self._normal(problem.real_variance / ALIGNED_HELD_OUT)
         gains, errors = {}, {}
         for name, synthetic in (("", 0.0), ("real", 0.0), ("synthetic", 1.0)):
-            theta = self._after(self._theta, rates, synthetic, REHEARSED_SAMPLES)
+            theta = self._after(self._theta, rates, synthetic, TRIAL_SAMPLES)
             gains[name] = self._loss(self._theta, mean) - self._loss(theta, mean)
             # paired over documents, times the scatter of draws that the run allows for
             errors[name] = 2.5 * float(np.linalg.norm(theta - self._theta)) / np.sqrt(ALIGNED_HELD_OUT)
         if gains[""] <= 3 * errors[""] / 2.5:
             return {}
         return {
-            name: Worth(
+            name: SourceValue(
                 value=gains[name] / gains[""],
                 standard_error=errors[name] / gains[""],
-                num_samples=REHEARSED_STEPS * REHEARSED_SAMPLES,
-                fresh_gain=gains[""] / (REHEARSED_STEPS * scale),
+                num_samples=NUM_TRIAL_STEPS * TRIAL_SAMPLES,
+                fresh_gain=gains[""] / (NUM_TRIAL_STEPS * scale),
             )
             for name in ("real", "synthetic")
         }
 
-    def _fading(self) -> Mapping[str, Fading]:
+    def _fading(self) -> Mapping[str, Forgetting]:
         """A probe as a run makes it: two copies go on on the same samples, and are read on the same held-out ones.
 
         Its draws are its own, so that what is drawn otherwise is the same with and without it.
@@ -256,7 +257,7 @@ class QuadraticWorld:
         rows = rng.standard_normal((counts.held_out_samples, problem.dimensions)) * np.sqrt(problem.real_variance)
         nats = []
         for synthetic in (0.0, 1.0):
-            theta = self._after(self._theta, np.full(REHEARSAL_STEPS, rate), synthetic, size, rng)
+            theta = self._after(self._theta, np.full(TRIAL_STEPS, rate), synthetic, size, rng)
             common = np.random.default_rng([self.seed, position, 1])
             for steps in (SETTLING_STEPS, LASTING_STEPS):
                 theta = self._after(theta, np.full(steps, rate), 0.5, size, common)

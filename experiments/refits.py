@@ -7,7 +7,7 @@ of d dimensions. Per dimension, n real samples, m synthetic ones:
   at w* with w*^2 + k w* - k = 0, where f(w*) = w*. The rule that makes the next generation best (a steady-state Kalman
   gain) has the same fixed point, so a controller that looks one generation ahead is not misled here.
 * E5, the same real samples for ever: n risk / d = 1 + k (1-w)^2 / (1 - (1-w)^2), least at w = 1.
-* E6, finite sets off centre by delta_k: risk = w'(diag(d/m_k) + Delta Delta')w, a quadratic program on the simplex.
+* E6, finite sets off center by delta_k: risk = w'(diag(d/m_k) + Delta Delta')w, a quadratic program on the simplex.
   What is said of the expected risk holds for a draw up to 1/sqrt(d).
 * E7, n1 real samples and as many synthetic ones as give the share p in the pool: risk = d (1-p)/n1 + p^2 c^2, least
   at p* = d / (2 n1 c^2). The alignment of gradients on the pool is blind to the variance that more samples take away
@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import minimize
 
-from experiments.readings import reading
-from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Kind, Observation, Outlook, Worth
+from experiments.evaluations import evaluation
+from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Horizon, Kind, Observation, SourceValue
 
-REHEARSED_SHARE = 0.05  # moved by a rehearsal
+TRIAL_SHARE = 0.05  # moved by a rehearsal
 
 
 def kept_weight(k: float) -> float:
@@ -86,7 +86,7 @@ class RefitWorld(ABC):
     shares: Mapping[str, int]
     unique: Mapping[str, int]
     dimensions: int
-    readings: int
+    evaluations: int
     seed: int
     held_out: int | None
     position: int = 0
@@ -110,7 +110,7 @@ class RefitWorld(ABC):
     @property
     def is_done(self) -> bool:
         """All readings made."""
-        return self.position >= self.readings
+        return self.position >= self.evaluations
 
     def train(self, shares: Mapping[str, int]) -> None:
         """One fit."""
@@ -126,7 +126,7 @@ class RefitWorld(ABC):
 
     def late(self, name: str) -> float:
         """Mean share of a source over the last third of the run."""
-        return float(np.mean([weights[name] for weights in self.path[-self.readings // 3 :]]))
+        return float(np.mean([weights[name] for weights in self.path[-self.evaluations // 3 :]]))
 
     def _loss(self, theta: FloatArray) -> float:
         return 0.5 * float(((theta - self._held_out_mean) ** 2).sum())
@@ -137,12 +137,12 @@ class RefitWorld(ABC):
         batch = max(self.unique.values())
         return Observation(
             step=self.position,
-            progress=self.position / self.readings,
-            outlook=Outlook(num_steps=self.readings, global_batch=batch, rates=[1.0], num_samples=self.unique),
-            reading=reading(self.position, self._loss(self._theta)),
+            progress=self.position / self.evaluations,
+            horizon=Horizon(num_steps=self.evaluations, global_batch=batch, rates=[1.0], num_samples=self.unique),
+            evaluation=evaluation(self.position, self._loss(self._theta)),
             losses={},
             alignment=self._alignment(),
-            worth=self._worth(shares),
+            source_value=self._worth(shares),
             shares=dict(shares),
             kinds=self.kinds,
             epochs={name: drawn[name] * batch / self.unique[name] for name in shares},
@@ -161,21 +161,23 @@ class RefitWorld(ABC):
             )
         return found
 
-    def _worth(self, shares: Mapping[str, int]) -> Mapping[str, Worth]:
+    def _worth(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:
         return {}
 
 
 class FreshWorld(RefitWorld):
     """E4: n fresh real samples and m of the model before, at each generation."""
 
-    def __init__(self, *, real: int, k: float, dimensions: int, readings: int, seed: int, held_out: int | None) -> None:
-        many = 1000 * real * readings
+    def __init__(
+        self, *, real: int, k: float, dimensions: int, evaluations: int, seed: int, held_out: int | None
+    ) -> None:
+        many = 1000 * real * evaluations
         super().__init__(
             kinds={"real": "real", "synthetic": "synthetic"},
             shares={"real": 500_000, "synthetic": 500_000},
             unique={"real": many, "synthetic": many},
             dimensions=dimensions,
-            readings=readings,
+            evaluations=evaluations,
             seed=seed,
             held_out=held_out,
         )
@@ -200,7 +202,7 @@ class FixedWorld(FreshWorld):
 
 
 class OffsetWorld(RefitWorld):
-    """E6: ``sizes`` samples of each source, off centre by |delta|^2 = ``offsets_squared``; the first is real."""
+    """E6: ``sizes`` samples of each source, off center by |delta|^2 = ``offsets_squared``; the first is real."""
 
     def __init__(
         self,
@@ -209,7 +211,7 @@ class OffsetWorld(RefitWorld):
         offsets_squared: Mapping[str, float],
         common: float = 0.0,
         dimensions: int,
-        readings: int,
+        evaluations: int,
         seed: int,
         held_out: int | None,
     ) -> None:
@@ -222,7 +224,7 @@ class OffsetWorld(RefitWorld):
             shares=shares,
             unique=dict(sizes),
             dimensions=dimensions,
-            readings=readings,
+            evaluations=evaluations,
             seed=seed,
             held_out=held_out,
         )
@@ -252,14 +254,14 @@ class PooledWorld(RefitWorld):
     """E7: n1 real samples, and a pool of fresh synthetic ones as large as their share asks for."""
 
     def __init__(
-        self, *, real: int, offset_squared: float, dimensions: int, readings: int, seed: int, held_out: int | None
+        self, *, real: int, offset_squared: float, dimensions: int, evaluations: int, seed: int, held_out: int | None
     ) -> None:
         super().__init__(
             kinds={"real": "real", "synthetic": "synthetic"},
             shares={"real": 500_000, "synthetic": 500_000},
-            unique={"real": real, "synthetic": 1000 * real * readings},
+            unique={"real": real, "synthetic": 1000 * real * evaluations},
             dimensions=dimensions,
-            readings=readings,
+            evaluations=evaluations,
             seed=seed,
             held_out=held_out,
         )
@@ -276,7 +278,7 @@ class PooledWorld(RefitWorld):
     def _alignment(self) -> Mapping[str, Alignment]:
         return {}
 
-    def _worth(self, shares: Mapping[str, int]) -> Mapping[str, Worth]:
+    def _worth(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:
         """Refits with 5 % of the pool more of a source: new synthetic samples, the same real ones again (fewer
         synthetic ones beside them), or, for the unit, new real ones. Measured on other held-out documents each time."""
         now = {name: share / SHARE_ONE for name, share in shares.items()}
@@ -302,11 +304,11 @@ class PooledWorld(RefitWorld):
         if unit <= 3 * errors[""]:
             return {}
         return {
-            name: Worth(
+            name: SourceValue(
                 value=float(gains[name].sum()) / unit,
                 standard_error=errors[name] / unit,
                 num_samples=int(0.05 * (self.real + size)),
-                fresh_gain=unit / REHEARSED_SHARE,
+                fresh_gain=unit / TRIAL_SHARE,
             )
             for name in ("real", "synthetic")
         }

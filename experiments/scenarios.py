@@ -123,7 +123,7 @@ SCENARIOS = {
         synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
         sweep={0.5: 5, 0.3: 5},
         arms={"feedback": 3, "priced": 5},
-        also=["evaluation.steer_documents=30"],
+        also=["evaluation.validation_documents=30"],
     ),
     "junk": Scenario(
         says="scarce real text, synthetic text with its words shuffled",
@@ -167,7 +167,7 @@ SCENARIOS = {
         arms={"priced": 10, "spared": 10},
         steps=400,
         # in so short a run few rehearsals would fall after the turn, and three sources leave too few documents
-        also=["evaluation.worth.until=0.8", "evaluation.steer_documents=30"],
+        also=["evaluation.source_value.until=0.8", "evaluation.validation_documents=30"],
     ),
     "equal": Scenario(
         says="synthetic text that is real text: no harm, no alarm",

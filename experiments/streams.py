@@ -52,12 +52,12 @@ def noise(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatA
     return series
 
 
-def rates(kind: str, num_readings: int) -> FloatArray:
+def rates(kind: str, num_evaluations: int) -> FloatArray:
     """The learning rate at each reading: ``constant``, ``cosine`` to 0, ``linear`` to 0 or ``wsd`` (the last fifth
     falls)."""
-    at = (np.arange(num_readings) + 1) / num_readings
+    at = (np.arange(num_evaluations) + 1) / num_evaluations
     by_kind = {
-        "constant": np.ones(num_readings),
+        "constant": np.ones(num_evaluations),
         "cosine": 0.5 * (1 + np.cos(np.pi * at)),
         "linear": 1 - at,
         "wsd": np.minimum(1.0, (1 - at) / 0.2),
@@ -66,19 +66,19 @@ def rates(kind: str, num_readings: int) -> FloatArray:
 
 
 def healthy(
-    kind: str, rng: np.random.Generator, num_streams: int, num_readings: int = 200, *, schedule: str = "constant",
+    kind: str, rng: np.random.Generator, num_streams: int, num_evaluations: int = 200, *, schedule: str = "constant",
     fall: Callable[[FloatArray, FloatArray], FloatArray] | None = None,
 ) -> Streams:  # fmt: skip
     """Nothing wrong: all statistics share half of the jitter's variance and more, and fall as ``fall(area, rate)`` says
     (nats per token). With a schedule that falls, so does the jitter, to a tenth.
     """
-    rate = rates(schedule, num_readings)
-    area = np.cumsum(rate) / num_readings
-    curve = fall(area, rate) if fall is not None else np.zeros(num_readings)
+    rate = rates(schedule, num_evaluations)
+    area = np.cumsum(rate) / num_evaluations
+    curve = fall(area, rate) if fall is not None else np.zeros(num_evaluations)
     scale = JITTER * (0.1 + 0.9 * rate)
-    shape = (num_streams, num_readings)
+    shape = (num_streams, num_evaluations)
     common, own = noise(kind, rng, shape), [noise(kind, rng, shape) for _ in range(3)]
-    by_slice = noise(kind, rng, (num_streams, NUM_SLICES, num_readings)).transpose(0, 2, 1)
+    by_slice = noise(kind, rng, (num_streams, NUM_SLICES, num_evaluations)).transpose(0, 2, 1)
     mean = math.sqrt(0.9) * common + math.sqrt(0.1) * own[0]
     return Streams(
         mean=curve + scale * mean,
@@ -122,7 +122,7 @@ def first_alarms(streams: Streams, config: GuardConfig, *, parts: tuple[str, ...
         some = streams.part(start, start + AT_ONCE)
         first = np.full(len(some.mean), NEVER)
         if "global" in parts:
-            first = np.minimum(first, _first_global(some, settings, math.log(config.alarm_every)))
+            first = np.minimum(first, _first_global(some, settings, math.log(config.alarm_at)))
         if "slices" in parts:
             first = np.minimum(first, _first_slices(some, settings, config.slice_error))
         found.append(first)
@@ -133,7 +133,7 @@ def _first_global(streams: Streams, settings: DetectorSettings, alarm: float) ->
     num_streams, num = streams.mean.shape
     tracks, first = empty_tracks(settings, num_streams), np.full(num_streams, NEVER)
     area = np.cumsum(streams.rate) / num
-    kept = forecast_settings(settings).kept_readings
+    kept = forecast_settings(settings).kept_evaluations
     for t in range(num):
         known = slice(max(0, t - kept), t + 1)
         before = np.zeros(kept + 1 - (known.stop - known.start))
@@ -159,5 +159,5 @@ def _first_slices(streams: Streams, settings: DetectorSettings, error: float) ->
 
 
 def delays(first: IntArray, at: int) -> FloatArray:
-    """Readings from the first damaged one to the alarm, itself included; without streams that were alarmed before."""
+    """Evaluations from the first damaged one to the alarm, itself included; without streams that were alarmed before."""
     return (first - at + 1)[first >= at].astype(np.float64)

@@ -1,8 +1,8 @@
 """The text laboratory: what each rule is worth on real text, against the best share that one would have to know.
 
 A scenario is a set of sources, an arm a rule for their shares, a cell both with one seed: an ordinary run. All cells of
-a scenario train on equally many tokens. The best static share is chosen by the loss on ``steer`` documents and scored
-on ``report`` documents; the regret of an arm is its report loss less that, paired by seed, with Student's 95 %
+a scenario train on equally many tokens. The best static share is chosen by the loss on ``validation`` documents and
+scored on ``test`` documents; the regret of an arm is its test loss less that, paired by seed, with Student's 95 %
 interval. A scenario counts only where the choice matters: its static sweep must spread five times as far as seeds do.
 
 ``python -m experiments.text [--run] [--jobs 2] [--only PREFIX] [--again]``: without ``--run`` the table of the stored
@@ -35,8 +35,8 @@ def again(stored: Mapping[str, Any], seed: int | None) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder) / "again", cells()[name], RECIPE)
         found = result(Path(folder) / "again")
-    loss = None if found is None else found["report_nats_per_token"]
-    before = stored[name]["report_nats_per_token"]
+    loss = None if found is None else found["test_nats_per_token"]
+    before = stored[name]["test_nats_per_token"]
     print(f"{name} again: {loss}, stored {before} (commit {stored[name]['commit']})")
     return loss is not None and abs(loss - before) <= SAME
 

@@ -19,7 +19,7 @@ def table(stored: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, scenario in SCENARIOS.items():
         rows += ["", f"**{name}**: {scenario.says}. {_choice(_statics(stored, name))}", ""]
-        rows += ["| arm | seeds | report loss, nats per token | regret | in % | worst slice | real epochs | guard |"]
+        rows += ["| arm | seeds | test loss, nats per token | regret | in % | worst slice | real epochs | guard |"]
         rows += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
         best = _best(_statics(stored, name))
         for arm, seeds in scenario.seeds().items():
@@ -45,7 +45,7 @@ def _regrets(stored: Mapping[str, Any], name: str, arm: str, seeds: Collection[i
     best = _best(statics)
     found = _by_seed(stored, f"{name}/{arm}", SCENARIOS[name].seeds()[arm])
     return [
-        one["report_nats_per_token"] - statics[best][seed]["report_nats_per_token"]
+        one["test_nats_per_token"] - statics[best][seed]["test_nats_per_token"]
         for seed, one in found.items()
         if best is not None and seed in statics[best] and seed in seeds
     ]
@@ -72,8 +72,8 @@ def _guarded(found: Mapping[int, Any]) -> str:
 def _overview(stored: Mapping[str, Any]) -> list[str]:
     """A row for each scenario that has a sweep: the chosen static share, and `priced` beside it."""
     rows = ["", "**Overview**: `priced` against the best static share.", ""]
-    rows += ["| scenario | shares swept | spread, in SD of a seed | best static | its report loss | real epochs |"]
-    rows[-1] += " priced: report loss | real epochs | paired seeds | regret, nats per token | in % | guard |"
+    rows += ["| scenario | shares swept | spread, in SD of a seed | best static | its test loss | real epochs |"]
+    rows[-1] += " priced: test loss | real epochs | paired seeds | regret, nats per token | in % | guard |"
     rows.append("|" + " --- |" * 12)
     for name, scenario in SCENARIOS.items():
         statics, ours = _statics(stored, name), _by_seed(stored, f"{name}/priced", SEEDS)
@@ -158,19 +158,19 @@ def _poisoned(stored: Mapping[str, Any]) -> list[str]:
     rows = ["", f"**Poisoned**: {len(gone)} of {len(late)} sources that turned bad were at a share of 0 by the end"]
     if gone:
         rows[-1] += f", after {median(gone):g} evaluations (median), {quantile(gone, 0.9):g} (90th percentile)"
-    losses = ([one[seed]["report_nats_per_token"] for seed in both] for one in (found, spared))
+    losses = ([one[seed]["test_nats_per_token"] for seed in both] for one in (found, spared))
     percent = [100 * (with_it / without - 1) for with_it, without in zip(*losses, strict=True)]
     return [*rows, f"Final loss against the runs that never saw it: {interval(percent)} %."]
 
 
 def evaluations_until_gone(cell: Mapping[str, Any]) -> int | None:
-    """Readings from the turn on until the share of the source is 0, that of the decision included; None: never."""
+    """Evaluations from the turn on until the share of the source is 0, that of the decision included; None: never."""
     gone = [move["step"] for move in cell["moves"] if move["shares"].get(TURNING) == 0]
-    return sum(TURNS_BAD_AT <= step <= gone[0] for step in cell["reading_steps"]) if gone else None
+    return sum(TURNS_BAD_AT <= step <= gone[0] for step in cell["evaluation_steps"]) if gone else None
 
 
 def _losses(found: Mapping[int, Any]) -> list[float]:
-    return [one["report_nats_per_token"] for one in found.values()]
+    return [one["test_nats_per_token"] for one in found.values()]
 
 
 def _statics(stored: Mapping[str, Any], name: str) -> dict[str, dict[int, Any]]:
@@ -185,8 +185,10 @@ def _by_seed(stored: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> dict[
 
 def _best(statics: Mapping[str, Mapping[int, Any]]) -> str | None:
     """The static share of least mean loss on the documents that one may choose by."""
-    steer = {arm: mean(one["steer_nats_per_token"] for one in found.values()) for arm, found in statics.items()}
-    return min(steer, key=lambda arm: steer[arm], default=None)
+    validation = {
+        arm: mean(one["validation_nats_per_token"] for one in found.values()) for arm, found in statics.items()
+    }
+    return min(validation, key=lambda arm: validation[arm], default=None)
 
 
 def _choice(statics: Mapping[str, Mapping[int, Any]]) -> str:

@@ -1,10 +1,10 @@
-"""A world that control can steer: what a run is to ``steer``, as a simulator of which the best possible is known."""
+"""A world that control can steer: what a run is to ``decide``, as a simulator of which the best possible is known."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from trainer.base.records import Decision, Kind, Observation
-from trainer.control.controller import ControlConfig, initial_state, steer
+from trainer.control.controller import ControlConfig, decide, initial_state
 
 
 class World(Protocol):
@@ -42,7 +42,7 @@ def steered(world: World, control: ControlConfig) -> list[Decision]:
         world.train(shares)
         if world.is_done:
             return decisions
-        state, decision = steer(control, state, world.observation(shares))
+        state, decision = decide(control, state, world.observation(shares))
         decisions.append(decision)
         if decision.action in ("rollback", "stop"):
             return decisions

@@ -34,7 +34,7 @@ data:
     real: {kind: real, path: real.jsonl, id_column: title, slice: topic, license: CC0-1.0}
     good: {kind: synthetic, path: good.jsonl, license: CC0-1.0}
     bad: {kind: synthetic, path: bad.jsonl, license: CC0-1.0}
-  held_out: {kind: bucket, source: real, by: title, of: 5, steer: [3], report: [4]}
+  held_out: {kind: bucket, source: real, by: title, of: 5, validation: [3], test: [4]}
 mixture:
   global_batch: 8
   shares: {real: 0.5, good: 0.25, bad: 0.25}

@@ -42,10 +42,11 @@ def test_a_source_that_is_new_or_gone_counts_as_changed() -> None:
 
 def test_errors_stand_with_their_values_and_nothing_is_left_out() -> None:
     evidence = {
-        "gap": 0.5, "gap_standard_error": 0.1, "worth": {"value": 1.0, "standard_error": 0.2}, "standard_error": 0.3,
+        "gap": 0.5, "gap_standard_error": 0.1, "source_value": {"value": 1.0, "standard_error": 0.2},
+        "standard_error": 0.3,
         "usable": False, "names": ["a", "b"], "none": [], "who": None, "deep": {"er": {"x_y": 1}},
     }  # fmt: skip
     assert list(evidence_in_words(evidence)) == [
-        ("gap", "0.50 ± 0.10"), ("worth", "1.00 ± 0.20"), ("standard error", "0.3"), ("usable", "no"),
+        ("gap", "0.50 ± 0.10"), ("source value", "1.00 ± 0.20"), ("standard error", "0.3"), ("usable", "no"),
         ("names", "a, b"), ("none", "none"), ("who", "none"), ("deep er x y", "1"),
     ]  # fmt: skip

@@ -86,7 +86,7 @@ def test_a_resume_keeps_a_ledger_whose_batches_are_those_of_the_whole_one(tmp_pa
     }
     saved = resume.write_run(tmp_path / "run", segments, 30_000)
     lines = (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()
-    assert sum('"fact":"mark"' in line for line in lines) == 30
+    assert sum('"fact":"snapshot"' in line for line in lines) == 30
     ledger = resume.open_run(tmp_path / "run", segments, saved)
     whole = [from_record(json.loads(line)) for line in lines]
     assert len(ledger.facts) < len(whole)
@@ -103,8 +103,8 @@ def test_the_planner_keeps_no_memory_that_grows_with_the_data() -> None:
 def test_costs_are_counted_in_tokens_trained(tiny_recipe: Path) -> None:
     recipe = load_recipe(tiny_recipe, []).recipe
     result = overhead.costs(recipe, prepare(recipe.data, seed=recipe.seed, base=tiny_recipe.parent))
-    reading, evidence, alignment, aligned, rehearsed = result.figures
+    evaluation, evidence, alignment, aligned, trial_steps = result.figures
     assert result.details["interval_tokens"] == 8 * 16 * 4
-    assert reading.value == pytest.approx(result.details["reading_cost_tokens"] / 512)
+    assert evaluation.value == pytest.approx(result.details["evaluation_cost_tokens"] / 512)
     assert evidence.value == alignment.value == 0  # the policy is constant: nobody asks for evidence
-    assert aligned.value == rehearsed.value == reading.value
+    assert aligned.value == trial_steps.value == evaluation.value

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation, Outlook, Reading, SourceLoss, Worth
+from trainer.base.records import SHARE_ONE, Alignment, Evaluation, Horizon, Kind, Observation, SourceLoss, SourceValue
 
 DOCUMENT_NATS = np.random.default_rng(7).normal(4.0, 0.6, 40)  # the spread between documents, nats per token
 DOCUMENT_TOKENS = np.random.default_rng(8).integers(20, 200, 40)
 
 
-def _reading(step: int, shift: float, rng: np.random.Generator | None) -> Reading:
+def _evaluation(step: int, shift: float, rng: np.random.Generator | None) -> Evaluation:
     noise = rng.normal(0.0, 0.06, 40) if rng is not None else 0.0
     nats = (DOCUMENT_NATS + shift + noise) * DOCUMENT_TOKENS
-    return Reading(
+    return Evaluation(
         step=step,
         nats=nats,
         tokens=DOCUMENT_TOKENS,
@@ -26,19 +26,20 @@ def _reading(step: int, shift: float, rng: np.random.Generator | None) -> Readin
 
 @pytest.fixture(scope="session")
 def observe() -> Callable[..., Observation]:
-    """``observe(step, shares, ...)``: ``loss`` shifts the held-out loss, ``worth`` is {source: value or Worth},
-    ``source_losses`` the mean training losses over ``tokens`` each."""
+    """``observe(step, shares, ...)``: ``loss`` shifts the held-out loss, ``source_value`` is {source: value or
+    SourceValue}, ``source_losses`` the mean training losses over ``tokens`` each.
+    """
 
     def build(
         step: int,
         shares: Mapping[str, int],
         *,
         kinds: Mapping[str, Kind] | None = None,
-        worth: Mapping[str, float | Worth] | None = None,
+        source_value: Mapping[str, float | SourceValue] | None = None,
         loss: float = 0.0,
         steps: int = 400,
         rng: np.random.Generator | None = None,
-        reading: Reading | None = None,
+        evaluation: Evaluation | None = None,
         source_losses: Mapping[str, float] | None = None,
         alignment: Mapping[str, Alignment] | None = None,
         num_samples: Mapping[str, int] | None = None,
@@ -47,14 +48,16 @@ def observe() -> Callable[..., Observation]:
     ) -> Observation:
         assert sum(shares.values()) == SHARE_ONE
         measured = {
-            name: value if isinstance(value, Worth) else Worth(value=value, standard_error=0.08, num_samples=64)
-            for name, value in (worth or {}).items()
+            name: value
+            if isinstance(value, SourceValue)
+            else SourceValue(value=value, standard_error=0.08, num_samples=64)
+            for name, value in (source_value or {}).items()
         }
         first, *_ = shares
         return Observation(
             step=step,
             progress=min(1.0, step / steps),
-            outlook=Outlook(
+            horizon=Horizon(
                 num_steps=steps,
                 global_batch=32,
                 rates=[rate] * 100,
@@ -64,8 +67,8 @@ def observe() -> Callable[..., Observation]:
                 name: SourceLoss(nats=mean * tokens, tokens=tokens) for name, mean in (source_losses or {}).items()
             },
             alignment=alignment or {},
-            reading=reading if reading is not None else _reading(step, loss, rng),
-            worth=measured,
+            evaluation=evaluation if evaluation is not None else _evaluation(step, loss, rng),
+            source_value=measured,
             shares=dict(shares),
             kinds=kinds or {name: "real" if name == first else "synthetic" for name in shares},
             epochs=dict.fromkeys(shares, 1.0),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainer.base.records import SHARE_ONE
-from trainer.control import ControlConfig, initial_state, steer, worth_from
+from trainer.control import ControlConfig, decide, initial_state, source_value_from
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
@@ -19,12 +19,12 @@ SCHEDULE = ControlConfig(
 POISON = {"real": 0.9, "written": 0.8, "bad": -0.5}
 
 
-def steered(observe, config, losses, worth=None, shares=SHARES):
+def steered(observe, config, losses, source_value=None, shares=SHARES):
     """The decisions after readings whose held-out loss is shifted by ``losses``; the state goes through JSON."""
     state, decisions = initial_state(config, shares, KINDS), []
     for number, loss in enumerate(losses):
-        seen = observe(10 * number + 10, shares, worth=worth, loss=loss, steps=10 * len(losses))
-        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), seen)
+        observation = observe(10 * number + 10, shares, source_value=source_value, loss=loss, steps=10 * len(losses))
+        state, decision = decide(config, json.loads(json.dumps(state, allow_nan=False)), observation)
         json.dumps(decision.evidence, allow_nan=False)
         shares = dict(decision.shares)
         decisions.append(decision)
@@ -38,7 +38,7 @@ def losses(healthy, raised, by=0.02):
 
 
 def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
-    assert worth_from(ControlConfig()) is None
+    assert source_value_from(ControlConfig()) is None
     decisions = steered(observe, ControlConfig(), losses(20, 0))
     assert {decision.action for decision in decisions} == {"keep"}
     assert all(decision.shares == SHARES for decision in decisions)
@@ -46,10 +46,10 @@ def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
 
 
 def test_worth_is_measured_when_policy_or_guard_want_it():
-    assert worth_from(FEEDBACK) == FEEDBACK.policy.warm_up
-    assert worth_from(ControlConfig(guard={"measure_worth": True})) == 0
-    assert worth_from(ControlConfig(guard={"measure_worth": True, "enabled": False})) is None
-    assert worth_from(SCHEDULE) is None
+    assert source_value_from(FEEDBACK) == FEEDBACK.policy.warm_up
+    assert source_value_from(ControlConfig(guard={"measure_source_value": True})) == 0
+    assert source_value_from(ControlConfig(guard={"measure_source_value": True, "enabled": False})) is None
+    assert source_value_from(SCHEDULE) is None
 
 
 def test_a_move_says_why_with_figures(observe):
@@ -57,7 +57,14 @@ def test_a_move_says_why_with_figures(observe):
     assert move.shares["bad"] < SHARES["bad"]
     assert "bad from 0.300 to 0.010 (a token of it is worth -0.50 ± " in move.reason
     figures = move.evidence["policy"]["sources"]["bad"]
-    assert {"worth", "worth_standard_error", "gap", "gap_standard_error", "reference", "num_readings"} <= set(figures)
+    assert {
+        "source_value",
+        "source_value_standard_error",
+        "gap",
+        "gap_standard_error",
+        "reference",
+        "num_evaluations",
+    } <= set(figures)
     assert move.evidence["policy"]["z"] == 3.0
     assert move.evidence["shares_before"] == SHARES
 
@@ -83,7 +90,7 @@ def test_a_warning_allows_a_move_towards_real_data(observe):
 
 
 def test_a_cut_is_zero_at_once_and_for_good_and_stays_within_the_kind(observe):
-    config = ControlConfig(policy=SCHEDULE.policy, guard={"measure_worth": True})
+    config = ControlConfig(policy=SCHEDULE.policy, guard={"measure_source_value": True})
     decisions = steered(observe, config, losses(40, 20), POISON)
     at = next(i for i, decision in enumerate(decisions) if decision.action == "cut")
     before, after = decisions[at - 1].shares, decisions[at].shares
@@ -103,8 +110,8 @@ def test_rollback_and_stop_leave_the_shares_alone(observe):
 @pytest.mark.parametrize("config", [FEEDBACK, SCHEDULE, ControlConfig()])
 def test_a_reading_that_is_not_finite_keeps_shares_and_state(observe, config):
     state = initial_state(config, SHARES, KINDS)
-    seen = observe(200, SHARES, worth=POISON, loss=float("nan"))
-    after, decision = steer(config, state, seen)
+    observation = observe(200, SHARES, source_value=POISON, loss=float("nan"))
+    after, decision = decide(config, state, observation)
     assert after == state
     assert (decision.action, decision.shares) == ("keep", SHARES)
     assert "not finite" in decision.reason
@@ -120,9 +127,11 @@ def test_any_history_gives_shares_that_sum_to_one_and_the_same_decisions_after_j
     outcomes = []
     for through_json in (False, True):
         state, shares, decisions = initial_state(config, SHARES, KINDS), SHARES, []
-        for number, (*worth, loss) in enumerate(history):
-            seen = observe(number, shares, worth=dict(zip(KINDS, worth, strict=True)), loss=loss, steps=30)
-            state, decision = steer(config, json.loads(json.dumps(state)) if through_json else state, seen)
+        for number, (*source_value, loss) in enumerate(history):
+            observation = observe(
+                number, shares, source_value=dict(zip(KINDS, source_value, strict=True)), loss=loss, steps=30
+            )
+            state, decision = decide(config, json.loads(json.dumps(state)) if through_json else state, observation)
             shares = dict(decision.shares)
             assert sum(shares.values()) == SHARE_ONE
             assert min(shares.values()) >= 0
@@ -134,7 +143,7 @@ def test_any_history_gives_shares_that_sum_to_one_and_the_same_decisions_after_j
 def test_steering_leaves_its_inputs_as_they_were(observe):
     state = initial_state(FEEDBACK, SHARES, KINDS)
     before = json.dumps(state)
-    steer(FEEDBACK, state, observe(200, SHARES, worth=POISON))
+    decide(FEEDBACK, state, observe(200, SHARES, source_value=POISON))
     assert json.dumps(state) == before
 
 
@@ -144,10 +153,10 @@ def test_an_unknown_key_is_an_error():
 
 
 def test_a_schedule_moves_however_few_documents_are_read(observe):
-    whole = observe(200, SHARES).reading
+    whole = observe(200, SHARES).evaluation
     few = replace(whole, **{name: getattr(whole, name)[:9] for name in ("nats", "tokens", "num_bytes", "slice_of")})
     state = initial_state(SCHEDULE, SHARES, KINDS)
-    _, decision = steer(SCHEDULE, state, observe(200, SHARES, reading=few))
+    _, decision = decide(SCHEDULE, state, observe(200, SHARES, evaluation=few))
     assert decision.action == "move"
     assert decision.shares["real"] < SHARES["real"]
 
@@ -158,7 +167,7 @@ def test_a_rollback_takes_the_suspected_source_out_for_good(observe):
     state, shares, actions = initial_state(ControlConfig(), before, KINDS), before, []
     for number, loss in enumerate(losses(40, 40)):
         shares = after if number == 40 else shares
-        state, decision = steer(ControlConfig(), state, observe(10 * number + 10, shares, loss=loss, steps=1000))
+        state, decision = decide(ControlConfig(), state, observe(10 * number + 10, shares, loss=loss, steps=1000))
         shares = dict(decision.shares)
         actions.append(decision.action)
         if decision.action == "rollback":
@@ -166,5 +175,5 @@ def test_a_rollback_takes_the_suspected_source_out_for_good(observe):
     assert actions[-1] == "rollback"
     assert "bad is suspected: it joined" in decision.reason
     assert shares == {"real": 400_000, "written": 600_000, "bad": 0}
-    _, following = steer(ControlConfig(), state, observe(2000, shares, steps=1000))
+    _, following = decide(ControlConfig(), state, observe(2000, shares, steps=1000))
     assert following.shares["bad"] == 0

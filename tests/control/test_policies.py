@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.base.records import SHARE_ONE, SHARE_STEP, UserError, Worth
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, SHARE_STEP, SourceValue
 from trainer.control.policies import POLICIES, FeedbackConfig, PolicyConfig, ScheduleConfig
 
 KINDS = {"real": "real", "written": "synthetic", "invented": "synthetic", "bad": "synthetic"}
@@ -15,16 +16,16 @@ EQUAL = dict.fromkeys(KINDS, 250_000)
 FEEDBACK = FeedbackConfig(kind="feedback")
 
 
-def follow(observe, config, worths, shares=EQUAL, kinds=KINDS):
-    """Shares after each of ``worths``, read every 20 of 400 steps from step 120 on."""
+def follow(observe, config, source_values, shares=EQUAL, kinds=KINDS):
+    """Shares after each of ``source_values``, read every 20 of 400 steps from step 120 on."""
     begin, propose, *_ = POLICIES[config.kind]
-    state, seen = begin(config, shares, kinds), []
-    for number, worth in enumerate(worths):
-        observation = observe(120 + 20 * number, shares, kinds=kinds, worth=worth)
+    state, proposals = begin(config, shares, kinds), []
+    for number, source_value in enumerate(source_values):
+        observation = observe(120 + 20 * number, shares, kinds=kinds, source_value=source_value)
         state, proposal = propose(config, state, observation)
         shares = dict(proposal.shares)
-        seen.append(proposal)
-    return seen
+        proposals.append(proposal)
+    return proposals
 
 
 def test_the_union_knows_each_policy_by_its_kind():
@@ -106,13 +107,13 @@ def test_the_further_behind_the_more_is_lost(observe, bad, share):
 
 
 def test_the_same_gap_with_a_larger_error_decides_nothing(observe):
-    doubtful = {name: Worth(value=value, standard_error=0.3, num_samples=56) for name, value in BAD.items()}
+    doubtful = {name: SourceValue(value=value, standard_error=0.3, num_samples=56) for name, value in BAD.items()}
     assert follow(observe, FEEDBACK, [doubtful])[0].shares == EQUAL
 
 
 def test_a_source_is_held_against_those_worth_more_and_not_excused_by_one_that_is_worse(observe):
-    worth = {"real": 1.0, "written": 1.0, "invented": -9.0, "bad": 0.3}
-    first = follow(observe, FEEDBACK, [worth])[0]
+    source_value = {"real": 1.0, "written": 1.0, "invented": -9.0, "bad": 0.3}
+    first = follow(observe, FEEDBACK, [source_value])[0]
     assert first.evidence["sources"]["bad"]["reference"] == pytest.approx(1.0)
     assert first.shares["bad"] < EQUAL["bad"]
 
@@ -134,7 +135,7 @@ def test_by_default_a_measurement_is_judged_by_itself(observe):
 
 
 def test_fewer_readings_than_asked_for_decide_nothing(observe):
-    config = FeedbackConfig(kind="feedback", min_readings=2)
+    config = FeedbackConfig(kind="feedback", min_evaluations=2)
     first, second = follow(observe, config, [BAD] * 2)
     assert first.shares == EQUAL
     assert second.shares["bad"] < EQUAL["bad"]
@@ -144,10 +145,10 @@ def test_worths_before_the_warm_up_are_not_counted(observe):
     begin, propose, *_ = POLICIES["feedback"]
     state = begin(FEEDBACK, EQUAL, KINDS)
     for step in (20, 40, 59):
-        state, proposal = propose(FEEDBACK, state, observe(step, EQUAL, worth=BAD))
+        state, proposal = propose(FEEDBACK, state, observe(step, EQUAL, source_value=BAD))
         assert proposal.shares == EQUAL
-    assert state["readings"] == []
-    assert propose(FEEDBACK, state, observe(60, EQUAL, worth=BAD))[1].shares != EQUAL
+    assert state["evaluations"] == []
+    assert propose(FEEDBACK, state, observe(60, EQUAL, source_value=BAD))[1].shares != EQUAL
 
 
 def test_equal_worths_move_nothing(observe):
@@ -155,23 +156,23 @@ def test_equal_worths_move_nothing(observe):
 
 
 def test_a_bad_source_reaches_its_floor_and_no_less(observe):
-    seen = follow(observe, FEEDBACK, [BAD] * 10)
-    assert seen[-1].shares["bad"] == 10_000
-    assert [p.shares["bad"] for p in seen] == sorted((p.shares["bad"] for p in seen), reverse=True)
-    assert "already at the floor" in seen[-1].reason
+    proposals = follow(observe, FEEDBACK, [BAD] * 10)
+    assert proposals[-1].shares["bad"] == 10_000
+    assert [p.shares["bad"] for p in proposals] == sorted((p.shares["bad"] for p in proposals), reverse=True)
+    assert "already at the floor" in proposals[-1].reason
 
 
 def test_what_is_freed_goes_to_those_worth_more(observe):
     """Those 0.35 behind are not condemned (that takes 0.5), but too far behind to gain (0.27)."""
-    worth = {"real": 0.75, "written": 1.1, "invented": 0.75, "bad": -0.2}
-    (first,) = follow(observe, FEEDBACK, [worth])
+    source_value = {"real": 0.75, "written": 1.1, "invented": 0.75, "bad": -0.2}
+    (first,) = follow(observe, FEEDBACK, [source_value])
     assert first.shares["written"] == EQUAL["written"] + 240_000
     assert first.shares["real"] == first.shares["invented"] == EQUAL["real"]
 
 
 def test_the_real_floor_holds_when_real_is_worth_nothing(observe):
-    worth = {"real": -0.5, "written": 0.9, "invented": 0.9, "bad": 0.9}
-    assert follow(observe, FEEDBACK, [worth] * 10)[-1].shares["real"] == 100_000
+    source_value = {"real": -0.5, "written": 0.9, "invented": 0.9, "bad": 0.9}
+    assert follow(observe, FEEDBACK, [source_value] * 10)[-1].shares["real"] == 100_000
 
 
 def test_floors_and_ceilings_by_name_bind(observe):
@@ -183,9 +184,9 @@ def test_floors_and_ceilings_by_name_bind(observe):
 
 def test_one_decision_moves_no_more_than_allowed(observe):
     config = FeedbackConfig(kind="feedback", max_move=0.05)
-    worth = {"real": 0.9, "written": 0.9, "invented": -0.3, "bad": -0.3}
+    source_value = {"real": 0.9, "written": 0.9, "invented": -0.3, "bad": -0.3}
     before = EQUAL
-    for proposal in follow(observe, config, [worth] * 8):
+    for proposal in follow(observe, config, [source_value] * 8):
         moved = sum(max(0, before[name] - share) for name, share in proposal.shares.items())
         assert moved <= 50_000 + 2 * SHARE_STEP
         before = proposal.shares
@@ -198,7 +199,7 @@ def test_loss_is_not_looked_at(observe):
     for loss in (-2.0, 2.0):
         state, shares = begin(FEEDBACK, EQUAL, KINDS), EQUAL
         for step in (120, 140, 160, 180):
-            state, proposal = propose(FEEDBACK, state, observe(step, shares, worth=BAD, loss=loss))
+            state, proposal = propose(FEEDBACK, state, observe(step, shares, source_value=BAD, loss=loss))
             shares = proposal.shares
         outcomes.append(shares)
     assert outcomes[0] == outcomes[1]
@@ -207,9 +208,9 @@ def test_loss_is_not_looked_at(observe):
 @pytest.mark.parametrize(
     "broken",
     [
-        Worth(value=float("nan"), standard_error=0.1, num_samples=9),
-        Worth(value=-9.0, standard_error=float("inf"), num_samples=9),
-        Worth(value=-9.0, standard_error=0.0, num_samples=0),
+        SourceValue(value=float("nan"), standard_error=0.1, num_samples=9),
+        SourceValue(value=-9.0, standard_error=float("inf"), num_samples=9),
+        SourceValue(value=-9.0, standard_error=0.0, num_samples=0),
     ],
 )
 def test_a_broken_measurement_is_no_evidence(observe, broken):
@@ -220,9 +221,9 @@ def test_a_broken_measurement_is_no_evidence(observe, broken):
 
 def test_a_source_at_zero_stays_at_zero(observe):
     shares = {"real": 500_000, "written": 0, "invented": 250_000, "bad": 250_000}
-    seen = follow(observe, FEEDBACK, [{**BAD, "written": 2.0}] * 8, shares=shares)
-    assert all(proposal.shares["written"] == 0 for proposal in seen)
-    assert seen[-1].shares["bad"] == 10_000
+    proposals = follow(observe, FEEDBACK, [{**BAD, "written": 2.0}] * 8, shares=shares)
+    assert all(proposal.shares["written"] == 0 for proposal in proposals)
+    assert proposals[-1].shares["bad"] == 10_000
 
 
 values = st.floats(-1.0, 1.5)
@@ -245,9 +246,9 @@ def test_names_swapped_decisions_swapped(observe, history, order):
     """The data keep their place in the recipe and change their names: the shares go with the data."""
     renamed = dict(zip(["written", "invented", "bad"], order, strict=True)) | {"real": "real"}
     plain = follow(observe, FEEDBACK, [dict(zip(KINDS, row, strict=True)) for row in history])
-    worths = [{renamed[name]: value for name, value in zip(KINDS, row, strict=True)} for row in history]
+    source_values = [{renamed[name]: value for name, value in zip(KINDS, row, strict=True)} for row in history]
     for kinds in ({renamed[name]: kind for name, kind in KINDS.items()}, KINDS):
-        swapped = follow(observe, FEEDBACK, worths, shares=dict.fromkeys(kinds, 250_000), kinds=kinds)
+        swapped = follow(observe, FEEDBACK, source_values, shares=dict.fromkeys(kinds, 250_000), kinds=kinds)
         for before, after in zip(plain, swapped, strict=True):
             apart = [abs(after.shares[renamed[name]] - share) for name, share in before.shares.items()]
             assert max(apart) <= (0 if list(kinds) == [renamed[name] for name in KINDS] else SHARE_STEP)
@@ -300,20 +301,20 @@ def simulated(observe, truth, rng, shares, kinds):
     """The shares after each measurement of one run. ``truth``: source to ranges, through which all sources of a run
     move together (good runs are good for all)."""
     begin, propose, *_ = POLICIES["feedback"]
-    state, seen = begin(FEEDBACK, shares, kinds), []
+    state, rows = begin(FEEDBACK, shares, kinds), []
     for number, (step, error) in enumerate(zip(MEASURED_AT, ERRORS, strict=True)):
         place = rng.uniform()
-        worth = {
-            name: Worth(
+        source_value = {
+            name: SourceValue(
                 value=float(low + place * (high - low) + rng.normal(0, error)), standard_error=error, num_samples=56
             )
             for name, ranges in truth.items()
             for low, high in [ranges[number]]
         }
-        state, proposal = propose(FEEDBACK, state, observe(step, shares, kinds=kinds, worth=worth))
+        state, proposal = propose(FEEDBACK, state, observe(step, shares, kinds=kinds, source_value=source_value))
         shares = dict(proposal.shares)
-        seen.append(shares)
-    return seen
+        rows.append(shares)
+    return rows
 
 
 @pytest.fixture(scope="module")

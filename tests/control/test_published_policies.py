@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment
 from trainer.control.bounds import Bounds, kept_within
 from trainer.control.policies import POLICIES, PolicyConfig
 from trainer.control.policies.published.ado import preferences
@@ -172,10 +173,14 @@ def test_a_fit_finds_the_law_it_was_made_from_through_noise_and_outliers():
     assert fit(amounts[:4], losses[:4]) is None
 
 
-def test_aioli_normalises_the_gains_and_leans_by_no_more_than_its_step(observe):
-    worths = [{"real": 1.0, "good": 0.5, "bad": -0.5}, {"real": 0.6, "good": 0.6, "bad": 0.3}]
+def test_aioli_normalizes_the_gains_and_leans_by_no_more_than_its_step(observe):
+    source_values = [{"real": 1.0, "good": 0.5, "bad": -0.5}, {"real": 0.6, "good": 0.6, "bad": 0.3}]
     first, then = proposals(
-        config_of("aioli"), [lambda s, worth=worth: observe(100, s, worth=worth) for worth in worths]
+        config_of("aioli"),
+        [
+            lambda s, source_value=source_value: observe(100, s, source_value=source_value)
+            for source_value in source_values
+        ],
     )
     gains = {"real": 1.5 / 2.5, "good": 1.0 / 2.5, "bad": 0.0}  # shifted by the negative one, then over their sum
     later = {"real": 0.6 / 1.5, "good": 0.6 / 1.5, "bad": 0.3 / 1.5}
@@ -187,8 +192,8 @@ def test_aioli_normalises_the_gains_and_leans_by_no_more_than_its_step(observe):
 
 
 def test_aioli_without_smoothing_adds_up(observe):
-    worth = {"real": 1.0, "good": 0.5, "bad": -0.5}
-    *_, last = proposals(config_of("aioli", ema=None), [lambda s: observe(100, s, worth=worth)] * 30)
+    source_value = {"real": 1.0, "good": 0.5, "bad": -0.5}
+    *_, last = proposals(config_of("aioli", ema=None), [lambda s: observe(100, s, source_value=source_value)] * 30)
     raised = {k: START[k] * exp(30 * 0.2 * gain) for k, gain in {"real": 0.6, "good": 0.4, "bad": 0.0}.items()}
     assert last.shares["real"] / 1e6 == pytest.approx(raised["real"] / sum(raised.values()), abs=0.01)
 
@@ -259,7 +264,7 @@ def observations_of(observe, history):
             shares,
             kinds=KINDS,
             steps=400,
-            worth=values,
+            source_value=values,
             source_losses={k: max(0.01, value + 4) for k, value in values.items() if shares[k] > 0},
             alignment={k: aligned(value, 10.0) for k, value in values.items()},
             num_samples={"real": 100, "good": 5_000, "bad": 700},

@@ -68,7 +68,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
             "web": {"kind": "real", "path": "web.jsonl", "id_column": "id", "slice": "topic", "license": "CC0-1.0"},
             "made": {"kind": "synthetic", "path": "made.jsonl", "id_column": "id"},
         },
-        "held_out": {"kind": "share", "source": "web", "steer": 0.1, "report": 0.1},
+        "held_out": {"kind": "share", "source": "web", "validation": 0.1, "test": 0.1},
         "cache": "cache",
         **changes,
     }

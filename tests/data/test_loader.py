@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.corpus import prepared, recipe, small_files
-from trainer.base.records import SHARE_ONE, Kind, UserError
-from trainer.data.loader import StepBatch, Stream, fed, sample_hashes
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, Kind
+from trainer.data.loader import StepBatch, Stream, batch_hash, sample_hashes
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan, accumulation
 
@@ -121,7 +122,7 @@ def test_dealing_out_changes_nothing_but_who_gets_what(world_size: int, micro_ba
     for step, batches in enumerate(zip(*parts, strict=True), start=1):
         assert sum((samples_in(batch) for batch in batches), Counter()) == planned(expected, step)
         total = sum(hashes[key] * count for key, count in planned(expected, step).items())
-        assert sum(batch.fed for batch in batches) % 2**64 == total % 2**64
+        assert sum(batch.batch_hash for batch in batches) % 2**64 == total % 2**64
         assert {len(batch.micro_batches) for batch in batches} == {accumulation(global_batch, world_size, micro_batch)}
         assert len({batch.target_tokens for batch in batches}) == 1
         trained = sum(int((micro.num_valid - 1).clip(0).sum()) for batch in batches for micro in batch.micro_batches)
@@ -134,7 +135,7 @@ def test_dealing_out_changes_nothing_but_who_gets_what(world_size: int, micro_ba
 def test_padding_samples_are_padding_and_do_not_count_in_fed() -> None:
     with stream_of(plan_of(global_batch=2), cells=Cells(rank=2, world_size=3, micro_batch=4)) as stream:
         batch = stream.next()
-    assert batch.fed == 0
+    assert batch.batch_hash == 0
     assert [micro.num_valid.tolist() for micro in batch.micro_batches] == [[0]]
     assert batch.micro_batches[0].input_ids.tolist() == [[PADDING] * LENGTH]
 
@@ -165,16 +166,20 @@ def test_a_stream_resumed_anywhere_goes_on_as_if_nothing_had_happened(data: st.D
                 stream.append(
                     [Shares(step=step, shares={name: SHARE_ONE * (name == changes[step]) for name in SHARES})]
                 )
-            uninterrupted[step] = stream.next().fed
+            uninterrupted[step] = stream.next().batch_hash
     with stream_of(Plan(SEED, Ledger(plan.ledger.facts)), step=stop) as resumed:
-        assert {step: resumed.next().fed for step in range(stop, 31)} == {s: uninterrupted[s] for s in range(stop, 31)}
+        assert {step: resumed.next().batch_hash for step in range(stop, 31)} == {
+            s: uninterrupted[s] for s in range(stop, 31)
+        }
 
 
 def test_fed_is_what_plan_and_store_predict() -> None:
     plan = plan_of()
     stores = {(number, 0): Samples(number, size) for number, (_, size) in enumerate(SIZES.values())}
     with stream_of(plan) as stream:
-        assert [stream.next().fed for _ in range(20)] == [fed(plan.batch(step), stores) for step in range(1, 21)]
+        assert [stream.next().batch_hash for _ in range(20)] == [
+            batch_hash(plan.batch(step), stores) for step in range(1, 21)
+        ]
 
 
 def test_one_changed_token_or_two_swapped_ones_change_the_hash() -> None:
@@ -210,11 +215,11 @@ def test_a_cap_acts_from_the_batch_that_would_exceed_it_and_the_share_stays_in_t
 def test_a_cap_in_the_middle_of_what_was_prefetched_is_resumed_the_same() -> None:
     plan = plan_of()
     with stream_of(plan, max_epochs={"bad": 1.0, "good": 9.0}) as stream:
-        feds = [stream.next().fed for _ in range(15)]
+        batch_hashes = [stream.next().batch_hash for _ in range(15)]
     for stop in range(1, 16):
         facts = [fact for fact in plan.ledger.facts if fact.step < stop or fact.step == 1]
         with stream_of(Plan(SEED, Ledger(facts)), step=stop, max_epochs={"bad": 1.0, "good": 9.0}) as resumed:
-            assert [resumed.next().fed for _ in range(stop, 16)] == feds[stop - 1 :]
+            assert [resumed.next().batch_hash for _ in range(stop, 16)] == batch_hashes[stop - 1 :]
 
 
 def test_a_cap_that_nobody_of_the_kind_can_take_over_stops_with_a_clear_message() -> None:

@@ -25,7 +25,7 @@ from tests.data.corpus import (
     wiki_entries,
     write_jsonl,
 )
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import DataConfig
 from trainer.data.documents import bucket_of
 from trainer.data.prepare import prepare
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def by_bucket(**changes: Any) -> dict[str, Any]:
-    return {"kind": "bucket", "source": "web", "by": "id", "of": 10, "steer": [8], "report": [9], **changes}
+    return {"kind": "bucket", "source": "web", "by": "id", "of": 10, "validation": [8], "test": [9], **changes}
 
 
 def stores(folder: Path) -> list[Path]:
@@ -67,9 +67,9 @@ def test_the_quickstarts_data_is_prepared_as_its_recipe_says(tmp_path: Path) -> 
     data = prepared(RECIPES, tree)
     assert list(data.sources) == ["wikipedia", "written", "invented", "scrambled"]
     assert all_ids(data, "wikipedia") == [title for title in titles if bucket_of(title, 10) == 0]
-    assert data.steer.ids == [title for title in titles if bucket_of(title, 10) == 8]
-    assert data.report.ids == [title for title in titles if bucket_of(title, 10) == 9]
-    assert len(data.steer.slices) == 12
+    assert data.validation.ids == [title for title in titles if bucket_of(title, 10) == 8]
+    assert data.test.ids == [title for title in titles if bucket_of(title, 10) == 9]
+    assert len(data.validation.slices) == 12
     assert data.vocabulary_size == 2048
     written = data.sources["written"].segments[0]
     assert bucket_of(written.describe(0)["source_title"], 10) < 8
@@ -81,34 +81,34 @@ def test_held_out_buckets_leave_training_before_sampling_narrows_it(folder: Path
     tree["sources"]["web"]["sample"] = {"by": "id", "of": 10, "buckets": [0, 1]}
     data = prepared(folder, tree)
     ids = [row["id"] for row in documents(200, "web")]
-    assert data.steer.ids == [name for name in ids if bucket_of(name, 10) == 8]
-    assert data.report.ids == [name for name in ids if bucket_of(name, 10) == 9]
+    assert data.validation.ids == [name for name in ids if bucket_of(name, 10) == 8]
+    assert data.test.ids == [name for name in ids if bucket_of(name, 10) == 9]
     assert all_ids(data, "web") == [name for name in ids if bucket_of(name, 10) in (0, 1)]
 
 
 def test_held_out_by_share_depends_on_text_and_seed_only(folder: Path) -> None:
     data = prepared(folder, recipe())
-    held_out = {*data.steer.ids, *data.report.ids}
+    held_out = {*data.validation.ids, *data.test.ids}
     assert 20 < len(held_out) < 60
     assert not held_out & set(all_ids(data, "web"))
-    assert not set(data.steer.ids) & set(data.report.ids)
-    assert set(prepared(folder, recipe(), seed=1).steer.ids) != set(data.steer.ids)
+    assert not set(data.validation.ids) & set(data.test.ids)
+    assert set(prepared(folder, recipe(), seed=1).validation.ids) != set(data.validation.ids)
     write_jsonl(folder / "web.jsonl", reversed(documents(250, "web")))
     more = prepared(folder, recipe())
-    assert held_out <= {*more.steer.ids, *more.report.ids}
+    assert held_out <= {*more.validation.ids, *more.test.ids}
 
 
 def test_held_out_data_sets_of_their_own_are_used_whole(folder: Path) -> None:
-    write_jsonl(folder / "s.jsonl", documents(10, "steer"))
-    write_jsonl(folder / "r.jsonl", documents(12, "report"))
+    write_jsonl(folder / "s.jsonl", documents(10, "validation"))
+    write_jsonl(folder / "r.jsonl", documents(12, "test"))
     part = {"kind": "real", "id_column": "id"}
     tree = recipe(
-        held_out={"kind": "dataset", "steer": {**part, "path": "s.jsonl"}, "report": {**part, "path": "r.jsonl"}}
+        held_out={"kind": "dataset", "validation": {**part, "path": "s.jsonl"}, "test": {**part, "path": "r.jsonl"}}
     )
     data = prepared(folder, tree)
-    assert (len(data.steer.ids), len(data.report.ids), len(all_ids(data, "web"))) == (10, 12, 200)
+    assert (len(data.validation.ids), len(data.test.ids), len(all_ids(data, "web"))) == (10, 12, 200)
     write_jsonl(
-        folder / "r.jsonl", [*documents(12, "report"), {"id": "x", "text": documents(1, "steer")[0]["text"].upper()}]
+        folder / "r.jsonl", [*documents(12, "test"), {"id": "x", "text": documents(1, "validation")[0]["text"].upper()}]
     )
     with pytest.raises(UserError, match="disjoint, but share 1 documents"):
         prepared(folder, tree)
@@ -118,11 +118,11 @@ def test_a_document_twice_in_held_out_data_stays_in_report_only(folder: Path) ->
     twins = [{"id": f"web{i}", "text": "the very same words in every one of these rows"} for i in range(40)]
     write_jsonl(folder / "web.jsonl", [*documents(200, "web", start=100), *twins])
     data = prepared(folder, recipe(held_out=by_bucket()))
-    steer = {data.decode(data.steer.document_tokens(i)) for i in range(len(data.steer.ids))}
-    report = {data.decode(data.report.document_tokens(i)) for i in range(len(data.report.ids))}
+    validation = {data.decode(data.validation.document_tokens(i)) for i in range(len(data.validation.ids))}
+    report = {data.decode(data.test.document_tokens(i)) for i in range(len(data.test.ids))}
     assert twins[0]["text"] in report
-    assert not steer & report
-    assert data.held_out["left_steer_for_report"] > 0
+    assert not validation & report
+    assert data.held_out["left_validation_for_test"] > 0
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_a_document_twice_in_held_out_data_stays_in_report_only(folder: Path) ->
         {"kind": "share", "source": "made"},
         {
             "kind": "dataset",
-            "steer": {"kind": "synthetic", "path": "made.jsonl"},
-            "report": {"kind": "real", "path": "web.jsonl"},
+            "validation": {"kind": "synthetic", "path": "made.jsonl"},
+            "test": {"kind": "real", "path": "web.jsonl"},
         },
     ],
 )
@@ -143,8 +143,8 @@ def test_synthetic_documents_are_refused_as_held_out(held_out: dict[str, Any]) -
 
 
 def test_an_empty_held_out_part_is_an_error(folder: Path) -> None:
-    with pytest.raises(UserError, match="the held-out part `steer` has no documents"):
-        prepared(folder, recipe(held_out=by_bucket(of=10**9, steer=[1], report=[2])))
+    with pytest.raises(UserError, match="the held-out part `validation` has no documents"):
+        prepared(folder, recipe(held_out=by_bucket(of=10**9, validation=[1], test=[2])))
 
 
 def test_a_planted_held_out_document_is_dropped_from_every_source_and_counted(folder: Path) -> None:
@@ -203,8 +203,8 @@ def test_segments_that_join_are_prepared_as_the_first_is(folder: Path) -> None:
 def test_what_joins_later_leaves_the_beginning_of_the_run_as_it_was(folder: Path) -> None:
     write_later(folder)
     alone, both = prepared(folder, recipe(held_out=by_bucket())), prepared(folder, joining())
-    assert both.steer.ids == alone.steer.ids
-    assert both.report.ids == alone.report.ids
+    assert both.validation.ids == alone.validation.ids
+    assert both.test.ids == alone.test.ids
     for name, source in alone.sources.items():
         assert both.sources[name].segments[0].fingerprint == source.segments[0].fingerprint
 
@@ -393,7 +393,7 @@ def test_a_second_run_opens_the_store_and_reads_nothing(folder: Path) -> None:
     calls: list[str] = []
     again = prepared(folder, recipe(), progress=lambda what, documents: calls.append(what))
     assert (again.folder, calls) == (first.folder, [])
-    assert again.steer.ids == first.steer.ids
+    assert again.validation.ids == first.validation.ids
 
 
 def test_content_and_settings_name_the_store_and_nothing_else_does(folder: Path) -> None:
@@ -500,9 +500,9 @@ def test_a_column_that_only_the_held_out_buckets_need_is_read_from_parquet(tmp_p
             "tokenizer": {"train_bpe": 300},
             "cache": str(tmp_path / "cache"),
             "sources": {"real": {"kind": "real", "path": "real.parquet", "license": "CC0-1.0"}},
-            "held_out": {"kind": "bucket", "source": "real", "by": "name", "of": 5, "steer": [3], "report": [4]},
+            "held_out": {"kind": "bucket", "source": "real", "by": "name", "of": 5, "validation": [3], "test": [4]},
         }
     )
     data = prepare(config, seed=1, base=tmp_path)
-    assert 5 < len(data.steer.ids) < 40
-    assert 5 < len(data.report.ids) < 40
+    assert 5 < len(data.validation.ids) < 40
+    assert 5 < len(data.test.ids) < 40

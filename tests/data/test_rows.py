@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from tests.data.corpus import write_jsonl
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import SourceConfig
 from trainer.data.files import index_file, local_files, write_index
 from trainer.data.rows import Malformed, Row, read_rows

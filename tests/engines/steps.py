@@ -143,12 +143,12 @@ def poisoned_on_one_rank() -> list[tuple[Any, dict[str, Any]]]:
 
 
 def asked_and_astray() -> list[tuple[bool, bool]]:
-    """(stop_asked, ledgers_agree) of steps where nobody, then one rank asks to stop, then one has another ledger."""
+    """(stop_requested, ledgers_agree) of steps where nobody, then one rank asks to stop, then one has another ledger."""
     with bench() as on:
         odd = on.engine.rank == on.engine.world_size - 1
         quiet, asked = on.step(), on.step(stop=odd)
         astray = on.step(digest=on.stream.plan.ledger.digest ^ (1 << 63 if odd else 0))
-        return [(figures.stop_asked, figures.ledgers_agree) for figures in (quiet, asked, astray)]
+        return [(figures.stop_requested, figures.ledgers_agree) for figures in (quiet, asked, astray)]
 
 
 def collectives_of_a_step() -> tuple[list[str], list[int]]:

@@ -18,7 +18,7 @@ from tests.engines.steps import (
     poisoned_on_one_rank,
     training,
 )
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.engines import check_engine
 from trainer.engines.accelerate import step_seed
 from trainer.engines.launch import NUM_PROCESSES_VARIABLE, check_launch
@@ -30,7 +30,7 @@ def assert_same_first_step(found: tuple, expected: tuple) -> None:
     figures, moments = found
     assert figures.loss == pytest.approx(expected[0].loss, rel=1e-6)
     assert figures.grad_norm == pytest.approx(expected[0].grad_norm, rel=1e-5)
-    assert figures.fed == expected[0].fed
+    assert figures.batch_hash == expected[0].batch_hash
     assert moments.keys() == expected[1].keys()
     for name, moment in moments.items():
         np.testing.assert_allclose(moment, expected[1][name], rtol=1e-4, atol=1e-7, err_msg=name)

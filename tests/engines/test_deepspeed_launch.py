@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.engines.steps import training
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.engines import check_engine
 
 REFUSED: dict[str, dict[str, Any]] = {

@@ -63,7 +63,7 @@ def test_restoring_repeats_the_steps_after_it_bit_for_bit(toured: Toured, launch
 @pytest.mark.parametrize("launch", TOURS, ids="-".join)
 def test_a_rehearsal_moves_the_weights_and_leaves_no_trace(toured: Toured, launch: tuple[str, str]) -> None:
     for rank in toured(launch):
-        before, inside, after = rank["rehearsed"]
+        before, inside, after = rank["trial_steps"]
         assert not equal(before, inside)
         assert equal(before, after)
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_is_taken_up_by_another_engine_on_another_number_of_ranks(
     expected = on_ranks(leave, ranks, tmp_path, folder, engine=engine)[0]
     for found in on_ranks(take_up, other_ranks, tmp_path, folder, engine=other):
         for mine, theirs in zip(found, expected, strict=True):
-            assert mine.fed == theirs.fed
+            assert mine.batch_hash == theirs.batch_hash
             assert mine.loss == pytest.approx(theirs.loss, rel=1e-6)
             for loss, expected_loss in zip(mine.losses, theirs.losses, strict=True):
                 assert loss.tokens == expected_loss.tokens
@@ -192,7 +192,7 @@ def test_a_checkpoint_is_taken_up_by_another_engine_on_another_number_of_ranks(
 def test_uneven_batches_hang_no_rank_and_change_no_loss(tmp_path: Path, engine: str, global_batch: int) -> None:
     (expected,) = on_ranks(uneven, 1, tmp_path, 2, global_batch)
     for found in on_ranks(uneven, 3, tmp_path, 2, global_batch, engine=engine):
-        assert [step.fed for step in found] == [step.fed for step in expected]
+        assert [step.batch_hash for step in found] == [step.batch_hash for step in expected]
         assert [step.loss for step in found] == pytest.approx([step.loss for step in expected], rel=1e-5)
 
 

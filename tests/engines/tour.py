@@ -48,7 +48,7 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
             "rates": {group["lr"] for group in on.engine._optimizer.param_groups},
             "part": sum(tensor.numel() for tensor in local_state(on)) / on.engine.num_parameters,
             "restored": restored(on, folder),
-            "rehearsed": rehearsed(on),
+            "trial_steps": trial_steps(on),
             "skipped": {name: skipped(on, poison) for name, poison in POISONS.items()},
             "collectives": own_collectives(on),
         }
@@ -65,13 +65,13 @@ def restored(on: Bench, folder: Path) -> tuple[Any, Any]:
     return expected, ([on.step(), on.step()], held(on))
 
 
-def rehearsed(on: Bench) -> tuple[Any, Any, Any]:
+def trial_steps(on: Bench) -> tuple[Any, Any, Any]:
     """All that is held before, inside and after a rehearsal."""
     before = held(on)
-    with on.engine.rehearsal(rate_scale=0.5) as back:
+    with on.engine.trial(rate_scale=0.5) as back:
         for _ in range(2):
             back()
-            on.engine.rehearse(PROBE, torch.tensor([LENGTH, 3]), target_tokens=LENGTH + 1, seed=3)
+            on.engine.trial_step(PROBE, torch.tensor([LENGTH, 3]), target_tokens=LENGTH + 1, seed=3)
         inside = held(on)
     return before, inside, held(on)
 

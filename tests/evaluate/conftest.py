@@ -111,7 +111,7 @@ class Replica:
         return self.meeting.add(self.rank, array)
 
     @contextmanager
-    def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
+    def trial(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
         kept = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
 
         def back() -> None:
@@ -124,7 +124,9 @@ class Replica:
         self.model.load_state_dict(kept[0])
         self.optimizer.load_state_dict(kept[1])
 
-    def rehearse(self, input_ids_BT: torch.Tensor, num_valid_B: torch.Tensor, *, target_tokens: int, seed: int) -> None:
+    def trial_step(
+        self, input_ids_BT: torch.Tensor, num_valid_B: torch.Tensor, *, target_tokens: int, seed: int
+    ) -> None:
         torch.manual_seed(seed)
         summed = token_losses(self.model(input_ids_BT).logits, input_ids_BT, num_valid_B).sum()
         (summed / target_tokens).backward()

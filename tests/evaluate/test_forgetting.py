@@ -16,34 +16,34 @@ from trainer.evaluate.evidence.forgetting import (
     LASTING_STEPS,
     LEAST_ERROR,
     PART_OF_EVIDENCE,
-    TokenFading,
+    TokenForgetting,
     cost_tokens,
     faded,
-    fading_sized,
-    fading_times,
+    forgetting_sized,
+    forgetting_times,
 )
 from trainer.evaluate.evidence.source_value import (
     LEAST_READ,
     LEAST_ROWS,
     MOST_READ,
     MOST_ROWS,
-    REHEARSAL_STEPS,
-    WorthConfig,
-    WorthCounts,
+    TRIAL_STEPS,
+    SourceValueConfig,
+    SourceValueCounts,
 )
 
-FEW = WorthCounts(samples_per_step=2, held_out_samples=23)
+FEW = SourceValueCounts(samples_per_step=2, held_out_samples=23)
 ONES = np.ones(60, dtype=np.int64)
 
 
-def probe(worlds: Any, rng: np.random.Generator, taught: tuple[str, ...] = ("made",)) -> TokenFading:
+def probe(worlds: Any, rng: np.random.Generator, taught: tuple[str, ...] = ("made",)) -> TokenForgetting:
     """Of random tokens."""
     documents = [rng.integers(1, VOCABULARY, 20).tolist() for _ in range(80)]
     sources = {
         name: [worlds.Block(rng.integers(1, VOCABULARY, (num, LENGTH)))]
         for name, num in (("real", 50), ("made", 30), ("none", 0))
     }
-    return TokenFading(
+    return TokenForgetting(
         part=worlds.Documents(documents),
         sources=sources,
         taught=taught,
@@ -127,13 +127,13 @@ def test_both_copies_go_on_on_the_same_rows_and_ranks_agree(worlds: Any) -> None
     def work(rank: int, meeting: Any) -> Any:
         own = copy.deepcopy(model)
         port = worlds.Replica(own, torch.optim.SGD(own.parameters(), lr=0.1), rank, meeting)
-        inner, rows = port.rehearse, stepped.setdefault((rank, meeting.world_size), [])
+        inner, rows = port.trial_step, stepped.setdefault((rank, meeting.world_size), [])
 
         def watched(ids: Any, valid: Any, **more: Any) -> None:
             rows.append(ids.numpy().tolist())
             inner(ids, valid, **more)
 
-        port.rehearse = watched
+        port.trial_step = watched
         return probe(worlds, np.random.default_rng(3))(port, step=4, sources={"real": [0], "made": [0]}, global_batch=8)
 
     alone, *together = [worlds.in_ranks(1, work)[0], *worlds.in_ranks(2, work)]
@@ -141,8 +141,8 @@ def test_both_copies_go_on_on_the_same_rows_and_ranks_agree(worlds: Any) -> None
     assert together[0]["made"].value == pytest.approx(alone["made"].value, rel=0.01)
     rows = stepped[0, 1]
     half = len(rows) // 2
-    assert rows[REHEARSAL_STEPS:half] == rows[half + REHEARSAL_STEPS :]
-    assert rows[:REHEARSAL_STEPS] != rows[half : half + REHEARSAL_STEPS]
+    assert rows[TRIAL_STEPS:half] == rows[half + TRIAL_STEPS :]
+    assert rows[:TRIAL_STEPS] != rows[half : half + TRIAL_STEPS]
 
 
 def test_without_a_source_to_hold_against_fresh_text_there_is_no_probe(worlds: Any) -> None:
@@ -154,11 +154,13 @@ def test_without_a_source_to_hold_against_fresh_text_there_is_no_probe(worlds: A
 def test_the_cost_is_never_above_its_part_unless_at_the_least_counts(
     length: int, interval_tokens: int, share: float
 ) -> None:
-    counts = fading_sized(WorthConfig(max_compute_share=share), sequence_length=length, interval_tokens=interval_tokens)
+    counts = forgetting_sized(
+        SourceValueConfig(max_compute_share=share), sequence_length=length, interval_tokens=interval_tokens
+    )
     rows, read = counts.samples_per_step, counts.held_out_samples
     assert LEAST_ROWS <= rows <= MOST_ROWS
     assert LEAST_READ <= read <= MOST_READ
-    paid = WorthCounts(
+    paid = SourceValueCounts(
         samples_per_step=rows if rows > LEAST_ROWS else 0, held_out_samples=read if read > LEAST_READ else 0
     )
     assert cost_tokens(paid, sequence_length=length) <= share * PART_OF_EVIDENCE * interval_tokens * (1 + 1e-9)
@@ -167,16 +169,16 @@ def test_the_cost_is_never_above_its_part_unless_at_the_least_counts(
 @settings(max_examples=200)
 @given(st.integers(200, 100_000), st.integers(1, 40), st.floats(0.0, 0.3))
 def test_the_first_probe_comes_before_the_plan_stops_waiting_for_it(
-    num_steps: int, readings: int, asked_from: float
+    num_steps: int, evaluations: int, needed_from: float
 ) -> None:
-    every = max(1, num_steps // (40 + readings))
-    when = fading_times(WorthConfig(), asked_from, num_steps=num_steps, every_steps=every)
+    every = max(1, num_steps // (40 + evaluations))
+    when = forgetting_times(SourceValueConfig(), needed_from, num_steps=num_steps, every_steps=every)
     assert when is not None
     first = next(step for step in range(every, num_steps, every) if when.due(step, step))  # a run reads after steps
-    assert first <= (asked_from + LONGEST_WAIT) * num_steps
+    assert first <= (needed_from + LONGEST_WAIT) * num_steps
     assert 1 <= when.count <= 6
 
 
 def test_nobody_asks_nothing_is_probed() -> None:
-    assert fading_times(WorthConfig(), None, num_steps=100, every_steps=10) is None
-    assert fading_times(WorthConfig(enabled="off"), 0.1, num_steps=100, every_steps=10) is None
+    assert forgetting_times(SourceValueConfig(), None, num_steps=100, every_steps=10) is None
+    assert forgetting_times(SourceValueConfig(enabled="off"), 0.1, num_steps=100, every_steps=10) is None

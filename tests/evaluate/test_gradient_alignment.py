@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, training
-from trainer.base.records import Alignment, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import Alignment
 from trainer.evaluate.eval_batches import Samples
 from trainer.evaluate.evidence.gradient_alignment import (
     HELD_OUT_PARTS,
     LEAST_SAMPLES,
     MOST_SAMPLES,
     SOURCE_PARTS,
-    AlignmentConfig,
+    GradientAlignmentConfig,
     TokenAlignment,
     cost_tokens,
     held_out_parts,
@@ -53,7 +54,7 @@ def practised(on: Bench, steps: int = 12) -> None:
     for number in range(steps):
         ids = torch.from_numpy(text(rng, 12))
         valid = torch.full((12,), LENGTH)
-        on.engine.rehearse(ids, valid, target_tokens=12 * (LENGTH - 1), seed=number)
+        on.engine.trial_step(ids, valid, target_tokens=12 * (LENGTH - 1), seed=number)
 
 
 def by_hand(model: Any, states: Any, rows: Any, config: Any) -> list[Any]:
@@ -219,7 +220,7 @@ def test_parts_of_unequal_size_give_the_variance_of_one_sample() -> None:
 def test_the_cost_is_never_above_its_share_unless_at_the_least_samples(
     num_sources: int, length: int, interval_tokens: int, part: float
 ) -> None:
-    config = AlignmentConfig(max_compute_share=part)
+    config = GradientAlignmentConfig(max_compute_share=part)
     samples = sized(config, num_sources=num_sources, sequence_length=length, interval_tokens=interval_tokens)
     assert LEAST_SAMPLES <= samples <= MOST_SAMPLES
     paid = cost_tokens(samples, num_sources=num_sources, sequence_length=length)
@@ -231,7 +232,7 @@ def test_the_cost_is_never_above_its_share_unless_at_the_least_samples(
 def test_the_default_of_the_quickstart_costs_a_twentieth() -> None:
     """Every 40 steps of 32 x 128 tokens, four sources and held-out text: with the readings a tenth."""
     interval_tokens = 40 * 32 * 128
-    samples = sized(AlignmentConfig(), num_sources=4, sequence_length=128, interval_tokens=interval_tokens)
+    samples = sized(GradientAlignmentConfig(), num_sources=4, sequence_length=128, interval_tokens=interval_tokens)
     assert samples == 12
     assert 0.045 < cost_tokens(samples, num_sources=4, sequence_length=128) / interval_tokens <= 0.05
 

@@ -1,4 +1,4 @@
-"""Readings: which documents, what they cost, and figures that do not depend on who computes them."""
+"""Evaluations: which documents, what they cost, and figures that do not depend on who computes them."""
 
 import math
 from typing import Any
@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.base.records import Reading, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import Evaluation
 from trainer.evaluate.held_out import (
     EvaluationConfig,
     Reader,
     all_documents,
-    plan_steer,
-    reading_cost_tokens,
+    evaluation_cost_tokens,
+    plan_validation,
     summary,
     tail_documents,
     whole_part,
@@ -33,8 +34,8 @@ def sliced_part(worlds: Any, sizes: list[int], length: int = 10) -> Any:
     return worlds.Documents(texts, slice_of=slice_of, slices=tuple(f"slice {index}" for index in range(len(sizes))))
 
 
-def reading(nats: list[float], tokens: list[int], slice_of: list[int] | None = None) -> Reading:
-    return Reading(
+def evaluation(nats: list[float], tokens: list[int], slice_of: list[int] | None = None) -> Evaluation:
+    return Evaluation(
         step=1,
         nats=np.array(nats),
         tokens=np.array(tokens),
@@ -48,7 +49,7 @@ def test_every_rank_count_reads_the_same_bits(worlds: Any) -> None:
     part = sliced_part(worlds, [5, 9], length=23)
     segments = {"web": [worlds.Block(np.random.default_rng(3).integers(50, size=(20, 8)))]}
 
-    def read(rank: int, meeting: Any) -> Reading:
+    def read(rank: int, meeting: Any) -> Evaluation:
         class Port(worlds.Ranked):  # type: ignore[misc]
             def reduce(self, array: Any) -> Any:
                 return meeting.add(rank, array)
@@ -109,8 +110,8 @@ def test_a_reading_stays_inside_its_share_of_the_compute(
 ) -> None:
     part = sliced_part(worlds, sizes)
     config = EvaluationConfig(max_compute_share=share, source_samples=0)
-    chosen = plan_steer(part, config, interval_tokens=interval_tokens, seed=1)
-    cost = reading_cost_tokens(part, chosen, num_sources=0, source_samples=0, sequence_length=8)
+    chosen = plan_validation(part, config, interval_tokens=interval_tokens, seed=1)
+    cost = evaluation_cost_tokens(part, chosen, num_sources=0, source_samples=0, sequence_length=8)
     assert (np.diff(chosen) > 0).all()
     assert cost <= share * interval_tokens or len(chosen) <= 8
     if len(chosen) < len(part.ids):
@@ -122,7 +123,7 @@ def test_a_reading_stays_inside_its_share_of_the_compute(
 
 def test_slices_are_read_in_proportion(worlds: Any) -> None:
     part = sliced_part(worlds, [200, 100, 20])
-    chosen = plan_steer(part, EvaluationConfig(steer_documents=160), interval_tokens=0, seed=1)
+    chosen = plan_validation(part, EvaluationConfig(validation_documents=160), interval_tokens=0, seed=1)
     np.testing.assert_allclose(np.bincount(part.slice_of[chosen]), [100, 50, 10], atol=4)
 
 
@@ -130,7 +131,9 @@ def test_a_larger_subset_holds_the_smaller_one_and_another_seed_another(worlds: 
     part = sliced_part(worlds, [50, 50])
 
     def chosen(count: int, seed: int) -> set[int]:
-        return set(plan_steer(part, EvaluationConfig(steer_documents=count), interval_tokens=0, seed=seed).tolist())
+        return set(
+            plan_validation(part, EvaluationConfig(validation_documents=count), interval_tokens=0, seed=seed).tolist()
+        )
 
     assert chosen(20, 1) < chosen(40, 1)
     assert chosen(20, 1) != chosen(20, 2)
@@ -138,14 +141,14 @@ def test_a_larger_subset_holds_the_smaller_one_and_another_seed_another(worlds: 
 
 def test_source_samples_are_paid_from_the_same_budget(worlds: Any) -> None:
     part, config = sliced_part(worlds, [300]), EvaluationConfig(max_compute_share=0.05, source_samples=8)
-    chosen = plan_steer(part, config, interval_tokens=20_000, seed=1, num_sources=4, sequence_length=16)
-    cost = reading_cost_tokens(part, chosen, num_sources=4, source_samples=8, sequence_length=16)
+    chosen = plan_validation(part, config, interval_tokens=20_000, seed=1, num_sources=4, sequence_length=16)
+    cost = evaluation_cost_tokens(part, chosen, num_sources=4, source_samples=8, sequence_length=16)
     assert 0.99 * 1000 < cost <= 1000
 
 
 def test_more_documents_than_there_are_is_an_error(worlds: Any) -> None:
     with pytest.raises(UserError, match="It has 3"):
-        plan_steer(sliced_part(worlds, [3]), EvaluationConfig(steer_documents=4), interval_tokens=0, seed=1)
+        plan_validation(sliced_part(worlds, [3]), EvaluationConfig(validation_documents=4), interval_tokens=0, seed=1)
 
 
 def test_documents_without_tokens_are_not_read(worlds: Any) -> None:
@@ -153,7 +156,7 @@ def test_documents_without_tokens_are_not_read(worlds: Any) -> None:
 
 
 def test_the_summary_weighs_tokens_and_names_the_worst_slice() -> None:
-    figures = summary(reading([10.0, 60.0, 40.0], [10, 20, 10], [0, 0, 1]))
+    figures = summary(evaluation([10.0, 60.0, 40.0], [10, 20, 10], [0, 0, 1]))
     assert figures["nats_per_token"] == pytest.approx(110 / 40)
     assert figures["slices"]["a"]["nats_per_token"] == pytest.approx(70 / 30)
     assert set(figures["slices"]) == {"a", "b"}
@@ -164,7 +167,7 @@ def test_the_summary_weighs_tokens_and_names_the_worst_slice() -> None:
 def test_the_worst_decile_stays_the_anchors_choice() -> None:
     tokens = [10] * 20
     anchor = np.arange(20.0)
-    now = reading(list(anchor[::-1]), tokens)
+    now = evaluation(list(anchor[::-1]), tokens)
     assert tail_documents(anchor, now.tokens).tolist() == [18, 19]
     assert summary(now, anchor)["worst_decile_nats_per_token"] == pytest.approx((1 + 0) / 20)
     assert summary(now)["worst_decile_nats_per_token"] is None

@@ -12,20 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines.steps import LENGTH, VOCABULARY, bench
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
     LEAST_READ,
     LEAST_ROWS,
     MOST_READ,
     MOST_ROWS,
-    REHEARSAL_STEPS,
-    WorthConfig,
-    WorthCounts,
-    WorthReading,
+    TRIAL_STEPS,
+    SourceValueConfig,
+    SourceValueCounts,
+    SourceValueEvaluation,
     held_out_samples,
     judged,
-    read_worth,
+    read_source_value,
     sized,
 )
 from trainer.model.build import ModelConfig, build_model
@@ -33,8 +33,8 @@ from trainer.model.loss import token_losses
 
 T = 16
 JUNK = 45  # a token that real text never holds
-COUNTS = WorthCounts(samples_per_step=12, held_out_samples=100)
-FEW = WorthCounts(samples_per_step=5, held_out_samples=23)
+COUNTS = SourceValueCounts(samples_per_step=12, held_out_samples=100)
+FEW = SourceValueCounts(samples_per_step=5, held_out_samples=23)
 MODEL = {
     "architecture": "llama",
     "hidden_size": 32,
@@ -97,9 +97,9 @@ def sources(worlds: Any, part: Any) -> dict[str, Any]:
     }
 
 
-def read(port: Any, part: Any, sources: Any, counts: WorthCounts = COUNTS, **more: Any) -> WorthReading:
+def read(port: Any, part: Any, sources: Any, counts: SourceValueCounts = COUNTS, **more: Any) -> SourceValueEvaluation:
     settings = {"step": 3, "seed": 1, "sequence_length": T, "end_of_document": 0, "batch_rows": 10, "global_batch": 16}
-    return read_worth(part, sources, counts, port, **{**settings, **more})
+    return read_source_value(part, sources, counts, port, **{**settings, **more})
 
 
 # What the evidence says
@@ -108,11 +108,11 @@ def read(port: Any, part: Any, sources: Any, counts: WorthCounts = COUNTS, **mor
 def test_real_text_is_worth_one_and_noise_and_poison_nothing_or_less(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
-    found = read(worlds.Replica(*copy.deepcopy(trained)), part, sources).worth
+    found = read(worlds.Replica(*copy.deepcopy(trained)), part, sources).source_value
     for name in ("copy", "fresh"):
         assert found[name].value == pytest.approx(1, abs=0.15)
         assert found[name].standard_error < 0.15
-        assert found[name].num_samples == 12 * REHEARSAL_STEPS
+        assert found[name].num_samples == 12 * TRIAL_STEPS
         for bad in ("learned", "noise", "poison"):
             apart = math.hypot(found[bad].standard_error, found[name].standard_error)
             assert found[bad].value < found[name].value - 5 * apart
@@ -129,7 +129,7 @@ def test_the_worth_of_a_source_does_not_depend_on_who_is_measured_with_it(
     reverse = read(port, part, dict(reversed(sources.items())), FEW)
     alone = read(port, part, {"copy": sources["copy"]}, FEW)
     assert together == reverse
-    assert alone.worth["copy"].value == together.worth["copy"].value
+    assert alone.source_value["copy"].value == together.source_value["copy"].value
     assert alone.fresh_gain_nats == together.fresh_gain_nats
 
 
@@ -138,37 +138,37 @@ def test_ranks_agree_and_find_what_one_process_finds(
     worlds: Any, trained: Any, part: Any, sources: Any, world_size: int, rows: int
 ) -> None:
     """Also with rows that do not divide by the ranks, and a rank that has none."""
-    counts = WorthCounts(samples_per_step=rows, held_out_samples=23)
+    counts = SourceValueCounts(samples_per_step=rows, held_out_samples=23)
     few = {name: sources[name] for name in ("copy", "noise")}
 
-    def work(rank: int, meeting: Any) -> WorthReading:
+    def work(rank: int, meeting: Any) -> SourceValueEvaluation:
         return read(worlds.Replica(*copy.deepcopy(trained), rank, meeting), part, few, counts)
 
     alone = worlds.in_ranks(1, work)[0]
     results = worlds.in_ranks(world_size, work)
     assert all(result == results[0] for result in results)
     assert results[0].fresh_gain_nats == pytest.approx(alone.fresh_gain_nats, rel=1e-3)
-    assert results[0].worth.keys() == alone.worth.keys() == few.keys()
-    for name, worth in alone.worth.items():
-        assert results[0].worth[name].value == pytest.approx(worth.value, abs=2e-3)
+    assert results[0].source_value.keys() == alone.source_value.keys() == few.keys()
+    for name, source_value in alone.source_value.items():
+        assert results[0].source_value[name].value == pytest.approx(source_value.value, abs=2e-3)
 
 
 def test_a_source_with_fewer_samples_than_a_rehearsal_takes_repeats_itself(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
-    port, rehearsed = worlds.Replica(*copy.deepcopy(trained)), []
-    inner = port.rehearse
+    port, trial_steps = worlds.Replica(*copy.deepcopy(trained)), []
+    inner = port.trial_step
 
     def watched(ids: Any, valid: Any, **more: Any) -> None:
-        rehearsed.append(ids[:, 0].numpy())
+        trial_steps.append(ids[:, 0].numpy())
         inner(ids, valid, **more)
 
-    port.rehearse = watched
+    port.trial_step = watched
     tiny = np.arange(1, 4)[:, None] * np.ones(T, dtype=np.int64)
     found = read(port, part, {"tiny": [worlds.Block(tiny)], "none": [worlds.Block(tiny[:0])]}, FEW)
-    assert found.worth.keys() == {"tiny"}  # a source without samples has no worth
-    times = np.bincount(np.concatenate(rehearsed[REHEARSAL_STEPS:]))[1:]  # the first steps are those on fresh text
-    assert times.sum() == 5 * REHEARSAL_STEPS
+    assert found.source_value.keys() == {"tiny"}  # a source without samples has no worth
+    times = np.bincount(np.concatenate(trial_steps[TRIAL_STEPS:]))[1:]  # the first steps are those on fresh text
+    assert times.sum() == 5 * TRIAL_STEPS
     assert times.max() - times.min() <= 1
 
 
@@ -176,13 +176,13 @@ def test_the_rate_follows_the_square_root_of_the_batch_and_never_rises(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
     port = worlds.Replica(*copy.deepcopy(trained))
-    inner, scales = port.rehearsal, []
+    inner, scales = port.trial, []
 
     def watched(*, rate_scale: float) -> Any:
         scales.append(rate_scale)
         return inner(rate_scale=rate_scale)
 
-    port.rehearsal = watched
+    port.trial = watched
     for global_batch in (20, 4):
         read(port, part, {"copy": sources["copy"]}, FEW, global_batch=global_batch)
     assert scales == [0.5, 1.0]
@@ -196,7 +196,7 @@ def test_documents_that_are_read_are_not_rehearsed_and_others_are_drawn_at_each_
             for at in (step, step, step + 1)
         ]
         fresh, kept = drawn[0]
-        assert fresh.token_ids.shape == (5 * REHEARSAL_STEPS, T)
+        assert fresh.token_ids.shape == (5 * TRIAL_STEPS, T)
         assert kept.token_ids.shape == (23, T)
         assert set(fresh.token_ids.flat) & set(kept.token_ids.flat) == {0}
         assert np.array_equal(kept.token_ids, drawn[1][1].token_ids)
@@ -218,7 +218,7 @@ def everything(on: Any) -> Any:
     return copy.deepcopy((on.weights(), state, [parameter.grad for parameter in on.model.parameters()]))
 
 
-def measure(on: Any, worlds: Any, held_out: Any) -> WorthReading:
+def measure(on: Any, worlds: Any, held_out: Any) -> SourceValueEvaluation:
     blocks = {f"source {seed}": [worlds.Block(packed(np.random.default_rng(seed), 30))] for seed in (1, 2)}
     return read(on.engine, held_out, blocks, FEW, sequence_length=LENGTH)
 
@@ -265,10 +265,10 @@ def test_rehearsed_steps_are_real_steps_at_the_scaled_rate_which_the_next_traini
         before = on.weights()["lm_head.weight"]
         moved = []
         for steps, scale in enumerate((0.5, 0.25), start=1):
-            with on.engine.rehearsal(rate_scale=scale) as back:
+            with on.engine.trial(rate_scale=scale) as back:
                 for _ in range(2):  # twice the same, for ``back`` undoes the first
                     back()
-                    on.engine.rehearse(ids, valid, target_tokens=30, seed=1)
+                    on.engine.trial_step(ids, valid, target_tokens=30, seed=1)
                     moved.append(np.abs(on.weights()["lm_head.weight"] - before).max())
                 assert on.optimizer_steps() == {steps + 1}
             assert on.optimizer_steps() == {steps}
@@ -285,8 +285,8 @@ def test_a_rehearsed_step_that_is_not_finite_is_left_out() -> None:
         on.step()
         before = on.weights()
         hook = next(on.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
-        with on.engine.rehearsal(rate_scale=1.0):
-            on.engine.rehearse(ids, valid, target_tokens=30, seed=1)
+        with on.engine.trial(rate_scale=1.0):
+            on.engine.trial_step(ids, valid, target_tokens=30, seed=1)
             assert all(np.array_equal(before[name], value) for name, value in on.weights().items())
         hook.remove()
 
@@ -299,8 +299,8 @@ def test_a_rehearsed_step_in_micro_batches_moves_the_weights_as_one_does() -> No
             on.step()
             before, forwards = on.weights(), []
             hook = on.model.register_forward_hook(lambda *_, seen=forwards: seen.append(1))
-            with on.engine.rehearsal(rate_scale=1.0):
-                on.engine.rehearse(ids, valid, target_tokens=5 * (LENGTH - 1), seed=1)
+            with on.engine.trial(rate_scale=1.0):
+                on.engine.trial_step(ids, valid, target_tokens=5 * (LENGTH - 1), seed=1)
                 moved.append({name: value - before[name] for name, value in on.weights().items()})
             hook.remove()
             assert len(forwards) == -(-5 // micro_batch)
@@ -317,11 +317,13 @@ def test_worth_is_the_ratio_of_gains_and_its_error_that_of_what_is_not_common_to
     assert result.step == 7
     assert result.fresh_gain_nats == pytest.approx(0.4)
     assert result.fresh_gain_standard_error == pytest.approx(math.sqrt(3 / 2 * (4 + 0 + 4)) / 30)
-    assert {name: worth.value for name, worth in result.worth.items()} == {"web": 0.5, "old": 0.25}
+    assert {name: source_value.value for name, source_value in result.source_value.items()} == {"web": 0.5, "old": 0.25}
     # less the mean [1, 3, 3]: web [0, 0, -1], old [-1, -1, -2]; both leave residuals of 1/3, 1/3 and -2/3
     expected = DRAW_SCATTER * math.sqrt(3 / 2 * (1 + 1 + 4) / 9) / 30 / 0.4
-    assert [worth.standard_error for worth in result.worth.values()] == pytest.approx([expected, expected])
-    assert {worth.num_samples for worth in result.worth.values()} == {5 * REHEARSAL_STEPS}
+    assert [source_value.standard_error for source_value in result.source_value.values()] == pytest.approx(
+        [expected, expected]
+    )
+    assert {source_value.num_samples for source_value in result.source_value.values()} == {5 * TRIAL_STEPS}
 
 
 def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
@@ -329,10 +331,12 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
     gains = {name: rng.normal(mean, 0.1, 50) for name, mean in {"": 2.0, "web": 1.0, "old": 0.5}.items()}
     rows = rng.normal(0, 1, 50)
     noisy = {name: gain + rows - rows.mean() for name, gain in gains.items()}
-    plain, found = (judged(each, np.full(50, 15), step=1, counts=FEW, rate_scale=0.5).worth for each in (gains, noisy))
-    for name, worth in plain.items():
-        assert found[name].value == pytest.approx(worth.value)
-        assert found[name].standard_error == pytest.approx(worth.standard_error)
+    plain, found = (
+        judged(each, np.full(50, 15), step=1, counts=FEW, rate_scale=0.5).source_value for each in (gains, noisy)
+    )
+    for name, source_value in plain.items():
+        assert found[name].value == pytest.approx(source_value.value)
+        assert found[name].standard_error == pytest.approx(source_value.standard_error)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +344,7 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
 )
 def test_without_a_significant_gain_of_fresh_text_there_is_no_evidence(fresh: Any) -> None:
     gains = {"": fresh, "web": np.ones(len(fresh))}
-    assert judged(gains, np.full(len(fresh), 15), step=1, counts=FEW, rate_scale=0.5).worth == {}
+    assert judged(gains, np.full(len(fresh), 15), step=1, counts=FEW, rate_scale=0.5).source_value == {}
 
 
 # Cost
@@ -355,14 +359,14 @@ def test_without_a_significant_gain_of_fresh_text_there_is_no_evidence(fresh: An
 def test_the_cost_is_never_above_its_share_unless_at_the_least_counts(
     num_sources: int, length: int, interval_tokens: int, part: float
 ) -> None:
-    config = WorthConfig(max_compute_share=part)
+    config = SourceValueConfig(max_compute_share=part)
     counts = sized(config, num_sources=num_sources, sequence_length=length, interval_tokens=interval_tokens)
     rows, read = counts.samples_per_step, counts.held_out_samples
     assert LEAST_ROWS <= rows <= MOST_ROWS
     assert LEAST_READ <= read <= MOST_READ
 
     def cost(rows: int, read: int) -> float:
-        paid = WorthCounts(samples_per_step=rows, held_out_samples=read)
+        paid = SourceValueCounts(samples_per_step=rows, held_out_samples=read)
         return paid.cost_tokens(num_sources=num_sources, sequence_length=length) / interval_tokens
 
     assert cost(rows if rows > LEAST_ROWS else 0, read if read > LEAST_READ else 0) <= part * (1 + 1e-9)
@@ -373,22 +377,22 @@ def test_the_cost_is_never_above_its_share_unless_at_the_least_counts(
 def test_the_default_of_the_quickstart_costs_a_tenth() -> None:
     """400 steps of 32 x 128 tokens, three measurements, four sources."""
     interval_tokens = 400 * 32 * 128 // 3
-    counts = sized(WorthConfig(), num_sources=4, sequence_length=128, interval_tokens=interval_tokens)
-    assert counts == WorthCounts(samples_per_step=7, held_out_samples=71)
+    counts = sized(SourceValueConfig(), num_sources=4, sequence_length=128, interval_tokens=interval_tokens)
+    assert counts == SourceValueCounts(samples_per_step=7, held_out_samples=71)
     assert 0.09 < counts.cost_tokens(num_sources=4, sequence_length=128) / interval_tokens <= 0.10
 
 
 def test_stated_counts_are_taken_as_they_are() -> None:
-    config = WorthConfig(samples_per_step=5, held_out_samples=6)
+    config = SourceValueConfig(samples_per_step=5, held_out_samples=6)
     counts = sized(config, num_sources=3, sequence_length=128, interval_tokens=10)
-    assert counts == WorthCounts(samples_per_step=5, held_out_samples=6)
+    assert counts == SourceValueCounts(samples_per_step=5, held_out_samples=6)
     assert counts.cost_tokens(num_sources=3, sequence_length=100) == pytest.approx((4 * 8 * 5 + 5 * 6 / 3) * 100)
 
 
 @pytest.mark.parametrize("texts", [[], [[]], [[1, 2, 3]] * 259])
 def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any, texts: Any) -> None:
     """63 samples of 16 tokens, and two more for where the sets end, are 260 documents of 3 tokens and an end."""
-    assert (5 * REHEARSAL_STEPS + 23 + 2) * T == 4 * 260
+    assert (5 * TRIAL_STEPS + 23 + 2) * T == 4 * 260
     with pytest.raises(UserError, match=r"too small for evidence.*1040 are needed"):
         held_out_samples(worlds.Documents(texts), FEW, step=0, seed=1, sequence_length=T, end_of_document=0)
     enough = worlds.Documents([[1, 2, 3]] * 260)

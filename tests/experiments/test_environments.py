@@ -119,8 +119,8 @@ def test_e13_filtered_labels_teach_exactly_below_the_breaking_error(kept_right, 
     assert at == pytest.approx(kept_right / (kept_right + kept_wrong))
 
 
-def test_e13_a_biased_verifier_puts_its_own_centre_in_place_of_the_truth():
-    sizes = {"centre": 2.0, "width": 6.0, "num_rounds": 12}
+def test_e13_a_biased_verifier_puts_its_own_center_in_place_of_the_truth():
+    sizes = {"center": 2.0, "width": 6.0, "num_rounds": 12}
     mean, variance = verifier.verified_rounds(num_samples=200_000, seed=9, **sizes)
     expected_mean, expected_variance = verifier.expected_after_rounds(**sizes)
     assert mean == pytest.approx(expected_mean, abs=0.02)

@@ -76,9 +76,9 @@ def test_signals_tell_real_from_synthetic_once_the_model_has_drifted_and_not_bef
     assert later.alignment["real"].inner_product > 4 * later.alignment["real"].standard_error
     synthetic, real = later.alignment["synthetic"], later.alignment["real"]
     assert synthetic.inner_product < real.inner_product - 3 * (synthetic.standard_error + real.standard_error)
-    assert later.worth["real"].value == pytest.approx(1.0, abs=4 * later.worth["real"].standard_error)
-    assert later.worth["synthetic"].value < 0.5
-    assert later.reading.nats_per_token > at_the_truth.reading.nats_per_token
+    assert later.source_value["real"].value == pytest.approx(1.0, abs=4 * later.source_value["real"].standard_error)
+    assert later.source_value["synthetic"].value < 0.5
+    assert later.evaluation.nats_per_token > at_the_truth.evaluation.nats_per_token
     assert later.losses["real"].nats_per_token > later.losses["synthetic"].nats_per_token
 
 

@@ -156,7 +156,7 @@ def test_the_loss_of_a_block_is_the_mean_over_its_predicted_tokens(model):
 def stored(loss, **changed):
     text = {"distinct": 0.5, "nats_per_token": 4.0, "easy": 0.2, "hard": 0.05}
     return {
-        "report_nats_per_token": loss,
+        "test_nats_per_token": loss,
         "report_slices": {"a": loss - 0.1, "b": loss + 0.2},
         "final_shares": {"real": 0.1},
         "text": text,

@@ -103,9 +103,9 @@ def test_a_probe_measures_the_curvature_of_the_world_and_not_its_rate(curvature)
     while not world.is_done:
         world.train(world.shares)
         seen = world.observation(world.shares) if world.position < 2000 else None
-        if seen is not None and seen.fading:
-            outlook = replace(seen.outlook, rates=[rate / curvature for rate in seen.outlook.rates])
-            probes = noted(probes, replace(seen, outlook=outlook))
+        if seen is not None and seen.forgetting:
+            horizon = replace(seen.horizon, rates=[rate / curvature for rate in seen.horizon.rates])
+            probes = noted(probes, replace(seen, horizon=horizon))
     assert len(probes) >= 3
     for one in probes:
         assert abs(one["value"] - curvature) < 3 * one["standard_error"] < 0.5 * curvature

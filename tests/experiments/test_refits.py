@@ -25,7 +25,7 @@ FLOOR = 0.01
 def priced(*estimators):
     """Real sets of these worlds are repeated for ever, and mixing has no worth in them."""
     policy = {"kind": "priced", "estimators": estimators, "warm_up": 0.0, "real_epochs": 1e9, "real_floor": FLOOR}
-    mixing = {"mixing": 0.0} if "worth" in estimators else {}
+    mixing = {"mixing": 0.0} if "source_value" in estimators else {}
     return ControlConfig(policy={**policy, **mixing}, guard={"enabled": False})
 
 
@@ -41,7 +41,7 @@ def simulated_risk(world, w, generations=400):
 
 @pytest.mark.parametrize(("k", "w"), [(1.0, 0.5), (0.3, 0.4), (3.0, 0.8)])
 def test_the_closed_forms_of_fresh_and_fixed_real_data_hold(k, w):
-    kept = {"real": 100, "k": k, "dimensions": 1000, "readings": 1, "held_out": None}
+    kept = {"real": 100, "k": k, "dimensions": 1000, "evaluations": 1, "held_out": None}
     assert simulated_risk(FreshWorld(seed=1, **kept), w) == pytest.approx(fresh_risk(w, k), rel=0.01)
     assert simulated_risk(FixedWorld(seed=1, **kept), w) == pytest.approx(fixed_risk(w, k), rel=0.12)  # one real set
     assert fresh_risk(kept_weight(k), k) == pytest.approx(kept_weight(k))
@@ -49,12 +49,12 @@ def test_the_closed_forms_of_fresh_and_fixed_real_data_hold(k, w):
 
 @pytest.mark.parametrize("k", [0.1, 0.3, 1.0, 3.0])
 def test_priced_keeps_as_much_fresh_real_data_as_is_best(k):
-    world = FreshWorld(real=100, k=k, dimensions=4000, readings=80, seed=1, held_out=None)
+    world = FreshWorld(real=100, k=k, dimensions=4000, evaluations=80, seed=1, held_out=None)
     steered(world, priced("alignment"))
     best = kept_weight(k)
     assert world.late("real") == pytest.approx(best, abs=0.03)
     assert fresh_risk(world.late("real"), k) <= 1.02 * best
-    noisy = FreshWorld(real=100, k=k, dimensions=400, readings=80, seed=2, held_out=400)
+    noisy = FreshWorld(real=100, k=k, dimensions=400, evaluations=80, seed=2, held_out=400)
     steered(noisy, priced("alignment", "dither"))
     assert fresh_risk(noisy.late("real"), k) <= 1.10 * best
 
@@ -62,7 +62,7 @@ def test_priced_keeps_as_much_fresh_real_data_as_is_best(k):
 @pytest.mark.parametrize("k", [0.3, 1.0, 3.0])
 def test_priced_gives_up_what_a_model_makes_of_its_own_fixed_data(k):
     for held_out in (None, 1000):
-        world = FixedWorld(real=100, k=k, dimensions=1000, readings=60, seed=1, held_out=held_out)
+        world = FixedWorld(real=100, k=k, dimensions=1000, evaluations=60, seed=1, held_out=held_out)
         steered(world, priced("alignment", "dither"))
         assert 1 - world.late("real") <= 0.02 + FLOOR
         assert fixed_risk(world.late("real"), k) <= 1.02
@@ -78,7 +78,7 @@ def test_priced_gives_up_what_a_model_makes_of_its_own_fixed_data(k):
 )
 def test_priced_weighs_biased_sources_as_a_quadratic_program_would(sizes, offsets, common):
     world = OffsetWorld(
-        sizes=sizes, offsets_squared=offsets, common=common, dimensions=4000, readings=100, seed=3, held_out=2000
+        sizes=sizes, offsets_squared=offsets, common=common, dimensions=4000, evaluations=100, seed=3, held_out=2000
     )
     steered(world, priced("alignment", "dither"))
     found = np.array([world.late(name) for name in sizes])
@@ -93,8 +93,8 @@ def test_priced_takes_less_synthetic_data_into_the_pool_the_more_is_real():
     found = {}
     for real in (1000, 2000):
         problem = {"real": real, "offset_squared": 2.0, "dimensions": 2000}
-        world = PooledWorld(**problem, readings=100, seed=5, held_out=5000)
-        steered(world, priced("worth", "dither"))
+        world = PooledWorld(**problem, evaluations=100, seed=5, held_out=5000)
+        steered(world, priced("source_value", "dither"))
         found[real] = world.late("synthetic")
         assert found[real] == pytest.approx(best_pooled_share(**problem), abs=0.05)
     assert found[2000] < found[1000]
@@ -102,6 +102,6 @@ def test_priced_takes_less_synthetic_data_into_the_pool_the_more_is_real():
 
 def test_the_pool_has_its_closed_form():
     problem = {"real": 200, "offset_squared": 10.0, "dimensions": 4000}
-    world = PooledWorld(**problem, readings=1, seed=1, held_out=None)
+    world = PooledWorld(**problem, evaluations=1, seed=1, held_out=None)
     world.train({"real": 600_000, "synthetic": 400_000})
     assert float((world._theta**2).sum()) == pytest.approx(pooled_risk(0.4, **problem), rel=0.05)

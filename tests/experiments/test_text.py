@@ -9,11 +9,11 @@ from experiments.scenarios import SCENARIOS, TURNING, TURNS_BAD_AT, cells
 from experiments.text_table import evaluations_until_gone, interval, table
 
 
-def cell(steer: float, report: float, **more: object) -> dict[str, object]:
+def cell(validation: float, test: float, **more: object) -> dict[str, object]:
     return {
         "commit": "0" * 12,
-        "steer_nats_per_token": steer,
-        "report_nats_per_token": report,
+        "validation_nats_per_token": validation,
+        "test_nats_per_token": test,
         "worst_slice": {"name": "Arts", "bits_per_byte": 2.5},
         "epochs": {"real": 3.0},
         "moves": [],
@@ -21,7 +21,7 @@ def cell(steer: float, report: float, **more: object) -> dict[str, object]:
     }
 
 
-def test_the_static_share_is_chosen_by_the_steer_documents_and_scored_on_the_report_documents() -> None:
+def test_the_static_share_is_chosen_by_the_validation_documents_and_scored_on_the_report_documents() -> None:
     stored = {}
     for seed in (17, 18):
         stored[f"tenth/static-0.5/{seed}"] = cell(4.0, 4.0 + 0.002 * (seed - 17))
@@ -45,7 +45,7 @@ def test_a_bad_source_is_gone_after_the_readings_up_to_the_decision_that_cut_it(
         {"step": 150, "action": "move", "shares": {TURNING: 200_000}},
         {"step": 225, "action": "cut", "shares": {TURNING: 0}},
     ]
-    found = cell(4.0, 4.0, reading_steps=steps, moves=moves)
+    found = cell(4.0, 4.0, evaluation_steps=steps, moves=moves)
     assert TURNS_BAD_AT == 151
     assert evaluations_until_gone(found) == 3  # 175, 200, 225
     assert evaluations_until_gone({**found, "moves": moves[:1]}) is None
@@ -61,7 +61,7 @@ def test_every_cell_says_its_seed_and_its_sources_and_no_two_are_the_same() -> N
 
 
 def test_a_missing_cell_fails(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    stored = {name: cell(4.0, 4.0 + 0.01 * number, reading_steps=[]) for number, name in enumerate(cells())}
+    stored = {name: cell(4.0, 4.0 + 0.01 * number, evaluation_steps=[]) for number, name in enumerate(cells())}
     monkeypatch.setattr(text, "RESULTS", tmp_path / "text.json")
     monkeypatch.setattr("sys.argv", ["text"])
     (tmp_path / "text.json").write_text(json.dumps(stored))

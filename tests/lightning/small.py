@@ -21,13 +21,13 @@ MOVING = {
 
 
 class Points:
-    """Vectors around one centre per class, as dicts: a sample need not be a tuple of tensors."""
+    """Vectors around one center per class, as dicts: a sample need not be a tuple of tensors."""
 
     def __init__(self, count: int, seed: int, *, any_label: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
-        centres = torch.randn(CLASSES, SIZE, generator=torch.Generator().manual_seed(0))
+        centers = torch.randn(CLASSES, SIZE, generator=torch.Generator().manual_seed(0))
         self.labels = torch.randint(CLASSES, (count,), generator=generator)
-        self.vectors = centres[self.labels] + torch.randn(count, SIZE, generator=generator)
+        self.vectors = centers[self.labels] + torch.randn(count, SIZE, generator=generator)
         if any_label:
             self.labels = torch.randint(CLASSES, (count,), generator=generator)
 

@@ -24,7 +24,7 @@ from tests.together.launches import (
     reached,
     wait_until,
 )
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.engines.launch import NUM_PROCESSES_VARIABLE
 from trainer.lightning.strategies import STRATEGY_VARIABLE, check_launch
 
@@ -56,13 +56,13 @@ def model(run: Path) -> bytes:
 
 def assert_same_run(run: Path, twin: Path, world_size: int) -> None:
     assert lines(run, "start")[0]["world_size"] == world_size
-    assert by_step(run, "fed") == by_step(twin, "fed")
+    assert by_step(run, "batch_hash") == by_step(twin, "batch_hash")
     assert by_step(run, "counts") == by_step(twin, "counts")
     assert decided(run) == decided(twin)
     losses, expected = by_step(run, "loss"), by_step(twin, "loss")
     assert list(losses) == list(expected)
     assert max(abs(losses[step] / expected[step] - 1) for step in expected) < 1e-4
-    for mine, other in zip(lines(run, "reading"), lines(twin, "reading"), strict=True):
+    for mine, other in zip(lines(run, "evaluation"), lines(twin, "evaluation"), strict=True):
         assert mine["nats_per_token"] == pytest.approx(other["nats_per_token"], rel=1e-4)
 
 
@@ -79,10 +79,12 @@ def test_one_process_trains_bit_for_bit_as_under_accelerate(lightning: Path, alo
     assert by_step(lightning, "loss") == by_step(alone, "loss")
     assert by_step(lightning, "grad_norm") == by_step(alone, "grad_norm")
     assert_same_run(lightning, alone, 1)
-    assert [line["nats_per_token"] for line in lines(lightning, "report")] == [
-        line["nats_per_token"] for line in lines(alone, "report")
+    assert [line["nats_per_token"] for line in lines(lightning, "test")] == [
+        line["nats_per_token"] for line in lines(alone, "test")
     ]
-    assert {step: int(fed) for step, fed in by_step(lightning, "fed").items()} == predicted(lightning)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(lightning, "batch_hash").items()} == predicted(
+        lightning
+    )
     assert (lightning / "model" / "model.safetensors").read_bytes() == (
         alone / "model" / "model.safetensors"
     ).read_bytes()
@@ -102,7 +104,7 @@ def test_a_killed_run_goes_on_bit_for_bit(place: Place, lightning: Path) -> None
     ended = place.fit(run, ENGINE).wait()
     assert ended.code == 0, ended.output
     assert lines(run, "start")[1]["resumed_from"] == "step-00000020"
-    for field in ("fed", "loss", "grad_norm"):
+    for field in ("batch_hash", "loss", "grad_norm"):
         assert by_step(run, field) == by_step(lightning, field), field
     assert decided(run) == decided(lightning)
     assert (run / "model" / "model.safetensors").read_bytes() == (
@@ -163,8 +165,10 @@ def test_evidence_is_measured_and_followed_as_under_accelerate(place: Place, alo
     ours, theirs = place.folder / "evidence-accelerate", place.folder / "evidence-lightning"
     assert place.fit(ours, *FEEDBACK).wait().code == 0
     assert place.fit(theirs, *FEEDBACK, ENGINE).wait().code == 0
-    assert [line["worth"] for line in lines(theirs, "reading")] == [line["worth"] for line in lines(ours, "reading")]
-    assert any(line["worth"] for line in lines(ours, "reading"))
+    assert [line["source_value"] for line in lines(theirs, "evaluation")] == [
+        line["source_value"] for line in lines(ours, "evaluation")
+    ]
+    assert any(line["source_value"] for line in lines(ours, "evaluation"))
     assert by_step(theirs, "loss") == by_step(ours, "loss")
 
 
@@ -173,8 +177,8 @@ def test_alignments_are_measured_and_followed_as_under_accelerate(place: Place, 
     ours, theirs = place.folder / "aligned-accelerate", place.folder / "aligned-lightning"
     assert place.fit(ours, *ALIGNED).wait().code == 0
     assert place.fit(theirs, *ALIGNED, ENGINE).wait().code == 0
-    assert [line["alignment"] for line in lines(theirs, "reading")] == [
-        line["alignment"] for line in lines(ours, "reading")
+    assert [line["alignment"] for line in lines(theirs, "evaluation")] == [
+        line["alignment"] for line in lines(ours, "evaluation")
     ]
     assert decided(theirs) == decided(ours)
     assert by_step(theirs, "loss") == by_step(ours, "loss")
@@ -301,7 +305,7 @@ def test_what_two_processes_saved_one_goes_on_with(place: Place, alone: Path, st
     ended = place.fit(run, ENGINE).wait()
     assert ended.code == 0, ended.output
     assert [line["world_size"] for line in lines(run, "start")] == [2, 1]
-    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert by_step(run, "batch_hash") == by_step(alone, "batch_hash")
     assert decided(run) == decided(alone)
     assert max(abs(by_step(run, "loss")[step] / loss - 1) for step, loss in by_step(alone, "loss").items()) < 1e-4
 
@@ -319,7 +323,7 @@ def test_evidence_is_the_same_when_the_weights_are_spread(place: Place, alone: P
     assert place.fit(twin, *FEEDBACK).wait().code == 0
     assert sharded(place, run, "model_parallel", *FEEDBACK).wait().code == 0
     assert [line["shares"] for line in decisions(run)] == [line["shares"] for line in decisions(twin)]
-    assert by_step(run, "fed") == by_step(twin, "fed")
+    assert by_step(run, "batch_hash") == by_step(twin, "batch_hash")
 
 
 def test_deepspeed_is_refused_on_cpus_before_anything_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,21 +26,21 @@ def run_example(run: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_mislabelled_digits_lose_their_share_and_the_report_tells_why(tmp_path: Path) -> None:
+def test_mislabeled_digits_lose_their_share_and_the_report_tells_why(tmp_path: Path) -> None:
     run = tmp_path / "digits"
     said = run_example(run, "--steps", "200")
     assert "state='finished'" in said
-    (line,) = [line for line in decisions(run) if line["shares"]["mislabelled"] < 300_000][:1]
+    (line,) = [line for line in decisions(run) if line["shares"]["mislabeled"] < 300_000][:1]
     assert line["action"] == "move"
-    assert line["reason"].startswith("Share falls for mislabelled")
+    assert line["reason"].startswith("Share falls for mislabeled")
     shares = by_step(run, "shares")
-    assert shares[line["step"]]["mislabelled"] == 300_000
-    assert shares[line["step"] + 1]["mislabelled"] == 10_000
+    assert shares[line["step"]]["mislabeled"] == 300_000
+    assert shares[line["step"] + 1]["mislabeled"] == 10_000
     assert shares[200]["blended"] > 100_000, "a good generator is not cut"
-    assert lines(run, "report")[0]["nats_per_token"] < 1.0
+    assert lines(run, "test")[0]["nats_per_token"] < 1.0
     assert outcome(run)["state"] == "finished"
     assert "step=210" in run_example(run, "--steps", "210"), "it goes on"
-    assert "Share falls for mislabelled" in (run / "report.html").read_text()
+    assert "Share falls for mislabeled" in (run / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -49,6 +49,6 @@ def test_two_processes_see_the_same_samples_and_decide_alike(tmp_path: Path) -> 
     run_example(one, "--steps", "100")
     run_example(two, "--steps", "100", "--devices", "2")
     assert lines(two, "start")[0]["world_size"] == 2
-    assert by_step(two, "fed") == by_step(one, "fed")
+    assert by_step(two, "batch_hash") == by_step(one, "batch_hash")
     assert by_step(two, "counts") == by_step(one, "counts")
     assert [line["shares"] for line in decisions(two)] == [line["shares"] for line in decisions(one)]

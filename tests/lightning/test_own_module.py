@@ -18,9 +18,9 @@ from torch.utils.data import default_collate
 
 from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
 from tests.together.launches import by_step, decisions, lines, outcome
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.lightning.callback import _check
-from trainer.lightning.datamodule import fed, sample_hash
+from trainer.lightning.datamodule import batch_hash, sample_hash
 from trainer.lightning.devices import TrainerDevices
 from trainer.mixture.ledger import Ledger, Rollback, from_record
 from trainer.mixture.plan import Plan
@@ -28,7 +28,7 @@ from trainer.training.loop import NonFiniteError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about itself
 
-EVIDENCE = {"enabled": "on", "every_readings": 1, "samples_per_step": 4, "held_out_samples": 80, "until": 1.0}
+EVIDENCE = {"enabled": "on", "every_evaluations": 1, "samples_per_step": 4, "held_out_samples": 80, "until": 1.0}
 
 
 def ledger_of(run: Path) -> Ledger:
@@ -69,8 +69,8 @@ def test_what_was_handed_to_the_module_is_what_the_plan_says_and_what_fed_says(t
     run = tmp_path / "run"
     trained(run, module=Watched(), max_steps=12)
     plan, mixture = Plan(5, ledger_of(run)), new_mixture()
-    for step, told in by_step(run, "fed").items():
-        assert int(told) == fed(mixture, plan.batch(step), plan.sources)
+    for step, told in by_step(run, "batch_hash").items():
+        assert int(told) == batch_hash(mixture, plan.batch(step), plan.sources)
         rows = mixture.rows(plan.batch(step), range(GLOBAL_BATCH), plan.sources)
         expected = torch.stack([row["vector"] for row in rows])
         assert torch.equal(expected, seen[step - 1])
@@ -79,7 +79,7 @@ def test_what_was_handed_to_the_module_is_what_the_plan_says_and_what_fed_says(t
 def test_accumulated_batches_make_the_same_steps(tmp_path: Path, alone: tuple[Path, Module]) -> None:
     run = tmp_path / "run"
     trained(run, accumulate_grad_batches=3)
-    assert by_step(run, "fed") == by_step(alone[0], "fed")
+    assert by_step(run, "batch_hash") == by_step(alone[0], "batch_hash")
     assert [line["shares"] for line in decisions(run)] == [line["shares"] for line in decisions(alone[0])]
     assert list(by_step(run, "loss")) == list(range(1, 31))
 
@@ -98,7 +98,7 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path: Path, alone: tu
     module, second = trained(run)
     assert second.outcome is not None
     assert second.outcome.state == "finished"
-    for field in ("fed", "loss", "grad_norm", "learning_rate", "counts"):
+    for field in ("batch_hash", "loss", "grad_norm", "learning_rate", "counts"):
         assert by_step(run, field) == by_step(alone[0], field), field
     assert decisions(run) == decisions(alone[0])
     for name, tensor in alone[1].state_dict().items():
@@ -129,10 +129,12 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_evidence_leaves_no_trace_and_tells_good_from_bad(tmp_path: Path, alone: tuple[Path, Module]) -> None:
     run = tmp_path / "run"
-    module, _ = trained(run, worth=EVIDENCE)
-    worths = [line["worth"] for line in lines(run, "reading") if line["worth"]]
-    assert worths
-    assert max(worth["bad"]["value"] for worth in worths) < min(worth["good"]["value"] for worth in worths)
+    module, _ = trained(run, source_value=EVIDENCE)
+    source_values = [line["source_value"] for line in lines(run, "evaluation") if line["source_value"]]
+    assert source_values
+    assert max(source_value["bad"]["value"] for source_value in source_values) < min(
+        source_value["good"]["value"] for source_value in source_values
+    )
     assert by_step(run, "loss") == by_step(alone[0], "loss")
     for name, tensor in alone[1].state_dict().items():
         assert torch.equal(module.state_dict()[name], tensor), name
@@ -150,7 +152,7 @@ def test_rehearsed_steps_are_clipped_as_the_trainer_clips(tmp_path: Path, algori
         lambda *_: sent.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
     )
     devices = TrainerDevices(trainer, module, losses)
-    devices.rehearse(default_collate([Points(8, 1)[i] for i in range(8)]), np.full(8, 1 / 8))
+    devices.trial_step(default_collate([Points(8, 1)[i] for i in range(8)]), np.full(8, 1 / 8))
     size = sent[0].abs().max() if algorithm == "value" else sent[0].norm()
     assert float(size) == pytest.approx(0.01, rel=1e-3)
 
@@ -200,8 +202,8 @@ class Damaged(Module):
         return -loss if self.global_step >= 60 else loss
 
 
-GUARD = {"min_readings": 5, "history_readings": 8, "warn_every": 5}
-GUARD |= {"alarm_every": 10, "margin": 0, "cut": False, "stop": False, "freeze_readings": 0}
+GUARD = {"min_evaluations": 5, "history_evaluations": 8, "warn_at": 5}
+GUARD |= {"alarm_at": 10, "margin": 0, "cut": False, "stop": False, "freeze_evaluations": 0}
 GUARDED: dict[str, Any] = {"control": {"guard": GUARD}, "every_steps": 2, "max_steps": 90}
 
 
@@ -216,7 +218,7 @@ def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tm
     discarded = rollback.step - 1 - rollback.to_step
     assert second.outcome is not None
     assert (second.outcome.state, second.outcome.step) == ("finished", 90 + discarded)
-    assert list(by_step(run, "fed")) == list(range(1, 90 + discarded + 1)), "steps only grow"
+    assert list(by_step(run, "batch_hash")) == list(range(1, 90 + discarded + 1)), "steps only grow"
     state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text())
     assert state["position"] == 90
 

@@ -4,15 +4,25 @@ import json
 
 import pytest
 
-from trainer.base.records import UserError
-from trainer.mixture.ledger import BatchSize, Ledger, Mark, Rollback, Segment, Shares, Topology, from_record, to_record
+from trainer.base.errors import UserError
+from trainer.mixture.ledger import (
+    BatchSize,
+    Ledger,
+    Rollback,
+    Segment,
+    Shares,
+    Snapshot,
+    Topology,
+    from_record,
+    to_record,
+)
 
 FACTS = [
     Segment(step=1, source="r", kind="real", segment=0, num_samples=5, fingerprint="ab"),
     BatchSize(step=1, global_batch=4),
     Topology(step=1, world_size=2, micro_batch=2, accumulation=1),
     Shares(step=1, shares={"r": 1_000_000}, reason="start"),
-    Mark(step=3, slot=8, synthetic_lag=0, lags={"r": 0}, segments={"r": {"0": (8, 0)}}),
+    Snapshot(step=3, slot=8, synthetic_deficit=0, deficits={"r": 0}, segments={"r": {"0": (8, 0)}}),
     Rollback(step=4, to_step=2, first_slot=8, last_slot=12, reason="guard"),
 ]
 

@@ -64,7 +64,7 @@ def test_places_are_spread_evenly_over_samples() -> None:
     assert ((counts - 80) ** 2 / 80).sum() < 85
 
 
-def test_neighbouring_places_land_independently() -> None:
+def test_neighboring_places_land_independently() -> None:
     """Correlation between the samples at places i and i + 1; standard error 0.01 over 10,000 pairs."""
     order = epoch_order(10_001).astype(float)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.04

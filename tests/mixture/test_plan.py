@@ -13,7 +13,7 @@ from trainer.base.records import SHARE_ONE, Kind
 from trainer.mixture.apportion import capped_shares
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, from_record, to_record
 from trainer.mixture.plan import (
-    MARK_EVERY_STEPS,
+    SNAPSHOT_EVERY_STEPS,
     Batch,
     Cells,
     MissingSamplesError,
@@ -89,7 +89,7 @@ def test_each_source_stays_within_one_sample_while_shares_stand_still(case: tupl
         shares = plan.shares(state.step)
         if shares != span_shares:  # a new span starts from the (clipped) lags
             span_shares = shares
-            due = plan._rebased(state).lags.astype(object)
+            due = plan._rebased(state).deficits.astype(object)
             assert max(abs(due)) < SHARE_ONE
         counts = np.bincount(batch.source, minlength=len(plan.sources))
         due = due + np.array(list(shares.values())) * len(batch.source) - counts * SHARE_ONE
@@ -142,7 +142,7 @@ def test_a_mark_replaces_all_that_came_before_it(case: tuple[Ledger, int], at: i
     ledger, steps = case
     at = min(at, steps)
     whole = Plan(0, ledger)
-    mark = whole.mark(whole.state(at))
+    mark = whole.snapshot(whole.state(at))
     facts = (
         [fact for fact in ledger.facts if fact.step < at] + [mark] + [fact for fact in ledger.facts if fact.step >= at]
     )
@@ -177,10 +177,10 @@ def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
         assert all(abs(float(np.sum(batch.source[cell] == source)) - part) < 1 for cell in dealt)
 
 
-@given(case=ledgers_with_changes(), with_mark=st.booleans())
+@given(case=ledgers_with_changes(), with_snapshot=st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(
-    case: tuple[Ledger, int], with_mark: bool
+    case: tuple[Ledger, int], with_snapshot: bool
 ) -> None:
     ledger, steps = case
     plan = Plan(3, ledger)
@@ -190,8 +190,8 @@ def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(
         for s, b, _ in walk(plan, steps)
         for k, e, i in zip(b.source.tolist(), b.epoch.tolist(), b.sample.tolist(), strict=True)
     ]
-    if with_mark:
-        ledger.append(plan.mark(plan.state(max(steps, ledger.facts[-1].step))))
+    if with_snapshot:
+        ledger.append(plan.snapshot(plan.state(max(steps, ledger.facts[-1].step))))
     for source, epoch, sample, step in used[:: max(1, len(used) // 20)]:
         place = epoch * plan.segments[source].num_samples + plan.place_of(source, epoch, sample)
         assert plan.step_that_draws(source, place) == step
@@ -287,7 +287,7 @@ def test_batches_drawn_ahead_are_those_drawn_one_by_one(case: tuple[Ledger, int]
             assert np.array_equal(getattr(batch, field), getattr(alone, field))
         assert (batch.step, batch.first_slot, after.slot) == (alone.step, alone.first_slot, then.slot)
         assert np.array_equal(after.cursors, then.cursors)
-        assert np.array_equal(after.lags, then.lags)
+        assert np.array_equal(after.deficits, then.deficits)
 
 
 def test_a_cut_drops_the_lag_and_says_so() -> None:
@@ -296,7 +296,7 @@ def test_a_cut_drops_the_lag_and_says_so() -> None:
     )
     ledger.append(Shares(step=2, shares={"a": 0, "b": 600_000, "r": 400_000}))
     plan = Plan(0, ledger)
-    changes = {change.source: change for change in plan.lag_changes(plan.state(2))}
+    changes = {change.source: change for change in plan.deficit_changes(plan.state(2))}
     assert changes["a"].before != 0
     assert changes["a"].after == 0
 
@@ -315,17 +315,17 @@ def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypa
     far = State(
         step=1_000_001,
         slot=512 * 10**6,
-        synthetic_lag=near.synthetic_lag,
-        lags=near.lags,
+        synthetic_deficit=near.synthetic_deficit,
+        deficits=near.deficits,
         cursors=near.cursors + 10**8,
-        segment_lags=near.segment_lags,
+        segment_deficits=near.segment_deficits,
     )
-    ledger.append(plan.mark(far))
+    ledger.append(plan.snapshot(far))
     counted = []
     advance = Plan._advance
     monkeypatch.setattr(Plan, "_advance", lambda self, state: counted.append(state.step) or advance(self, state))
     plan.batch(1_000_001 + 400)
-    assert len(counted) == 401 <= MARK_EVERY_STEPS
+    assert len(counted) == 401 <= SNAPSHOT_EVERY_STEPS
 
 
 def test_names_of_the_nearest_share_are_rounded_to_thousandths_that_sum_to_one() -> None:
@@ -357,7 +357,7 @@ def test_a_source_that_is_ahead_at_a_tiny_share_does_not_starve_the_others() -> 
     plan = Plan(0, ledger)
     for state, batch, _ in walk(plan, 40):
         if state.step == 4:
-            due = plan._rebased(state).lags.astype(object)
+            due = plan._rebased(state).deficits.astype(object)
         if state.step >= 4:
             counts = np.bincount(batch.source, minlength=7)
             due = due + np.array(list(plan.shares(state.step).values())) * 17 - counts * SHARE_ONE

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.model.build import ModelConfig, build_model, parameter_count
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

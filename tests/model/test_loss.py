@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.loss import normalised, target_tokens, token_losses
+from trainer.model.loss import normalized, target_tokens, token_losses
 
 TINY = {
     "architecture": "llama",
@@ -105,7 +105,7 @@ def test_averaging_over_ranks_is_undone_once_however_the_batch_is_dealt_out(rank
             tokens = ids[some or [0]]
             counts = valid[some] if some else torch.zeros(1, dtype=torch.int64)
             nats = token_losses(model(tokens).logits, tokens, counts).sum()
-            normalised(nats, global_target_tokens=total, averaged_over=len(rows)).backward()
+            normalized(nats, global_target_tokens=total, averaged_over=len(rows)).backward()
             parts.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
         return torch.stack(parts).mean(0)
 
@@ -121,4 +121,4 @@ def test_a_sample_predicts_one_token_less_than_it_has() -> None:
 
 def test_a_global_batch_without_targets_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one target token"):
-        normalised(torch.tensor(0.0), global_target_tokens=0, averaged_over=1)
+        normalized(torch.tensor(0.0), global_target_tokens=0, averaged_over=1)

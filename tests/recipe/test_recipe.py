@@ -5,7 +5,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import SourceConfig
 from trainer.recipe import (
     RecipeError,
@@ -119,10 +119,17 @@ def test_what_the_policy_refuses_to_start_with_is_a_mistake_of_the_recipe(tiny_r
 @pytest.mark.parametrize(
     ("overrides", "what", "remedy"),
     [
-        (["control.policy={kind: aioli}", "evaluation.worth={enabled: off}"], "need the worth", "Set it to auto"),
         (
-            ["control.policy={kind: priced, estimators: [dither], real_epochs: 1}", "evaluation.worth={enabled: off}"],
-            "need the worth",
+            ["control.policy={kind: aioli}", "evaluation.source_value={enabled: off}"],
+            "need the source value",
+            "Set it to auto",
+        ),
+        (
+            [
+                "control.policy={kind: priced, estimators: [dither], real_epochs: 1}",
+                "evaluation.source_value={enabled: off}",
+            ],
+            "need the source value",
             "Set it to auto",
         ),
         (["control.policy={kind: feedback, warm_up: 0.7}"], "ends before the policy first asks", "Raise it"),
@@ -188,9 +195,9 @@ def test_a_missing_file_of_a_join_is_named_at_its_line(joining: Path) -> None:
 
 def test_held_out_data_cannot_join(tiny_recipe: Path) -> None:
     part = "{kind: real, path: real.jsonl, joins: [{from_step: 2, path: bad.jsonl}]}"
-    override = f"data.held_out={{kind: dataset, steer: {part}, report: {{kind: real, path: bad.jsonl}}}}"
+    override = f"data.held_out={{kind: dataset, validation: {part}, test: {{kind: real, path: bad.jsonl}}}}"
     (mistake,) = mistakes_in(tiny_recipe, override)
-    assert "steer.joins has no effect" in mistake.what
+    assert "validation.joins has no effect" in mistake.what
 
 
 def test_a_join_takes_from_its_source_what_it_does_not_say(joining: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.conftest import written
+from tests.journals import written
 from trainer.base.records import Decision
 from trainer.report import decision_charts
 from trainer.report.charts import figures
@@ -51,13 +51,16 @@ def drawn(tmp_path: Path) -> dict[str, Figure]:
     early = priced({}, 0.0, budget(1.0, None))
     # two sources: what an estimator says against the plain mean of the others is what it says by share
     known = {
-        "real": said(0.4, 0.1, 0.6, 0.05, dither=(0.5, 0.2), worth=(0.3, 0.2)),
-        "made": said(-0.4, 0.1, 0.4, -0.05, dither=(-0.5, 0.2), worth=(-0.3, 0.2)),
+        "real": said(0.4, 0.1, 0.6, 0.05, dither=(0.5, 0.2), source_value=(0.3, 0.2)),
+        "made": said(-0.4, 0.1, 0.4, -0.05, dither=(-0.5, 0.2), source_value=(-0.3, 0.2)),
     }
-    later = {"real": said(0.2, 0.4, 0.7, 0.0, worth=(0.2, 0.4)), "made": said(-0.2, 0.4, 0.3, 0.0, worth=(-0.2, 0.4))}
+    later = {
+        "real": said(0.2, 0.4, 0.7, 0.0, source_value=(0.2, 0.4)),
+        "made": said(-0.2, 0.4, 0.3, 0.0, source_value=(-0.2, 0.4)),
+    }
     statistics = {"mean": {"evidence": 0.5}, "progress": {"evidence": 90.0}}
     told = [
-        decision(10, early, {"nats_per_token": 4.2, "num_readings": 3, "warn_at": 10, "alarm_at": 3000}),
+        decision(10, early, {"nats_per_token": 4.2, "num_evaluations": 3, "warn_at": 10, "alarm_at": 3000}),
         decision(20, priced(known, 0.0, budget(2.0, 0.3)), judged(0.25, slices={"art": 0.02, "law": 7.0})),
         decision(30, priced(later, 0.15, budget(3.0, 0.2)), judged(30.0, statistics=statistics, slices={"art": 0.1})
                  | {"slice_alarm_at": 200.0}),
@@ -77,13 +80,14 @@ def points(figure: Figure) -> dict[str, list[tuple[float, float | None]]]:
 def test_values_are_drawn_with_their_errors_and_each_estimator_alone(drawn: dict[str, Figure]) -> None:
     found = traces(drawn["value"])
     assert set(found) == {
-        "real", "real: dither", "real: worth", "made", "made: dither", "made: worth", "dither alone", "worth alone",
+        "real", "real: dither", "real: source_value", "made", "made: dither", "made: source_value", "dither alone",
+        "source_value alone",
     }  # fmt: skip
     assert points(drawn["value"])["made"] == [(20, -0.4), (30, -0.2)]
     assert found["made"]["error_y"]["array"] == [0.1, 0.4]
     assert points(drawn["value"])["real: dither"] == [(20, 0.5), (30, None)]
-    assert points(drawn["value"])["real: worth"] == [(20, 0.3), (30, 0.2)]
-    assert found["real: dither"]["marker"]["symbol"] != found["real: worth"]["marker"]["symbol"]
+    assert points(drawn["value"])["real: source_value"] == [(20, 0.3), (30, 0.2)]
+    assert found["real: dither"]["marker"]["symbol"] != found["real: source_value"]["marker"]["symbol"]
     assert drawn["value"]["layout"]["yaxis"]["zeroline"] is True
 
 
@@ -116,8 +120,8 @@ def test_a_price_out_of_reach_leaves_the_others_readable(decisions: list[Decisio
     chart = decision_charts.price(run)
     assert chart is not None
     assert max(traces(chart)["price of a real token"]["y"]) > 1e12
-    worth = [one for one in traces(chart)["what real data are worth more"]["y"] if one is not None]
-    assert max(worth) < chart["layout"]["yaxis"]["range"][1] < 5 * max(worth)
+    source_value = [one for one in traces(chart)["what real data are worth more"]["y"] if one is not None]
+    assert max(source_value) < chart["layout"]["yaxis"]["range"][1] < 5 * max(source_value)
 
 
 def test_planned_real_data_stand_beside_those_used(drawn: dict[str, Figure]) -> None:

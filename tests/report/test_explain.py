@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.report.explain import explain
 from trainer.tracking.journal import read
 
@@ -81,12 +81,18 @@ def test_a_change_the_journal_does_not_know_is_told_from_the_ledger() -> None:
 
 
 def test_rollbacks_and_clipped_lags_are_told() -> None:
-    lag = {"kind": "lag", "step": 11, "source": "b", "before_millionths": 1_400_000, "after_millionths": 1_000_000}
+    deficit = {
+        "kind": "deficit",
+        "step": 11,
+        "source": "b",
+        "before_millionths": 1_400_000,
+        "after_millionths": 1_000_000,
+    }
     back = {"kind": "rollback", "step": 15, "to_step": 8, "reason": "loss rose"}
-    text = explain([*STEPS, lag, back], [shares_fact(0, HALF)], 20)
+    text = explain([*STEPS, deficit, back], [shares_fact(0, HALF)], 20)
     assert "After step 11 the lag of b was clipped from 1.400 to 1.000 samples." in text
     assert "Rolled back to step 8" in text
-    assert "Rolled back" not in explain([*STEPS, lag, back], [shares_fact(0, HALF)], 14)
+    assert "Rolled back" not in explain([*STEPS, deficit, back], [shares_fact(0, HALF)], 14)
 
 
 @pytest.mark.parametrize(("step", "message"), [(-1, "no shares were in force"), (31, "Its last step is 30")])

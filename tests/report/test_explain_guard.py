@@ -7,7 +7,7 @@ import pytest
 from trainer.base.records import Decision
 from trainer.report.explain_guard import guard_told
 
-LIMITS = {"nats_per_token": 4.0, "num_readings": 20, "warn_at": 10, "alarm_at": 3000}
+LIMITS = {"nats_per_token": 4.0, "num_evaluations": 20, "warn_at": 10, "alarm_at": 3000}
 
 
 def statistic(evidence: float, z: float) -> dict[str, float]:
@@ -18,7 +18,7 @@ def statistic(evidence: float, z: float) -> dict[str, float]:
     ("figures", "opinion"),
     [
         ({"usable": False}, "it could not judge the reading."),
-        (LIMITS | {"num_readings": 3}, "3 readings are too few to judge by."),
+        (LIMITS | {"num_evaluations": 3}, "3 readings are too few to judge by."),
         (
             LIMITS | {"evidence": 0.5},
             "nothing to object to: there is 5 % of the evidence of harm that a warning takes.",

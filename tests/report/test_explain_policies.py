@@ -64,10 +64,10 @@ def test_each_estimator_is_held_against_the_others_by_share_as_the_value_is() ->
     shares = {"a": 0.7, "b": 0.2, "c": 0.1}
     estimates = {name: Estimate(value=value, standard_error=error) for name, (value, error) in kept.items()}
     sources = {
-        name: {"share_by_value": shares[name], "estimators": {"worth": one.as_evidence()}}
+        name: {"share_by_value": shares[name], "estimators": {"source_value": one.as_evidence()}}
         for name, one in estimates.items()
     }
-    alone = {name: said["worth"] for name, said in estimates_against(sources).items()}
+    alone = {name: said["source_value"] for name, said in estimates_against(sources).items()}
     assert alone == against(estimates, shares)
     assert alone["c"].value != pytest.approx(1.0)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.conftest import written
-from trainer.base.records import Decision, UserError
+from tests.journals import written
+from trainer.base.errors import UserError
+from trainer.base.records import Decision
 from trainer.report.charts import figures
 from trainer.report.history import Steps, read_history, thin
 from trainer.report.html import _for_script, write_report
@@ -70,7 +71,8 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
         assert words in page.text
     names = {key.removeprefix("run0-") for key in charts_of(page)}
     assert names == {
-        "held-out", "shares", "epochs", "worth", "value", "significance", "harm", "slices", "source-loss", "train",
+        "held-out", "shares", "epochs", "source_value", "value", "significance", "harm", "slices",
+        "source-loss", "train",
     }  # fmt: skip
     assert {value for name, value in page.attributes if name == "id"} >= set(charts_of(page))
 
@@ -100,7 +102,7 @@ def test_losses_that_are_not_numbers_leave_gaps(tmp_path: Path) -> None:
         journal.write(
             "step", step, loss=loss, tokens=10, counts={"a": 1}, shares={"a": 1_000_000}, epochs={"a": 0.1 * step}
         )
-    journal.write("reading", 4, nats_per_token=float("nan"), standard_error=None, worst_decile_nats_per_token=None)
+    journal.write("evaluation", 4, nats_per_token=float("nan"), standard_error=None, worst_decile_nats_per_token=None)
     write_report([tmp_path], tmp_path / "report.html")
     assert figures(read_history(tmp_path))["train"]["data"][0]["y"] == [2.0, None, None, 1.0]
 

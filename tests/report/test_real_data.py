@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.conftest import written
+from tests.journals import written
 from trainer.base.records import Decision
 from trainer.report.history import read_history
 from trainer.report.real_data import real_note, real_rows

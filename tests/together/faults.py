@@ -184,7 +184,7 @@ def launch_to_strike(bench: Bench, name: str, *, file: str | None = None, run: P
 
 def resumed(bench: Bench, run: Path) -> dict[str, float]:
     """Go on by the same command; every step must be that of the twin. How many steps were done twice."""
-    last = max(by_step(run, "fed"), default=0)
+    last = max(by_step(run, "batch_hash"), default=0)
     ended = bench.place.fit(run, *SETS).wait()
     expect(ended.code == 0, f"the resumed run ended with {ended.code}:\n{ended.output}")
     as_twin(bench, run)
@@ -196,7 +196,7 @@ def resumed(bench: Bench, run: Path) -> dict[str, float]:
 
 def as_twin(bench: Bench, run: Path) -> None:
     """The run trained on what the twin trained on, step by step, and decided the same."""
-    expect(by_step(run, "fed") == by_step(bench.twin, "fed"), "fed differs from the twin's")
+    expect(by_step(run, "batch_hash") == by_step(bench.twin, "batch_hash"), "fed differs from the twin's")
     expect(by_step(run, "shares") == by_step(bench.twin, "shares"), "shares differ from the twin's")
 
 
@@ -258,7 +258,7 @@ def ranks_disagree(bench: Bench) -> dict[str, float]:
     expect("hold different ledgers: rank 0 on" in told["reason"], told["reason"])
     expect("rank 1 on" in told["reason"], told["reason"])
     decided = lines(live.run, "decision")[-1]["step"]
-    late = max(by_step(live.run, "fed")) - decided
+    late = max(by_step(live.run, "batch_hash")) - decided
     expect(late <= 2, f"seen {late} steps after the decision")
     shutil.rmtree(live.run / "checkpoints" / f"step-{decided:08d}", ignore_errors=True)
     return {**figures, "steps_until_seen": late, **resumed(bench, live.run)}
@@ -346,7 +346,7 @@ def a_second_launch_comes(bench: Bench, *, elsewhere: bool = False) -> dict[str,
     live.struck_s = time.time()
     live.wait_for_end()
     expect(outcome(live.run)["state"] == "interrupted", f"the second launch disturbed the first:\n{live.output()}")
-    steps = by_step(live.run, "fed")
+    steps = by_step(live.run, "batch_hash")
     expect(list(steps) == list(range(1, len(steps) + 1)), "steps are missing or doubled")
     return {"named_s": refused_s}
 

@@ -20,7 +20,7 @@ from typing import Any
 from tests.together.launches import EVALUATE_EVERY, SAVE_EVERY, Place, Strike, lines, wait_until, weights, write_recipe
 
 AIMS = ("anywhere", "save", "evaluation", "decision")
-FIELDS = ("fed", "counts", "shares", "loss", "grad_norm", "learning_rate", "epochs", "tokens", "updated")
+FIELDS = ("batch_hash", "counts", "shares", "loss", "grad_norm", "learning_rate", "epochs", "tokens", "updated")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def kill_once(
     """Start or resume the run and kill it at a live moment; None when it finished before."""
     alive = run.with_name(f"{run.name}.alive")
     alive.unlink(missing_ok=True)
-    strike = Strike(alive, "reading", generator.randint(2, 4)) if aim == "decision" else Strike(alive)
+    strike = Strike(alive, "evaluation", generator.randint(2, 4)) if aim == "decision" else Strike(alive)
     live = place.fit(run, *sets, strike=strike)
     if wait_until(live, alive.exists) and aim != "decision":
         if aim == "anywhere":
@@ -68,7 +68,7 @@ def phase_of(run: Path) -> str:
     if any((run / "checkpoints").glob(".step-*")):
         return "inside a save"
     last = lines(run)[-1]
-    if last["kind"] == "reading":
+    if last["kind"] == "evaluation":
         return "between reading and decision"
     if _evaluation_is_due(last):
         return "inside an evaluation"
@@ -91,7 +91,7 @@ def compare(run: Path, twin: Path) -> dict[str, tuple[int, int]]:
         field: (sum(a[field] == b[field] for a, b in zip(mine, expected, strict=False)), max(len(mine), len(expected)))
         for field in ("step", *FIELDS)
     }
-    for kind in ("decision", "reading", "lag", "report"):
+    for kind in ("decision", "evaluation", "deficit", "test"):
         left, right = (_without_clock(lines(folder, kind)) for folder in (run, twin))
         found[kind] = (sum(a == b for a, b in zip(left, right, strict=False)), max(len(left), len(right)))
     (name, tensors), (twin_name, expected_tensors) = weights(run), weights(twin)

@@ -43,7 +43,7 @@ data:
     real: {{kind: real, path: real.jsonl, id_column: title, slice: topic, license: CC0-1.0}}
     good: {{kind: synthetic, path: good.jsonl, id_column: title, license: CC0-1.0}}
     bad: {{kind: synthetic, path: bad.jsonl, id_column: title, license: CC0-1.0}}
-  held_out: {{kind: bucket, source: real, by: title, of: 5, steer: [3], report: [4]}}
+  held_out: {{kind: bucket, source: real, by: title, of: 5, validation: [3], test: [4]}}
 mixture:
   global_batch: 12
   shares: {{real: 0.5, good: 0.25, bad: 0.25}}
@@ -56,9 +56,9 @@ control:
   guard: {{min_documents: 8}}
 evaluation:
   every_steps: {EVALUATE_EVERY}
-  steer_documents: 24
+  validation_documents: 24
   source_samples: 4
-  worth: {{enabled: "on", samples_per_step: 2, held_out_samples: 4}}
+  source_value: {{enabled: "on", samples_per_step: 2, held_out_samples: 4}}
 training:
   steps: 50
   micro_batch: 3
@@ -69,14 +69,14 @@ checkpoint: {{every_steps: {SAVE_EVERY}, keep: 2}}
 monitor: {{wandb: {{mode: "off"}}}}
 """
 
-ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_readings: 2, samples: 8}"]
+ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_evaluations: 2, samples: 8}"]
 # A cap below four epochs has the run measure how fast the model forgets.
 PRICED = [
     "control.policy={kind: priced, warm_up: 0.1, z: 0.5, estimators: [dither, worth, alignment]}",
     "evaluation.alignment={samples: 8}",
     "mixture.max_epochs={real: 3}",
 ]
-FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_readings: 2, z: 0.5, margin: 0.0}"]
+FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_evaluations: 2, z: 0.5, margin: 0.0}"]
 
 
 def write_recipe(folder: Path, *, num_documents: int = 200) -> Path:
@@ -289,7 +289,7 @@ def _sets(sets: Sequence[str]) -> list[str]:
     return [word for one in sets for word in ("--set", one)]
 
 
-# Reading back
+# Evaluation back
 
 
 def lines(run: Path, kind: str | None = None, file: str = "journal.jsonl") -> list[dict[str, Any]]:
@@ -335,13 +335,13 @@ def reached(run: Path, step: int) -> Callable[[], bool]:
 
 
 def predicted(run: Path) -> dict[int, int]:
-    """``fed`` by step from the ledger and the prepared store alone."""
-    from trainer.tools.audit import open_run, predicted_fed
+    """``batch_hash`` by step from the ledger and the prepared store alone."""
+    from trainer.tools.audit import open_run, predicted_batch_hash
 
     opened = open_run(run)
     data = opened.prepared()
     assert data is not None
-    return {step: predicted_fed(opened, step, data) for step in range(1, opened.last_step + 1)}
+    return {step: predicted_batch_hash(opened, step, data) for step in range(1, opened.last_step + 1)}
 
 
 def weights(run: Path) -> tuple[str, dict[str, bytes]]:

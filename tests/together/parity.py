@@ -70,14 +70,14 @@ class Compared:
 
     processes: int
     steps: int
-    equal_fed: int
+    equal_batch_hash: int
     same_decisions: bool
     loss_difference: float
     statistic_difference: float
     step_time: float
 
     def is_parity(self, steps: int) -> bool:
-        return self.steps == self.equal_fed == steps and self.loss_difference < RELATIVE and self.same_decisions
+        return self.steps == self.equal_batch_hash == steps and self.loss_difference < RELATIVE and self.same_decisions
 
 
 def launch(place: Place, name: str, run: Path, *sets: str, processes: int | None = None) -> Ended:
@@ -105,13 +105,13 @@ def launch_lightning(place: Place, strategy: str, run: Path, processes: int) -> 
 
 def compare(run: Path, alone: Path) -> Compared:
     """The journal of a run beside that of another."""
-    fed, expected_fed = by_step(run, "fed"), by_step(alone, "fed")
+    batch_hash, expected_batch_hash = by_step(run, "batch_hash"), by_step(alone, "batch_hash")
     losses, expected = by_step(run, "loss"), by_step(alone, "loss")
     own, other = dict(_statistics(run)), dict(_statistics(alone))
     return Compared(
         processes=lines(run, "start")[-1]["world_size"],
-        steps=len(fed),
-        equal_fed=sum(fed.get(step) == value for step, value in expected_fed.items()),
+        steps=len(batch_hash),
+        equal_batch_hash=sum(batch_hash.get(step) == value for step, value in expected_batch_hash.items()),
         same_decisions=_decided(run) == _decided(alone),
         loss_difference=max((abs(losses[step] / expected[step] - 1) for step in losses), default=float("inf")),
         statistic_difference=max((abs(own[key] - other[key]) for key in own.keys() & other.keys()), default=0.0),
@@ -170,7 +170,7 @@ def table(found: Mapping[str, Compared | str], steps: int) -> str:
         decisions = "equal" if one.same_decisions else "differ"
         mark = "met" if one.is_parity(steps) else "**missed**"
         rows.append(
-            f"| {name} | {one.processes} | {one.equal_fed} of {steps} | {decisions} | {one.loss_difference:.1e} "
+            f"| {name} | {one.processes} | {one.equal_batch_hash} of {steps} | {decisions} | {one.loss_difference:.1e} "
             f"| {one.statistic_difference:.1e} | {one.step_time:.2f} | {mark} |"
         )
     return "\n".join(rows)
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in names:
         found[name] = one = run_cell(place, name, alone)
         print(f"{name}: {one}" if isinstance(one, Compared) else f"{name}: failed\n{one}", flush=True)
-    steps, moves = len(by_step(alone, "fed")), sum(line["action"] == "move" for line in lines(alone, "decision"))
+    steps, moves = len(by_step(alone, "batch_hash")), sum(line["action"] == "move" for line in lines(alone, "decision"))
     nearest = nearest_threshold(alone)
     print(f"\n{table(found, steps)}\n")
     print(f"{moves} changes of share; no statistic was nearer to its threshold than {nearest:.1e}")

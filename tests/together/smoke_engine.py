@@ -21,7 +21,7 @@ import torch
 
 from trainer.data.loader import Stream
 from trainer.engines import open_engine
-from trainer.evaluate.evidence.source_value import WorthCounts, read_worth
+from trainer.evaluate.evidence.source_value import SourceValueCounts, read_source_value
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
@@ -128,7 +128,7 @@ def drive(engine: Engine) -> dict[str, Any]:
     plan = Plan(SEED, ledger)
     probe = torch.from_numpy(STORES["real"].rows[:2])
     steps, logits, micro_batches, first_step = [], [engine.eval_logits(probe)], [], 1
-    worth = None
+    source_value = None
     for micro_batch in MICRO_BATCHES:
         stream = open_stream(
             plan, first_step=first_step, rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch
@@ -142,12 +142,14 @@ def drive(engine: Engine) -> dict[str, Any]:
         stream.close()
         first_step += STEPS
         logits.append(engine.eval_logits(probe))
-        worth = worth or evidence(engine)  # between the two halves: the steps after it show that it left no trace
+        source_value = source_value or evidence(
+            engine
+        )  # between the two halves: the steps after it show that it left no trace
     return {
-        "steps": [{**step, "fed": str(step["fed"])} for step in steps],
+        "steps": [{**step, "batch_hash": str(step["batch_hash"])} for step in steps],
         "logits": [full(value).double().abs().mean().item() for value in logits],
         "change": [(full(after) - full(before)).abs().max().item() for before, after in pairwise(logits)],
-        "worth": worth,
+        "source_value": source_value,
         "micro_batches": micro_batches,
         "num_parameters": engine.num_parameters,
         "world_size": engine.world_size,
@@ -159,10 +161,10 @@ def drive(engine: Engine) -> dict[str, Any]:
 
 def evidence(engine: Engine) -> dict[str, Any]:
     """The worth of the sources: rehearsed steps that are taken back, forwards."""
-    reading = read_worth(
+    evaluation = read_source_value(
         HeldOut(),
         {name: [store] for name, store in STORES.items()},
-        WorthCounts(samples_per_step=4, held_out_samples=8),
+        SourceValueCounts(samples_per_step=4, held_out_samples=8),
         engine,
         step=STEPS,
         seed=SEED,
@@ -171,8 +173,8 @@ def evidence(engine: Engine) -> dict[str, Any]:
         batch_rows=4,
         global_batch=GLOBAL_BATCH,
     )
-    values = {name: worth.value for name, worth in reading.worth.items()}
-    return {"fresh_gain_nats": reading.fresh_gain_nats, **values}
+    values = {name: source_value.value for name, source_value in evaluation.source_value.items()}
+    return {"fresh_gain_nats": evaluation.fresh_gain_nats, **values}
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,11 +23,11 @@ def test_a_finished_run_under_another_recipe_shows_the_difference(place: Place, 
 
 def test_another_global_batch_reads_the_same_held_out_documents(place: Place) -> None:
     run = place.folder / "another-batch"
-    sized = ["evaluation.steer_documents=null", "evaluation.max_compute_share=1.0", "evaluation.source_samples=0"]
+    sized = ["evaluation.validation_documents=null", "evaluation.max_compute_share=1.0", "evaluation.source_samples=0"]
     assert place.fit(run, *sized, "training.steps=10").wait().code == 0
     ended = place.fit(run, *sized, "training.steps=20", "mixture.global_batch=24").wait()
     assert ended.code == 0, ended.output
-    assert len({line["documents"] for line in lines(run, "reading")}) == 1
+    assert len({line["documents"] for line in lines(run, "evaluation")}) == 1
 
 
 def test_a_first_attempt_that_fails_does_not_bind_the_folder(place: Place) -> None:
@@ -48,7 +48,7 @@ def test_a_replay_takes_the_starting_shares_and_batch_from_the_ledger(place: Pla
     sets = ["mixture.shares={real: 0.2, good: 0.4, bad: 0.4}", "mixture.global_batch=7"]
     ended = place.fit(run, *sets, more=["--ledger", str(alone)]).wait()
     assert ended.code == 0, ended.output
-    assert [line["fed"] for line in lines(run, "step")] == [line["fed"] for line in lines(alone, "step")]
+    assert [line["batch_hash"] for line in lines(run, "step")] == [line["batch_hash"] for line in lines(alone, "step")]
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_start_over_in_silence(place: Place, copied: Path) -> None:

@@ -90,7 +90,7 @@ def test_two_processes_train_as_one_does_with_and_without_accumulation(
     assert seen["engine"] == ENGINES[launch]
     assert (seen["world_size"], seen["num_parameters"]) == (2, plain["num_parameters"])
     assert seen["micro_batches"] == [1] * 5 + [2] * 5
-    for key in ("fed", "updated", "stop_asked", "ledgers_agree"):
+    for key in ("batch_hash", "updated", "stop_requested", "ledgers_agree"):
         assert [step[key] for step in seen["steps"]] == [step[key] for step in plain["steps"]]
     for key in ("loss", "grad_norm"):
         expected = [step[key] for step in plain["steps"]]
@@ -103,7 +103,7 @@ def test_two_processes_train_as_one_does_with_and_without_accumulation(
 def test_evidence_is_the_same_on_two_processes_however_the_weights_are_spread(
     figures: Callable[[str], dict[str, Any]], launch: str
 ) -> None:
-    plain, seen = figures("plain")["worth"], figures(launch)["worth"]
+    plain, seen = figures("plain")["source_value"], figures(launch)["source_value"]
     assert set(plain) == {"fresh_gain_nats", "real", "made"}
     assert seen == pytest.approx(plain, rel=1e-3)  # differences of losses: fewer digits are left
 

@@ -35,8 +35,9 @@ JOINS = [
     good(SECOND, THIRD),
     f"training.steps={STEPS}",
     "checkpoint={every_steps: 1, keep: 60}",
-    'evaluation.alignment={enabled: "on", every_readings: 1, samples: 8}',
-    'evaluation.worth={enabled: "on", every_readings: 1, until: 1.0, samples_per_step: 2, held_out_samples: 4}',
+    'evaluation.alignment={enabled: "on", every_evaluations: 1, samples: 8}',
+    'evaluation.source_value={enabled: "on", every_evaluations: 1, until: 1.0, '
+    "samples_per_step: 2, held_out_samples: 4}",
 ]
 
 
@@ -118,7 +119,7 @@ def test_synthetic_samples_stay_the_nearest_integer_through_a_join_and_a_retirem
 
 
 def test_fed_is_what_ledger_and_store_predict_through_joins(joined: Path) -> None:
-    assert {step: int(fed) for step, fed in by_step(joined, "fed").items()} == predicted(joined)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(joined, "batch_hash").items()} == predicted(joined)
 
 
 def test_two_processes_train_on_the_same_samples_through_joins(growing: Place, joined: Path) -> None:
@@ -126,8 +127,8 @@ def test_two_processes_train_on_the_same_samples_through_joins(growing: Place, j
     seldom = "checkpoint={every_steps: 20, keep: 2}"  # nothing but the joins is due after the steps before them
     ended = growing.launch(run, *JOINS, seldom, processes=2).wait()
     assert ended.code == 0, ended.output
-    assert by_step(run, "fed") == by_step(joined, "fed")
-    for mine, other in zip(lines(run, "reading"), lines(joined, "reading"), strict=True):
+    assert by_step(run, "batch_hash") == by_step(joined, "batch_hash")
+    for mine, other in zip(lines(run, "evaluation"), lines(joined, "evaluation"), strict=True):
         assert mine["source_nats_per_token"] == pytest.approx(other["source_nats_per_token"], rel=1e-4)
 
 
@@ -137,7 +138,7 @@ def test_a_resume_around_a_join_takes_it_once(growing: Place, joined: Path, copi
     ended = growing.fit(copied, *JOINS).wait()
     assert ended.code == 0, ended.output
     assert lines(copied, "start")[-1]["resumed_from"] == f"step-{step:08d}"
-    assert by_step(copied, "fed") == by_step(joined, "fed")
+    assert by_step(copied, "batch_hash") == by_step(joined, "batch_hash")
     assert (copied / "ledger.jsonl").read_bytes() == (joined / "ledger.jsonl").read_bytes()
 
 
@@ -146,7 +147,7 @@ def test_a_kill_right_after_a_join_was_journalled_leaves_no_trace(growing: Place
     ended = growing.fit(run, *JOINS, strike=Strike(run.with_name("join.alive"), "join", 2)).wait()
     assert ended.code == -9
     assert growing.fit(run, *JOINS).wait().code == 0
-    assert by_step(run, "fed") == by_step(joined, "fed")
+    assert by_step(run, "batch_hash") == by_step(joined, "batch_hash")
     assert (run / "ledger.jsonl").read_bytes() == (joined / "ledger.jsonl").read_bytes()
 
 
@@ -163,10 +164,12 @@ def test_nothing_of_a_retired_segment_is_read_again(growing: Place, copied: Path
         for file in tokens:
             file.with_suffix(".away").rename(file)
     assert ended.code == 0, ended.output
-    readings = [line for line in lines(copied, "reading") if line["step"] >= INSTEAD]
-    assert all("good" in line["source_nats_per_token"] for line in readings)
-    assert any("good" in line["alignment"] for line in readings)
-    assert any("good" in line["worth"] for line in readings), "nothing was rehearsed: the test shows too little"
+    evaluations = [line for line in lines(copied, "evaluation") if line["step"] >= INSTEAD]
+    assert all("good" in line["source_nats_per_token"] for line in evaluations)
+    assert any("good" in line["alignment"] for line in evaluations)
+    assert any("good" in line["source_value"] for line in evaluations), (
+        "nothing was rehearsed: the test shows too little"
+    )
 
 
 def test_a_replay_joins_where_the_other_run_did_and_only_once(growing: Place, joined: Path) -> None:
@@ -174,7 +177,7 @@ def test_a_replay_joins_where_the_other_run_did_and_only_once(growing: Place, jo
     constant = "control.policy={kind: constant}"
     ended = growing.fit(run, *JOINS, constant, more=["--ledger", str(joined)]).wait()
     assert ended.code == 0, ended.output
-    assert by_step(run, "fed") == by_step(joined, "fed")
+    assert by_step(run, "batch_hash") == by_step(joined, "batch_hash")
     assert joins_and_retirements(run) == joins_and_retirements(joined)
     moved = good(SECOND, THIRD.replace(str(INSTEAD), str(INSTEAD + 1)))
     other = growing.fit(growing.folder / "moved", *JOINS, moved, constant, more=["--ledger", str(joined)]).wait()
@@ -196,8 +199,8 @@ def test_what_has_joined_cannot_change_and_what_comes_later_can(growing: Place, 
     assert f"others can join from step {STEPS + 2} on" in gone.output
     ended = growing.fit(copied, *more, good(SECOND, THIRD, f"{{from_step: {STEPS + 2}, path: latest.jsonl}}")).wait()
     assert ended.code == 0, ended.output
-    fed = by_step(copied, "fed")
-    assert {step: fed[step] for step in range(1, STEPS + 1)} == by_step(joined, "fed")
+    batch_hash = by_step(copied, "batch_hash")
+    assert {step: batch_hash[step] for step in range(1, STEPS + 1)} == by_step(joined, "batch_hash")
     assert joins_and_retirements(copied)[-1] == (STEPS + 2, "segment", 3)
     assert {slot.segment for slot in slots_of(open_run(copied), 50) if slot.source == "good"} <= {2, 3}
 
@@ -209,7 +212,7 @@ def test_epochs_and_drawn_slices_follow_the_segments(joined: Path) -> None:
     since = sum(counts[step]["good"] for step in range(INSTEAD, STEPS + 1))
     assert epochs[STEPS]["good"] == pytest.approx(since / segment.num_samples)
     assert epochs[INSTEAD - 1]["good"] > epochs[INSTEAD]["good"], "a fresh segment has no epochs behind it"
-    first, last = (lines(joined, "reading")[place]["drawn_slices"] for place in (3, -1))
+    first, last = (lines(joined, "evaluation")[place]["drawn_slices"] for place in (3, -1))
     assert last["rivers"]["drawn"] > first["rivers"]["drawn"], "the last segment tells of rivers and towns alone"
 
 

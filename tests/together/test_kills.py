@@ -32,7 +32,7 @@ def test_kills_inside_save_evaluation_and_decision_leave_no_trace(place: Place, 
     assert all(equal == total for equal, total in cells.values()), cells
     assert not list((run / "checkpoints").glob(".step-*")), "a killed save left something behind"
     assert lines(run, "step", "journal.lost.jsonl"), "what a resume cuts off is kept"
-    assert {line["step"]: int(line["fed"]) for line in lines(run, "step")} == predicted(run)
+    assert {line["step"]: int(line["batch_hash"]) for line in lines(run, "step")} == predicted(run)
 
 
 def test_a_kill_before_the_first_checkpoint_starts_the_same_run_anew(place: Place, alone: Path) -> None:
@@ -84,5 +84,5 @@ def test_a_killed_rank_ends_the_launch_and_the_next_one_goes_on(place: Place, al
     assert live.wait().code != 0
     assert outcome(run)["state"] == "failed", "the rank that is left says how the run ended"
     assert place.launch(run, processes=2).wait().code == 0
-    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert by_step(run, "batch_hash") == by_step(alone, "batch_hash")
     assert [line["shares"] for line in lines(run, "decision")] == [line["shares"] for line in lines(alone, "decision")]

@@ -103,7 +103,7 @@ def test_the_file_for_several_machines_trains_one_run_on_two(place: Place, alone
         ended = machine.wait()
         assert ended.code == 0, ended.output
     assert lines(run, "start")[0]["world_size"] == 2
-    assert {step: int(fed) for step, fed in by_step(run, "fed").items()} == predicted(run)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -22,8 +22,8 @@ DAMAGE = [
     "mixture.shares={real: 1, good: 0, bad: 0}",
     "control.policy={kind: schedule, points: [{at: 0.4, shares: {real: 1, good: 0, bad: 0}},"
     " {at: 0.5, shares: {real: 0, good: 0, bad: 1}}]}",
-    "control.guard={min_documents: 8, min_readings: 5, history_readings: 8,"
-    " warn_every: 5, alarm_every: 10, margin: 0, cut: false, stop: false, freeze_readings: 0, max_rollbacks: 1}",
+    "control.guard={min_documents: 8, min_evaluations: 5, history_evaluations: 8,"
+    " warn_at: 5, alarm_at: 10, margin: 0, cut: false, stop: false, freeze_evaluations: 0, max_rollbacks: 1}",
 ]
 
 
@@ -45,7 +45,9 @@ def test_a_rollback_marks_the_discarded_slots_and_goes_on_with_new_samples(rolle
     assert rollback.last_slot == slots_of(run, line["step"])[-1].slot + 1
     assert slots_of(run, rollback.step)[0].slot == rollback.last_slot, "slots only grow"
     used = [
-        (slot.source, slot.epoch, slot.sample) for step in by_step(rolled_back, "fed") for slot in slots_of(run, step)
+        (slot.source, slot.epoch, slot.sample)
+        for step in by_step(rolled_back, "batch_hash")
+        for slot in slots_of(run, step)
     ]
     assert len(used) == len(set(used)), "a sample came twice in one epoch"
 
@@ -61,7 +63,7 @@ def test_a_slice_that_synthetic_text_thins_out_is_told_once(place: Place) -> Non
     assert len(lines(run, "skew")) == 4, "each slice is told once"
     assert skewed["rivers"]["drawn"] > 2 * skewed["rivers"]["real"]
     assert ended.output.count("of the real data (evaluation.slice_skew)") == 4
-    counts, drawn = by_step(run, "counts"), lines(run, "reading")[-1]["drawn_slices"]
+    counts, drawn = by_step(run, "counts"), lines(run, "evaluation")[-1]["drawn_slices"]
     of_real = sum(count["real"] for count in counts.values()) / sum(sum(count.values()) for count in counts.values())
     assert drawn["birds"]["drawn"] == pytest.approx(of_real * drawn["birds"]["real"], rel=0.05)
 
@@ -69,11 +71,13 @@ def test_a_slice_that_synthetic_text_thins_out_is_told_once(place: Place) -> Non
 def test_after_a_rollback_the_run_still_trains_all_positions_of_its_schedule(rolled_back: Path) -> None:
     line = lines(rolled_back, "rollback")[0]
     discarded = line["step"] - line["to_step"]
-    assert list(by_step(rolled_back, "fed")) == list(range(1, 60 + discarded + 1))
+    assert list(by_step(rolled_back, "batch_hash")) == list(range(1, 60 + discarded + 1))
     newest = max((rolled_back / "checkpoints").glob("step-*"))
     state = json.loads((newest / "state.json").read_text())
     assert (state["position"], state["step"]) == (60, 60 + discarded)
-    assert {step: int(fed) for step, fed in by_step(rolled_back, "fed").items()} == predicted(rolled_back)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(rolled_back, "batch_hash").items()} == predicted(
+        rolled_back
+    )
 
 
 def test_a_rollback_restores_weights_and_optimizer(rolled_back: Path) -> None:

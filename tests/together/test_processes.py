@@ -17,13 +17,13 @@ def decided(run: Path) -> list[tuple[int, str, dict[str, int], str]]:
 
 def assert_same_run(run: Path, alone: Path, world_size: int) -> None:
     assert lines(run, "start")[0]["world_size"] == world_size
-    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert by_step(run, "batch_hash") == by_step(alone, "batch_hash")
     assert by_step(run, "counts") == by_step(alone, "counts")
     assert decided(run) == decided(alone)
     losses, expected = by_step(run, "loss"), by_step(alone, "loss")
     assert list(losses) == STEPS
     assert max(abs(losses[step] / expected[step] - 1) for step in STEPS) < 1e-4
-    for mine, other in zip(lines(run, "reading"), lines(alone, "reading"), strict=True):
+    for mine, other in zip(lines(run, "evaluation"), lines(alone, "evaluation"), strict=True):
         assert mine["step"] == other["step"]
         assert mine["nats_per_token"] == pytest.approx(other["nats_per_token"], rel=1e-4)
 
@@ -37,12 +37,12 @@ def test_a_run_changes_its_shares_at_least_twice_and_ends_with_one_source_cut(al
 
 
 def test_fed_is_what_ledger_and_store_predict(alone: Path) -> None:
-    assert {step: int(fed) for step, fed in by_step(alone, "fed").items()} == predicted(alone)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(alone, "batch_hash").items()} == predicted(alone)
 
 
 def test_two_processes_train_on_the_same_samples_to_the_same_losses(pair: Path, alone: Path) -> None:
     assert_same_run(pair, alone, 2)
-    assert {step: int(fed) for step, fed in by_step(pair, "fed").items()} == predicted(pair)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(pair, "batch_hash").items()} == predicted(pair)
 
 
 def test_three_processes_train_on_the_same_samples_to_the_same_losses(trio: Path, alone: Path) -> None:
@@ -55,12 +55,12 @@ def test_priced_measures_and_decides_alike_on_one_two_and_three_processes(place:
     assert (ended := place.fit(alone, *PRICED).wait()).code == 0, ended.output
     decisions_alone = [(step, action, shares) for step, action, shares, _ in decided(alone)]
     assert sum(action == "move" for _, action, _ in decisions_alone) > 2
-    assert any(line.get("fading") for line in lines(alone, "reading"))
-    assert any(line.get("alignment") for line in lines(alone, "reading"))
+    assert any(line.get("forgetting") for line in lines(alone, "evaluation"))
+    assert any(line.get("alignment") for line in lines(alone, "evaluation"))
     for processes in (2, 3):
         run = launched(place, processes, *PRICED)
         assert [(step, action, shares) for step, action, shares, _ in decided(run)] == decisions_alone
-        assert by_step(run, "fed") == by_step(alone, "fed")
+        assert by_step(run, "batch_hash") == by_step(alone, "batch_hash")
 
 
 @pytest.mark.slow
@@ -68,10 +68,12 @@ def test_four_processes_train_on_the_same_samples_to_the_same_losses(place: Plac
     assert_same_run(launched(place, 4), alone, 4)
 
 
-def test_audit_prints_the_journalled_and_the_predicted_fed_and_which_rank_had_what(place: Place, pair: Path) -> None:
+def test_audit_prints_the_journalled_and_the_predicted_batch_hash_and_which_rank_had_what(
+    place: Place, pair: Path
+) -> None:
     ended = place.command("audit", str(pair), "--step", "37", "--json").wait()
     told = json.loads(ended.output)
-    assert told["fed"] == told["predicted_fed"] == int(by_step(pair, "fed")[37])
+    assert told["batch_hash"] == told["predicted_batch_hash"] == int(by_step(pair, "batch_hash")[37])
     assert {slot["rank"] for slot in told["slots"]} == {0, 1}
     assert [slot["slot"] for slot in told["slots"]] == list(range(36 * 12, 37 * 12))
 
@@ -81,6 +83,6 @@ def test_more_ranks_than_samples_in_a_batch_train_to_the_same_losses(place: Plac
     few = ["mixture.global_batch=2", "training.micro_batch=2", "training.steps=12"]
     trio, alone = launched(place, 3, *few), place.folder / "few-alone"
     assert place.fit(alone, *few).wait().code == 0
-    assert by_step(trio, "fed") == by_step(alone, "fed")
+    assert by_step(trio, "batch_hash") == by_step(alone, "batch_hash")
     for step, loss in by_step(alone, "loss").items():
         assert by_step(trio, "loss")[step] == pytest.approx(loss, rel=1e-4)

@@ -53,13 +53,13 @@ def legs(place: Place, alone: Path) -> Path:
 
 def test_two_then_one_then_three_processes_and_another_batch_train_every_step_once(legs: Path) -> None:
     assert [line["world_size"] for line in lines(legs, "start")] == [2, 1, 3]
-    assert list(by_step(legs, "fed")) == list(range(1, 61))
+    assert list(by_step(legs, "batch_hash")) == list(range(1, 61))
     assert {sum(counts.values()) for counts in by_step(legs, "counts").values()} == {12, 9}
     assert outcome(legs)["state"] == "finished"
 
 
 def test_fed_is_predicted_through_every_leg(legs: Path) -> None:
-    assert {step: int(fed) for step, fed in by_step(legs, "fed").items()} == predicted(legs)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(legs, "batch_hash").items()} == predicted(legs)
 
 
 def test_no_sample_is_lost_or_doubled_within_an_epoch_through_every_leg(legs: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Pat
     told = outcome(run)
     assert ended.code == 75
     assert told["state"] == "interrupted"
-    assert told["step"] == max(by_step(run, "fed"))
+    assert told["step"] == max(by_step(run, "batch_hash"))
     assert lines(run)[-1]["kind"] == "finish"
     assert place.fit(run).wait().code == 0
     assert by_step(run, "loss") == by_step(alone, "loss")
@@ -116,9 +116,9 @@ def copied(place: Place, alone: Path, request: pytest.FixtureRequest) -> Path:
 def test_more_steps_go_on_from_the_end(place: Place, copied: Path, alone: Path) -> None:
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 0, ended.output
-    fed = by_step(copied, "fed")
-    assert list(fed) == list(range(1, 61))
-    assert {step: fed[step] for step in range(1, 51)} == by_step(alone, "fed")
+    batch_hash = by_step(copied, "batch_hash")
+    assert list(batch_hash) == list(range(1, 61))
+    assert {step: batch_hash[step] for step in range(1, 51)} == by_step(alone, "batch_hash")
     assert lines(copied, "start")[-1]["resumed_from"] == "step-00000050"
 
 
@@ -134,7 +134,7 @@ def test_keys_that_change_no_sample_may_change(place: Place, copied: Path) -> No
     allowed = [LONGER, "training.micro_batch=5", "checkpoint.every_steps=7", "evaluation.document_batch=3"]
     ended = place.fit(copied, *allowed).wait()
     assert ended.code == 0, ended.output
-    assert {step: int(fed) for step, fed in by_step(copied, "fed").items()} == predicted(copied)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(copied, "batch_hash").items()} == predicted(copied)
 
 
 def flip_a_bit(path: Path) -> None:
@@ -151,14 +151,14 @@ def test_a_checkpoint_with_a_flipped_bit_is_named_and_the_one_before_is_used(
     assert ended.code == 0, ended.output
     assert f"step-00000050 is damaged: {SHARD} does not match its SHA-256" in ended.output
     assert lines(copied, "start")[-1]["resumed_from"] == "step-00000040"
-    fed = by_step(copied, "fed")
-    assert {step: fed[step] for step in range(1, 51)} == by_step(alone, "fed")
-    assert {step: int(value) for step, value in fed.items()} == predicted(copied)
+    batch_hash = by_step(copied, "batch_hash")
+    assert {step: batch_hash[step] for step in range(1, 51)} == by_step(alone, "batch_hash")
+    assert {step: int(value) for step, value in batch_hash.items()} == predicted(copied)
 
 
 def test_a_run_folder_of_another_version_is_refused_with_what_to_do(place: Place, copied: Path) -> None:
     resolved = copied / "recipe.yaml"
-    resolved.write_text(resolved.read_text().replace("warn_every:", "warned_every:"))
+    resolved.write_text(resolved.read_text().replace("warn_at:", "warned_every:"))
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 2, ended.output
     assert "of another version of this program, or its recipe was changed" in ended.output
@@ -199,7 +199,7 @@ def test_replaying_a_ledger_gives_the_same_samples_without_own_decisions(place: 
     other_policy = ["control.policy={kind: constant}", "training.learning_rate=1.0e-3"]
     ended = place.fit(run, *other_policy, more=["--ledger", str(alone)]).wait()
     assert ended.code == 0, ended.output
-    assert by_step(run, "fed") == by_step(alone, "fed")
+    assert by_step(run, "batch_hash") == by_step(alone, "batch_hash")
     assert by_step(run, "shares") == by_step(alone, "shares")
     assert decisions(run) == []
 
@@ -214,7 +214,7 @@ def test_replaying_a_run_with_two_batch_sizes_survives_an_interruption(place: Pl
     assert live.wait().code == 75
     ended = place.fit(run, LONGER, more=replay).wait()
     assert ended.code == 0, ended.output
-    assert by_step(run, "fed") == by_step(legs, "fed")
+    assert by_step(run, "batch_hash") == by_step(legs, "batch_hash")
 
 
 def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(place: Place, alone: Path) -> None:
@@ -227,8 +227,8 @@ def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(p
     data = open_run(alone).prepared()
     assert data is not None
     nats, tokens = 0.0, 0
-    for start, end in pairwise(data.report.offsets.tolist()):
-        ids = data.report.tokens[start:end].tolist()
+    for start, end in pairwise(data.test.offsets.tolist()):
+        ids = data.test.tokens[start:end].tolist()
         assert tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids
         with_context = [data.end_of_document, *ids]
         for first in range(0, len(ids), data.sequence_length - 1):  # windows overlap by one token, which is context
@@ -236,6 +236,6 @@ def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(p
             with torch.no_grad():
                 mean_nats = model(input_ids=window, labels=window).loss
             nats, tokens = nats + float(mean_nats) * (window.shape[1] - 1), tokens + window.shape[1] - 1
-    assert tokens == told["report"]["tokens"]
-    assert nats / tokens == pytest.approx(told["report"]["nats_per_token"], rel=1e-5)
-    assert told["report"]["nats_per_token"] == pytest.approx(lines(alone, "report")[-1]["nats_per_token"], rel=1e-6)
+    assert tokens == told["test"]["tokens"]
+    assert nats / tokens == pytest.approx(told["test"]["nats_per_token"], rel=1e-5)
+    assert told["test"]["nats_per_token"] == pytest.approx(lines(alone, "test")[-1]["nats_per_token"], rel=1e-6)

@@ -23,7 +23,7 @@ def test_kills_while_a_thread_saves_leave_no_trace(place: Place, alone: Path) ->
     finish(place, run, BESIDE)
     cells = compare(run, alone)
     assert all(equal == total for equal, total in cells.values()), cells
-    assert {line["step"]: int(line["fed"]) for line in lines(run, "step")} == predicted(run)
+    assert {line["step"]: int(line["batch_hash"]) for line in lines(run, "step")} == predicted(run)
     stalls = [(line["stalled_seconds"], line["seconds"]) for line in lines(run, "checkpoint")]
     assert all(stalled < seconds for stalled, seconds in stalls)
 
@@ -72,7 +72,7 @@ def test_a_run_that_is_stopped_goes_on_under_its_engine_and_ends_as_if_it_had_no
         ended = launch(place, name, run, f"training.steps={steps}", BESIDE)
         assert ended.code == 0, ended.output
     assert [line["step"] for line in lines(run, "step")] == list(range(1, 51))
-    assert {step: int(fed) for step, fed in by_step(run, "fed").items()} == predicted(run)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_rollback_goes_back_to_the_same_step_and_on_with_the_same_samples(
     assert [(line["step"], line["to_step"]) for line in lines(run, "rollback")] == [
         (rollback["step"], rollback["to_step"])
     ]
-    assert by_step(run, "fed") == by_step(plain, "fed")
+    assert by_step(run, "batch_hash") == by_step(plain, "batch_hash")
     # The run is made to diverge, and sums in another order grow with it: late on, one warns where the other does not.
     assert by_step(run, "shares") == by_step(plain, "shares")
     first = rollback["step"] + 1
@@ -104,4 +104,4 @@ def test_evaluate_reads_a_checkpoint_of_any_engine(place: Place, alone: Path, na
     assert ended.code == 0, ended.output
     told = place.command("evaluate", str(run)).wait()
     assert told.code == 0, told.output
-    assert f"{lines(run, 'report')[-1]['nats_per_token']:.4f}" in told.output
+    assert f"{lines(run, 'test')[-1]['nats_per_token']:.4f}" in told.output

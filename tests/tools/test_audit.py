@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.prepare import prepare
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares, Topology, to_record
-from trainer.mixture.plan import MARK_EVERY_STEPS, Plan
+from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Plan
 from trainer.recipe import load_recipe, resolved_yaml
 from trainer.tools.audit import Slot, open_run, show_sample, show_step, slots_of, uses_of
 from trainer.tracking.journal import AppendOnlyFile
 
-STEPS, SEED = MARK_EVERY_STEPS + 300, 3  # the recipe's seed
+STEPS, SEED = SNAPSHOT_EVERY_STEPS + 300, 3  # the recipe's seed
 
 
 def facts() -> list[Fact]:
@@ -33,17 +33,17 @@ def facts() -> list[Fact]:
 
 @pytest.fixture
 def folder(tiny_recipe: Path, tmp_path: Path) -> Path:
-    """A run folder of 1,300 steps without data or model: ledger with a mark, journal with ``fed`` of some steps."""
+    """A run folder of 1,300 steps without data or model: ledger with a mark, journal with ``batch_hash`` of some steps."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text(resolved_yaml(load_recipe(tiny_recipe).recipe))
     plan = Plan(SEED, Ledger(facts()))
     ledger, journal = AppendOnlyFile(run / "ledger.jsonl"), AppendOnlyFile(run / "journal.jsonl")
-    for fact in [*facts(), plan.mark(plan.state(MARK_EVERY_STEPS + 1))]:
+    for fact in [*facts(), plan.snapshot(plan.state(SNAPSHOT_EVERY_STEPS + 1))]:
         ledger.append(to_record(fact))
     journal.append({"kind": "start", "step": 0, "store": str(tmp_path / "thrown-away")})
     for step in range(1, STEPS + 1):
-        journal.append({"kind": "step", "step": step, "fed": str(2**64 - step)})
+        journal.append({"kind": "step", "step": step, "batch_hash": str(2**64 - step)})
     ledger.close()
     journal.close()
     return run
@@ -62,7 +62,7 @@ def replayed() -> dict[int, list[tuple[str, int, int]]]:
 
 def test_a_step_is_answered_as_a_full_replay_counts_it(folder: Path) -> None:
     run, expected = open_run(folder), replayed()
-    for step in (1, 199, 200, 699, 700, MARK_EVERY_STEPS, MARK_EVERY_STEPS + 1, STEPS):
+    for step in (1, 199, 200, 699, 700, SNAPSHOT_EVERY_STEPS, SNAPSHOT_EVERY_STEPS + 1, STEPS):
         assert [(slot.source, slot.epoch, slot.sample) for slot in slots_of(run, step)] == expected[step]
     assert slots_of(run, 700)[0].slot == 699 * 8
     assert slots_of(run, 702)[-1].slot == 699 * 8 + 3 * 5 - 1
@@ -93,7 +93,7 @@ def test_ranks_are_those_of_the_topology_in_force(folder: Path) -> None:
 def test_without_the_store_ids_are_still_answered(folder: Path) -> None:
     run = open_run(folder)
     told = json.loads(show_step(run, 5, as_json=True))
-    assert (told["step"], told["fed"], told["predicted_fed"]) == (5, 2**64 - 5, None)
+    assert (told["step"], told["batch_hash"], told["predicted_batch_hash"]) == (5, 2**64 - 5, None)
     assert [Slot(**slot) for slot in told["slots"]] == slots_of(run, 5)
     text = show_step(run, 5, as_json=False)
     assert text.splitlines()[0] == "step 5: 8 samples from slot 32"
@@ -143,7 +143,7 @@ def with_store(tiny_recipe: Path, tmp_path: Path) -> Path:
         ledger.append(to_record(fact))
     journal.append({"kind": "start", "step": 0, "store": str(data.folder)})
     for step in range(1, 4):
-        journal.append({"kind": "step", "step": step, "fed": "0"})
+        journal.append({"kind": "step", "step": step, "batch_hash": "0"})
     ledger.close()
     journal.close()
     return run

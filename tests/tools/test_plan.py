@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.control.policies import ConstantConfig, PricedConfig
 from trainer.model.build import ModelConfig, parameter_count
 from trainer.recipe import load_recipe

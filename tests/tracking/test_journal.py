@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable, number
-from trainer.base.records import UserError
 from trainer.tracking.journal import AppendOnlyFile, Journal, SilentJournal, cut, lost_path, read
 
 FOREVER = """
@@ -63,12 +63,19 @@ except OSError as error:
 def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run" / "journal.jsonl")
     journal.write(
-        "step", 1, loss=np.float32(2.5), counts={"real": np.int64(3)}, fed=str(2**64 - 1), updated=np.bool_(True)
+        "step", 1, loss=np.float32(2.5), counts={"real": np.int64(3)}, batch_hash=str(2**64 - 1), updated=np.bool_(True)
     )
     journal.write("sample", 2, text='quote " newline \n \u2028 \ud800 end', prompt=Path("a/b"), parts=np.arange(2))
     journal.close()
     assert list(read(tmp_path / "run" / "journal.jsonl")) == [
-        {"kind": "step", "step": 1, "loss": 2.5, "counts": {"real": 3}, "fed": "18446744073709551615", "updated": True},
+        {
+            "kind": "step",
+            "step": 1,
+            "loss": 2.5,
+            "counts": {"real": 3},
+            "batch_hash": "18446744073709551615",
+            "updated": True,
+        },
         {"kind": "sample", "step": 2, "text": 'quote " newline \n \u2028 \ud800 end', "prompt": "a/b", "parts": [0, 1]},
     ]
 
@@ -91,7 +98,7 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: P
 def test_the_offset_is_the_size_of_the_file(tmp_path: Path) -> None:
     file = AppendOnlyFile(tmp_path / "ledger.jsonl")
     for step in range(5):
-        file.append({"fact": "mark", "step": step, "text": "é" * step})
+        file.append({"fact": "snapshot", "step": step, "text": "é" * step})
         assert file.sync() == file.offset == file.path.stat().st_size
     file.close()
     assert AppendOnlyFile(file.path).offset == file.offset

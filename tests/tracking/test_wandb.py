@@ -101,7 +101,7 @@ def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -
     assert last["decision"] == "move: spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved"
     assert last["share/spam/target"] == 0.125
     assert last["share/spam/drawn"] == 0.25
-    assert {"loss/train", "loss/held_out", "epochs/written", "worth/written", "loss/slice/people"} <= set(last)
+    assert {"loss/train", "loss/held_out", "epochs/written", "source_value/written", "loss/slice/people"} <= set(last)
     assert "loss/held_out" not in logged[1]
 
 
@@ -142,7 +142,9 @@ def test_mode_off_writes_nothing_and_does_not_import_wandb(tmp_path: Path) -> No
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("bad", [{"kind": "step", "step": 1}, {"kind": "reading", "step": 1, "nats_per_token": "many"}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "step", "step": 1}, {"kind": "evaluation", "step": 1, "nats_per_token": "many"}]
+)
 def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: dict[str, Any]) -> None:
     warnings: list[str] = []
     mirror = WandbMirror(OFFLINE, tmp_path, name="n", warn=warnings.append)

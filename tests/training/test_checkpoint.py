@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.training.checkpoint import (
     MANIFEST,
     STATE,
@@ -47,7 +47,7 @@ def writer(content: bytes) -> Callable[[Path], None]:
 def save_step(root: Path, step: int, keep: int = 2) -> Path:
     state = {"step": step, "position": step}
     write = writer(b"weights of step %d" % step)
-    return save(root, step, write=write, state=state, keep=keep, accepted_step=0, ranks=Alone())[0]
+    return save(root, step, write=write, state=state, keep=keep, last_healthy_step=0, ranks=Alone())[0]
 
 
 def fail(text: str) -> None:
@@ -84,7 +84,7 @@ def test_every_folder_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
-    save(tmp_path, 7, write=write, state={}, keep=1, accepted_step=0, ranks=Alone())
+    save(tmp_path, 7, write=write, state={}, keep=1, last_healthy_step=0, ranks=Alone())
     aside = tmp_path / ".step-00000007.partial"
     assert {aside, aside / "sharded", aside / "sharded" / "deep"} <= set(synced)
 
@@ -101,7 +101,7 @@ class TwoDisks(Alone):
 
 def test_ranks_that_see_different_files_do_not_publish_a_part_as_the_whole(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="must be on a disk that all share"):
-        save(tmp_path, 3, write=writer(b"x"), state={}, keep=2, accepted_step=0, ranks=TwoDisks())
+        save(tmp_path, 3, write=writer(b"x"), state={}, keep=2, last_healthy_step=0, ranks=TwoDisks())
     assert not list(tmp_path.glob("step-*"))
 
 
@@ -124,7 +124,7 @@ def test_a_rank_that_cannot_write_into_the_folder_is_named_before_anybody_writes
         pytest.fail("it wrote")
 
     with pytest.raises(OSError, match=r"rank 1: .*step-00000007.partial"):
-        save(tmp_path, 7, write=write, state={}, keep=1, accepted_step=0, ranks=Second())
+        save(tmp_path, 7, write=write, state={}, keep=1, last_healthy_step=0, ranks=Second())
 
 
 def test_no_folder_and_an_empty_folder_hold_no_checkpoint(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, bench, training
 from trainer.base.records import Kind, Observation, SourceLoss
-from trainer.control.controller import ControlConfig, initial_state, steer
+from trainer.control.controller import ControlConfig, decide, initial_state
 from trainer.evaluate.held_out import EvaluationConfig, whole_part
 from trainer.tracking.journal import Journal
 from trainer.training import loop
@@ -59,12 +59,12 @@ def run_in(folder: Path, stop_after: int | None = None) -> Any:
             journal=journal,
             reader=whole_part(HeldOut(), sequence_length=LENGTH, end_of_document=0, document_batch=9),
             slice_tokens={},
-            worth=None,
+            source_value=None,
             alignment=None,
-            fading=None,
+            forgetting=None,
             ahead={},
             replays=False,
-            stop_asked=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
+            stop_requested=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
             ledger_offset=lambda: 0,
             warn=print,
         )
@@ -78,9 +78,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
 
     def watched(config: Any, state: Any, observation: Observation) -> Any:
         found.append(observation)
-        return steer(config, state, observation)
+        return decide(config, state, observation)
 
-    monkeypatch.setattr(loop, "steer", watched)
+    monkeypatch.setattr(loop, "decide", watched)
     return found
 
 
@@ -116,7 +116,7 @@ def test_the_times_of_steps_and_readings_are_parts_of_the_whole(tmp_path: Path) 
         began = time.monotonic()
         go_on(run, begun())
         whole = time.monotonic() - began
-        parts = [line["seconds"] for kind in ("step", "reading") for line in journalled(run, kind)]
+        parts = [line["seconds"] for kind in ("step", "evaluation") for line in journalled(run, kind)]
         assert 0 < sum(parts) <= whole
 
 

@@ -34,7 +34,7 @@ def run_in(folder: Path) -> Any:
     facts: list[Fact] = []
     engine = SimpleNamespace(is_main=True, writers=Alone(), broadcast=lambda value: value, restore=restored.append)
     stream = SimpleNamespace(append=facts.extend, state=SimpleNamespace(step=1025, slot=9))
-    plan = SimpleNamespace(state=lambda _step: SimpleNamespace(slot=5), lag_changes=lambda _state: [])
+    plan = SimpleNamespace(state=lambda _step: SimpleNamespace(slot=5), deficit_changes=lambda _state: [])
     journal = SimpleNamespace(write=lambda *_kind, **_fields: None)
     return SimpleNamespace(
         folder=folder, saver=Saver(), engine=engine, stream=stream, plan=plan, journal=journal, warn=fail, told=restored
@@ -43,7 +43,7 @@ def run_in(folder: Path) -> Any:
 
 def roll_back(run: Any, step: int, anchor_step: int) -> RunState:
     decision = Decision(from_step=step + 1, shares={"web": 1_000_000}, action="rollback", reason="worse", evidence={})
-    return _roll_back(run, RunState(step=step, position=step, accepted_step=anchor_step), decision)
+    return _roll_back(run, RunState(step=step, position=step, last_healthy_step=anchor_step), decision)
 
 
 def names(root: Path) -> Sequence[str]:
@@ -106,4 +106,4 @@ def test_a_reading_that_the_guard_cannot_judge_makes_no_step_a_target(
     with training_in(tmp_path) as run:
         control = ControlConfig.model_validate({"guard": {"min_documents": documents_needed}})
         state, _ = go_on(replace(run, control=control), begun())
-    assert state.accepted_step == accepted
+    assert state.last_healthy_step == accepted

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass
-class Pulse:
+class Heartbeat:
     """Where the main thread is. ``place`` grows alike on all ranks, so that a lower one is a rank that lags behind."""
 
     step: int = 0
@@ -23,7 +23,7 @@ class Pulse:
         return self.step, self.beats
 
 
-_own = Pulse()
+_own = Heartbeat()
 
 
 def beat(phase: str | None = None, step: int | None = None) -> None:
@@ -35,6 +35,6 @@ def beat(phase: str | None = None, step: int | None = None) -> None:
         _own.phase = phase
 
 
-def own_pulse() -> Pulse:
+def own_heartbeat() -> Heartbeat:
     """A copy of this process's pulse."""
     return replace(_own)

@@ -1,4 +1,4 @@
-"""Facts that the parts hand each other: frozen values without behaviour, so that no part needs to import another to be
+"""Facts that the parts hand each other: frozen values without behavior, so that no part needs to import another to be
 understood.
 
 Everything here is plain data (numpy at most). Quantities wear their unit; shares are integers in millionths, because
@@ -9,12 +9,10 @@ shares that are added up over a million steps must not drift by a rounding error
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 SHARE_ONE = 1_000_000  # a share of one, in millionths
 SHARE_STEP = 1_000  # decisions are rounded to thousandths: the same on every machine, short enough to read
@@ -24,42 +22,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-class Config(BaseModel):
-    """Base of every configuration: frozen, keyword-only; an unknown key and a number that is not finite are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, arbitrary_types_allowed=False, allow_inf_nan=False
-    )
-
-
-class UserError(Exception):
-    """A mistake in what the user gave us: shown as text without a stack trace, exit code 2.
-
-    ``what`` says what is wrong, ``got`` the offending value, ``remedy`` what to do, ``file`` and ``line`` where it
-    stands.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        got: object = None,
-        remedy: str | None = None,
-        file: Path | str | None = None,
-        line: int | None = None,
-    ) -> None:
-        self.what, self.got, self.remedy, self.file, self.line = what, got, remedy, file, line
-        super().__init__(str(self))
-
-    def __str__(self) -> str:
-        place = f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
-        got = f" (got {self.got!r})" if self.got is not None else ""
-        remedy = f". {self.remedy}" if self.remedy else ""
-        return f"{place}{self.what}{got}{remedy}"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Evaluation:
     """One evaluation on held-out real documents.
 
     ``nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8 bytes,
@@ -87,7 +51,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worth:
+class SourceValue:
     """What a token of a source is worth now, in units of a fresh real token (1 = as good, 0 = useless, below 0 =
     harmful).
 
@@ -102,7 +66,7 @@ class Worth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fading:
+class Forgetting:
     """Which part of what a few steps taught goes at each step after them, at the present learning rate: 0 where nothing
     is forgotten, below 0 where it still grows.
     """
@@ -141,7 +105,7 @@ class Alignment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class Horizon:
     """What is known of a run ahead of it, for policies that plan what they spend."""
 
     num_steps: int  # of the schedule
@@ -158,15 +122,17 @@ class Observation:
 
     step: int
     progress: float  # schedule position / steps, in [0, 1]
-    outlook: Outlook
-    reading: Reading
+    horizon: Horizon
+    evaluation: Evaluation
     losses: Mapping[str, SourceLoss]  # sources drawn since the reading before
     alignment: Mapping[str, Alignment]  # empty when the policy asks for none
-    worth: Mapping[str, Worth]  # empty when the policy asks for no evidence
+    source_value: Mapping[str, SourceValue]  # empty when the policy asks for no evidence
     shares: Mapping[str, int]  # millionths, now in force; sums to SHARE_ONE
     kinds: Mapping[str, Kind]
     epochs: Mapping[str, float]  # drawn so far, in epochs of the source
-    fading: Mapping[str, Fading] = field(default_factory=dict)  # of what a source taught; empty where not probed
+    forgetting: Mapping[str, Forgetting] = field(
+        default_factory=dict
+    )  # of what a source taught; empty where not probed
     live: Mapping[str, Sequence[int]] = field(default_factory=dict)  # segments of each source that are drawn from
 
 
@@ -207,12 +173,12 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
-    """What is known of a step when its work is done. ``fed`` is the sum mod 2^64 over all ranks."""
+    """What is known of a step when its work is done. ``batch_hash`` is the sum mod 2^64 over all ranks."""
 
     loss: float  # nats per token over the global batch
     grad_norm: float
     updated: bool  # False: a loss or gradient was not finite, and no rank changed its weights
-    fed: int
-    stop_asked: bool  # on any rank
+    batch_hash: int
+    stop_requested: bool  # on any rank
     ledgers_agree: bool
     losses: tuple[SourceLoss, ...]  # over the global batch, in the plan's order; empty where nobody can tell them apart

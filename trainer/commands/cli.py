@@ -60,7 +60,7 @@ def fit(
 ) -> None:
     """Train; goes on by itself where the run folder holds a checkpoint."""
     if run is not None and run.exists() and not run.is_dir():
-        from trainer.base.records import UserError
+        from trainer.base.errors import UserError
 
         raise UserError("--run is no folder", got=str(run))
     from trainer.commands import fit as runs
@@ -147,7 +147,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Which samples a step used, or which steps used a sample."""
-    from trainer.base.records import UserError
+    from trainer.base.errors import UserError
     from trainer.commands import fit as runs
 
     asked = step if sample is None else sample
@@ -173,7 +173,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML file about one or several runs."""
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        from trainer.base.records import UserError
+        from trainer.base.errors import UserError
 
         raise UserError("--output is no file in a folder that exists", got=str(output))
     from trainer.commands import fit as runs
@@ -257,7 +257,7 @@ def submit(
     as_json: Annotated[bool, typer.Option("--json", help="Print --status as JSON.")] = False,
 ) -> None:
     """Train as a batch job of SLURM, requeued and resumed by itself; or show its --status."""
-    from trainer.base.records import UserError
+    from trainer.base.errors import UserError
     from trainer.tools import slurm
 
     if (recipe is None) == (status is None):
@@ -346,7 +346,7 @@ def _recipe_path(given: Path) -> Path:
 
 def _stated_tokens(stated: list[str]) -> dict[str, float]:
     """`SOURCE=N`, where N may be written as 5e11."""
-    from trainer.base.records import UserError
+    from trainer.base.errors import UserError
 
     tokens = {}
     for one in stated:
@@ -377,8 +377,8 @@ def main() -> None:
         typer.echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(FAILED)
     except Exception as error:
+        from trainer.base.errors import UserError  # brings numpy and pydantic: 0.2 s that --help need not pay
         from trainer.base.failures import say_last
-        from trainer.base.records import UserError  # brings numpy and pydantic: 0.2 s that --help need not pay
 
         if not isinstance(error, UserError):
             raise

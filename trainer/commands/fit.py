@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.base.errors import UserError
 from trainer.base.failures import own_rank, say, say_last, warn
-from trainer.base.records import UserError
 from trainer.base.signals import Signals, StoppedEarly
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import assemble, build_language_model
@@ -31,7 +31,14 @@ from trainer.runs.folder import (
     settled_outcome,
     write_outcome,
 )
-from trainer.runs.resume import facts_ahead, newest_checkpoint, open_ledger, read_replay, segment_facts, starting_state
+from trainer.runs.resume import (
+    newest_checkpoint,
+    open_ledger,
+    read_replay,
+    scheduled_facts,
+    segment_facts,
+    starting_state,
+)
 from trainer.runs.start_and_finish import write_final_figures, write_finish, write_start
 from trainer.runs.watchdog import STOPPED_EARLY, Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal, read
@@ -165,7 +172,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
-        job = _Job(loaded, data, folder, replay, stop_asked=signals.received, watchdog=watchdog, stack=stack)
+        job = _Job(loaded, data, folder, replay, stop_requested=signals.received, watchdog=watchdog, stack=stack)
         job.wait_for_the_ranks()
         model = build_language_model(recipe, data)
         if recipe.engine == "lightning":
@@ -201,12 +208,12 @@ class _Job:
         folder: Path,
         replay: Path | None,
         *,
-        stop_asked: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         watchdog: Watchdog,
         stack: ExitStack,
     ) -> None:
         self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
-        self._stop_asked, self._watchdog, self._stack = stop_asked, watchdog, stack
+        self._stop_requested, self._watchdog, self._stack = stop_requested, watchdog, stack
         self._waiting = stack.enter_context(ExitStack())
         self._started_s = time.monotonic()
 
@@ -250,9 +257,9 @@ class _Job:
             journal=journal,
             folder=folder,
             state=state,
-            ahead=facts_ahead(segments, facts),
+            ahead=scheduled_facts(segments, facts),
             replays=facts is not None,
-            stop_asked=self._stop_asked,
+            stop_requested=self._stop_requested,
         )
         self._stack.callback(run.stream.close)
         self._stack.enter_context(self._watchdog.telling())

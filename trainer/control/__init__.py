@@ -1,13 +1,13 @@
-"""Control, which decides the shares while the run goes on: a policy proposes, a guard disposes, ``steer`` decides."""
+"""Control, which decides the shares while the run goes on: a policy proposes, a guard disposes, ``decide`` decides."""
 
 from trainer.control.controller import (
     ControlConfig,
-    alignment_from,
-    fading_from,
+    decide,
+    forgetting_from,
+    gradient_alignment_from,
     initial_state,
     reads_losses,
-    steer,
-    worth_from,
+    source_value_from,
 )
 from trainer.control.guard.guard import GuardConfig, judge
 from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
@@ -20,11 +20,11 @@ __all__ = [
     "PolicyConfig",
     "ScheduleConfig",
     "SchedulePoint",
-    "alignment_from",
-    "fading_from",
+    "decide",
+    "forgetting_from",
+    "gradient_alignment_from",
     "initial_state",
     "judge",
     "reads_losses",
-    "steer",
-    "worth_from",
+    "source_value_from",
 ]

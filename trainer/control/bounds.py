@@ -11,7 +11,9 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Config, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, SHARE_STEP
 from trainer.mixture.shares import FUZZ, NUM_STEPS, rounded
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -95,7 +97,7 @@ def _with_the_rest_at_zero(weights: Mapping[str, float], shares: Mapping[str, in
     return rounded({name: weights.get(name, 0.0) for name in shares})
 
 
-def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+def normalized(weights: Mapping[str, float]) -> dict[str, float]:
     """``weights`` divided by their sum."""
     total = fsum(weights.values())
     return {name: weight / total for name, weight in weights.items()}

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from trainer.base.records import SHARE_ONE, Action, Config, Decision, Kind, Observation, Proposal, Verdict
+from trainer.base.config import Config
+from trainer.base.records import SHARE_ONE, Action, Decision, Kind, Observation, Proposal, Verdict
 from trainer.control.guard import guard
 from trainer.control.guard.guard import GuardConfig
 from trainer.control.policies import POLICIES, ConstantConfig, PolicyConfig
@@ -34,22 +35,22 @@ def initial_state(config: ControlConfig, shares: Mapping[str, int], kinds: Mappi
     }
 
 
-def worth_from(config: ControlConfig) -> float | None:
+def source_value_from(config: ControlConfig) -> float | None:
     """Progress from which the worth of the sources has to be measured at each reading; None for never."""
-    if config.guard.enabled and config.guard.measure_worth:
+    if config.guard.enabled and config.guard.measure_source_value:
         return 0.0
-    return POLICIES[config.policy.kind].worth_from(config.policy)
+    return POLICIES[config.policy.kind].source_value_from(config.policy)
 
 
-def alignment_from(config: ControlConfig) -> float | None:
+def gradient_alignment_from(config: ControlConfig) -> float | None:
     """Progress from which the alignment of the sources' gradients has to be measured; None for never."""
-    return POLICIES[config.policy.kind].alignment_from(config.policy)
+    return POLICIES[config.policy.kind].gradient_alignment_from(config.policy)
 
 
-def fading_from(config: ControlConfig, max_epochs: float) -> float | None:
+def forgetting_from(config: ControlConfig, max_epochs: float) -> float | None:
     """Progress from which it has to be measured how fast the model forgets, with so many epochs of real data allowed;
     None for never."""
-    return POLICIES[config.policy.kind].fading_from(config.policy, max_epochs)
+    return POLICIES[config.policy.kind].forgetting_from(config.policy, max_epochs)
 
 
 def reads_losses(config: ControlConfig) -> bool:
@@ -57,71 +58,80 @@ def reads_losses(config: ControlConfig) -> bool:
     return POLICIES[config.policy.kind].reads_losses
 
 
-def steer(config: ControlConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Decision]:
-    """The decision on ``seen`` and the state after it; shares sum to ``SHARE_ONE`` and hold from the next step on.
+def decide(config: ControlConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Decision]:
+    """The decision on ``observation`` and the state after it; shares sum to ``SHARE_ONE`` and hold from the next step
+    on.
 
     A reading that cannot decide keeps the shares and the state. Under a warning the policy may move, but not so that
     any synthetic source gains. A source that the guard cut stays at 0 for the rest of the run, whatever the policy
     proposes.
     """
-    why_not = guard.fault(seen.reading)
+    why_not = guard.fault(observation.evaluation)
     if why_not is not None:
         return state, _decision(
-            seen, "keep", seen.shares, f"The reading decides nothing: {why_not}.", {"usable": False}
+            observation, "keep", observation.shares, f"The reading decides nothing: {why_not}.", {"usable": False}
         )
-    guard_state, verdict = guard.judge(config.guard, state["guard"], seen)
-    policy_state, proposal = POLICIES[config.policy.kind].propose(config.policy, state["policy"], seen)
+    guard_state, verdict = guard.judge(config.guard, state["guard"], observation)
+    policy_state, proposal = POLICIES[config.policy.kind].propose(config.policy, state["policy"], observation)
     state = {**state, "guard": guard_state, "policy": policy_state}
     evidence = {"policy": dict(proposal.evidence), "guard": dict(verdict.evidence)}
     match verdict.action:
         case "cut" | "rollback" | "stop":
-            return _acted(state, seen, verdict, evidence)
+            return _acted(state, observation, verdict, evidence)
         case "ok" | "warn":
-            shares, reason = _allowed(state, seen, verdict, proposal)
-            moved: Action = "keep" if shares == dict(seen.shares) else "move"
+            shares, reason = _allowed(state, observation, verdict, proposal)
+            moved: Action = "keep" if shares == dict(observation.shares) else "move"
             action: Action = "warn" if verdict.action == "warn" else moved
-            return state, _decision(seen, action, shares, reason, evidence)
+            return state, _decision(observation, action, shares, reason, evidence)
 
 
 def _allowed(
-    state: dict[str, Any], seen: Observation, verdict: Verdict, proposal: Proposal
+    state: dict[str, Any], observation: Observation, verdict: Verdict, proposal: Proposal
 ) -> tuple[dict[str, int], str]:
     """The proposal without the sources that were cut, or the shares in force when a warning forbids it; and why."""
-    wanted = without(proposal.shares, state["cut"], seen.kinds)
+    wanted = without(proposal.shares, state["cut"], observation.kinds)
     if wanted is None:
-        return dict(seen.shares), f"{proposal.reason} Only sources that were cut would be left, so the shares stay."
+        return dict(
+            observation.shares
+        ), f"{proposal.reason} Only sources that were cut would be left, so the shares stay."
     if verdict.action == "ok":
         return wanted, proposal.reason
-    gaining = [name for name in wanted if seen.kinds[name] == "synthetic" and wanted[name] > seen.shares[name]]
+    gaining = [
+        name for name in wanted if observation.kinds[name] == "synthetic" and wanted[name] > observation.shares[name]
+    ]
     if gaining:
-        return dict(seen.shares), f"{verdict.reason} So {', '.join(gaining)} may not gain share now. {proposal.reason}"
+        return dict(
+            observation.shares
+        ), f"{verdict.reason} So {', '.join(gaining)} may not gain share now. {proposal.reason}"
     return wanted, f"{verdict.reason} {proposal.reason}"
 
 
 def _acted(
-    state: dict[str, Any], seen: Observation, verdict: Verdict, evidence: dict[str, Any]
+    state: dict[str, Any], observation: Observation, verdict: Verdict, evidence: dict[str, Any]
 ) -> tuple[dict[str, Any], Decision]:
     """What the guard does, with the source that it blames or quarantines at 0, for good."""
     action: Action = verdict.action if verdict.action != "ok" else "keep"
     if verdict.source is None:
-        return state, _decision(seen, action, seen.shares, verdict.reason, evidence)
+        return state, _decision(observation, action, observation.shares, verdict.reason, evidence)
     cut = [*state["cut"], verdict.source]
-    shares = without(seen.shares, cut, seen.kinds)
+    shares = without(observation.shares, cut, observation.kinds)
     if shares is None:  # nothing would be left to train on
         reason = f"{verdict.reason} But {verdict.source} is all there is, so the shares stay."
-        return state, _decision(seen, "warn" if action == "cut" else action, seen.shares, reason, evidence)
-    return {**state, "cut": cut}, _decision(seen, action, shares, verdict.reason, evidence)
+        return state, _decision(
+            observation, "warn" if action == "cut" else action, observation.shares, reason, evidence
+        )
+    return {**state, "cut": cut}, _decision(observation, action, shares, verdict.reason, evidence)
 
 
 def _decision(
-    seen: Observation, action: Action, shares: Mapping[str, int], reason: str, evidence: Mapping[str, Any]
+    observation: Observation, action: Action, shares: Mapping[str, int], reason: str, evidence: Mapping[str, Any]
 ) -> Decision:
     assert sum(shares.values()) == SHARE_ONE, f"shares must sum to {SHARE_ONE}, got {dict(shares)}"
-    before = dict(seen.shares)
+    before = dict(observation.shares)
     return Decision(
-        from_step=seen.step + 1,
+        from_step=observation.step + 1,
         action=action,
         shares=dict(shares),
         reason=reason,
-        evidence={**evidence, "shares_before": before, "progress": seen.progress},
+        evidence={**evidence, "shares_before": before, "progress": observation.progress},
     )

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from trainer.base.records import Config, Kind
+from trainer.base.config import Config
+from trainer.base.records import Kind
 
 Format = Literal["jsonl", "json", "csv", "text", "parquet", "arrow"]
 Scalar = str | int | float | bool
@@ -175,22 +176,22 @@ class SourceConfig(Config):
 
 
 class HeldOutByBucket(Config):
-    """Held-out documents are the hash buckets ``steer`` and ``report`` of a real source's rows."""
+    """Held-out documents are the hash buckets ``validation`` and ``test`` of a real source's rows."""
 
     kind: Literal["bucket"] = "bucket"
     source: str = Field(description="the real source they are taken from, and out of")
     by: str = Field(description="column whose value is hashed")
     of: int = Field(ge=2, description="number of buckets")
-    steer: tuple[int, ...] = Field(min_length=1, description="buckets that policy and guard read")
-    report: tuple[int, ...] = Field(min_length=1, description="buckets that only the final figures read")
+    validation: tuple[int, ...] = Field(min_length=1, description="buckets that policy and guard read")
+    test: tuple[int, ...] = Field(min_length=1, description="buckets that only the final figures read")
 
     @model_validator(mode="after")
     def _buckets_differ(self) -> "HeldOutByBucket":
-        wrong = [bucket for bucket in (*self.steer, *self.report) if not 0 <= bucket < self.of]
+        wrong = [bucket for bucket in (*self.validation, *self.test) if not 0 <= bucket < self.of]
         if wrong:
             raise ValueError(f"buckets must lie in 0..{self.of - 1}, got {wrong}")
-        if both := sorted(set(self.steer) & set(self.report)):
-            raise ValueError(f"steer and report must be disjoint, both have bucket {both}")
+        if both := sorted(set(self.validation) & set(self.test)):
+            raise ValueError(f"validation and test must be disjoint, both have bucket {both}")
         return self
 
 
@@ -199,13 +200,15 @@ class HeldOutByShare(Config):
 
     kind: Literal["share"] = "share"
     source: str = Field(description="the real source they are taken from, and out of")
-    steer: float = Field(0.05, gt=0, lt=1, description="share of the documents that policy and guard read")
-    report: float = Field(0.05, gt=0, lt=1, description="share of the documents that only the final figures read")
+    validation: float = Field(0.05, gt=0, lt=1, description="share of the documents that policy and guard read")
+    test: float = Field(0.05, gt=0, lt=1, description="share of the documents that only the final figures read")
 
     @model_validator(mode="after")
     def _leaves_something(self) -> "HeldOutByShare":
-        if self.steer + self.report >= 1:
-            raise ValueError(f"steer and report must leave documents to train on, got {self.steer} + {self.report}")
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation and test must leave documents to train on, got {self.validation} + {self.test}"
+            )
         return self
 
 
@@ -213,12 +216,12 @@ class HeldOutDataset(Config):
     """Held-out documents are data sets of their own."""
 
     kind: Literal["dataset"] = "dataset"
-    steer: SourceConfig
-    report: SourceConfig
+    validation: SourceConfig
+    test: SourceConfig
 
     @model_validator(mode="after")
     def _real(self) -> "HeldOutDataset":
-        for part in ("steer", "report"):
+        for part in ("validation", "test"):
             if getattr(self, part).kind != "real":
                 raise ValueError(f"held-out documents must be real, but `{part}` is of kind synthetic")
             if getattr(self, part).joins:
@@ -279,7 +282,7 @@ class DataConfig(Config):
         0.01, ge=0, le=1, description="share of malformed rows of a source from which preparation stops"
     )
     num_proc: int = Field(
-        1, ge=1, description="processes that tokenise; 1: threads of the tokenizer in the main process"
+        1, ge=1, description="processes that tokenize; 1: threads of the tokenizer in the main process"
     )
     cache: Path | None = Field(
         None, description="folder of prepared stores, relative to the recipe; default $HYBRID_TRAINER_CACHE"
@@ -291,7 +294,11 @@ class DataConfig(Config):
         their own.
         """
         rule = self.held_out
-        own = {"held_out.steer": rule.steer, "held_out.report": rule.report} if isinstance(rule, HeldOutDataset) else {}
+        own = (
+            {"held_out.validation": rule.validation, "held_out.test": rule.test}
+            if isinstance(rule, HeldOutDataset)
+            else {}
+        )
         segments = {
             segment_name(name, number): segment
             for name, source in self.sources.items()

@@ -83,7 +83,7 @@ def _mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-def _normalised(text: str) -> bytes:
+def _normalized(text: str) -> bytes:
     folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return folded.lower().encode("utf-8", "surrogatepass")
 
@@ -166,7 +166,7 @@ def shingle(texts: Sequence[str]) -> Shingles:
     """
     if len(texts) > MAX_BATCH_DOCUMENTS:
         raise ValueError(f"at most {MAX_BATCH_DOCUMENTS} texts in one batch, got {len(texts)}")
-    encoded = [_normalised(text) for text in texts]
+    encoded = [_normalized(text) for text in texts]
     data = np.frombuffer(b"\n".join(encoded), dtype=np.uint8)
     ends = np.cumsum(np.array([len(each) + 1 for each in encoded], dtype=np.int64))
     words, starts = _word_hashes(data)
@@ -206,7 +206,7 @@ def _band_keys(hashes: Hashes, offsets: Ints) -> Hashes:
 
 
 class HeldOutIndex:
-    """Held-out documents, ready to be recognised in training text.
+    """Held-out documents, ready to be recognized in training text.
 
     ``chunks`` are lists of texts; held-out documents are numbered in that order. Memory: about 32 bytes a distinct
     shingle.

@@ -1,4 +1,4 @@
-"""Turns rows into documents and deals each one to a part: training, `steer`, `report`, or none.
+"""Turns rows into documents and deals each one to a part: training, `validation`, `test`, or none.
 
 A document belongs to a part by a hash of what it is, never by where it stands, so that adding, removing or reordering
 rows moves no other document from held-out to training. Held-out documents are taken before a source is narrowed by
@@ -17,7 +17,7 @@ from trainer.data.files import index_file, is_indexed, local_files
 from trainer.data.quarantine import Quarantine
 from trainer.data.rows import ColumnCheck, Malformed, Row, read_rows
 
-Part = Literal["train", "steer", "report", "none"]
+Part = Literal["train", "validation", "test", "none"]
 
 NO_SLICE = "(none)"
 BATCH_DOCUMENTS = 1024
@@ -133,14 +133,14 @@ class Reader:
         name = name.partition(":")[0]  # what the rule holds out is trained on from no segment of the source
         if isinstance(rule, HeldOutByBucket) and name == rule.source:
             bucket = bucket_of(columns.get(rule.by), rule.of)
-            if bucket in rule.steer:
-                return "steer"
-            if bucket in rule.report:
-                return "report"
+            if bucket in rule.validation:
+                return "validation"
+            if bucket in rule.test:
+                return "test"
         elif isinstance(rule, HeldOutByShare) and name == rule.source:
             place = unit_hash(self._seed, text)
-            if place < rule.steer + rule.report:
-                return "steer" if place < rule.steer else "report"
+            if place < rule.validation + rule.test:
+                return "validation" if place < rule.validation else "test"
         return "train" if is_sampled(columns, source.sample) else "none"
 
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import SourceConfig
 from trainer.data.rows import COMPRESSED, FORMAT_OF_SUFFIX, Malformed, Row, dataset_rows, format_of, unknown_columns
 

@@ -1,7 +1,7 @@
 """Names a store after what decides its content, and finds it again without reading the data.
 
 The fingerprint is a hash of the files' content and of the settings that change a byte of the store; paths, file times
-and the number of processes are no part of it. Reading 4 GB to find out that nothing changed would cost seconds at
+and the number of processes are no part of it. Evaluation 4 GB to find out that nothing changed would cost seconds at
 every start, so a second, cheap key (paths, sizes, times of change) leads to the fingerprint found last time.
 """
 
@@ -61,7 +61,7 @@ def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Pat
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
-    # Not where a file lies, but its name (default ids have it); licence and kind stand in the manifest.
+    # Not where a file lies, but its name (default ids have it); license and kind stand in the manifest.
     segments = {
         name: segment.model_dump(mode="json", exclude=_ORIGIN) for name, segment in config.every_segment.items()
     }

@@ -1,31 +1,31 @@
 """Collects the held-out documents of both parts and makes sure that they share no document.
 
-`steer` is read by policy and guard, `report` only by the final figures; one document in both would make the final
+`validation` is read by policy and guard, `test` only by the final figures; one document in both would make the final
 figures partly those that were steered by. Two rows with the same words are the same document, whatever their ids.
 """
 
 from collections.abc import Sequence
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import DataConfig, HeldOutDataset
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import BATCH_DOCUMENTS, Document, Reader
 
 
 def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document], list[Document], dict[str, int]]:
-    """Documents of `steer` and `report`, and what was found about them. Held in memory: held-out data is the small
+    """Documents of `validation` and `test`, and what was found about them. Held in memory: held-out data is the small
     part.
 
     They are taken from the first segment of a source; what the rule would take from later ones is trained on neither,
     so that the part is the same whatever joins the run.
 
-    A document of `steer` that also occurs in `report` (equal words) leaves `steer`; between two data sets of the
-    user's own it is an error, because each was meant to be whole. Raises UserError for an empty part.
+    A document of `validation` that also occurs in `test` (equal words) leaves `validation`; between two data sets of
+    the user's own it is an error, because each was meant to be whole. Raises UserError for an empty part.
     """
     rule = config.held_out
-    parts: dict[str, list[Document]] = {"steer": [], "report": []}
+    parts: dict[str, list[Document]] = {"validation": [], "test": []}
     if isinstance(rule, HeldOutDataset):
-        for part, source in (("steer", rule.steer), ("report", rule.report)):
+        for part, source in (("validation", rule.validation), ("test", rule.test)):
             sampled = (
                 document for document in reader.documents(f"held_out.{part}", source) if document.part == "train"
             )
@@ -36,21 +36,21 @@ def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document]
         for document in reader.documents(rule.source, config.sources[rule.source]):
             if document.part in parts:
                 parts[document.part].append(document)
-    overlap = _in_both(parts["steer"], parts["report"])
+    overlap = _in_both(parts["validation"], parts["test"])
     if overlap and isinstance(rule, HeldOutDataset):
-        examples = [parts["steer"][place].id for place in sorted(overlap)[:3]]
+        examples = [parts["validation"][place].id for place in sorted(overlap)[:3]]
         remedy = "Take them out of one of the two"
         raise UserError(
-            f"steer and report must be disjoint, but share {len(overlap)} documents", got=examples, remedy=remedy
+            f"validation and test must be disjoint, but share {len(overlap)} documents", got=examples, remedy=remedy
         )
-    parts["steer"] = [document for place, document in enumerate(parts["steer"]) if place not in overlap]
+    parts["validation"] = [document for place, document in enumerate(parts["validation"]) if place not in overlap]
     for part, documents in parts.items():
         if not documents:
             raise UserError(
                 f"the held-out part `{part}` has no documents",
                 remedy="Check data.held_out: its source, column and buckets",
             )
-    return parts["steer"], parts["report"], {"left_steer_for_report": len(overlap)}
+    return parts["validation"], parts["test"], {"left_validation_for_test": len(overlap)}
 
 
 def chunks(documents: Sequence[Document]) -> list[list[str]]:
@@ -61,10 +61,10 @@ def chunks(documents: Sequence[Document]) -> list[list[str]]:
     ]
 
 
-def _in_both(steer: Sequence[Document], report: Sequence[Document]) -> set[int]:
-    index = HeldOutIndex(chunks(report), threshold=1.0)
+def _in_both(validation: Sequence[Document], test: Sequence[Document]) -> set[int]:
+    index = HeldOutIndex(chunks(test), threshold=1.0)
     overlap: set[int] = set()
-    for number, texts in enumerate(chunks(steer)):
+    for number, texts in enumerate(chunks(validation)):
         overlap.update(
             number * BATCH_DOCUMENTS + match.document for match in index.match(texts) if match.kind == "exact"
         )

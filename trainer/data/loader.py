@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.base.records import IntArray, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import IntArray
 from trainer.mixture.apportion import capped_shares
 from trainer.mixture.ledger import Fact, Shares
 from trainer.mixture.permutation import Words
@@ -32,7 +33,7 @@ from trainer.mixture.plan import Batch, Cells, Plan, State
 # away, and by its slots, for every rank plans them all.
 BLOCK_STEPS, BLOCK_BYTES, BLOCK_SLOTS = 32, 8 << 20, 1 << 14
 PREFETCH_BLOCKS = 2  # one being handed out, one ready
-FED_VERSION = "fed-1"
+BATCH_HASH_VERSION = "fed-1"
 
 
 class SampleStore(Protocol):
@@ -70,7 +71,7 @@ class StepBatch:
     row_sources: torch.Tensor
     target_tokens: int
     source_targets: tuple[int, ...]
-    fed: int  # this rank's part of the sum mod 2^64 over all samples
+    batch_hash: int  # this rank's part of the sum mod 2^64 over all samples
     after: State
     capped: Mapping[str, float] = field(default_factory=dict)  # epochs of the sources whose cap acts from this step on
 
@@ -82,9 +83,9 @@ class _CapReached:
 
 
 @lru_cache(maxsize=8)
-def _fed_keys(length: int) -> tuple[Words, np.uint64]:
+def _batch_hash_keys(length: int) -> tuple[Words, np.uint64]:
     """Odd keys of the positions, and the constant of the sum."""
-    digest = hashlib.shake_128(FED_VERSION.encode()).digest(8 * (length + 1))
+    digest = hashlib.shake_128(BATCH_HASH_VERSION.encode()).digest(8 * (length + 1))
     keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64) | np.uint64(1)
     return keys[1:], keys.sum(dtype=np.uint64)
 
@@ -93,7 +94,7 @@ def sample_hashes(tokens: IntArray) -> Words:
     """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then splitmix64's finaliser, so that
     rows may be summed.
     """
-    keys, constant = _fed_keys(tokens.shape[1])
+    keys, constant = _batch_hash_keys(tokens.shape[1])
     # keys[0] + sum((token + 1) * key), without a copy of the tokens; matmul, with no BLAS for integers, is slower
     word: Words = np.einsum("nt,t->n", tokens.view(np.uint64), keys) + constant
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -111,8 +112,8 @@ def by_segment(source: IntArray, segment: IntArray) -> Iterator[tuple[tuple[int,
         yield divmod(int(pairs[places[0]]), 1 << 32), places
 
 
-def fed(batch: Batch, stores: Mapping[tuple[int, int], SampleStore]) -> int:
-    """What a run must journal as ``fed`` for this batch, from the plan and the store alone."""
+def batch_hash(batch: Batch, stores: Mapping[tuple[int, int], SampleStore]) -> int:
+    """What a run must journal as ``batch_hash`` for this batch, from the plan and the store alone."""
     hashes = (
         sample_hashes(stores[pair].gather(batch.sample[slots]).astype(np.int64)).sum(dtype=np.uint64)
         for pair, slots in by_segment(batch.source, batch.segment)
@@ -246,7 +247,7 @@ class Stream:
         input_ids, num_valid, valid = self._read([batch for batch, _ in drawn], row_of_slot, int(row_starts[-1]))
         row_sources = self._row_sources(source, row_of_slot, int(row_starts[-1]))
         hashes = np.where(num_valid.numpy() > 0, sample_hashes(input_ids.numpy()), np.uint64(0))
-        fed_parts = np.add.reduceat(hashes, row_starts[:-1]).tolist()
+        batch_hash_parts = np.add.reduceat(hashes, row_starts[:-1]).tolist()
         targets = _by_source(np.maximum(valid - 1, 0), source, slot_starts, num_sources=len(self.plan.sources))
         return [
             StepBatch(
@@ -259,11 +260,11 @@ class Stream:
                 row_sources=row_sources[first_row : first_row + layout.num_rows],
                 target_tokens=sum(source_targets),
                 source_targets=tuple(source_targets),
-                fed=fed_part,
+                batch_hash=batch_hash_part,
                 after=after,
             )
-            for (batch, after), layout, first_row, source_targets, fed_part in zip(
-                drawn, layouts, row_starts[:-1].tolist(), targets.tolist(), fed_parts, strict=True
+            for (batch, after), layout, first_row, source_targets, batch_hash_part in zip(
+                drawn, layouts, row_starts[:-1].tolist(), targets.tolist(), batch_hash_parts, strict=True
             )
         ]
 

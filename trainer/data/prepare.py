@@ -1,9 +1,9 @@
-"""Prepares a recipe's data once: split, decontaminate, tokenise, pack, store; every later run opens the store.
+"""Prepares a recipe's data once: split, decontaminate, tokenize, pack, store; every later run opens the store.
 
 The store is keyed by a fingerprint of the files' content and of every setting that changes a byte of it, so a changed
 file is never mistaken for the old one, and five seeds share one store. It is written aside and renamed when whole: a
 preparation that is killed leaves no store, only a folder that the next one removes. Training text is streamed (read,
-matched against the held-out documents, tokenised, appended), so memory holds a few batches and the held-out documents,
+matched against the held-out documents, tokenized, appended), so memory holds a few batches and the held-out documents,
 whatever the size of the sources.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import DataConfig, SourceConfig, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, Reader, batches, files_of
@@ -181,18 +181,18 @@ class _Preparation:
     def write(self, fingerprint: str, inputs: dict[str, Any]) -> None:
         """Writes everything. On any error the quarantine is kept beside the stores."""
         try:
-            steer, report, facts = collect_held_out(self.reader, self.config)
-            self.note("held-out documents", len(steer) + len(report))
-            index = HeldOutIndex([*chunks(steer), *chunks(report)], self.config.contamination.threshold)
-            # chunks() restarts at `report`, so documents are numbered as in steer + report.
-            ids = [document.id for document in (*steer, *report)]
+            validation, test, facts = collect_held_out(self.reader, self.config)
+            self.note("held-out documents", len(validation) + len(test))
+            index = HeldOutIndex([*chunks(validation), *chunks(test)], self.config.contamination.threshold)
+            # chunks() restarts at `test`, so documents are numbered as in validation + test.
+            ids = [document.id for document in (*validation, *test)]
             tokenizer = build_tokenizer(
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
             )
             tools = _Tools(index, ids, tokenizer)
             sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
             encoder = Encoder.load(tokenizer)
-            for part, documents in (("steer", steer), ("report", report)):
+            for part, documents in (("validation", validation), ("test", test)):
                 write_part(self.folder / part, documents, *_encode_chunks(encoder, documents))
         except UserError:
             self.quarantine.keep()
@@ -232,7 +232,7 @@ class _Preparation:
         writer = SegmentWriter(folder, self.config.sequence_length, end, tools.tokenizer.dtype)
         num_documents = 0
         clean = self._clean_batches(name, source, tools.index, contaminated)
-        for batch, (ids, lengths) in self._tokenised(clean, tools.tokenizer):
+        for batch, (ids, lengths) in self._tokenized(clean, tools.tokenizer):
             writer.append(batch, ids, lengths)
             num_documents += len(batch)
             self.note(f"prepare {name}", num_documents)
@@ -258,10 +258,10 @@ class _Preparation:
                 yield clean[:left]
                 left -= len(clean[:left])
 
-    def _tokenised(
+    def _tokenized(
         self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
     ) -> Iterator[tuple[list[Document], Encoded]]:
-        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenised."""
+        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenized."""
         workers = self.config.num_proc
         executor: Executor
         encode: Callable[[list[str]], Encoded]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.rows import Malformed
 
 TOLERATED_ROWS = 10

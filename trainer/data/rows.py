@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import Format, SourceConfig
 
 FORMAT_OF_SUFFIX: Mapping[str, Format] = {

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from trainer.base.records import Kind, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import Kind
 
 STORE_FORMAT = 2
 MANIFEST = "store.json"
@@ -184,15 +185,15 @@ class PreparedData:
     found.
 
     ``quarantine``: {file, sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``contamination``:
-    {segment: {exact, near, dropped}}, segments named by ``segment_name``; ``held_out``: {left_steer_for_report:
-    documents of `steer` dropped because `report` has them too}.
+    {segment: {exact, near, dropped}}, segments named by ``segment_name``; ``held_out``: {left_validation_for_test:
+    documents of `validation` dropped because `test` has them too}.
     """
 
     folder: Path
     fingerprint: str
     sources: dict[str, PreparedSource]
-    steer: HeldOutPart
-    report: HeldOutPart
+    validation: HeldOutPart
+    test: HeldOutPart
     tokenizer_folder: Path
     vocabulary_size: int
     end_of_document: int
@@ -257,8 +258,8 @@ def open_prepared(folder: Path) -> PreparedData:
         folder=folder,
         fingerprint=manifest["fingerprint"],
         sources=sources,
-        steer=_open_part(folder / "steer"),
-        report=_open_part(folder / "report"),
+        validation=_open_part(folder / "validation"),
+        test=_open_part(folder / "test"),
         tokenizer_folder=folder / "tokenizer",
         vocabulary_size=manifest["vocabulary_size"],
         end_of_document=manifest["end_of_document"],

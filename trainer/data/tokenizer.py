@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import TokenizerConfig
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -119,7 +119,7 @@ def _end_of_sequence(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes texts with the tokenizer in ``folder``; made once in each process that tokenises."""
+    """Encodes texts with the tokenizer in ``folder``; made once in each process that tokenizes."""
 
     tokenizer: Tokenizer
     end_of_document: int

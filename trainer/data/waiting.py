@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.store import is_complete
 
 _BEAT_S = 1.0

@@ -1,6 +1,6 @@
 """The engine over Hugging Face Accelerate: one process, DDP, and whatever else ``accelerate launch`` says.
 
-Accelerate launches, wraps and averages; data, order, loss normalisation and schedule are ours. The loader is never
+Accelerate launches, wraps and averages; data, order, loss normalization and schedule are ours. The loader is never
 given to ``prepare`` (it would deal the ranks a second time), nor is a scheduler (it would count the steps once per
 process), and accumulation is a plain loop with ``no_sync`` (Accelerate would divide the loss again).
 """
@@ -27,7 +27,7 @@ from trainer.engines.adam_scales import AdamPart, scales
 from trainer.engines.checkpoint_io import Writers, adam_state, on_the_host, open_writers, read, training_state, write
 from trainer.engines.launch import collective_timeout, open_accelerator
 from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
-from trainer.model.loss import normalised, token_losses
+from trainer.model.loss import normalized, token_losses
 from trainer.model.optimizer import TrainingConfig, build_optimizer
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class AccelerateEngine:
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
         losses_BT = token_losses(self._model(input_ids=input_ids).logits, input_ids, num_valid)
         # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them is told of the accumulation
-        loss = normalised(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
+        loss = normalized(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
         self._backward(loss, last=last)
         return losses_BT.detach().sum(1, dtype=torch.float64)
 
@@ -133,7 +133,9 @@ class AccelerateEngine:
         return PendingStep(batch, summed, norm, is_bad)
 
     def _summed(self, batch: "StepBatch", nats_K: "Tensor", *, stop: bool, ledger_digest: int) -> SummedFigures:
-        return SummedFigures(nats_K, fed=batch.fed, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size)
+        return SummedFigures(
+            nats_K, batch_hash=batch.batch_hash, stop=stop, ledger_digest=ledger_digest, world_size=self.world_size
+        )
 
     def _step(self, is_bad: "Tensor") -> None:
         """Step and clear the gradients; where ``is_bad`` nothing changes.
@@ -171,7 +173,7 @@ class AccelerateEngine:
         return summed_over_ranks(array, self.device) if self.world_size > 1 else array
 
     @contextmanager
-    def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
+    def trial(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
         """Keep weights and optimizer: a call of the value, and leaving, bring them back bit for bit. Steps inside are
         made at ``rate_scale`` times the present learning rate.
         """
@@ -202,7 +204,7 @@ class AccelerateEngine:
     def _state_is_back(self) -> None:
         """The state tensors have been set: whatever is made from them is due."""
 
-    def rehearse(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
+    def trial_step(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
         """One optimizer step on the rows of all ranks, in micro-batches; a step that is not finite is left out."""
         seed_dropout(seed, self.device)
         starts = range(0, len(input_ids_BT), self._training.micro_batch)
@@ -211,9 +213,9 @@ class AccelerateEngine:
             micro, last = MicroBatch(input_ids=input_ids_BT[rows], num_valid=num_valid_B[rows]), start == starts[-1]
             with self._accumulating(last=last):
                 self._forward_backward(micro, target_tokens, last=last)
-        self._finish_rehearsed_step()
+        self._finish_trial_step()
 
-    def _finish_rehearsed_step(self) -> None:
+    def _finish_trial_step(self) -> None:
         self._step(~torch.isfinite(self._clip().detach()))
 
     @contextmanager
@@ -226,14 +228,14 @@ class AccelerateEngine:
         """
         groups = self._optimizer.param_groups
         betas = [group["betas"] for group in groups]
-        with self.rehearsal(rate_scale=0.0), self._without_clipping():
+        with self.trial(rate_scale=0.0), self._without_clipping():
             parts = self._adam_parts()
             factors = scales(parts, num_weights=self.num_parameters, reduce=self.reduce, device=self.device)
 
             def gradient(ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> list["Tensor"]:
                 for part in parts:
                     part.first.zero_()  # what is read where the step is left out
-                self.rehearse(ids_BT, num_valid_B, target_tokens=target_tokens, seed=seed)
+                self.trial_step(ids_BT, num_valid_B, target_tokens=target_tokens, seed=seed)
                 return [part.first * factor for part, factor in zip(parts, factors, strict=True)]
 
             try:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def open_writers(timeout: timedelta | None = None) -> Writers:
 
 def training_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, "Tensor"]:
     """By name the very tensors that training changes, on this rank: ``model.NAME`` and, of each weight that is trained,
-    ``step.NAME`` and Adam's two moments. Reading into them restores model and optimizer.
+    ``step.NAME`` and Adam's two moments. Evaluation into them restores model and optimizer.
     """
     kept = model.state_dict().keys()
     state = {f"model.{name}": buffer for name, buffer in model.named_buffers() if name in kept}

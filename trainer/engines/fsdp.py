@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.engines.accelerate import AccelerateEngine, bare
 from trainer.engines.adam_scales import AdamPart
 from trainer.engines.launch import open_accelerator

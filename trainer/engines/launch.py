@@ -13,7 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
 from ruamel.yaml import YAML
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.model.optimizer import TrainingConfig
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started

@@ -33,13 +33,13 @@ def by_source(nats_B: "Tensor", sources_B: "Tensor", *, num_sources: int) -> "Te
 class SummedFigures:
     """(all) What each rank says of a step, summed over the ranks; still on the device, and nothing waits for it.
 
-    ``nats_K`` a rank's part of the loss in float64, in as many parts as can be told apart; ``fed`` its part of the
-    hash of the samples.
+    ``nats_K`` a rank's part of the loss in float64, in as many parts as can be told apart; ``batch_hash`` its part of
+    the hash of the samples.
     """
 
-    def __init__(self, nats_K: "Tensor", *, fed: int, stop: bool, ledger_digest: int, world_size: int) -> None:
+    def __init__(self, nats_K: "Tensor", *, batch_hash: int, stop: bool, ledger_digest: int, world_size: int) -> None:
         self.world_size, self.ledger_digest = world_size, ledger_digest
-        own = [fed % HALF, fed // HALF, float(stop), ledger_digest % HALF, ledger_digest // HALF]
+        own = [batch_hash % HALF, batch_hash // HALF, float(stop), ledger_digest % HALF, ledger_digest // HALF]
         words = torch.tensor(own, dtype=torch.float64).to(nats_K.device, non_blocking=True)
         self.vector = torch.cat([words, nats_K])
         if world_size > 1:
@@ -76,8 +76,8 @@ class PendingStep:
             loss=sum(nats_K) / self._target_tokens,
             grad_norm=norm,
             updated=not is_bad,
-            fed=(int(low) + int(high) * HALF) % (1 << 64),
-            stop_asked=stop > 0,
+            batch_hash=(int(low) + int(high) * HALF) % (1 << 64),
+            stop_requested=stop > 0,
             ledgers_agree=digest_low == self._world_size * (self._digest % HALF)
             and digest_high == self._world_size * (self._digest // HALF),
             losses=tuple(SourceLoss(nats=nats, tokens=tokens) for nats, tokens in parts),

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from trainer.base.records import Config, FloatArray, IntArray, Reading, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
+from trainer.base.records import Evaluation, FloatArray, IntArray
 from trainer.evaluate.eval_batches import (
     ForwardPort,
     Part,
@@ -30,8 +32,8 @@ from trainer.evaluate.eval_batches import (
     reduced_nats,
     row_targets,
 )
-from trainer.evaluate.evidence.gradient_alignment import AlignmentConfig
-from trainer.evaluate.evidence.source_value import WorthConfig
+from trainer.evaluate.evidence.gradient_alignment import GradientAlignmentConfig
+from trainer.evaluate.evidence.source_value import SourceValueConfig
 from trainer.evaluate.samples import live_segments
 
 FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6
@@ -44,8 +46,10 @@ class EvaluationConfig(Config):
     """When and how much held-out text is read."""
 
     every_steps: int = Field(default=50, ge=1, description="steps from one reading to the next")
-    steer_documents: int | None = Field(
-        default=None, ge=2, description="documents of the steer part per reading; null sizes it by max_compute_share"
+    validation_documents: int | None = Field(
+        default=None,
+        ge=2,
+        description="documents of the validation part per reading; null sizes it by max_compute_share",
     )
     max_compute_share: float = Field(
         default=0.05, gt=0, le=1, description="most compute of the readings, as a part of the training between them"
@@ -57,11 +61,11 @@ class EvaluationConfig(Config):
     slice_skew: float = Field(
         default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as seldom"
     )
-    alignment: AlignmentConfig = Field(
-        default_factory=AlignmentConfig, description="evidence of where the gradient on each source points"
+    alignment: GradientAlignmentConfig = Field(
+        default_factory=GradientAlignmentConfig, description="evidence of where the gradient on each source points"
     )
-    worth: WorthConfig = Field(
-        default_factory=WorthConfig, description="evidence of what a token of each source is worth"
+    source_value: SourceValueConfig = Field(
+        default_factory=SourceValueConfig, description="evidence of what a token of each source is worth"
     )
 
 
@@ -80,7 +84,7 @@ class Reader:
     end_of_document: int
     document_batch: int
 
-    def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+    def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
         """One reading; every rank calls it and gets the same one, bit for bit. Of each source those segments are read
         that ``live`` names by their numbers.
         """
@@ -95,7 +99,7 @@ class Reader:
         place = np.searchsorted(self.documents, windows.documents)
         np.add.at(nats, place, row_nats[""])
         np.add.at(tokens, place, row_targets(windows))
-        return Reading(
+        return Evaluation(
             step=step,
             nats=nats,
             tokens=tokens,
@@ -122,7 +126,7 @@ def whole_part(part: Part, *, sequence_length: int, end_of_document: int, docume
     )
 
 
-def plan_steer(
+def plan_validation(
     part: Part,
     config: EvaluationConfig,
     *,
@@ -134,18 +138,18 @@ def plan_steer(
     """Ascending indices of the documents to read, fixed for the run: hashed order inside each slice, slices in
     proportion.
 
-    With ``steer_documents`` null as many as keep (document tokens + sources x source_samples x sequence_length) x 1/3
-    within max_compute_share x ``interval_tokens`` (the tokens trained between two readings), but at least 8.
+    With ``validation_documents`` null as many as keep (document tokens + sources x source_samples x sequence_length) x
+    1/3 within max_compute_share x ``interval_tokens`` (the tokens trained between two readings), but at least 8.
     """
     order = _nested_order(part, seed)
-    if config.steer_documents is not None:
-        if config.steer_documents > len(order):
+    if config.validation_documents is not None:
+        if config.validation_documents > len(order):
             raise UserError(
-                "evaluation.steer_documents is more than the held-out steer part has",
-                got=config.steer_documents,
+                "evaluation.validation_documents is more than the held-out validation part has",
+                got=config.validation_documents,
                 remedy=f"It has {len(order)}",
             )
-        return np.sort(order[: config.steer_documents])
+        return np.sort(order[: config.validation_documents])
     probe_tokens = num_sources * config.source_samples * sequence_length
     budget_tokens = config.max_compute_share * interval_tokens / FORWARD_COST - probe_tokens
     lengths = part.offsets[order + 1] - part.offsets[order]
@@ -158,7 +162,7 @@ def all_documents(part: Part) -> IntArray:
     return np.flatnonzero(np.diff(part.offsets) > 0).astype(np.int64)
 
 
-def reading_cost_tokens(
+def evaluation_cost_tokens(
     part: Part, documents: IntArray, *, num_sources: int, source_samples: int, sequence_length: int
 ) -> float:
     """Cost of a reading in trained-token equivalents: a third of the tokens that go through a forward (padding not
@@ -199,7 +203,7 @@ def tail_documents(anchor_nats: FloatArray, tokens: IntArray) -> IntArray:
     return np.sort(worst)
 
 
-def summary(reading: Reading, anchor_nats: FloatArray | None = None) -> dict[str, Any]:
+def summary(evaluation: Evaluation, anchor_nats: FloatArray | None = None) -> dict[str, Any]:
     """The figures of a reading, JSON-able: mean with its standard error (clusters are documents), bits per byte, worst
     decile, slices, worst slice.
 
@@ -207,30 +211,30 @@ def summary(reading: Reading, anchor_nats: FloatArray | None = None) -> dict[str
     documents is left out; the worst slice is the one with the most bits per byte.
     """
     slices = {}
-    for index, name in enumerate(reading.slices):
-        inside = reading.slice_of == index
+    for index, name in enumerate(evaluation.slices):
+        inside = evaluation.slice_of == index
         if inside.any():
             slices[name] = {
-                "nats_per_token": float(reading.nats[inside].sum() / reading.tokens[inside].sum()),
-                "bits_per_byte": float(reading.nats[inside].sum() / np.log(2) / reading.num_bytes[inside].sum()),
+                "nats_per_token": float(evaluation.nats[inside].sum() / evaluation.tokens[inside].sum()),
+                "bits_per_byte": float(evaluation.nats[inside].sum() / np.log(2) / evaluation.num_bytes[inside].sum()),
                 "documents": int(inside.sum()),
-                "tokens": int(reading.tokens[inside].sum()),
+                "tokens": int(evaluation.tokens[inside].sum()),
             }
     worst = max(slices, key=lambda name: float(slices[name]["bits_per_byte"]), default=None)
-    tail = None if anchor_nats is None else tail_documents(anchor_nats, reading.tokens)
-    error = ratio_standard_error(reading.nats, reading.tokens)
+    tail = None if anchor_nats is None else tail_documents(anchor_nats, evaluation.tokens)
+    error = ratio_standard_error(evaluation.nats, evaluation.tokens)
     return {
-        "nats_per_token": reading.nats_per_token,
+        "nats_per_token": evaluation.nats_per_token,
         "standard_error": error if np.isfinite(error) else None,
-        "bits_per_byte": reading.bits_per_byte,
-        "documents": len(reading.nats),
-        "tokens": int(reading.tokens.sum()),
+        "bits_per_byte": evaluation.bits_per_byte,
+        "documents": len(evaluation.nats),
+        "tokens": int(evaluation.tokens.sum()),
         "worst_decile_nats_per_token": None
         if tail is None
-        else float(reading.nats[tail].sum() / reading.tokens[tail].sum()),
+        else float(evaluation.nats[tail].sum() / evaluation.tokens[tail].sum()),
         "slices": slices,
         "worst_slice": None if worst is None else {"name": worst, "bits_per_byte": slices[worst]["bits_per_byte"]},
-        "source_nats_per_token": dict(reading.source_nats_per_token),
+        "source_nats_per_token": dict(evaluation.source_nats_per_token),
     }
 
 
@@ -239,7 +243,7 @@ def _nested_order(part: Part, seed: int) -> IntArray:
     proportion.
     """
     documents = all_documents(part)
-    ticket = np.array([derived_hash(seed, "steer", part.ids[document]) for document in documents], dtype=np.uint64)
+    ticket = np.array([derived_hash(seed, "validation", part.ids[document]) for document in documents], dtype=np.uint64)
     slice_of = np.asarray(part.slice_of)[documents]
     key = np.empty(len(documents))
     for index in np.unique(slice_of):

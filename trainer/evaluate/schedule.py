@@ -33,13 +33,13 @@ class Times:
 
 
 def times(
-    enabled: Enabled, asked_from: float | None, *, until: float, num_steps: int, every_steps: int
+    enabled: Enabled, needed_from: float | None, *, until: float, num_steps: int, every_steps: int
 ) -> Times | None:
-    """The times in a run of ``num_steps``; somebody asks from progress ``asked_from`` to ``until``. None when nobody
+    """The times in a run of ``num_steps``; somebody asks from progress ``needed_from`` to ``until``. None when nobody
     does.
     """
-    if enabled == "off" or (enabled == "auto" and asked_from is None):
+    if enabled == "off" or (enabled == "auto" and needed_from is None):
         return None
     return Times(
-        start=math.ceil((asked_from or 0.0) * num_steps), end=math.floor(until * num_steps), every_steps=every_steps
+        start=math.ceil((needed_from or 0.0) * num_steps), end=math.floor(until * num_steps), every_steps=every_steps
     )

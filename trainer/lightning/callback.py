@@ -27,16 +27,17 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
+from trainer.base.errors import UserError
 from trainer.base.failures import warn
-from trainer.base.records import UserError, Worth
-from trainer.control.controller import ControlConfig, alignment_from, reads_losses, worth_from
+from trainer.base.records import SourceValue
+from trainer.control.controller import ControlConfig, gradient_alignment_from, reads_losses, source_value_from
 from trainer.engines.step_stats import PendingStep, SummedFigures
-from trainer.evaluate.evidence.source_value import WorthConfig, sized
+from trainer.evaluate.evidence.source_value import SourceValueConfig, sized
 from trainer.evaluate.held_out import EvaluationConfig, summary
 from trainer.evaluate.schedule import times
 from trainer.lightning.datamodule import Batches, MixtureData, NoBatches, Samples, SampleStream, configured
 from trainer.lightning.devices import CHECKPOINT, Losses, TrainerDevices
-from trainer.lightning.evidence import SampleReader, SampleWorth
+from trainer.lightning.evidence import SampleReader, SampleSourceValue
 from trainer.mixture.plan import Plan
 from trainer.report.html import write_report
 from trainer.runs.folder import BAD_INPUT, EXIT_CODES, FAILED, locked, write_outcome
@@ -46,7 +47,7 @@ from trainer.tracking.journal import Journal, JournalWriter, Line, SilentJournal
 from trainer.tracking.wandb import row
 from trainer.training import checkpoint
 from trainer.training.checkpoint import CheckpointConfig
-from trainer.training.loop import Launched, Steps, save_checkpoint
+from trainer.training.loop import InFlightStep, Steps, save_checkpoint
 from trainer.training.run import MeasurePlan, Outcome, Run
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -56,9 +57,9 @@ class Steering(pl.Callback):
     """Steers ``mixture`` by the loss on ``held_out`` samples, every ``every_steps`` optimizer steps.
 
     ``losses(module, batch)`` gives a loss for each sample of a collated batch, a tensor [B]; it is also what rehearsed
-    steps are made on where the policy asks for evidence. ``slices`` names the slice of each held-out sample.
-    ``report`` samples are read once, at the end; nobody steers by them. ``control``, ``worth`` and ``checkpoints`` are
-    the sections of a recipe with these names. How the run ended is in ``outcome``.
+    steps are made on where the policy asks for evidence. ``slices`` names the slice of each held-out sample. ``test``
+    samples are read once, at the end; nobody steers by them. ``control``, ``source_value`` and ``checkpoints`` are the
+    sections of a recipe with these names. How the run ended is in ``outcome``.
     """
 
     def __init__(  # noqa: PLR0913 - each is a thing of the user's
@@ -70,24 +71,27 @@ class Steering(pl.Callback):
         folder: Path | str,
         control: ControlConfig | Mapping[str, Any] | None = None,
         every_steps: int = 50,
-        worth: WorthConfig | Mapping[str, Any] | None = None,
+        source_value: SourceValueConfig | Mapping[str, Any] | None = None,
         checkpoints: CheckpointConfig | Mapping[str, Any] | None = None,
         slices: Sequence[str] | None = None,
-        report: Samples | None = None,
+        test: Samples | None = None,
         batch: int = 256,
     ) -> None:
-        self.mixture, self.held_out, self.report = mixture, held_out, report
+        self.mixture, self.held_out, self.test = mixture, held_out, test
         self.folder = Path(folder)
         self.outcome: Outcome | None = None
         self.control = _config(ControlConfig, control)
         self.evaluation = configured(EvaluationConfig, {"every_steps": every_steps})
-        self.worth, self.checkpoints = _config(WorthConfig, worth), _config(CheckpointConfig, checkpoints)
+        self.source_value, self.checkpoints = (
+            _config(SourceValueConfig, source_value),
+            _config(CheckpointConfig, checkpoints),
+        )
         self._losses, self._slices, self._batch = losses, slices, batch
         self._stack = ExitStack()
-        self._stop_asked = False
+        self._stop_requested = False
         if self.checkpoints.asynchronous:
             raise UserError("Lightning saves while training waits", remedy="Leave checkpoints.asynchronous out")
-        if reads_losses(self.control) or alignment_from(self.control) is not None:
+        if reads_losses(self.control) or gradient_alignment_from(self.control) is not None:
             raise UserError(
                 "the policy needs losses or gradients of single sources, which a module of your own does not show",
                 got=self.control.policy.kind,
@@ -152,7 +156,9 @@ class Steering(pl.Callback):
         steps, step = self._steps, self._batches.step
         assert step is not None
         steps.made(
-            Launched(batch=step, figures=self._figures(), learning_rate=self._learning_rate, started_s=self._started_s)
+            InFlightStep(
+                batch=step, figures=self._figures(), learning_rate=self._learning_rate, started_s=self._started_s
+            )
         )
         self._forget_step()
         went_back_to = self._devices.rolled_back_to
@@ -241,12 +247,12 @@ class Steering(pl.Callback):
             journal=self._journal(trainer, devices),
             reader=self._reader(self.held_out, self._slices),
             slice_tokens={},
-            worth=self._worth_plan(trainer.max_steps),
+            source_value=self._source_value_plan(trainer.max_steps),
             alignment=None,  # gradients are the Trainer's
-            fading=None,  # says nothing without the learning rates ahead
+            forgetting=None,  # says nothing without the learning rates ahead
             ahead={},  # each source is one segment
             replays=False,
-            stop_asked=lambda: self._stop_asked,
+            stop_requested=lambda: self._stop_requested,
             ledger_offset=ledger.sync,
             warn=warn if devices.is_main else lambda _text: None,
         )
@@ -276,15 +282,15 @@ class Steering(pl.Callback):
     def _reader(self, samples: Samples, slices: Sequence[str] | None) -> SampleReader:
         return SampleReader(samples=samples, collate=self.mixture.collate, batch=self._batch, slice_of=slices)
 
-    def _worth_plan(self, steps: int) -> MeasurePlan[Worth] | None:
+    def _source_value_plan(self, steps: int) -> MeasurePlan[SourceValue] | None:
         """When evidence on the sources is measured; None when nobody asks for it."""
-        config, every = self.worth, self.evaluation.every_steps
+        config, every = self.source_value, self.evaluation.every_steps
         when = times(
             config.enabled,
-            worth_from(self.control),
+            source_value_from(self.control),
             until=config.until,
             num_steps=steps,
-            every_steps=config.every_readings * every,
+            every_steps=config.every_evaluations * every,
         )
         if when is None:
             return None
@@ -294,7 +300,7 @@ class Steering(pl.Callback):
             sequence_length=1,  # a sample counts as a token
             interval_tokens=self.mixture.mixture.global_batch * steps // when.count,
         )
-        measure = SampleWorth(
+        measure = SampleSourceValue(
             held_out=self.held_out,
             sources=self.mixture.sources,
             counts=counts,
@@ -318,7 +324,7 @@ class Steering(pl.Callback):
                 name: {"kind": source.kind, "license": source.license, "num_samples": len(source.samples)}
                 for name, source in self.mixture.sources.items()
             },
-            steer_documents=len(self.held_out),
+            validation_documents=len(self.held_out),
             environment=environment_of(run.engine),
         )
 
@@ -328,8 +334,8 @@ class Steering(pl.Callback):
         assert step is not None
         summed = SummedFigures(
             self._loss.reshape(1) * (step.target_tokens / devices.world_size),  # every rank has as many samples
-            fed=self._batches.fed,
-            stop=self._stop_asked,
+            batch_hash=self._batches.batch_hash,
+            stop=self._stop_requested,
             ledger_digest=self._steps.run.ledger.digest,
             world_size=devices.world_size,
         )
@@ -344,9 +350,9 @@ class Steering(pl.Callback):
 
     def _finish(self, outcome: Outcome) -> None:
         run, state = self._steps.run, self._steps.state
-        if outcome.state == "finished" and self.report is not None:
-            reading = self._reader(self.report, None).read(self._devices, step=state.step, live={})
-            run.journal.write("report", state.step, part="report", **summary(reading))
+        if outcome.state == "finished" and self.test is not None:
+            evaluation = self._reader(self.test, None).read(self._devices, step=state.step, live={})
+            run.journal.write("test", state.step, part="test", **summary(evaluation))
         write_finish(run, state, outcome, seconds=time.monotonic() - self._began_s)
         self.outcome = outcome
         self._stack.close()
@@ -361,7 +367,7 @@ class Steering(pl.Callback):
             write_report([self.folder], self.folder / "report.html")
 
     def _note_signal(self, number: int, frame: object) -> None:
-        self._stop_asked = True
+        self._stop_requested = True
 
 
 def _config(config: Any, given: Any) -> Any:

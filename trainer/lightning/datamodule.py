@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from torch.utils.data import default_collate
 from typing_extensions import override
 
-from trainer.base.records import Config, Kind, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
+from trainer.base.records import Kind
 from trainer.data.loader import StepBatch
 from trainer.engines.accelerate import seed_dropout, step_seed
 from trainer.mixture.ledger import Fact, Segment
@@ -127,7 +129,7 @@ class SampleStream:
             row_sources=torch.zeros(0, dtype=torch.int64),
             target_tokens=len(batch.source),
             source_targets=(),
-            fed=0,
+            batch_hash=0,
             after=after,
         )
 
@@ -170,7 +172,7 @@ class Batches(NoBatches):
         self._mixture, self._steps = mixture, steps
         self._accumulation = accumulation
         self.step: StepBatch | None = None  # the one that is being trained
-        self.fed = 0  # of its samples on this rank, as far as they were handed over
+        self.batch_hash = 0  # of its samples on this rank, as far as they were handed over
 
     @override
     def __len__(self) -> int:
@@ -181,7 +183,7 @@ class Batches(NoBatches):
         run = self._steps.run
         devices, names = run.engine, run.plan.sources
         for step in self._steps.batches():
-            self.step, self.fed = step, 0
+            self.step, self.batch_hash = step, 0
             # all that is random in a step follows from its number, so that a resume needs no saved state
             seed_dropout(step_seed(run.seed, step.step, devices.rank), devices.device)
             size = len(step.plan.source)
@@ -192,12 +194,12 @@ class Batches(NoBatches):
             )
             for places in cells.positions(size):
                 samples = self._mixture.rows(step.plan, places.tolist(), names)
-                self.fed = (self.fed + sum(map(sample_hash, samples))) % (1 << 64)
+                self.batch_hash = (self.batch_hash + sum(map(sample_hash, samples))) % (1 << 64)
                 yield self._mixture.collate(samples)
 
 
-def fed(mixture: MixtureData, batch: Batch, names: Sequence[str]) -> int:
-    """What a run must journal as ``fed`` for this global batch, from the plan and the data sets alone."""
+def batch_hash(mixture: MixtureData, batch: Batch, names: Sequence[str]) -> int:
+    """What a run must journal as ``batch_hash`` for this global batch, from the plan and the data sets alone."""
     return sum(map(sample_hash, mixture.rows(batch, range(len(batch.source)), names))) % (1 << 64)
 
 

@@ -14,7 +14,8 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import GradClipAlgorithmType
 
-from trainer.base.records import FloatArray, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import FloatArray
 from trainer.engines.accelerate import summed_over_ranks
 from trainer.engines.checkpoint_io import Writers, open_writers
 
@@ -128,7 +129,7 @@ class TrainerDevices:
                 part.training = mode
 
     @contextmanager
-    def rehearsal(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
+    def trial(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
         """Keep weights, buffers and optimizers: a call of the value, and leaving, bring them back bit for bit. Steps
         inside are made at ``rate_scale`` times the present learning rate.
         """
@@ -157,7 +158,7 @@ class TrainerDevices:
                 for group, rate in zip(optimizer.param_groups, before, strict=True):
                     group["lr"] = rate
 
-    def rehearse(self, batch: Any, weights_B: FloatArray) -> None:
+    def trial_step(self, batch: Any, weights_B: FloatArray) -> None:
         """One step of all optimizers on the mean loss, each sample by its weight, which sum to 1 over all ranks."""
         sharded = isinstance(self._trainer.strategy, ModelParallelStrategy)
         weights = torch.from_numpy(weights_B).to(self.device)

@@ -1,4 +1,4 @@
-"""Readings and the worth of sources for samples of any kind, from the user's own losses.
+"""Evaluations and the worth of sources for samples of any kind, from the user's own losses.
 
 The rules are those of text: a reading is the loss of each held-out sample, a worth is what a few rehearsed steps on a
 source gain on held-out samples, against the same steps on other held-out ones
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.base.records import FloatArray, IntArray, Reading, UserError, Worth
+from trainer.base.errors import UserError
+from trainer.base.records import Evaluation, FloatArray, IntArray, SourceValue
 from trainer.evaluate.eval_batches import derived_rng, fixed_batches, my_batches
-from trainer.evaluate.evidence.source_value import REHEARSAL_STEPS, WorthCounts, judged
+from trainer.evaluate.evidence.source_value import TRIAL_STEPS, SourceValueCounts, judged
 from trainer.lightning.datamodule import Samples, Source
 from trainer.lightning.devices import TrainerDevices
 
@@ -38,11 +39,11 @@ class SampleReader:
         """Numbers of the samples."""
         return np.arange(len(self.samples), dtype=np.int64)
 
-    def read(self, port: TrainerDevices, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+    def read(self, port: TrainerDevices, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
         """One reading, of no source; every rank calls it and gets the same one, bit for bit."""
         names = tuple(sorted(set(self.slice_of))) if self.slice_of is not None else ("all",)
         ones = np.ones(len(self.samples), dtype=np.int64)
-        return Reading(
+        return Evaluation(
             step=step,
             nats=sample_losses(self.samples, self.documents, port, collate=self.collate, batch=self.batch),
             tokens=ones,
@@ -66,57 +67,58 @@ def sample_losses(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleWorth:
+class SampleSourceValue:
     """All that stays the same from one measurement on samples to the next; a call is one measurement."""
 
     held_out: Samples
     sources: Mapping[str, Source]
-    counts: WorthCounts
+    counts: SourceValueCounts
     collate: Collate
     batch: int
     seed: int
 
     def __post_init__(self) -> None:
-        needed = REHEARSAL_STEPS * self.counts.samples_per_step + self.counts.held_out_samples
+        needed = TRIAL_STEPS * self.counts.samples_per_step + self.counts.held_out_samples
         if len(self.held_out) < needed:
             raise UserError(
                 "there are too few held-out samples for evidence on sources",
                 got=f"{len(self.held_out)} samples, {needed} are needed",
-                remedy="Hold out more, lower worth.samples_per_step or worth.held_out_samples, or use another policy",
+                remedy="Hold out more, lower source_value.samples_per_step or source_value.held_out_samples, "
+                "or use another policy",
             )
 
     def __call__(
         self, port: TrainerDevices, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
-    ) -> Mapping[str, Worth]:
+    ) -> Mapping[str, SourceValue]:
         """The worth of each of ``sources`` (each is one segment) after ``step``; every rank gets the same."""
-        size = REHEARSAL_STEPS * self.counts.samples_per_step
-        drawn = derived_rng(self.seed, "worth", "held-out", step).permutation(len(self.held_out))
+        size = TRIAL_STEPS * self.counts.samples_per_step
+        drawn = derived_rng(self.seed, "source_value", "held-out", step).permutation(len(self.held_out))
         practice: dict[str, tuple[Samples, IntArray]] = {"": (self.held_out, drawn[:size])}
         for name in sources:
             samples = self.sources[name].samples
-            order = derived_rng(self.seed, "worth", name, step).permutation(len(samples))
+            order = derived_rng(self.seed, "source_value", name, step).permutation(len(samples))
             practice[name] = samples, np.resize(order, size)
         read = np.sort(drawn[size : size + self.counts.held_out_samples])
         before = self._read(port, read)
         after: dict[str, FloatArray] = {}
         scale = math.sqrt(min(1.0, self.counts.samples_per_step / global_batch))
-        with port.rehearsal(rate_scale=scale) as back:
+        with port.trial(rate_scale=scale) as back:
             for name, (samples, numbers) in practice.items():
                 back()
                 self._rehearse(port, samples, numbers, step)
                 after[name] = self._read(port, read)
         gains = {name: before - nats for name, nats in after.items()}
         one_each = np.ones(len(read), dtype=np.int64)
-        return judged(gains, one_each, step=step, counts=self.counts, rate_scale=scale).worth
+        return judged(gains, one_each, step=step, counts=self.counts, rate_scale=scale).source_value
 
     def _read(self, port: TrainerDevices, numbers: IntArray) -> FloatArray:
         return sample_losses(self.held_out, numbers, port, collate=self.collate, batch=self.batch)
 
     def _rehearse(self, port: TrainerDevices, samples: Samples, numbers: IntArray, step: int) -> None:
         """The steps of one rehearsal; every rank gets equally many samples, padded with one that weighs nothing."""
-        torch.manual_seed(int(derived_rng(self.seed, "worth", "dropout", step).integers(2**62)))
-        for rows in numbers.reshape(REHEARSAL_STEPS, -1):
+        torch.manual_seed(int(derived_rng(self.seed, "source_value", "dropout", step).integers(2**62)))
+        for rows in numbers.reshape(TRIAL_STEPS, -1):
             mine = rows[port.rank :: port.world_size]
             padded = np.resize(np.append(mine, rows[:1]), -(-len(rows) // port.world_size))
             weights = np.where(np.arange(len(padded)) < len(mine), 1 / len(rows), 0.0)
-            port.rehearse(self.collate([samples[int(number)] for number in padded]), weights)
+            port.trial_step(self.collate([samples[int(number)] for number in padded]), weights)

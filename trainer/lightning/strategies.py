@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import (
 from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.engines import launch
 from trainer.model.optimizer import TrainingConfig
 

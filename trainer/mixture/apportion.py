@@ -41,18 +41,19 @@ def apportion(due: IntArray, weights: IntArray, count: int, unit: int) -> IntArr
     return counts
 
 
-def settle_lags(lags: IntArray, weights: IntArray, total: int) -> IntArray:
-    """Lags to begin a new span with: as near to those carried as lets every source stay within one sample from here on.
+def settle_deficits(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
+    """Deficits to begin a new span with: as near to those carried as lets every source stay within one sample from here
+    on.
 
     They sum to ``total`` (at most half a sample). Carried lags are clipped to one sample, and what is missing is shared
     out in proportion to ``weights``. What sources are ahead by in all must be less than half a sample: whoever is ahead
     cannot give back, so the others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most
     floor(X + ahead), and floor(X + 1/2) are drawn). Where it is more, all lags shrink towards an even start.
     """
-    settled = _with_total(np.clip(lags, 1 - SHARE_ONE, SHARE_ONE - 1), weights, total)
-    even = _with_total(np.zeros_like(lags), weights, total)
+    settled = _with_total(np.clip(deficits, 1 - SHARE_ONE, SHARE_ONE - 1), weights, total)
+    even = _with_total(np.zeros_like(deficits), weights, total)
     ahead, least = (int(-np.minimum(values, 0).sum()) for values in (settled, even))
-    room = max(0, SHARE_ONE // 2 - len(lags) - least)  # a millionth each for rounding
+    room = max(0, SHARE_ONE // 2 - len(deficits) - least)  # a millionth each for rounding
     if ahead - least <= room:
         return settled
     shrunk: IntArray = even + (settled - even) * room // (ahead - least)
@@ -60,21 +61,21 @@ def settle_lags(lags: IntArray, weights: IntArray, total: int) -> IntArray:
     return shrunk
 
 
-def _with_total(lags: IntArray, weights: IntArray, total: int) -> IntArray:
-    """``lags`` with what is missing to ``total`` shared out in proportion to ``weights``, nobody beyond one sample."""
+def _with_total(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
+    """``deficits`` with what is missing to ``total`` shared out in proportion to ``weights``, nobody beyond one sample."""
     most = SHARE_ONE - 1
-    lags = lags.copy()
-    missing = total - int(lags.sum())
+    deficits = deficits.copy()
+    missing = total - int(deficits.sum())
     while missing:
-        room = (most - lags) if missing > 0 else (lags + most)
+        room = (most - deficits) if missing > 0 else (deficits + most)
         open_ = np.flatnonzero(room > 0)
         part = abs(missing) * weights[open_] // int(weights[open_].sum())
         step = np.minimum(part, room[open_])
         if not step.any():  # less than one millionth each: to the first with room
             step[0] = 1
-        lags[open_] += step if missing > 0 else -step
-        missing = total - int(lags.sum())
-    return lags
+        deficits[open_] += step if missing > 0 else -step
+        missing = total - int(deficits.sum())
+    return deficits
 
 
 def capped_shares(shares: Mapping[str, int], kinds: Mapping[str, Kind], spent: set[str]) -> dict[str, int] | None:

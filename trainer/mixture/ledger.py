@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from trainer.base.records import SHARE_ONE, Kind, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +87,22 @@ class Rollback:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class Snapshot:
     """The state before batch ``step``, so that nobody has to count from the beginning: see ``plan.State`` for the
     fields.
     """
 
-    fact: ClassVar[str] = "mark"
+    fact: ClassVar[str] = "snapshot"
     step: int
     slot: int
-    synthetic_lag: int
-    lags: Mapping[str, int]
+    synthetic_deficit: int
+    deficits: Mapping[str, int]
     segments: Mapping[str, Mapping[str, tuple[int, int]]]  # source -> segment -> (cursor, lag)
 
 
-Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Mark
+Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Snapshot
 GOVERNING = (Shares, BatchSize, Segment, Retire)
-_FACTS = {cls.fact: cls for cls in (Shares, BatchSize, Topology, Segment, Retire, Rollback, Mark)}
+_FACTS = {cls.fact: cls for cls in (Shares, BatchSize, Topology, Segment, Retire, Rollback, Snapshot)}
 
 
 def to_record(fact: Fact) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def from_record(record: Mapping[str, Any]) -> Fact:
     kind = fields.pop("fact", None)
     if kind not in _FACTS:
         raise UserError("a ledger line holds no known fact", got=record, remedy=f"known facts: {', '.join(_FACTS)}")
-    if kind == "mark":
+    if kind == "snapshot":
         fields["segments"] = {
             s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()
         }

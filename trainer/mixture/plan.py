@@ -16,13 +16,14 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.base.records import SHARE_ONE, Config, IntArray, Kind
-from trainer.mixture.apportion import apportion, settle_lags
-from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Mark, Retire, Segment, Shares
+from trainer.base.config import Config
+from trainer.base.records import SHARE_ONE, IntArray, Kind
+from trainer.mixture.apportion import apportion, settle_deficits
+from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Retire, Segment, Shares, Snapshot
 from trainer.mixture.permutation import permute, place_of, round_keys
 from trainer.mixture.shares import rounded
 
-MARK_EVERY_STEPS = 1_000
+SNAPSHOT_EVERY_STEPS = 1_000
 
 
 class MixtureConfig(Config):
@@ -74,20 +75,20 @@ class State:
     """All that is to be known before batch ``step``: slots drawn, lags (integral minus drawn, in millionths of a
     sample) and cursors.
 
-    ``lags`` [K] by source, ``cursors`` [S] samples drawn from each segment, ``segment_lags`` [S] in samples times the
-    source's size.
+    ``deficits`` [K] by source, ``cursors`` [S] samples drawn from each segment, ``segment_deficits`` [S] in samples
+    times the source's size.
     """
 
     step: int
     slot: int
-    synthetic_lag: int
-    lags: IntArray
+    synthetic_deficit: int
+    deficits: IntArray
     cursors: IntArray
-    segment_lags: IntArray
+    segment_deficits: IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class LagChange:
+class DeficitChange:
     """A lag that a change of shares forced to another value, in millionths of a sample."""
 
     step: int
@@ -132,27 +133,27 @@ class Plan:
         self._source_of: list[int] = []  # by segment
         self._terms: list[_Terms] = []
         self._starts: list[int] = []
-        self._marks: list[Mark] = []
+        self._snapshots: list[Snapshot] = []
         self._facts_read = 0
-        self._reading = threading.Lock()  # the loop and the prefetching thread share one plan
+        self._evaluation = threading.Lock()  # the loop and the prefetching thread share one plan
         self._shares: dict[str, int] = {}
         self._global_batch = 0
         self._retired: set[int] = set()
         self._synthetic = np.zeros(0, dtype=bool)  # by source
         self._members: list[IntArray] = []  # the sources of each kind: real, synthetic
 
-    # Reading the ledger
+    # Evaluation the ledger
 
     def refresh(self) -> None:
         """Take in the facts appended since the last call."""
         facts = self.ledger.facts
         if self._facts_read == len(facts):
             return
-        with self._reading:
+        with self._evaluation:
             while self._facts_read < len(facts):
                 fact = facts[self._facts_read]
-                if isinstance(fact, Mark):
-                    self._marks.append(fact)
+                if isinstance(fact, Snapshot):
+                    self._snapshots.append(fact)
                 if isinstance(fact, GOVERNING):
                     self._apply(fact)
                     upcoming = facts[self._facts_read + 1 : self._facts_read + 2]
@@ -220,21 +221,21 @@ class Plan:
         return State(
             step=1,
             slot=0,
-            synthetic_lag=0,
-            lags=np.zeros(len(self.sources), dtype=np.int64),
+            synthetic_deficit=0,
+            deficits=np.zeros(len(self.sources), dtype=np.int64),
             cursors=zeros,
-            segment_lags=zeros,
+            segment_deficits=zeros,
         )
 
     def state(self, step: int) -> State:
-        """The state before batch ``step``: the last mark, and at most MARK_EVERY_STEPS batches counted (not
-        materialised) from there.
+        """The state before batch ``step``: the last snapshot, and at most SNAPSHOT_EVERY_STEPS batches counted (not
+        materialized) from there.
         """
         self.refresh()
-        marks = [mark for mark in self._marks[-64:] if mark.step <= step] or [
-            mark for mark in self._marks if mark.step <= step
+        snapshots = [snapshot for snapshot in self._snapshots[-64:] if snapshot.step <= step] or [
+            snapshot for snapshot in self._snapshots if snapshot.step <= step
         ]
-        state = self._from_mark(marks[-1]) if marks else self.start()
+        state = self._from_snapshot(snapshots[-1]) if snapshots else self.start()
         while state.step < step:
             state = self._advance(state)[0]
         return state
@@ -263,7 +264,7 @@ class Plan:
                 break
             states.append(state)
             drawns.append(drawn)
-        return list(zip(self._materialise(states[:-1], drawns), states[1:], strict=True))
+        return list(zip(self._materialize(states[:-1], drawns), states[1:], strict=True))
 
     def segment_index(self, source: str, segment: int) -> int:
         """Where a segment stands in ``segments`` and in a state's ``cursors``."""
@@ -279,7 +280,7 @@ class Plan:
     def step_that_draws(self, index: int, place: int) -> int:
         """The step whose batch takes a segment's cursor past ``place`` (counted through all epochs)."""
         self.refresh()
-        states = [self.start(), *map(self._from_mark, self._marks)]
+        states = [self.start(), *map(self._from_snapshot, self._snapshots)]
         state = states[max(0, bisect_right([int(self._padded(s).cursors[index]) for s in states], place) - 1)]
         while True:
             after = self._advance(state)[0]
@@ -318,46 +319,54 @@ class Plan:
             for segment, cursor in zip(self.segments, self._padded(state).cursors, strict=True)
         }
 
-    def lag_changes(self, state: State) -> list[LagChange]:
-        """Lags that drawing the next batch will force to another value, because shares change there."""
+    def deficit_changes(self, state: State) -> list[DeficitChange]:
+        """Deficits that drawing the next batch will force to another value, because shares change there."""
         before, after = self._padded(state), self._rebased(state)
         return [
-            LagChange(step=state.step, source=source, before=int(old), after=int(new))
-            for source, old, new in zip(self.sources, before.lags, after.lags, strict=True)
+            DeficitChange(step=state.step, source=source, before=int(old), after=int(new))
+            for source, old, new in zip(self.sources, before.deficits, after.deficits, strict=True)
             if old != new
         ]
 
-    def mark(self, state: State) -> Mark:
+    def snapshot(self, state: State) -> Snapshot:
         """The state as a ledger fact."""
         segments: dict[str, dict[str, tuple[int, int]]] = {source: {} for source in self.sources}
-        for segment, cursor, lag in zip(
-            self.segments, state.cursors.tolist(), state.segment_lags.tolist(), strict=False
+        for segment, cursor, deficit in zip(
+            self.segments, state.cursors.tolist(), state.segment_deficits.tolist(), strict=False
         ):
-            segments[segment.source][str(segment.segment)] = (cursor, lag)
-        lags = dict(zip(self.sources, state.lags.tolist(), strict=False))
-        return Mark(step=state.step, slot=state.slot, synthetic_lag=state.synthetic_lag, lags=lags, segments=segments)
+            segments[segment.source][str(segment.segment)] = (cursor, deficit)
+        deficits = dict(zip(self.sources, state.deficits.tolist(), strict=False))
+        return Snapshot(
+            step=state.step,
+            slot=state.slot,
+            synthetic_deficit=state.synthetic_deficit,
+            deficits=deficits,
+            segments=segments,
+        )
 
-    def _from_mark(self, mark: Mark) -> State:
-        places = [mark.segments.get(segment.source, {}).get(str(segment.segment), (0, 0)) for segment in self.segments]
+    def _from_snapshot(self, snapshot: Snapshot) -> State:
+        places = [
+            snapshot.segments.get(segment.source, {}).get(str(segment.segment), (0, 0)) for segment in self.segments
+        ]
         return State(
-            step=mark.step,
-            slot=mark.slot,
-            synthetic_lag=mark.synthetic_lag,
-            lags=np.array([mark.lags.get(source, 0) for source in self.sources], dtype=np.int64),
+            step=snapshot.step,
+            slot=snapshot.slot,
+            synthetic_deficit=snapshot.synthetic_deficit,
+            deficits=np.array([snapshot.deficits.get(source, 0) for source in self.sources], dtype=np.int64),
             cursors=np.array([cursor for cursor, _ in places], dtype=np.int64),
-            segment_lags=np.array([lag for _, lag in places], dtype=np.int64),
+            segment_deficits=np.array([deficit for _, deficit in places], dtype=np.int64),
         )
 
     def _padded(self, state: State) -> State:
         """The state with room for sources and segments that joined since it was taken."""
-        if len(state.cursors) == len(self.segments) and len(state.lags) == len(self.sources):
+        if len(state.cursors) == len(self.segments) and len(state.deficits) == len(self.sources):
             return state
-        more, sources = len(self.segments) - len(state.cursors), len(self.sources) - len(state.lags)
+        more, sources = len(self.segments) - len(state.cursors), len(self.sources) - len(state.deficits)
         return replace(
             state,
-            lags=np.pad(state.lags, (0, sources)),
+            deficits=np.pad(state.deficits, (0, sources)),
             cursors=np.pad(state.cursors, (0, more)),
-            segment_lags=np.pad(state.segment_lags, (0, more)),
+            segment_deficits=np.pad(state.segment_deficits, (0, more)),
         )
 
     def _rebased(self, state: State) -> State:
@@ -369,30 +378,30 @@ class Plan:
         if terms.step != state.step:
             return state
         before = self._terms[bisect_right(self._starts, state.step - 1) - 1] if state.step > self._starts[0] else None
-        lags, segment_lags = state.lags, state.segment_lags
+        deficits, segment_deficits = state.deficits, state.segment_deficits
         if before is None or not np.array_equal(before.shares, terms.shares):
-            lags = np.zeros_like(lags)
-            for synthetic, total in ((True, state.synthetic_lag), (False, -state.synthetic_lag)):
+            deficits = np.zeros_like(deficits)
+            for synthetic, total in ((True, state.synthetic_deficit), (False, -state.synthetic_deficit)):
                 active = np.flatnonzero((self._synthetic == synthetic) & (terms.shares > 0))
                 if active.size:
-                    lags[active] = settle_lags(state.lags[active], terms.shares[active], total)
+                    deficits[active] = settle_deficits(state.deficits[active], terms.shares[active], total)
         if before is not None and before.live != terms.live:
-            segment_lags = np.zeros_like(segment_lags)
-        return replace(state, lags=lags, segment_lags=segment_lags)
+            segment_deficits = np.zeros_like(segment_deficits)
+        return replace(state, deficits=deficits, segment_deficits=segment_deficits)
 
     def _advance(self, state: State) -> tuple[State, IntArray]:
         """Count one batch: the state after it and the samples drawn from each segment, int64 [S]."""
         terms, state = self.terms(state.step), self._rebased(state)
-        synthetic_due = state.synthetic_lag + terms.synthetic_weight
+        synthetic_due = state.synthetic_deficit + terms.synthetic_weight
         num_synthetic = (2 * synthetic_due + SHARE_ONE) // (2 * SHARE_ONE)
-        due = state.lags + terms.weights
+        due = state.deficits + terms.weights
         counts = np.zeros(len(self.sources), dtype=np.int64)
         for kind, count in zip(self._members, (terms.global_batch - num_synthetic, num_synthetic), strict=True):
             if count:
                 counts[kind] = apportion(due[kind], terms.weights[kind], count, SHARE_ONE)
-        lags = np.where(terms.weights > 0, due - counts * SHARE_ONE, 0)
+        deficits = np.where(terms.weights > 0, due - counts * SHARE_ONE, 0)
         drawn = np.zeros(len(self.segments), dtype=np.int64)
-        segment_lags = state.segment_lags
+        segment_deficits = state.segment_deficits
         for k in np.flatnonzero(counts).tolist():
             live = terms.live[k]
             if len(live) == 1:
@@ -405,20 +414,20 @@ class Plan:
             rows = list(live)
             sizes = np.array([self.segments[i].num_samples for i in rows], dtype=np.int64)
             grown = sizes * counts[k]
-            drawn[rows] = apportion(segment_lags[rows] + grown, grown, int(counts[k]), int(sizes.sum()))
-            segment_lags = segment_lags.copy()
-            segment_lags[rows] += grown - drawn[rows] * sizes.sum()
+            drawn[rows] = apportion(segment_deficits[rows] + grown, grown, int(counts[k]), int(sizes.sum()))
+            segment_deficits = segment_deficits.copy()
+            segment_deficits[rows] += grown - drawn[rows] * sizes.sum()
         after = State(
             step=state.step + 1,
             slot=state.slot + terms.global_batch,
-            synthetic_lag=synthetic_due - num_synthetic * SHARE_ONE,
-            lags=lags,
+            synthetic_deficit=synthetic_due - num_synthetic * SHARE_ONE,
+            deficits=deficits,
             cursors=state.cursors + drawn,
-            segment_lags=segment_lags,
+            segment_deficits=segment_deficits,
         )
         return after, drawn
 
-    def _materialise(self, states: Sequence[State], drawns: Sequence[IntArray]) -> list[Batch]:
+    def _materialize(self, states: Sequence[State], drawns: Sequence[IntArray]) -> list[Batch]:
         """Which samples: slots sorted by source, each with segment, epoch and sample number."""
         rows: list[tuple[int, int, int, int]] = []  # segment index, epoch, first place in the epoch, samples
         for state, drawn in zip(states, drawns, strict=True):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from trainer.base.records import Config, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

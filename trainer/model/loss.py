@@ -4,7 +4,7 @@ global batch.
 Why sums: an average of averages weighs a token of a short rank more than one of a full rank, so the loss would depend
 on the number of processes. The sum over valid targets does not, and its denominator is known from the plan on every
 rank before the first forward, which saves an all-reduce. Engines average gradients on their own (DDP and FSDP over
-ranks, Accelerate and DeepSpeed over accumulated micro-batches as well): ``normalised`` multiplies by exactly that,
+ranks, Accelerate and DeepSpeed over accumulated micro-batches as well): ``normalized`` multiplies by exactly that,
 once, and no other line of the project divides a loss.
 """
 
@@ -51,7 +51,7 @@ def token_losses(logits_BTV: "Tensor", input_ids_BT: "Tensor", num_valid_B: "Ten
     return losses.view(targets_BT.shape)[:, :-1]
 
 
-def normalised(summed_nats: "Tensor", *, global_target_tokens: int, averaged_over: int) -> "Tensor":
+def normalized(summed_nats: "Tensor", *, global_target_tokens: int, averaged_over: int) -> "Tensor":
     """What an engine calls backward on: this micro-batch's part of the mean loss over the global batch, undoing the
     engine's own averaging.
 

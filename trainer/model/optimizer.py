@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.base.records import Config
+from trainer.base.config import Config
 
 if TYPE_CHECKING:
     import torch
@@ -18,36 +18,36 @@ OUTLOOK_PARTS = 400  # finer than any decision is made
 
 
 class CosineSchedule(Config):
-    """Linear warm-up, then half a cosine down to ``final_share`` of the learning rate."""
+    """Linear warm-up, then half a cosine down to ``min_lr_ratio`` of the learning rate."""
 
     kind: Literal["cosine"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    final_share: float = Field(
+    min_lr_ratio: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
     )
 
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
         done = max(0, position - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        falling = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * done))
+        falling = self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
         return min(1.0, (position + 1) / (self.warmup_steps + 1)) * falling
 
 
 class WarmupStableDecaySchedule(Config):
-    """Linear warm-up, a plateau, and a linear fall over the last ``decay_share`` of the steps."""
+    """Linear warm-up, a plateau, and a linear fall over the last ``decay_fraction`` of the steps."""
 
     kind: Literal["wsd"] = "wsd"
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    decay_share: float = Field(default=0.2, gt=0, le=1, description="part of the steps over which the rate falls")
-    final_share: float = Field(
+    decay_fraction: float = Field(default=0.2, gt=0, le=1, description="part of the steps over which the rate falls")
+    min_lr_ratio: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
     )
 
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
-        decay_steps = max(1.0, self.decay_share * steps)
+        decay_steps = max(1.0, self.decay_fraction * steps)
         left = min(1.0, (steps - position) / decay_steps)
-        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * (self.final_share + (1 - self.final_share) * left)
+        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
 
 
 class ConstantSchedule(Config):

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 
-from trainer.base.records import Config, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
 from trainer.control.controller import ControlConfig
 from trainer.data.config import DataConfig
 from trainer.evaluate.held_out import EvaluationConfig
@@ -61,7 +62,7 @@ ALLOWED_ON_RESUME = (
     "data.sources.*.joins",  # of later steps; what has joined is compared with the ledger
     "evaluation.document_batch",
     "evaluation.max_compute_share",
-    "evaluation.worth.max_compute_share",
+    "evaluation.source_value.max_compute_share",
     "evaluation.alignment.max_compute_share",
 )
 
@@ -156,7 +157,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     held_out = tree["data"]["held_out"]
     sources = [
         *tree["data"]["sources"].values(),
-        *(held_out[part] for part in ("steer", "report") if held_out["kind"] == "dataset"),
+        *(held_out[part] for part in ("validation", "test") if held_out["kind"] == "dataset"),
     ]
     joins = [join for source in sources for join in source.get("joins", ())]
     for place in [*sources, *joins]:

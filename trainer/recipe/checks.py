@@ -11,8 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.base.records import UserError
-from trainer.control.controller import ControlConfig, alignment_from, fading_from, initial_state, worth_from
+from trainer.base.errors import UserError
+from trainer.control.controller import (
+    ControlConfig,
+    forgetting_from,
+    gradient_alignment_from,
+    initial_state,
+    source_value_from,
+)
 from trainer.control.priced.real_budget import least_capped
 from trainer.data.config import DataConfig, SourceConfig
 from trainer.data.files import local_files
@@ -73,7 +79,7 @@ def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
         remedy = (
             "Held-out documents must be real: add a source of `kind: real`, or give data.held_out data sets of its own"
         )
-        if not _mapping_at(document.tree, ("data", "held_out", "steer")):
+        if not _mapping_at(document.tree, ("data", "held_out", "validation")):
             document.mistake("no source is real", ("data", "sources"), remedy=remedy)
     name = _mapping_at(document.tree, ("data", "held_out")).get("source")
     path: KeyPath = ("data", "held_out", "source")
@@ -147,21 +153,24 @@ def note_policy_mistakes(
         initial_state(control, mixture.shares_in_millionths(), kinds)
     except UserError as error:
         document.mistake(error.what, ("control", "policy"), got=error.got, remedy=error.remedy)
-    _note_forbidden_evidence(document, "alignment", alignment_from(control))
-    asked_from = worth_from(control)
-    if asked_from is None:
-        asked_from = fading_from(control, least_capped(kinds, mixture.max_epochs))
-    _note_forbidden_evidence(document, "worth", asked_from)
-    if asked_from is not None and evaluation.worth.until < asked_from:
-        what = f"evaluation.worth.until ends before the policy first asks, at progress {asked_from:g}"
+    _note_forbidden_evidence(document, "alignment", gradient_alignment_from(control))
+    needed_from = source_value_from(control)
+    if needed_from is None:
+        needed_from = forgetting_from(control, least_capped(kinds, mixture.max_epochs))
+    _note_forbidden_evidence(document, "source_value", needed_from)
+    if needed_from is not None and evaluation.source_value.until < needed_from:
+        what = f"evaluation.source_value.until ends before the policy first asks, at progress {needed_from:g}"
         remedy = "Raise it, or lower the policy's warm_up"
-        document.mistake(what, ("evaluation", "worth", "until"), got=evaluation.worth.until, remedy=remedy)
+        document.mistake(
+            what, ("evaluation", "source_value", "until"), got=evaluation.source_value.until, remedy=remedy
+        )
 
 
-def _note_forbidden_evidence(document: Document, signal: str, asked_from: float | None) -> None:
+def _note_forbidden_evidence(document: Document, signal: str, needed_from: float | None) -> None:
     path: KeyPath = ("evaluation", signal, "enabled")
-    if asked_from is not None and _mapping_at(document.tree, path[:-1]).get("enabled") == "off":
-        what = f"policy or guard need the {signal} of the sources, and {dotted(path)} forbids to measure it"
+    if needed_from is not None and _mapping_at(document.tree, path[:-1]).get("enabled") == "off":
+        evidence = signal.replace("_", " ")
+        what = f"policy or guard need the {evidence} of the sources, and {dotted(path)} forbids to measure it"
         document.mistake(what, path, got="off", remedy="Set it to auto, or choose a policy that does without")
 
 
@@ -196,7 +205,7 @@ def _written_sources(tree: Any) -> list[tuple[KeyPath, Any]]:
     sources: list[tuple[KeyPath, Any]] = []
     for name, source in _mapping_at(tree, ("data", "sources")).items():
         sources.append((("data", "sources", name), source))
-    for part in ("steer", "report"):
+    for part in ("validation", "test"):
         if own := _mapping_at(tree, ("data", "held_out", part)):
             sources.append((("data", "held_out", part), own))
     return sources

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 

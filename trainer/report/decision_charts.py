@@ -18,11 +18,11 @@ from trainer.base.records import SHARE_ONE, FloatArray
 from trainer.report.explain_guard import STATISTICS
 from trainer.report.explain_policies import advantage, estimates_against, is_feedback, is_priced
 from trainer.report.history import History
-from trainer.report.plotly_figures import MAX_SLICES, Figure, Trace, colour, curve, framed, plain
+from trainer.report.plotly_figures import MAX_SLICES, Figure, Trace, color, curve, framed, plain
 
 SYMBOLS = ("circle-open", "diamond-open", "square-open")  # of the estimators
 WHISKERS = 90  # percentile of the error bars that fit into the chart: the first ones may be a hundred times as long
-MOST_TIMES_WORTH = 4  # what real data are worth more, that a price is drawn up to
+MOST_TIMES_SOURCE_VALUE = 4  # what real data are worth more, that a price is drawn up to
 DECADES_BELOW, DECADES_ABOVE = 4, 6  # of evidence, that are drawn below 1 and above the alarm
 
 
@@ -54,7 +54,7 @@ def value(run: History) -> Figure | None:
     for index, source in enumerate(run.sources):
         known = [(one.step, one.sources[source]) for one in grounds if source in one.sources]
         if known:
-            traces += _valued(source, known, colour(index), symbols)
+            traces += _valued(source, known, color(index), symbols)
     if not traces:
         return None
     traces += [_key(f"{who} alone", symbol) for who, symbol in symbols.items()]
@@ -86,7 +86,7 @@ def significance(run: History) -> Figure | None:
     for index, source in enumerate(run.sources):
         known = [(one.step, one.sources[source].significance) for one in grounds if source in one.sources]
         if known:
-            traces.append(_through(source, known, colour(index)) | {"mode": "lines+markers"})
+            traces.append(_through(source, known, color(index)) | {"mode": "lines+markers"})
     if not traces:
         return None
     steps, limits = [one.step for one in grounds], [one.threshold for one in grounds]
@@ -100,11 +100,11 @@ def price(run: History) -> Figure | None:
     if not told:
         return None
     steps, prices = [step for step, _ in told], [number(policy["price"]) for _, policy in told]
-    paid = curve("price of a real token", steps, prices, colour(0), width=2.5, shape="hv")
-    traces = [paid | {"fill": "tozeroy", "fillcolor": colour(0) + "22"}]
+    paid = curve("price of a real token", steps, prices, color(0), width=2.5, shape="hv")
+    traces = [paid | {"fill": "tozeroy", "fillcolor": color(0) + "22"}]
     more = [number(advantage(policy, run.kinds)) for _, policy in told]
     if any(map(math.isfinite, more)):
-        traces.append(curve("what real data are worth more", steps, more, colour(1), dash="dot", shape="hv"))
+        traces.append(curve("what real data are worth more", steps, more, color(1), dash="dot", shape="hv"))
     return framed(traces, "in the unit of the values", yaxis={"zeroline": True, "range": _affordable(prices, more)})
 
 
@@ -123,11 +123,11 @@ def budget(run: History) -> Figure | None:
     asked = [_asked(policy["sources"], real) for policy in told]
     force = [sum(line["shares"].get(name, 0) for name in real) / SHARE_ONE * 100 for line in lines]
     traces = [
-        curve("epochs used", steps, used, colour(0), width=2.5),
-        curve("epochs planned", steps, planned, colour(0), dash="dash"),
-        _below(curve("real share in force", steps, force, colour(2), width=2.5, shape="hv")),
-        _below(curve("share the budget pays for", steps, paid, colour(3), dash="dash", shape="hv")),
-        _below(curve("share by value", steps, asked, colour(1), dash="dot", shape="hv")),
+        curve("epochs used", steps, used, color(0), width=2.5),
+        curve("epochs planned", steps, planned, color(0), dash="dash"),
+        _below(curve("real share in force", steps, force, color(2), width=2.5, shape="hv")),
+        _below(curve("share the budget pays for", steps, paid, color(3), dash="dash", shape="hv")),
+        _below(curve("share by value", steps, asked, color(1), dash="dot", shape="hv")),
     ]
     drawn = framed(traces, "epochs", yaxis={"domain": [0.56, 1], "rangemode": "tozero"})
     drawn["layout"]["yaxis2"] = {"title": "% of the samples", "domain": [0, 0.44], "rangemode": "tozero"}
@@ -146,7 +146,7 @@ def harm(run: History) -> Figure | None:
     for index, (name, words) in enumerate(STATISTICS.items()):
         known = [(step, number(one["evidence"])) for step, one in _statistics(told, name)]
         if known:
-            traces.append(_through(words, known, colour(index), width=1.3))
+            traces.append(_through(words, known, color(index), width=1.3))
     limits = [number(guard.get("alarm_at")) for _, guard in told]
     warned = [number(guard["warn_at"]) for _, guard in told]
     traces.append(_limit(f"warns at {figure(warned[-1])}", steps, warned, "dot"))
@@ -165,7 +165,7 @@ def slice_harm(run: History) -> Figure | None:
     traces = []
     for index, name in enumerate(sorted(most, key=lambda name: -most[name])[:MAX_SLICES]):
         known = [(step, number(guard["slices"][name])) for step, guard in told if name in guard["slices"]]
-        traces.append(_through(name, known, colour(index), width=1.3))
+        traces.append(_through(name, known, color(index), width=1.3))
     known = [(step, number(guard["slice_alarm_at"])) for step, guard in told if "slice_alarm_at" in guard]
     limits = [limit for _, limit in known]
     if limits:
@@ -245,7 +245,7 @@ def _affordable(prices: Sequence[float], more: Sequence[float]) -> list[float]:
     known = _finite(more)
     top, low = float(_finite(prices).max(initial=0.0)), float(known.min(initial=0.0))
     if known.any():
-        top = max(min(top, MOST_TIMES_WORTH * float(np.abs(known).max())), float(known.max()))
+        top = max(min(top, MOST_TIMES_SOURCE_VALUE * float(np.abs(known).max())), float(known.max()))
     edge = 0.08 * (top - low) or 1.0
     return [low - edge if low < 0 else 0.0, top + edge]
 
@@ -272,8 +272,8 @@ def _limit(name: str, steps: Sequence[float], values: Sequence[float], dash: str
 
 def _key(name: str, symbol: str) -> Trace:
     """An entry of the legend without a point."""
-    marker = {"symbol": symbol, "size": 8, "color": colour(8)}
-    return curve(name, [None], [None], colour(8)) | {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
+    marker = {"symbol": symbol, "size": 8, "color": color(8)}
+    return curve(name, [None], [None], color(8)) | {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
 
 
 def _below(trace: Trace) -> Trace:

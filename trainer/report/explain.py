@@ -7,6 +7,7 @@ proposed on it and what the guard thought. Neither is computed again: what is to
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from trainer.base.errors import UserError
 from trainer.base.formatting import (
     changes_in_words,
     evidence_in_words,
@@ -16,7 +17,7 @@ from trainer.base.formatting import (
     shares_in_words,
 )
 from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE, UserError
+from trainer.base.records import SHARE_ONE
 from trainer.report.explain_guard import guard_told, is_judged
 from trainer.report.explain_policies import feedback_in_words, is_feedback, is_priced, priced_in_words
 from trainer.tracking.journal import Line
@@ -125,31 +126,34 @@ def _sentence(text: str) -> str:
 
 def _measured(journal: Sequence[Line], step: int) -> list[str]:
     """What the last readings at or before ``step`` said, with their errors."""
-    readings = [line for line in journal if line["kind"] == "reading" and line["step"] <= step]
-    if not readings:
+    evaluations = [line for line in journal if line["kind"] == "evaluation" and line["step"] <= step]
+    if not evaluations:
         return []
-    reading = readings[-1]
-    loss = plus_minus(reading["nats_per_token"], reading.get("standard_error"))
-    text = f"Measured after step {reading['step']}: held-out loss {loss} nats per token"
-    if "documents" in reading:
-        text += f" on {figure(reading['documents'])} real documents"
-    if len(readings) > 1:
-        change = number(reading["nats_per_token"]) - number(readings[-2]["nats_per_token"])
-        text += f" ({change:+.3f} against step {readings[-2]['step']})"
-    if reading.get("worst_decile_nats_per_token") is not None:
-        text += f"; worst tenth {figure(reading['worst_decile_nats_per_token'])}"
-    worths = [_worth(source, worth) for source, worth in reading.get("worth", {}).items()]
-    if worths:
-        text += ".\nWorth of a token, in fresh real tokens (1 as good, 0 useless, below 0 harmful):\n" + "\n".join(
-            worths
+    evaluation = evaluations[-1]
+    loss = plus_minus(evaluation["nats_per_token"], evaluation.get("standard_error"))
+    text = f"Measured after step {evaluation['step']}: held-out loss {loss} nats per token"
+    if "documents" in evaluation:
+        text += f" on {figure(evaluation['documents'])} real documents"
+    if len(evaluations) > 1:
+        change = number(evaluation["nats_per_token"]) - number(evaluations[-2]["nats_per_token"])
+        text += f" ({change:+.3f} against step {evaluations[-2]['step']})"
+    if evaluation.get("worst_decile_nats_per_token") is not None:
+        text += f"; worst tenth {figure(evaluation['worst_decile_nats_per_token'])}"
+    source_values = [
+        _worth(source, source_value) for source, source_value in evaluation.get("source_value", {}).items()
+    ]
+    if source_values:
+        text += (
+            ".\nSourceValue of a token, in fresh real tokens (1 as good, 0 useless, below 0 harmful):\n"
+            + "\n".join(source_values)
         )
         return [text]
     return [text + "."]
 
 
-def _worth(source: str, worth: Mapping[str, Any]) -> str:
-    value, error = number(worth["value"]), number(worth["standard_error"])
-    text = f"  {source}: {plus_minus(value, error)} on {figure(worth.get('num_samples'))} samples"
+def _worth(source: str, source_value: Mapping[str, Any]) -> str:
+    value, error = number(source_value["value"]), number(source_value["standard_error"])
+    text = f"  {source}: {plus_minus(value, error)} on {figure(source_value.get('num_samples'))} samples"
     if error > 0:
         text += f", {abs(value) / error:.1f} standard errors {'above' if value >= 0 else 'below'} 0"
     return text
@@ -208,11 +212,11 @@ def _events(journal: Sequence[Line], first: int, last: int) -> list[str]:
     for line in journal:
         if not first <= line["step"] <= last:
             continue
-        if line["kind"] == "lag":
-            lags = " to ".join(
+        if line["kind"] == "deficit":
+            deficits = " to ".join(
                 f"{number(line[key]) / SHARE_ONE:.3f}" for key in ("before_millionths", "after_millionths")
             )
-            texts.append(f"After step {line['step']} the lag of {line['source']} was clipped from {lags} samples.")
+            texts.append(f"After step {line['step']} the lag of {line['source']} was clipped from {deficits} samples.")
         elif line["kind"] == "join":
             texts.append(
                 f"From step {line['step'] + 1} on segment {line['segment']} of {line['source']} could be drawn, "

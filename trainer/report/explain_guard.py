@@ -18,7 +18,8 @@ STATISTICS = {  # that the guard judges, by name
 TOLD_SLICES = 3  # those with the most evidence
 LEAST_EVIDENCE = 0.01  # below which a slice is not worth a mention
 TOLD = (  # what has words of its own
-    "nats_per_token", "num_readings", "warn_at", "alarm_at", "anchor_step", "anchor_nats_per_token", "jitter_sd", "z",
+    "nats_per_token", "num_evaluations", "warn_at", "alarm_at", "anchor_step", "anchor_nats_per_token",
+    "jitter_sd", "z",
     "evidence", "strongest", "statistics", "slices", "slice_alarm_at", "not_judged", "risen_slices", "usable",
 )  # fmt: skip
 
@@ -62,8 +63,10 @@ def _opinion(figures: Mapping[str, Any]) -> str:
     if figures.get("usable") is False:
         return "it could not judge the reading."
     if "evidence" not in figures:
-        readings = f"{figure(figures['num_readings'])} readings are" if "num_readings" in figures else "there are"
-        return f"{readings} too few to judge by."
+        evaluations = (
+            f"{figure(figures['num_evaluations'])} readings are" if "num_evaluations" in figures else "there are"
+        )
+        return f"{evaluations} too few to judge by."
     if "risen_slices" in figures:
         return f"an alarm: the loss of {', '.join(figures['risen_slices'])} has risen."
     evidence, warn_at, alarm_at = (number(figures.get(key)) for key in ("evidence", "warn_at", "alarm_at"))

@@ -78,10 +78,12 @@ def priced_in_words(evidence: Mapping[str, Any], kinds: Mapping[str, str]) -> st
 def feedback_in_words(evidence: Mapping[str, Any]) -> str:
     """The evidence of ``feedback`` in lines."""
     lines = ["Policy: what a token of each source is worth beside those its share could go to, in fresh real tokens."]
-    rows = [["source", "worth", "of those", "gap", "readings"]]
+    rows = [["source", "source_value", "of those", "gap", "evaluations"]]
     for source, one in evidence["sources"].items():
-        worth, gap = (plus_minus(one.get(key), one.get(f"{key}_standard_error")) for key in ("worth", "gap"))
-        rows.append([source, worth, figure(one.get("reference")), gap, figure(one.get("num_readings"))])
+        source_value, gap = (
+            plus_minus(one.get(key), one.get(f"{key}_standard_error")) for key in ("source_value", "gap")
+        )
+        rows.append([source, source_value, figure(one.get("reference")), gap, figure(one.get("num_evaluations"))])
     lines += table(rows)
     margin, z = figure(evidence.get("margin")), figure(evidence.get("z"))
     lines.append(f"  Condemned is what lies more than {margin} behind, by {z} standard errors and more.")

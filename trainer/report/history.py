@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from trainer.base.errors import UserError
 from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE, FloatArray, UserError
+from trainer.base.records import SHARE_ONE, FloatArray
 from trainer.tracking.journal import Line, read
 
 MAX_POINTS = 1_000
@@ -53,9 +54,9 @@ class History:
         return next(iter(self.lines.get("start", [])), {})
 
     @property
-    def report(self) -> Line | None:
+    def test(self) -> Line | None:
         """The final figures, when the run got so far."""
-        return next(reversed(self.lines.get("report", [])), None)
+        return next(reversed(self.lines.get("test", [])), None)
 
     @property
     def last_step(self) -> int:

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from trainer.base.errors import UserError
 from trainer.base.formatting import (
     changes_in_words,
     duration,
@@ -22,21 +23,27 @@ from trainer.base.formatting import (
     plus_minus,
 )
 from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE, UserError
+from trainer.base.records import SHARE_ONE
 from trainer.report import charts
 from trainer.report.explain_guard import guard_in_words
 from trainer.report.history import History, read_history
-from trainer.report.plotly_figures import INTERVAL, Figure, colour
+from trainer.report.plotly_figures import INTERVAL, Figure, color
 from trainer.report.real_data import real_note, real_rows
 from trainer.tracking.journal import Line
 
 TEMPLATE = "report.html.j2"
 MAX_ROWS = 400  # of a table of decisions; a run that decided more often shows the last ones
 TITLES = {
-    "held-out": ("Held-out loss", "On real documents never trained on (steer part); the band is the 95 % interval."),
+    "held-out": (
+        "Held-out loss",
+        "On real documents never trained on (validation part); the band is the 95 % interval.",
+    ),
     "shares": ("Shares", "Areas: the target. Dotted: what was really drawn."),
     "epochs": ("Epochs", "How often each source has been gone through."),
-    "worth": ("Worth", "What a token of the source is worth now, in fresh real tokens, ± one standard error."),
+    "source_value": (
+        "SourceValue",
+        "What a token of the source is worth now, in fresh real tokens, ± one standard error.",
+    ),
     "value": (
         "Value of the sources",
         "What a token of a source is worth more than the others', ± one standard error: off the zero line by more than"
@@ -160,15 +167,15 @@ def _report_bits(report: Line) -> tuple[float, float]:
 
 def _cards(run: History) -> Iterator[tuple[str, str, str]]:
     """(name, figure, small print) of the headline."""
-    if run.report is not None:
-        bits, error = _report_bits(run.report)
+    if run.test is not None:
+        bits, error = _report_bits(run.test)
         yield "Report, bits per byte", plus_minus(bits, error), _interval(bits, error)
-        if worst := run.report.get("worst_slice"):
+        if worst := run.test.get("worst_slice"):
             yield "Worst slice, bits per byte", figure(worst["bits_per_byte"]), str(worst["name"])
-    elif readings := run.lines.get("reading"):
-        last = readings[-1]
+    elif evaluations := run.lines.get("evaluation"):
+        last = evaluations[-1]
         loss = plus_minus(last["nats_per_token"], last.get("standard_error"))
-        yield "Held-out (steer), nats per token", loss, f"after step {last['step']}; no final report yet"
+        yield "Held-out (validation), nats per token", loss, f"after step {last['step']}; no final report yet"
     if run.last_step:
         synthetic = [percent(round(share * SHARE_ONE)) for share in run.synthetic_share()[[0, -1]]]
         yield "Synthetic share", f"{synthetic[0]} → {synthetic[1]}", "first and last step"
@@ -189,23 +196,23 @@ def _interval(value: float, error: float) -> str:
 def _sources(run: History) -> Iterator[dict[str, str]]:
     """What is known of each source: the facts of its data, and how much of it was used."""
     segments = run.start.get("segments", {})
-    readings = [line for line in run.lines.get("reading", []) if line.get("worth")]
-    worths = readings[-1]["worth"] if readings else {}
+    evaluations = [line for line in run.lines.get("evaluation", []) if line.get("source_value")]
+    source_values = evaluations[-1]["source_value"] if evaluations else {}
     for index, source in enumerate(run.sources):
         segment = segments.get(source, {})
-        worth = worths.get(source)
+        source_value = source_values.get(source)
         shares = run.steps.shares[[0, -1], index] if run.last_step else [0.0, 0.0]
         begin, end = (percent(round(float(share) * SHARE_ONE)) for share in shares)
         yield {
             "name": source,
-            "colour": colour(index),
+            "color": color(index),
             "kind": run.kinds.get(source, ""),
             "license": str(segment.get("license") or "unknown"),
             "documents": figure(segment.get("num_documents")),
             "tokens": figure(segment.get("num_tokens")),
             "share": f"{begin} → {end}" if run.last_step else "-",
             "epochs": f"{run.steps.epochs[-1, index]:.2f}" if run.last_step else "-",
-            "worth": plus_minus(worth["value"], worth["standard_error"]) if worth else "-",
+            "source_value": plus_minus(source_value["value"], source_value["standard_error"]) if source_value else "-",
             "quarantine": _counts(run.start.get("quarantine", {}), source),
             "contamination": _counts(run.start.get("contamination", {}), source),
         }
@@ -234,10 +241,10 @@ def _counted(counted: Any) -> str:
 
 def _slices(run: History) -> Iterator[dict[str, str]]:
     """The slices of the final report, or of the last reading; the worst first."""
-    readings = [line for line in run.lines.get("reading", []) if line.get("slices")]
-    last = run.report or (readings[-1] if readings else {})
+    evaluations = [line for line in run.lines.get("evaluation", []) if line.get("slices")]
+    last = run.test or (evaluations[-1] if evaluations else {})
     slices = last.get("slices", {})
-    drawn = readings[-1].get("drawn_slices", {}) if readings else {}
+    drawn = evaluations[-1].get("drawn_slices", {}) if evaluations else {}
     for name in sorted(slices, key=lambda name: -number(slices[name]["nats_per_token"])):
         found = slices[name]
         yield {
@@ -285,7 +292,7 @@ def _events(run: History) -> Iterator[tuple[int, str, str]]:
     """(step, what, words) of what happened beside training: resumes, rollbacks, caps, clipped lags, and the like."""
     for line in run.lines.get("start", [])[1:]:
         yield line["step"], "resumed", f"from {line.get('resumed_from')}, {line.get('world_size')} processes"
-    for kind in ("rollback", "join", "retire", "cap", "lag", "nonfinite", "spike", "skew"):
+    for kind in ("rollback", "join", "retire", "cap", "deficit", "nonfinite", "spike", "skew"):
         for line in run.lines.get(kind, []):
             rest = {key: value for key, value in line.items() if key not in ("kind", "step", "samples", "ranks")}
             yield line["step"], kind, "; ".join(f"{name} {value}" for name, value in evidence_in_words(rest))
@@ -297,7 +304,7 @@ def _environment(run: History) -> Iterator[tuple[str, str]]:
     start = run.start
     if parameters := start.get("parameters"):
         yield "parameters", figure(parameters)
-    for key in ("world_size", "store", "steer_documents"):
+    for key in ("world_size", "store", "validation_documents"):
         if key in start:
             yield key.replace("_", " "), str(start[key])
     yield from evidence_in_words(start.get("environment", {}))

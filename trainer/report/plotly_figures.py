@@ -1,8 +1,8 @@
-"""What every chart of the report is made of: curves and bands as plotly has them, colours, numbers that JSON can hold.
+"""What every chart of the report is made of: curves and bands as plotly has them, colors, numbers that JSON can hold.
 
 Colours go by the source's place in the recipe, so that a source looks the same in every chart; they are chosen to be
-told apart on white and on black, also by colour-blind readers (Okabe and Ito, 2008, a little lighter). Axis and font
-colours are left to the page, which knows whether it is dark; so is the colour of a trace that is marked ``ink``.
+told apart on white and on black, also by color-blind readers (Okabe and Ito, 2008, a little lighter). Axis and font
+colors are left to the page, which knows whether it is dark; so is the color of a trace that is marked ``ink``.
 """
 
 # N steps
@@ -20,14 +20,14 @@ from trainer.tracking.journal import Line
 Figure = dict[str, Any]
 Trace = dict[str, Any]
 
-COLOURS = ("#3b8fd4", "#e8973a", "#2fa58a", "#d9634f", "#a071c9", "#c9a51f", "#5bb5e0", "#d277a6", "#8a8f98", "#7aa63c")
+COLORS = ("#3b8fd4", "#e8973a", "#2fa58a", "#d9634f", "#a071c9", "#c9a51f", "#5bb5e0", "#d277a6", "#8a8f98", "#7aa63c")
 INTERVAL = 1.96  # standard errors: 95 % under a normal law
 MAX_SLICES = 12  # lines that can still be told apart; the worst ones are drawn
 
 
-def colour(index: int) -> str:
-    """The colour of the source, slice or run at this place."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """The color of the source, slice or run at this place."""
+    return COLORS[index % len(COLORS)]
 
 
 def series(lines: Sequence[Line], key: str) -> tuple[FloatArray, FloatArray]:

@@ -57,13 +57,13 @@ def _epochs(run: History) -> list[float]:
 
 
 def _row(name: str, unique: float, drawn: float) -> dict[str, str]:
-    worth = effective_tokens(unique, drawn)
+    source_value = effective_tokens(unique, drawn)
     return {
         "name": name,
         "tokens": figure(unique),
         "epochs": f"{drawn / unique:.2f}",
         "drawn": figure(round(drawn)),
-        "effective": figure(round(worth)),
+        "effective": figure(round(source_value)),
         "repeat": f"{repeat_value(drawn / unique):.2f}",
     }
 

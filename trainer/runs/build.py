@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.control.priced.real_budget import least_capped
-from trainer.control.controller import alignment_from, fading_from, worth_from
+from trainer.control.controller import gradient_alignment_from, forgetting_from, source_value_from
 from trainer.evaluate.evidence.gradient_alignment import TokenAlignment
 from trainer.evaluate.evidence.gradient_alignment import sized as alignment_samples
-from trainer.evaluate.evidence.forgetting import PART_OF_EVIDENCE, TokenFading, fading_sized, fading_times
-from trainer.evaluate.held_out import Reader, plan_steer
+from trainer.evaluate.evidence.forgetting import PART_OF_EVIDENCE, TokenForgetting, forgetting_sized, forgetting_times
+from trainer.evaluate.held_out import Reader, plan_validation
 from trainer.evaluate.schedule import times
-from trainer.evaluate.evidence.source_value import TokenWorth, WorthCounts, held_out_samples, sized
+from trainer.evaluate.evidence.source_value import TokenSourceValue, SourceValueCounts, held_out_samples, sized
 from trainer.base.failures import warn
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
 from trainer.tracking.journal import JournalWriter
 from trainer.training.run import Engine, MeasurePlan, Run, RunState
 from trainer.recipe import LoadedRecipe, Recipe
-from trainer.base.records import Alignment, Fading, Worth
+from trainer.base.records import Alignment, Forgetting, SourceValue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
     state: RunState,
     ahead: Mapping[int, Sequence[Fact]],
     replays: bool,
-    stop_asked: Callable[[], bool],
+    stop_requested: Callable[[], bool],
 ) -> Run:
     """The parts put together, for ``state`` on; every rank gets its own."""
     from trainer.data.loader import Stream
@@ -91,32 +91,32 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         journal=journal,
         reader=reader,
         slice_tokens={place: segment.slice_tokens for place, segment in segments.items()},
-        worth=None if replays else worth_plan(recipe, data),
+        source_value=None if replays else source_value_plan(recipe, data),
         alignment=None if replays else alignment_plan(recipe, data),
-        fading=None if replays else fading_plan(recipe, data),
+        forgetting=None if replays else forgetting_plan(recipe, data),
         ahead=ahead,
         replays=replays,
-        stop_asked=stop_asked,
+        stop_requested=stop_requested,
         ledger_offset=ledger.sync,
         warn=warn if engine.is_main else lambda _text: None,
     )
 
 
 def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
-    guard, readings = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
+    guard, evaluations = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
     blind = "the guard will not judge held-out loss"
     if guard.enabled and num_documents < guard.min_documents:
         warn(f"{blind}: {num_documents} documents are read, it needs {guard.min_documents}")
-    elif guard.enabled and readings < guard.min_readings:
-        warn(f"{blind}: the run has {readings} readings, it needs {guard.min_readings}")
+    elif guard.enabled and evaluations < guard.min_evaluations:
+        warn(f"{blind}: the run has {evaluations} readings, it needs {guard.min_evaluations}")
 
 
 def _reader(
     recipe: Recipe, data: "PreparedData", interval_tokens: int, documents_before: Sequence[int] | None
 ) -> Reader:
     """What is read at each reading; the documents that the run began with, however large its batches are now."""
-    documents = plan_steer(
-        data.steer,
+    documents = plan_validation(
+        data.validation,
         recipe.evaluation,
         interval_tokens=interval_tokens,
         seed=recipe.seed,
@@ -124,7 +124,7 @@ def _reader(
         sequence_length=data.sequence_length,
     )
     return Reader(
-        part=data.steer,
+        part=data.validation,
         documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),
         sources=data.segments,
         source_samples=recipe.evaluation.source_samples,
@@ -140,10 +140,10 @@ def alignment_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Alignmen
     config, steps = recipe.evaluation.alignment, recipe.training.steps
     when = times(
         config.enabled,
-        alignment_from(recipe.control),
+        gradient_alignment_from(recipe.control),
         until=1.0,
         num_steps=steps,
-        every_steps=config.every_readings * recipe.evaluation.every_steps,
+        every_steps=config.every_evaluations * recipe.evaluation.every_steps,
     )
     if when is None:
         return None
@@ -154,33 +154,33 @@ def alignment_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Alignmen
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * when.every_steps,
     )
     measure = TokenAlignment(
-        part=data.steer,
+        part=data.validation,
         sources=data.segments,
         num_samples=num_samples,
         seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
     )
-    measure.held_out(step=0)  # a steer part that is too small is an error now, not at the first measurement
+    measure.held_out(step=0)  # a validation part that is too small is an error now, not at the first measurement
     return MeasurePlan(measure=measure, times=when)
 
 
-def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | None:
+def source_value_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[SourceValue] | None:
     """How much is measured for the worth of the sources, and when; None when nobody asks for it.
 
     What the budget of the whole run allows is spent on the few measurements that can still change something.
     """
-    config, steps = recipe.evaluation.worth, recipe.training.steps
+    config, steps = recipe.evaluation.source_value, recipe.training.steps
     when = times(
         config.enabled,
-        worth_from(recipe.control),
+        source_value_from(recipe.control),
         until=config.until,
         num_steps=steps,
-        every_steps=config.every_readings * recipe.evaluation.every_steps,
+        every_steps=config.every_evaluations * recipe.evaluation.every_steps,
     )
     if when is None:
         return None
-    kept = 1.0 if _fading_from(recipe) is None else 1 - PART_OF_EVIDENCE
+    kept = 1.0 if _forgetting_from(recipe) is None else 1 - PART_OF_EVIDENCE
     counts = sized(
         config.model_copy(update={"max_compute_share": kept * config.max_compute_share}),
         num_sources=len(data.sources),
@@ -188,8 +188,8 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | Non
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
     )
     _require_enough(recipe, data, counts)
-    measure = TokenWorth(
-        part=data.steer,
+    measure = TokenSourceValue(
+        part=data.validation,
         sources=data.segments,
         counts=counts,
         seed=recipe.seed,
@@ -200,20 +200,20 @@ def worth_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Worth] | Non
     return MeasurePlan(measure=measure, times=when)
 
 
-def fading_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Fading] | None:
+def forgetting_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Forgetting] | None:
     """How much is measured of how fast the model forgets, and when; None when nobody asks for it."""
-    config, steps = recipe.evaluation.worth, recipe.training.steps
-    when = fading_times(config, _fading_from(recipe), num_steps=steps, every_steps=recipe.evaluation.every_steps)
+    config, steps = recipe.evaluation.source_value, recipe.training.steps
+    when = forgetting_times(config, _forgetting_from(recipe), num_steps=steps, every_steps=recipe.evaluation.every_steps)
     if when is None:
         return None
-    counts = fading_sized(
+    counts = forgetting_sized(
         config,
         sequence_length=data.sequence_length,
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * steps // when.count,
     )
     _require_enough(recipe, data, counts)
-    measure = TokenFading(
-        part=data.steer,
+    measure = TokenForgetting(
+        part=data.validation,
         sources=data.segments,
         taught=[name for name, source in recipe.data.sources.items() if source.kind == "synthetic"],
         counts=counts,
@@ -225,10 +225,10 @@ def fading_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Fading] | N
     return MeasurePlan(measure=measure, times=when)
 
 
-def _require_enough(recipe: Recipe, data: "PreparedData", counts: WorthCounts) -> None:
-    """A steer part that is too small is an error now, not at the first measurement."""
+def _require_enough(recipe: Recipe, data: "PreparedData", counts: SourceValueCounts) -> None:
+    """A validation part that is too small is an error now, not at the first measurement."""
     held_out_samples(
-        data.steer,
+        data.validation,
         counts,
         step=0,
         seed=recipe.seed,
@@ -237,7 +237,7 @@ def _require_enough(recipe: Recipe, data: "PreparedData", counts: WorthCounts) -
     )
 
 
-def _fading_from(recipe: Recipe) -> float | None:
+def _forgetting_from(recipe: Recipe) -> float | None:
     """Progress from which it is asked for."""
     kinds = {name: source.kind for name, source in recipe.data.sources.items()}
-    return fading_from(recipe.control, least_capped(kinds, recipe.mixture.max_epochs))
+    return forgetting_from(recipe.control, least_capped(kinds, recipe.mixture.max_epochs))

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from trainer.base.failures import own_rank, say
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
@@ -98,7 +98,7 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n{own_launch()}")
         file.flush()
-        with suppress(OSError):  # network file systems show the other hosts only what was synchronised
+        with suppress(OSError):  # network file systems show the other hosts only what was synchronized
             os.fsync(file.fileno())
         with suppress(OSError):  # so full already: the run will tell
             (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)

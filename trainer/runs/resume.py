@@ -26,14 +26,14 @@ from trainer.mixture.plan import MixtureConfig, accumulation
 from trainer.tracking.journal import AppendOnlyFile, cut, read
 from trainer.training.run import Devices, RunState
 from trainer.recipe import Recipe, load_recipe
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
 
 
-MARKS_KEPT = 16  # further back than a rollback goes
-_MARK_LINE = b'{"fact":"mark"'
+SNAPSHOTS_KEPT = 16  # further back than a rollback goes
+_SNAPSHOT_LINE = b'{"fact":"snapshot"'
 
 
 class RecordedLedger(Ledger):
@@ -109,14 +109,14 @@ def open_ledger(
 
 
 def _recent(path: Path) -> list[dict[str, Any]]:
-    """The ledger's records without all but the newest marks.
+    """The ledger's records without all but the newest snapshots.
 
-    A mark only saves counting, and a run goes on from the newest: with all of them a resume after a million steps takes
+    A snapshot only saves counting, and a run goes on from the newest: with all of them a resume after a million steps takes
     many times as long as one after ten.
     """
     with path.open("rb") as file:
-        marks = [number for number, line in enumerate(file, start=1) if line.startswith(_MARK_LINE)]
-    return list(read(path, skip=frozenset(marks[:-MARKS_KEPT])))
+        snapshots = [number for number, line in enumerate(file, start=1) if line.startswith(_SNAPSHOT_LINE)]
+    return list(read(path, skip=frozenset(snapshots[:-SNAPSHOTS_KEPT])))
 
 
 def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Segment | Retire]]:
@@ -146,7 +146,7 @@ def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Se
     return by_step
 
 
-def facts_ahead(
+def scheduled_facts(
     segments: Mapping[int, Sequence[Fact]], replay: Mapping[int, Sequence[Fact]] | None
 ) -> dict[int, list[Fact]]:
     """What is known before its step, by the step it governs from: segments that join and retire, and what is replayed.

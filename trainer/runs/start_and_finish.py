@@ -54,7 +54,7 @@ def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoin
             }
             for name, source in data.sources.items()
         },
-        steer_documents=len(run.reader.documents),
+        validation_documents=len(run.reader.documents),
         environment=environment_of(run.engine),
     )
 
@@ -77,12 +77,12 @@ def environment_of(engine: Devices) -> dict[str, Any]:
 def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "PreparedData", state: RunState) -> None:
     """The figures nobody steered by, sample texts, and the model as transformers loads it."""
     reader = whole_part(
-        data.report,
+        data.test,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.document_batch,
     )
-    run.journal.write("report", state.step, part="report", **summary(reader.read(engine, step=state.step, live={})))
+    run.journal.write("test", state.step, part="test", **summary(reader.read(engine, step=state.step, live={})))
     beat("finishing")
     _write_model(engine, run.folder / "model", data.tokenizer_folder)
     engine.broadcast(None)  # who waits for the texts has the whole patience of the watchdog for them
@@ -117,5 +117,5 @@ def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:
 
 
 def _beginning(data: "PreparedData", document: int) -> list[int]:
-    start, end = data.steer.offsets[document], data.steer.offsets[document + 1]
-    return [int(token) for token in data.steer.tokens[start : min(end, start + PROMPT_TOKENS)]]
+    start, end = data.validation.offsets[document], data.validation.offsets[document + 1]
+    return [int(token) for token in data.validation.tokens[start : min(end, start + PROMPT_TOKENS)]]

@@ -7,7 +7,7 @@ is named within seconds, one that gives no sign or lags behind when ``training.t
 writes ``outcome.json`` and all leave, so that the launcher ends.
 
 Time is counted in ticks of this thread, not read off a clock: a process that was stopped as a whole, or whose clock
-jumps, goes on where it was. The training itself is not touched: ``pulse.beat`` is all that the hot path pays.
+jumps, goes on where it was. The training itself is not touched: ``heartbeat.beat`` is all that the hot path pays.
 """
 
 import faulthandler
@@ -27,8 +27,8 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from trainer.base.failures import Cause, is_echo, leave_for_launcher, own_rank, say, say_last
-from trainer.base.heartbeat import own_pulse
-from trainer.base.records import UserError
+from trainer.base.heartbeat import own_heartbeat
+from trainer.base.errors import UserError
 from trainer.runs.folder import FAILED, INTERRUPTED, SIGNS, failed_outcome, write_outcome
 
 STOPPED_EARLY = "stopped by a signal before the first step"
@@ -133,11 +133,11 @@ class Watchdog:
         """Inside, before the first step, a signal to stop ends this process even where it waits for the others in
         native code, which keeps Python's own handlers waiting too: they are not coming if they were stopped as well.
         """
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
+        evaluation, writing = os.pipe()
+        os.set_blocking(evaluation, False)
         os.set_blocking(writing, False)
         before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        self._asked = reading
+        self._asked = evaluation
         try:
             yield
         finally:
@@ -202,19 +202,19 @@ class Watchdog:
     # The thread
 
     def _watch(self) -> None:
-        place, idle_s, seen = own_pulse().place, 0.0, _Seen()
+        place, idle_s, seen = own_heartbeat().place, 0.0, _Seen()
         while not self._stop.wait(TICK_S):
             self._mind_launcher()
             self._leave_if_asked()
             if self._signs is None:
                 continue
             self._give_sign()
-            pulse = own_pulse()
-            if pulse.place != place:
-                place, idle_s, seen = pulse.place, 0.0, _Seen()
+            heartbeat = own_heartbeat()
+            if heartbeat.place != place:
+                place, idle_s, seen = heartbeat.place, 0.0, _Seen()
                 continue
             idle_s += TICK_S
-            is_patient = pulse.phase in PATIENT_PHASES or pulse.steps_begun < 3
+            is_patient = heartbeat.phase in PATIENT_PHASES or heartbeat.steps_begun < 3
             patience_s = self._timeout_s * (PATIENCE if is_patient else 1)
             if idle_s >= IDLE_S and self._world_size > 1:
                 self._leave_if_told()
@@ -276,7 +276,7 @@ class Watchdog:
     # Signs of life
 
     def _own_sign(self) -> Sign:
-        pulse = own_pulse()
+        heartbeat = own_heartbeat()
         return Sign(
             rank=self._rank,
             host=self._host,
@@ -284,9 +284,9 @@ class Watchdog:
             pid=os.getpid(),
             born=self._born,
             count=self._count,
-            step=pulse.step,
-            beats=pulse.beats,
-            phase=self._phase_left or pulse.phase,
+            step=heartbeat.step,
+            beats=heartbeat.beats,
+            phase=self._phase_left or heartbeat.phase,
             stack=_main_stack(),
         )
 
@@ -337,7 +337,7 @@ class Watchdog:
         first = write_outcome(
             self._run,
             state="failed",
-            step=own_pulse().step or None,
+            step=own_heartbeat().step or None,
             reason=cause.what,
             exit_code=FAILED,
             trace=cause.trace,

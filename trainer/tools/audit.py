@@ -1,8 +1,8 @@
 """Looking back at a run from its folder: what a batch held, where a sample was used, how good a checkpoint is.
 
 Ids follow from seed and ledger alone, so an audit needs neither the model nor the data. Names and texts come from the
-prepared store when it is at hand; and then ``fed`` is predicted from it, which proves that what was trained on is what
-the ledger says.
+prepared store when it is at hand; and then ``batch_hash`` is predicted from it, which proves that what was trained on
+is what the ledger says.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import segment_name
 from trainer.mixture.ledger import Ledger, Topology, from_record
 from trainer.mixture.plan import Batch, Cells, Plan
@@ -49,7 +49,7 @@ class RunFolder:
     plan: Plan
     topologies: tuple[Topology, ...]
     last_step: int
-    fed: dict[int, int]  # by step, as journalled
+    batch_hash: dict[int, int]  # by step, as journalled
     store: Path | None
 
     def prepared(self) -> "PreparedData | None":
@@ -71,10 +71,10 @@ def open_run(folder: Path) -> RunFolder:
     facts = [from_record(record) for record in read(folder / "ledger.jsonl")]
     plan = Plan(recipe.seed, Ledger(facts))
     plan.refresh()
-    fed, store = {}, None
+    batch_hash, store = {}, None
     for line in read(folder / "journal.jsonl"):
         if line["kind"] == "step":
-            fed[line["step"]] = int(line["fed"])
+            batch_hash[line["step"]] = int(line["batch_hash"])
         elif line["kind"] == "start":
             store = Path(line["store"])
     return RunFolder(
@@ -82,8 +82,8 @@ def open_run(folder: Path) -> RunFolder:
         recipe=recipe,
         plan=plan,
         topologies=tuple(fact for fact in facts if isinstance(fact, Topology)),
-        last_step=max(fed, default=0),
-        fed=fed,
+        last_step=max(batch_hash, default=0),
+        batch_hash=batch_hash,
         store=store,
     )
 
@@ -101,20 +101,20 @@ def slots_of(run: RunFolder, step: int) -> list[Slot]:
     ]
 
 
-def predicted_fed(run: RunFolder, step: int, data: "PreparedData") -> int:
-    """``fed`` of a step from the ledger and the store alone."""
-    from trainer.data.loader import fed
+def predicted_batch_hash(run: RunFolder, step: int, data: "PreparedData") -> int:
+    """``batch_hash`` of a step from the ledger and the store alone."""
+    from trainer.data.loader import batch_hash
 
     stores = {
         (run.plan.sources.index(name), number): segment
         for name, source in data.sources.items()
         for number, segment in enumerate(source.segments)
     }
-    return fed(run.plan.batch(step), stores)
+    return batch_hash(run.plan.batch(step), stores)
 
 
 def uses_of(run: RunFolder, source: str, sample: int, segment: int = 0) -> Iterator[tuple[int, Slot]]:
-    """Steps that used a sample, with its slot, in order: one search per epoch, from the nearest mark."""
+    """Steps that used a sample, with its slot, in order: one search per epoch, from the nearest snapshot."""
     plan = run.plan
     index = plan.segment_index(source, segment)
     size, drawn = plan.segments[index].num_samples, int(plan.state(run.last_step + 1).cursors[index])
@@ -130,20 +130,20 @@ def uses_of(run: RunFolder, source: str, sample: int, segment: int = 0) -> Itera
 
 
 def show_step(run: RunFolder, step: int, *, as_json: bool) -> str:
-    """The batch of a step as text or JSON: slots with their documents, and ``fed`` as journalled and as the store
-    predicts it.
+    """The batch of a step as text or JSON: slots with their documents, and ``batch_hash`` as journalled and as the
+    store predicts it.
     """
     slots, data = slots_of(run, step), run.prepared()
     told = [_told(slot, data) for slot in slots]
     if as_json:
-        fed = run.fed.get(step)
-        predicted = predicted_fed(run, step, data) if data else None
-        return json.dumps({"step": step, "fed": fed, "predicted_fed": predicted, "slots": told})
+        batch_hash = run.batch_hash.get(step)
+        predicted = predicted_batch_hash(run, step, data) if data else None
+        return json.dumps({"step": step, "batch_hash": batch_hash, "predicted_batch_hash": predicted, "slots": told})
     lines = [f"step {step}: {len(slots)} samples from slot {slots[0].slot}"]
-    if step in run.fed:
-        lines.append(f"fed as journalled  {run.fed[step]}")
+    if step in run.batch_hash:
+        lines.append(f"fed as journalled  {run.batch_hash[step]}")
     if data:
-        lines.append(f"fed from the store {predicted_fed(run, step, data)}")
+        lines.append(f"fed from the store {predicted_batch_hash(run, step, data)}")
     for slot, facts in zip(slots, told, strict=True):
         named = f"{segment_name(slot.source, slot.segment)}:{slot.sample}"
         lines.append(f"{slot.slot:>10}  rank {slot.rank}  {named}  segment {slot.segment}  epoch {slot.epoch}")
@@ -237,7 +237,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
     engine = AccelerateEngine(model, run.recipe.training, seed=run.recipe.seed)
     engine.restore(saved.folder)
     figures: dict[str, Any] = {"step": saved.step}
-    for name, part in (("steer", data.steer), ("report", data.report)):
+    for name, part in (("validation", data.validation), ("test", data.test)):
         reader = whole_part(
             part,
             sequence_length=data.sequence_length,
@@ -251,7 +251,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
 def show_held_out(figures: dict[str, Any]) -> str:
     """Held-out figures as a table a person reads: both parts, then the slices, worst first."""
     lines = [f"after step {figures['step']}: loss in nats per token ± standard error, bits per byte, documents"]
-    for part in ("steer", "report"):
+    for part in ("validation", "test"):
         found = figures[part]
         error = f" ± {found['standard_error']:.4f}" if found["standard_error"] is not None else ""
         lines.append(

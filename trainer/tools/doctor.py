@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
+from trainer.base.config import Config
+from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable
-from trainer.base.records import Config, UserError
 
 Line = Mapping[str, Any]
 

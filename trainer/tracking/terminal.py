@@ -75,7 +75,7 @@ class TerminalProgress:
         kind = line["kind"]
         if kind == "step":
             self._take_step(line)
-        elif kind == "reading":
+        elif kind == "evaluation":
             self._held_out = plus_minus(line["nats_per_token"], line.get("standard_error"))
         elif kind in EVENTS and line.get("action") != "keep":
             self._say(event(line))
@@ -162,7 +162,7 @@ def summary_table(lines: Iterable[Line]) -> Table:
                 first, last = first or line, line
             case "decision":
                 decisions.append(line)
-            case "report":
+            case "test":
                 report = line
             case "finish":
                 finish = line

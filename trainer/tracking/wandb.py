@@ -31,8 +31,8 @@ def row(line: Line) -> dict[str, Any]:
     match line["kind"]:
         case "step":
             return _step_row(line)
-        case "reading":
-            return _reading_row(line)
+        case "evaluation":
+            return _evaluation_row(line)
         case "decision":
             return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
         case "rollback" | "cap" | "nonfinite" | "skew" as kind:
@@ -61,7 +61,7 @@ def _step_row(line: Line) -> dict[str, Any]:
     }
 
 
-def _reading_row(line: Line) -> dict[str, Any]:
+def _evaluation_row(line: Line) -> dict[str, Any]:
     values = {
         "loss/held_out": number(line["nats_per_token"]),
         "loss/held_out_standard_error": number(line.get("standard_error")),
@@ -72,9 +72,9 @@ def _reading_row(line: Line) -> dict[str, Any]:
         values[f"loss/slice/{name}"] = number(figures["nats_per_token"])
     for source, nats in line.get("source_nats_per_token", {}).items():
         values[f"loss/source/{source}"] = number(nats)
-    for source, worth in line.get("worth", {}).items():
-        values[f"worth/{source}"] = number(worth["value"])
-        values[f"worth/{source}/standard_error"] = number(worth["standard_error"])
+    for source, source_value in line.get("source_value", {}).items():
+        values[f"source_value/{source}"] = number(source_value["value"])
+        values[f"source_value/{source}/standard_error"] = number(source_value["standard_error"])
     for source, found in line.get("alignment", {}).items():
         values[f"alignment/{source}"] = number(found["inner_product"])
         values[f"alignment/{source}/standard_error"] = number(found["standard_error"])
@@ -181,7 +181,7 @@ class WandbMirror:
         step = int(line["step"])
         if line["kind"] == "start":
             run.config.update({"start": dict(line)}, allow_val_change=True)
-        elif line["kind"] in ("report", "finish"):
+        elif line["kind"] in ("test", "finish"):
             run.summary.update(
                 {line["kind"]: {key: value for key, value in line.items() if key not in ("kind", "step")}}
             )

@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
-from trainer.base.records import Config, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -79,11 +80,11 @@ def save(
     write: Callable[[Path], None],
     state: dict[str, Any],
     keep: int,
-    accepted_step: int,
+    last_healthy_step: int,
     ranks: Ranks,
 ) -> tuple[Path, int]:
     """(all) Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts this rank's
-    files into the folder it is given. Beside the newest ``keep``, the newest up to ``accepted_step`` stays, for a
+    files into the folder it is given. Beside the newest ``keep``, the newest up to ``last_healthy_step`` stays, for a
     rollback.
 
     OSError on every rank, naming the one that failed, when anything goes wrong on any.
@@ -104,7 +105,7 @@ def save(
     problem = next((problem for problem in problems if problem), None)
     if problem:
         raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
-    together(ranks, lambda: _remove_old(root, keep, accepted_step) if is_main else None)
+    together(ranks, lambda: _remove_old(root, keep, last_healthy_step) if is_main else None)
     return folder, sum(int(entry["bytes"]) for entry in files.values())
 
 
@@ -275,8 +276,8 @@ def require_space(root: Path, bytes_each: int, keep: int) -> None:
         )
 
 
-def _remove_old(root: Path, keep: int, accepted_step: int) -> None:
-    accepted = [folder for folder in _folders(root) if _step(folder) <= accepted_step][-1:]
+def _remove_old(root: Path, keep: int, last_healthy_step: int) -> None:
+    accepted = [folder for folder in _folders(root) if _step(folder) <= last_healthy_step][-1:]
     for folder in _folders(root)[:-keep]:
         if folder not in accepted:
             shutil.rmtree(folder)

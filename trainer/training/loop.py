@@ -1,4 +1,4 @@
-"""The training loop and what happens after a step: evaluate, steer, save. It knows verbs, not libraries.
+"""The training loop and what happens after a step: evaluate, validation, save. It knows verbs, not libraries.
 
 Who makes the steps is left open: ``train`` makes them with an engine; under Lightning they are Lightning's, and
 ``Steps`` is what both go through.
@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
 from trainer.base.records import (
     Alignment,
     Decision,
-    Fading,
+    Evaluation,
+    Forgetting,
+    Horizon,
     Observation,
-    Outlook,
-    Reading,
     SourceLoss,
+    SourceValue,
     StepFigures,
-    UserError,
-    Worth,
 )
-from trainer.control.controller import steer
+from trainer.control.controller import decide
 from trainer.evaluate.held_out import summary
 from trainer.mixture.ledger import BatchSize, Fact, Retire, Rollback, Segment, Shares
-from trainer.mixture.plan import MARK_EVERY_STEPS, State
+from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, State
 from trainer.model.optimizer import TrainingConfig
 from trainer.training import checkpoint
 from trainer.training.run import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
@@ -56,7 +56,7 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launched:
+class InFlightStep:
     """A step that may still be running on the device."""
 
     batch: "StepBatch"
@@ -70,9 +70,9 @@ class Evidence:
     """What is known of the sources at a reading."""
 
     losses: Mapping[str, SourceLoss]
-    worth: Mapping[str, Worth]
+    source_value: Mapping[str, SourceValue]
     alignment: Mapping[str, Alignment]
-    fading: Mapping[str, Fading]
+    forgetting: Mapping[str, Forgetting]
 
 
 class Steps:
@@ -83,7 +83,7 @@ class Steps:
 
     def __init__(self, run: Run, state: RunState) -> None:
         self.run, self.state = run, state
-        self._unread: deque[Launched] = deque()
+        self._unread: deque[InFlightStep] = deque()
         self._settled_s = 0.0  # when the figures of the last step were read
         self.outcome = self._finished()
 
@@ -103,7 +103,7 @@ class Steps:
             _note_caps(self.run, batch)
             yield batch
 
-    def made(self, launched: Launched) -> None:
+    def made(self, launched: InFlightStep) -> None:
         """Take a step that was launched: its figures into the journal, then whatever is due after it."""
         batch, state = launched.batch, self.state
         self._unread.append(launched)
@@ -149,13 +149,13 @@ def train(run: Run, state: RunState, engine: Engine, training: TrainingConfig) -
     return steps.state, steps.outcome
 
 
-def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, training: TrainingConfig) -> Launched:
+def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, training: TrainingConfig) -> InFlightStep:
     """Make the step at the schedule position of ``state``, without waiting for it."""
     rate = training.rate(state.position)
     started_s = time.monotonic()
     beat("training", batch.step)
-    figures = engine.train_step(batch, learning_rate=rate, stop=run.stop_asked(), ledger_digest=run.ledger.digest)
-    return Launched(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
+    figures = engine.train_step(batch, learning_rate=rate, stop=run.stop_requested(), ledger_digest=run.ledger.digest)
+    return InFlightStep(batch=batch, figures=figures, learning_rate=rate, started_s=started_s)
 
 
 def _note_caps(run: Run, batch: "StepBatch") -> None:
@@ -164,13 +164,17 @@ def _note_caps(run: Run, batch: "StepBatch") -> None:
         shares = run.plan.shares(batch.step)
         run.journal.write("cap", batch.step - 1, source=source, epochs=epochs, shares=shares)
     if batch.capped:
-        _note_lags(run, run.plan.state(batch.step))
+        _note_deficits(run, run.plan.state(batch.step))
 
 
-def _note_lags(run: Run, state: State) -> None:
-    for change in run.plan.lag_changes(state):
+def _note_deficits(run: Run, state: State) -> None:
+    for change in run.plan.deficit_changes(state):
         run.journal.write(
-            "lag", state.step - 1, source=change.source, before_millionths=change.before, after_millionths=change.after
+            "deficit",
+            state.step - 1,
+            source=change.source,
+            before_millionths=change.before,
+            after_millionths=change.after,
         )
 
 
@@ -185,7 +189,7 @@ def _take(run: Run, facts: Sequence[Fact]) -> None:
             run.journal.write("join", fact.step - 1, source=fact.source, segment=fact.segment, num_samples=size)
         elif isinstance(fact, Retire):
             run.journal.write("retire", fact.step - 1, source=fact.source, segment=fact.segment)
-    _note_lags(run, run.stream.state)
+    _note_deficits(run, run.stream.state)
 
 
 def _due(run: Run, state: RunState) -> bool:
@@ -194,7 +198,7 @@ def _due(run: Run, state: RunState) -> bool:
     return last or state.step + 1 in run.ahead or any(state.step % steps == 0 for steps in every)
 
 
-def _settle(run: Run, state: RunState, launched: Launched, *, since_s: float) -> tuple[RunState, bool]:
+def _settle(run: Run, state: RunState, launched: InFlightStep, *, since_s: float) -> tuple[RunState, bool]:
     """Read the figures of a step that runs ``since_s`` into the journal; the state, and whether any rank was asked to
     stop."""
     batch, figures = launched.batch, launched.figures.result()
@@ -212,12 +216,12 @@ def _settle(run: Run, state: RunState, launched: Launched, *, since_s: float) ->
         counts=dict(zip(plan.sources, counts, strict=True)),
         shares=plan.shares(batch.step),
         epochs=plan.epochs(batch.after),
-        fed=str(figures.fed),
+        batch_hash=str(figures.batch_hash),
         updated=figures.updated,
         seconds=time.monotonic() - since_s,
     )
-    if batch.step % MARK_EVERY_STEPS == 0:
-        run.ledger.append(plan.mark(batch.after))
+    if batch.step % SNAPSHOT_EVERY_STEPS == 0:
+        run.ledger.append(plan.snapshot(batch.after))
     if not figures.ledgers_agree:
         digests = run.engine.gather((run.ledger.digest, socket.gethostname()))
         named = ", ".join(f"rank {rank} on {host}: {digest:016x}" for rank, (digest, host) in enumerate(digests))
@@ -225,11 +229,11 @@ def _settle(run: Run, state: RunState, launched: Launched, *, since_s: float) ->
     if not figures.updated:
         skipped = state.skipped_in_a_row + 1
         _report_nonfinite(run, batch, figures, skipped)
-        return replace(state, skipped_in_a_row=skipped), figures.stop_asked
+        return replace(state, skipped_in_a_row=skipped), figures.stop_requested
     _report_spike(run, batch, figures, state.recent_losses)
     recent = with_latest(state.recent_losses, figures.loss)
     losses = added(state.losses, losses)
-    return replace(state, skipped_in_a_row=0, recent_losses=recent, losses=losses), figures.stop_asked
+    return replace(state, skipped_in_a_row=0, recent_losses=recent, losses=losses), figures.stop_requested
 
 
 def added(sums: Mapping[str, SourceLoss], more: Mapping[str, SourceLoss]) -> dict[str, SourceLoss]:
@@ -279,7 +283,7 @@ def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skippe
 
 def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunState, Outcome | None]:
     """Whatever is due after a step: take the facts that are known ahead (segments that join, a replayed ledger),
-    evaluate and steer, save. All ranks call it together.
+    evaluate and validation, save. All ranks call it together.
     """
     outcome = None
     last = state.position >= run.num_steps
@@ -301,30 +305,30 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
     beat("evaluating")
-    reading = run.reader.read(run.engine, step=state.step, live=run.plan.live(state.step + 1))
-    worth = {} if last else _measured(run, state, run.worth)
+    evaluation = run.reader.read(run.engine, step=state.step, live=run.plan.live(state.step + 1))
+    source_value = {} if last else _measured(run, state, run.source_value)
     alignment = {} if last else _measured(run, state, run.alignment)
-    fading = {} if last else _measured(run, state, run.fading)
+    forgetting = {} if last else _measured(run, state, run.forgetting)
     anchor = None if state.anchor is None else np.array(state.anchor)
     drawn = drawn_slices(run)
     run.journal.write(
-        "reading",
+        "evaluation",
         state.step,
-        part="steer",
-        **summary(reading, anchor),
-        worth={name: asdict(value) for name, value in worth.items()},
+        part="validation",
+        **summary(evaluation, anchor),
+        source_value={name: asdict(value) for name, value in source_value.items()},
         alignment={name: asdict(value) for name, value in alignment.items()},
-        fading={name: asdict(value) for name, value in fading.items()},
+        forgetting={name: asdict(value) for name, value in forgetting.items()},
         **composition_line(drawn),
         seconds=time.monotonic() - started_s,
     )
-    evidence = Evidence(losses=state.losses, worth=worth, alignment=alignment, fading=fading)
+    evidence = Evidence(losses=state.losses, source_value=source_value, alignment=alignment, forgetting=forgetting)
     state = replace(warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
-        state = replace(state, anchor=reading.nats.tolist())
+        state = replace(state, anchor=evaluation.nats.tolist())
     if run.replays or last:
         return state, None
-    return _decide(run, state, reading, evidence)
+    return _decide(run, state, evaluation, evidence)
 
 
 def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Mapping[str, Found]:
@@ -340,34 +344,34 @@ def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Map
     )
 
 
-def _decide(run: Run, state: RunState, reading: Reading, evidence: Evidence) -> tuple[RunState, Outcome | None]:
+def _decide(run: Run, state: RunState, evaluation: Evaluation, evidence: Evidence) -> tuple[RunState, Outcome | None]:
     """Decide on the main rank, tell all ranks, and act."""
     decided: tuple[dict[str, Any], Decision] | None = None
     if run.engine.is_main:
         seen = Observation(
             step=state.step,
             progress=state.position / run.num_steps,
-            outlook=Outlook(
+            horizon=Horizon(
                 num_steps=run.num_steps,
                 global_batch=run.plan.global_batch(state.step + 1),
                 rates=run.rates,
                 num_samples=run.plan.sizes(state.step + 1),
                 max_epochs=run.max_epochs,
-                probes_until=None if run.fading is None else run.fading.times.last / run.num_steps,
+                probes_until=None if run.forgetting is None else run.forgetting.times.last / run.num_steps,
             ),
-            reading=reading,
+            evaluation=evaluation,
             losses=evidence.losses,
             alignment=evidence.alignment,
-            fading=evidence.fading,
-            worth=evidence.worth,
+            forgetting=evidence.forgetting,
+            source_value=evidence.source_value,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
             epochs=run.plan.epochs(run.stream.state),
             live=run.plan.live(state.step + 1),
         )
-        decided = steer(run.control, dict(state.control), seen)
+        decided = decide(run.control, dict(state.control), seen)
     control, decision = run.engine.broadcast(decided)
-    state = replace(state, control=control, accepted_step=_accepted(state, decision.evidence))
+    state = replace(state, control=control, last_healthy_step=_accepted(state, decision.evidence))
     run.journal.write(
         "decision",
         state.step,
@@ -390,7 +394,7 @@ def _accepted(state: RunState, evidence: Mapping[str, Any]) -> int:
     """The newest step that the guard holds for sound, after a decision; a reading it could not judge accepts none."""
     guard = evidence.get("guard", {})
     if not evidence.get("usable", True) or not guard.get("usable", True):
-        return state.accepted_step
+        return state.last_healthy_step
     return int(guard.get("anchor_step", state.step))
 
 
@@ -430,12 +434,12 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
 def _rollback_target(run: Run, state: RunState) -> checkpoint.Checkpoint | None:
     """The newest whole checkpoint that the guard holds for sound, else the newest there is, loudly."""
     root = run.folder / "checkpoints"
-    sound = checkpoint.latest(root, warn=run.warn, at_most=state.accepted_step)
+    sound = checkpoint.latest(root, warn=run.warn, at_most=state.last_healthy_step)
     if sound is not None:
         return sound
     newest = checkpoint.latest(root, warn=run.warn, at_most=state.step - 1)
     if newest is not None:
-        run.warn(f"no checkpoint is as old as step {state.accepted_step}: rolling back to step {newest.step} only")
+        run.warn(f"no checkpoint is as old as step {state.last_healthy_step}: rolling back to step {newest.step} only")
     return newest
 
 
@@ -457,7 +461,7 @@ def save_checkpoint(run: Run, state: RunState) -> None:
         write=write,
         state={**state.to_json(), **offsets[0]},
         keep=run.checkpoint.keep,
-        accepted_step=state.accepted_step,
+        last_healthy_step=state.last_healthy_step,
         ranks=writers,
     )
     run.saver.start(state.step, save, started_s=started_s, in_a_thread=run.checkpoint.asynchronous)

@@ -7,10 +7,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
-from trainer.base.records import Alignment, Fading, FloatArray, IntArray, Reading, SourceLoss, StepFigures, Worth
+from trainer.base.records import (
+    Alignment,
+    Evaluation,
+    FloatArray,
+    Forgetting,
+    IntArray,
+    SourceLoss,
+    SourceValue,
+    StepFigures,
+)
 from trainer.control.controller import ControlConfig
 from trainer.evaluate.evidence.gradient_alignment import GradientPort
-from trainer.evaluate.evidence.source_value import WorthPort
+from trainer.evaluate.evidence.source_value import SourceValuePort
 from trainer.evaluate.held_out import EvaluationConfig
 from trainer.evaluate.schedule import Times
 from trainer.mixture.ledger import Fact, Ledger
@@ -89,7 +98,7 @@ class Devices(Protocol):
         ...
 
 
-class Engine(Devices, WorthPort, GradientPort, Protocol):
+class Engine(Devices, SourceValuePort, GradientPort, Protocol):
     """Devices with a language model on them that can be trained."""
 
     def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
@@ -118,7 +127,7 @@ class RunState:
     control: Mapping[str, Any] = field(default_factory=dict)
     control_form: int = CONTROL_FORM
     documents: Sequence[int] | None = None  # of the held-out part that are read, fixed when the run began
-    accepted_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
+    last_healthy_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
     replay: str | None = None  # folder of the run whose decisions are replayed
     anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
     skipped_in_a_row: int = 0
@@ -140,7 +149,7 @@ class RunState:
         return cls(**fields, losses=losses)
 
 
-class HeldOutReader(Protocol):
+class HeldOutEvaluator(Protocol):
     """What is read of the held-out samples, on the devices it was made for."""
 
     @property
@@ -148,7 +157,7 @@ class HeldOutReader(Protocol):
         """Numbers of the documents that are read, ascending."""
         ...
 
-    def read(self, port: Any, *, step: int, live: Mapping[str, Sequence[int]]) -> Reading:
+    def read(self, port: Any, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
         """(all) One reading, of the sources in ``live`` too, by the numbers of their live segments; every rank gets
         the same one.
         """
@@ -205,7 +214,7 @@ class Run:
 
     seed: int
     num_steps: int  # of the schedule
-    rates: Sequence[float]  # learning rates ahead, as in ``Outlook``; empty where nobody knows them
+    rates: Sequence[float]  # learning rates ahead, as in ``Horizon``; empty where nobody knows them
     max_epochs: Mapping[str, float]  # of sources that are capped
     evaluation: EvaluationConfig
     control: ControlConfig
@@ -216,14 +225,14 @@ class Run:
     plan: Plan
     ledger: Ledger
     journal: JournalWriter
-    reader: HeldOutReader
+    reader: HeldOutEvaluator
     slice_tokens: Mapping[tuple[str, int], Mapping[str, int]]  # by slice of each segment; empty where nobody knows
-    worth: MeasurePlan[Worth] | None  # None: nobody asks for it
+    source_value: MeasurePlan[SourceValue] | None  # None: nobody asks for it
     alignment: MeasurePlan[Alignment] | None  # likewise
-    fading: MeasurePlan[Fading] | None  # likewise
+    forgetting: MeasurePlan[Forgetting] | None  # likewise
     ahead: Mapping[int, Sequence[Fact]]  # known before their steps: segments that join, and another run's facts
     replays: bool  # another run's facts stand in for decisions
-    stop_asked: Callable[[], bool]
+    stop_requested: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
     warn: Callable[[str], None]
     saver: Saver = field(default_factory=Saver)

@@ -1,6 +1,6 @@
 """Loss spikes: a training loss far above what the last steps make likely, which says "look at this batch".
 
-Medians, because one spike must not hide the next. The spread is taken from the differences of neighbouring steps, as
+Medians, because one spike must not hide the next. The spread is taken from the differences of neighboring steps, as
 the losses themselves also fall; it is at least a hundredth of the median, or on a plateau without noise every wiggle
 would be a spike. Ten spreads is far outside the noise of batches.
 """

@@ -18,10 +18,10 @@ from trainer.control.guard.detector import (
 from trainer.control.guard.guard import GuardConfig
 
 CONFIG = GuardConfig()
-SETTINGS = DetectorSettings(history_readings=100, min_readings=10, margin=0.15, suspicion=math.log(5))
+SETTINGS = DetectorSettings(history_evaluations=100, min_evaluations=10, margin=0.15, suspicion=math.log(5))
 
 
-def seen(rows, settings=SETTINGS, **options):
+def observation(rows, settings=SETTINGS, **options):
     """The looks at each reading of ``rows`` [S, R], and the track after them."""
     track, found = empty_track(settings, len(rows)), []
     for values in rows.T:
@@ -100,14 +100,14 @@ def test_at_most_one_healthy_run_in_a_hundred_is_alarmed_of_two_thousand(kind):
 @pytest.mark.parametrize(("kind", "correlation"), [("white", 0.0), ("ar", 0.5)])
 def test_jitter_and_correlation_are_estimated_within_the_run(kind, correlation):
     rows = JITTER * noise(kind, np.random.default_rng(26), (200, 101)) - 0.001 * np.arange(101)
-    found = seen(rows)[1][-1]
+    found = observation(rows)[1][-1]
     assert np.median(found.jitter) == pytest.approx(JITTER, rel=0.08)
     assert abs(np.median(found.correlation) - correlation) < 0.27  # half way to what is assumed before it is known
 
 
 def test_figures_of_a_healthy_stream_are_standard_normal_and_uncorrelated():
-    settings = DetectorSettings(history_readings=100, min_readings=10, margin=0.0, suspicion=1e9)
-    _, found = seen(JITTER * noise("ar", np.random.default_rng(27), (300, 120)), settings)
+    settings = DetectorSettings(history_evaluations=100, min_evaluations=10, margin=0.0, suspicion=1e9)
+    _, found = observation(JITTER * noise("ar", np.random.default_rng(27), (300, 120)), settings)
     z = np.array([one.z for one in found[60:]])
     assert z.std() == pytest.approx(0.97, abs=0.06)  # clipped at 2.5
     assert -0.4 < z.mean() < 0.0  # below 0 by the error of what is expected
@@ -117,31 +117,31 @@ def test_figures_of_a_healthy_stream_are_standard_normal_and_uncorrelated():
 def test_one_outlier_however_large_is_no_alarm():
     rows = JITTER * noise("white", np.random.default_rng(28), (50, 60))
     rows[:, 50] += 1000 * JITTER
-    _, found = seen(rows)
+    _, found = observation(rows)
     assert max(one.z.max() for one in found) <= CLIP
-    assert max(one.log_evidence.max() for one in found[50:]) < math.log(4 * CONFIG.alarm_every)
+    assert max(one.log_evidence.max() for one in found[50:]) < math.log(4 * CONFIG.alarm_at)
 
 
 def test_readings_under_suspicion_join_the_past_only_when_it_is_over():
     rows = JITTER * noise("white", np.random.default_rng(29), (1, 70))
     rows[:, 60:] += 6 * JITTER
-    track, found = seen(rows)
+    track, found = observation(rows)
     assert track.aside[0] >= 8
     assert found[-1].expected[0] == pytest.approx(rows[0, :60].mean(), abs=JITTER)
     calm = rows.copy()
     calm[:, 60:] -= 6 * JITTER
-    assert seen(calm)[0].aside[0] == 0
+    assert observation(calm)[0].aside[0] == 0
 
 
 def test_readings_are_kept_aside_for_so_long_only():
     rows = JITTER * noise("white", np.random.default_rng(30), (1, 60 + 3 * MOST_ASIDE))
     rows[:, 60:] += 6 * JITTER
-    assert seen(rows)[0].aside[0] <= MOST_ASIDE
+    assert observation(rows)[0].aside[0] <= MOST_ASIDE
 
 
 def test_a_missing_reading_leaves_the_evidence_as_it_was():
     rows = JITTER * noise("white", np.random.default_rng(31), (1, 40))
-    track, _ = seen(rows)
+    track, _ = observation(rows)
     after, one = look(SETTINGS, track, np.array([np.nan]))
     assert after.log_evidence.tolist() == track.log_evidence.tolist()
     assert not one.ready[0]
@@ -151,10 +151,10 @@ def test_a_missing_reading_leaves_the_evidence_as_it_was():
 
 
 def test_nothing_is_proven_about_a_rate_that_the_past_has_not_shown():
-    rate = np.ones(SETTINGS.kept_readings + 1)
+    rate = np.ones(SETTINGS.kept_evaluations + 1)
     rate[-1] = 0.5
     law = np.column_stack([np.ones_like(rate), rate])
-    track, _ = seen(JITTER * noise("white", np.random.default_rng(32), (1, 60)))
+    track, _ = observation(JITTER * noise("white", np.random.default_rng(32), (1, 60)))
     _, found = look(SETTINGS, track, np.array([50 * JITTER]), laws=[law])
     assert found.ready[0]
     assert found.z[0] < 0.1
@@ -165,8 +165,8 @@ def test_an_e_process_weighs_all_its_starts_together_as_one():
     assert 0.99 < sum(weights) < 1.0
 
 
-def test_an_e_process_of_healthy_readings_has_a_mean_of_at_most_one():
-    settings = DetectorSettings(history_readings=100, min_readings=10, margin=0.0, suspicion=1e9)
+def test_an_e_process_of_healthy_evaluations_has_a_mean_of_at_most_one():
+    settings = DetectorSettings(history_evaluations=100, min_evaluations=10, margin=0.0, suspicion=1e9)
     rows, track, total = noise("white", np.random.default_rng(33), (1500, 50)), empty_track(settings, 1500), []
     for number, values in enumerate(rows.T):
         track, found = look(settings, track, values, weight=start_weight(number + 1))

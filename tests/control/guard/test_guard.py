@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from experiments.streams import JITTER, noise
-from trainer.base.records import Alignment, SourceLoss, Worth
+from trainer.base.records import Alignment, SourceLoss, SourceValue
 from trainer.control.guard import attribution, guard
 from trainer.control.guard.detector import empty_track, look
 from trainer.control.guard.guard import GuardConfig, judge, settings_of
@@ -18,23 +18,23 @@ SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
 NUM_DOCUMENTS = 40
 
 
-def judged(observe, shifts, config=CONFIG, worth=None, shares=SHARES, state=None, **more):
+def judged(observe, shifts, config=CONFIG, source_value=None, shares=SHARES, state=None, **more):
     """State and verdicts after readings whose held-out loss is raised by ``shifts``; ``more`` of the observation by
     reading number.
     """
     state, verdicts = state or guard.begin(), []
     first = state["watch"]["steps"][-1] // 10 if state["watch"]["steps"] else 0
     for number, shift in enumerate(shifts, start=first):
-        seen = observe(10 * (number + 1), shares, loss=shift, worth=worth, steps=100_000)
-        seen = replace(seen, **{name: value(number) for name, value in more.items()})
-        state, verdict = judge(config, state, seen)
+        observation = observe(10 * (number + 1), shares, loss=shift, source_value=source_value, steps=100_000)
+        observation = replace(observation, **{name: value(number) for name, value in more.items()})
+        state, verdict = judge(config, state, observation)
         verdicts.append(verdict)
     return state, verdicts
 
 
-def rise(healthy_readings=60, raised=40, by=6.0):
-    losses = JITTER * noise("white", np.random.default_rng(25), (healthy_readings + raised,))
-    losses[healthy_readings:] += by * JITTER
+def rise(healthy_evaluations=60, raised=40, by=6.0):
+    losses = JITTER * noise("white", np.random.default_rng(25), (healthy_evaluations + raised,))
+    losses[healthy_evaluations:] += by * JITTER
     return losses
 
 
@@ -48,9 +48,9 @@ def test_judging_reading_by_reading_is_what_the_calibration_measures(observe):
     settings = settings_of(CONFIG)
     state, track = guard.begin(), empty_track(settings, 1)
     for number, loss in enumerate(losses):
-        seen = observe(number, SHARES, loss=loss, steps=1000)
-        track, found = look(settings, track, np.array([seen.reading.nats_per_token]))
-        state, verdict = judge(CONFIG, state, seen)
+        observation = observe(number, SHARES, loss=loss, steps=1000)
+        track, found = look(settings, track, np.array([observation.evaluation.nats_per_token]))
+        state, verdict = judge(CONFIG, state, observation)
         if "z" in verdict.evidence:
             assert verdict.evidence["z"] == found.z[0]
             assert verdict.evidence["jitter_sd"] == found.jitter[0]
@@ -71,14 +71,16 @@ def test_what_the_recipe_does_not_allow_is_not_done(observe):
     _, verdicts = judged(observe, rise(), config)
     assert {verdict.action for verdict in verdicts} == {"ok", "warn"}
     assert len(alarms(verdicts)) > 1
-    _, verdicts = judged(observe, rise(), GuardConfig(cut=False), worth={"real": 0.9, "written": 0.9, "bad": -0.5})
+    _, verdicts = judged(
+        observe, rise(), GuardConfig(cut=False), source_value={"real": 0.9, "written": 0.9, "bad": -0.5}
+    )
     assert "cut" not in {verdict.action for verdict in verdicts}
     _, verdicts = judged(observe, rise(), GuardConfig(enabled=False))
     assert {verdict.action for verdict in verdicts} == {"ok"}
 
 
 @pytest.mark.parametrize(
-    "worth",
+    "source_value",
     [
         {"real": -0.5, "written": 0.9, "bad": 0.9},  # real data are never cut
         {"real": 0.1, "written": 0.1, "bad": 0.1},  # none is worse than the others
@@ -87,20 +89,20 @@ def test_what_the_recipe_does_not_allow_is_not_done(observe):
         {},
     ],
 )
-def test_without_evidence_beyond_its_error_nobody_is_cut(observe, worth):
-    _, verdicts = judged(observe, rise(), worth=worth)
+def test_without_evidence_beyond_its_error_nobody_is_cut(observe, source_value):
+    _, verdicts = judged(observe, rise(), source_value=source_value)
     assert any("no source is to blame" in verdict.reason for verdict in verdicts)
     assert "cut" not in {verdict.action for verdict in verdicts}
 
 
 def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
     state, _ = judged(observe, rise(20, 0))
-    good = observe(300, SHARES).reading
+    good = observe(300, SHARES).evaluation
     broken = replace(good, nats=np.where(np.arange(40) == 3, np.nan, good.nats))
     few = replace(good, nats=good.nats[:9], tokens=good.tokens[:9], num_bytes=good.num_bytes[:9])
     empty = replace(good, tokens=np.where(np.arange(40) == 3, 0, good.tokens))
-    for reading, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
-        after, verdict = judge(CONFIG, state, observe(300, SHARES, reading=reading))
+    for evaluation, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
+        after, verdict = judge(CONFIG, state, observe(300, SHARES, evaluation=evaluation))
         assert after["watch"] == state["watch"]
         assert verdict.action == "ok"
         assert why in verdict.reason
@@ -109,11 +111,11 @@ def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
 def test_the_state_survives_json_exactly(observe):
     losses = rise(40, 20, by=4.0)
     plain, stored, seen_plain, seen_stored = guard.begin(), guard.begin(), [], []
-    worth = {"real": 0.9, "written": 0.8, "bad": -0.1}
+    source_value = {"real": 0.9, "written": 0.8, "bad": -0.1}
     for number, loss in enumerate(losses):
-        seen = observe(number, SHARES, loss=loss, worth=worth, rng=np.random.default_rng(number))
-        plain, first = judge(CONFIG, plain, seen)
-        stored, second = judge(CONFIG, json.loads(json.dumps(stored, allow_nan=False)), seen)
+        observation = observe(number, SHARES, loss=loss, source_value=source_value, rng=np.random.default_rng(number))
+        plain, first = judge(CONFIG, plain, observation)
+        stored, second = judge(CONFIG, json.loads(json.dumps(stored, allow_nan=False)), observation)
         json.dumps(first.evidence, allow_nan=False)
         seen_plain.append(first)
         seen_stored.append(second)
@@ -136,21 +138,21 @@ def test_a_source_that_is_all_there_is_is_not_blamed_and_the_run_stops(observe):
     alone, state, verdicts = {"real": 0, "written": 0, "bad": 1_000_000}, guard.begin(), []
     rng = np.random.default_rng(9)
     for number, loss in enumerate(rise(raised=100)):
-        seen = observe(number, alone, loss=loss)
+        observation = observe(number, alone, loss=loss)
         own = {"bad": 3.0 + 0.01 * rng.normal() + (1.0 if number >= 60 else 0.0)}  # its loss leaves its course
-        seen = replace(seen, reading=replace(seen.reading, source_nats_per_token=own))
-        state, verdict = judge(CONFIG, state, seen)
+        observation = replace(observation, evaluation=replace(observation.evaluation, source_nats_per_token=own))
+        state, verdict = judge(CONFIG, state, observation)
         verdicts.append(verdict)
     assert {verdict.source for verdict in verdicts} == {None}
     assert [verdict.action for verdict in alarms(verdicts)][:3] == ["warn", "rollback", "stop"]
 
 
 def test_the_source_that_the_evidence_blames_is_cut(observe):
-    _, verdicts = judged(observe, rise(), worth={"real": 0.9, "written": 0.9, "bad": -0.5})
+    _, verdicts = judged(observe, rise(), source_value={"real": 0.9, "written": 0.9, "bad": -0.5})
     first = alarms(verdicts)[0]
     assert (first.action, first.source) == ("cut", "bad")
     assert "bad is to blame: a token of it is worth -0.50" in first.reason
-    assert first.evidence["sources"]["bad"]["worth"] == pytest.approx(-0.5)
+    assert first.evidence["sources"]["bad"]["source_value"] == pytest.approx(-0.5)
 
 
 def test_a_source_whose_gradient_points_away_from_held_out_text_is_cut(observe):
@@ -230,20 +232,24 @@ def test_what_is_not_lost_is_not_rolled_back(observe):
 
 def with_documents(observe, number, rows, slices=("all",), slice_of=None):
     """An observation with the losses of its documents raised by ``rows`` [D] nats per token."""
-    seen = observe(10 * number + 10, SHARES, steps=100_000)
-    reading = replace(seen.reading, nats=seen.reading.nats + rows * seen.reading.tokens, slices=slices)
-    return replace(seen, reading=reading if slice_of is None else replace(reading, slice_of=slice_of))
+    observation = observe(10 * number + 10, SHARES, steps=100_000)
+    evaluation = replace(
+        observation.evaluation, nats=observation.evaluation.nats + rows * observation.evaluation.tokens, slices=slices
+    )
+    return replace(observation, evaluation=evaluation if slice_of is None else replace(evaluation, slice_of=slice_of))
 
 
 def test_damage_to_the_worst_documents_alone_is_found_in_the_tail(observe):
     rng, state, found = np.random.default_rng(42), guard.begin(), []
-    seen = observe(1, SHARES)
-    worst = np.argsort(-seen.reading.nats / seen.reading.tokens)[:4]
+    observation = observe(1, SHARES)
+    worst = np.argsort(-observation.evaluation.nats / observation.evaluation.tokens)[:4]
     for number in range(70):
         rows = JITTER * rng.standard_normal() + rng.normal(0, 0.01, NUM_DOCUMENTS)
         if number >= 50:
             rows[worst] += 0.05
-            rows -= 0.05 * seen.reading.tokens[worst].sum() / seen.reading.tokens.sum()  # the mean stays
+            rows -= (
+                0.05 * observation.evaluation.tokens[worst].sum() / observation.evaluation.tokens.sum()
+            )  # the mean stays
         state, verdict = judge(CONFIG, state, with_documents(observe, number, rows))
         found.append(verdict)
     assert sorted(state["watch"]["tail"]) == sorted(worst.tolist())
@@ -259,8 +265,8 @@ def test_a_slice_that_rots_alone_is_named(observe):
         rows = JITTER * rng.standard_normal() + rng.normal(0, 0.01, NUM_DOCUMENTS)
         if number >= 50:
             rows = rows + 0.03 * (slice_of == 2) - 0.01 * (slice_of != 2)
-        seen = with_documents(observe, number, rows, ("law", "art", "sport", "food"), slice_of)
-        state, verdict = judge(CONFIG, state, seen)
+        observation = with_documents(observe, number, rows, ("law", "art", "sport", "food"), slice_of)
+        state, verdict = judge(CONFIG, state, observation)
         found.append(verdict)
     first = alarms(found)[0]
     assert found.index(first) >= 50
@@ -272,9 +278,9 @@ def test_a_slice_that_rots_alone_is_named(observe):
 
 
 def test_what_is_missing_is_not_judged_and_said(observe):
-    seen = observe(10, SHARES)
-    seen = replace(seen, outlook=replace(seen.outlook, rates=()))
-    _, verdict = judge(CONFIG, guard.begin(), seen)
+    observation = observe(10, SHARES)
+    observation = replace(observation, horizon=replace(observation.horizon, rates=()))
+    _, verdict = judge(CONFIG, guard.begin(), observation)
     assert verdict.evidence["not_judged"] == {
         "tail": "its documents are being chosen",
         "gap": "no loss on synthetic text was measured",
@@ -288,18 +294,18 @@ def test_after_an_alarm_synthetic_shares_stay_frozen_for_a_while(observe):
     following = verdicts[alarm + 1 :]
     again = next(i for i, verdict in enumerate(following) if "strikes" in verdict.evidence)
     assert {verdict.action for verdict in following[:again]} == {"warn"}
-    calm = judged(observe, rise(60, 0)[: CONFIG.freeze_readings + 1], state={**guard.begin(), "frozen": 4})[1]
-    assert [verdict.evidence["num_readings"] for verdict in calm] == list(range(5))
+    calm = judged(observe, rise(60, 0)[: CONFIG.freeze_evaluations + 1], state={**guard.begin(), "frozen": 4})[1]
+    assert [verdict.evidence["num_evaluations"] for verdict in calm] == list(range(5))
 
 
 def test_damage_does_not_become_normal_while_the_shares_are_frozen(observe):
     _, verdicts = judged(observe, rise(60, 9, by=8.0))
     assert alarms(verdicts)
-    assert verdicts[-1].evidence["anchor_nats_per_token"] < observe(0, SHARES).reading.nats_per_token + JITTER
+    assert verdicts[-1].evidence["anchor_nats_per_token"] < observe(0, SHARES).evaluation.nats_per_token + JITTER
 
 
 def test_old_alarms_are_forgotten(observe):
-    calm = rise(CONFIG.memory_readings + 60, 0)
+    calm = rise(CONFIG.memory_evaluations + 60, 0)
     state, _ = judged(observe, calm, state={**guard.begin(), "strikes": 2, "quiet": 0})
     assert state["strikes"] == 0
 
@@ -314,9 +320,9 @@ def test_after_a_rollback_the_readings_that_were_thrown_away_are_forgotten(obser
 
 def test_other_held_out_documents_start_a_new_comparison(observe):
     state, _ = judged(observe, rise(20, 0))
-    good = observe(300, SHARES).reading
+    good = observe(300, SHARES).evaluation
     fewer = replace(good, nats=good.nats[:35], tokens=good.tokens[:35], num_bytes=good.num_bytes[:35])
-    after, verdict = judge(CONFIG, state, observe(300, SHARES, reading=replace(fewer, slice_of=good.slice_of[:35])))
+    after, verdict = judge(CONFIG, state, observe(300, SHARES, evaluation=replace(fewer, slice_of=good.slice_of[:35])))
     assert after["watch"]["steps"] == [300]
     assert "readings it needs" in verdict.reason
 
@@ -334,16 +340,18 @@ def test_the_state_holds_no_documents_times_readings(observe):
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    for wrong in ({"warn_every": 4000}, {"min_readings": 200}):
+    for wrong in ({"warn_at": 4000}, {"min_evaluations": 200}):
         with pytest.raises(ValidationError, match="must"):
             GuardConfig(**wrong)
 
 
-def cuts(observe, worths, shares=SHARES, config=CONFIG):
+def cuts(observe, source_values, shares=SHARES, config=CONFIG):
     """Sources cut by reading number, held-out loss being in order."""
     state, found = guard.begin(), {}
-    for number, worth in enumerate(worths):
-        state, verdict = judge(config, state, observe(10 * (number + 1), shares, worth=worth, steps=100_000))
+    for number, source_value in enumerate(source_values):
+        state, verdict = judge(
+            config, state, observe(10 * (number + 1), shares, source_value=source_value, steps=100_000)
+        )
         if verdict.action == "cut":
             found[number] = verdict
     return found
@@ -360,18 +368,18 @@ def test_a_source_that_is_proven_to_harm_twice_running_is_cut_before_held_out_lo
 
 
 @pytest.mark.parametrize(
-    "worths",
+    "source_values",
     [
         [BAD, GOOD, BAD, GOOD],  # not twice running
         [{**GOOD, "real": -2.0}] * 4,  # real data are never cut
         [dict.fromkeys(GOOD, -2.0)] * 4,  # nobody is better
         [{**GOOD, "bad": -0.6}] * 4,  # below the bound, but within three errors of it
         [BAD, {**GOOD, "bad": -0.4}] * 2,  # the mean is far below, but not each of them
-        [{**GOOD, "bad": Worth(value=-2.0, standard_error=0.8, num_samples=9)}] * 4,
+        [{**GOOD, "bad": SourceValue(value=-2.0, standard_error=0.8, num_samples=9)}] * 4,
     ],
 )
-def test_what_is_not_proven_harm_is_not_cut_without_an_alarm(observe, worths):
-    assert cuts(observe, worths) == {}
+def test_what_is_not_proven_harm_is_not_cut_without_an_alarm(observe, source_values):
+    assert cuts(observe, source_values) == {}
     assert cuts(observe, [BAD] * 4, config=GuardConfig(cut=False)) == {}
 
 
@@ -382,20 +390,23 @@ def test_useless_sources_are_not_taken_for_harmful_ones_by_chance(observe):
     for _ in range(runs):
         state = attribution.begin()
         for number in range(20):
-            worth = {
-                name: Worth(value=rng.normal(mean, error), standard_error=error, num_samples=9)
+            source_value = {
+                name: SourceValue(value=rng.normal(mean, error), standard_error=error, num_samples=9)
                 for name, mean in (("real", 0.2), ("dull", 0.0))
             }
-            seen = observe(number, shares, worth=worth)
-            state = attribution.note(state, seen)
-            cut_runs += attribution.harmful(state, seen, z=CONFIG.blame_z, worth_below=CONFIG.harm_below) is not None
+            observation = observe(number, shares, source_value=source_value)
+            state = attribution.note(state, observation)
+            cut_runs += (
+                attribution.harmful(state, observation, z=CONFIG.attribution_z, value_below=CONFIG.cut_below)
+                is not None
+            )
     assert cut_runs == 0
 
 
 def test_harm_is_proven_by_rehearsals_even_where_too_few_documents_are_read(observe):
     config = GuardConfig(min_documents=100)
     assert list(cuts(observe, [GOOD, BAD, BAD], config=config)) == [2]
-    doubtful = {**BAD, "bad": Worth(value=-1.8, standard_error=0.5, num_samples=9)}
+    doubtful = {**BAD, "bad": SourceValue(value=-1.8, standard_error=0.5, num_samples=9)}
     assert list(cuts(observe, [doubtful, BAD])) == [1]  # together they prove what the first alone does not
 
 
@@ -406,20 +417,20 @@ def test_a_segment_that_joins_with_another_loss_is_no_collapse(observe):
         state, actions = guard.begin(), []
         for number, loss in enumerate(losses):
             joined = number >= 40
-            reading = replace(
-                observe(number, SHARES, loss=loss).reading, source_nats_per_token={"bad": 3.7 if joined else 4.0}
+            evaluation = replace(
+                observe(number, SHARES, loss=loss).evaluation, source_nats_per_token={"bad": 3.7 if joined else 4.0}
             )
-            seen = observe(10 * number, SHARES, reading=reading, steps=100_000)
-            seen = replace(seen, live={"bad": (0, 1) if joined and changes else (0,)})
-            state, verdict = judge(CONFIG, state, seen)
+            observation = observe(10 * number, SHARES, evaluation=evaluation, steps=100_000)
+            observation = replace(observation, live={"bad": (0, 1) if joined and changes else (0,)})
+            state, verdict = judge(CONFIG, state, observation)
             actions.append(verdict.action)
         assert (set(actions) > {"ok"}) == alarmed, actions
 
 
 def test_harm_of_a_segment_that_is_gone_is_not_held_against_the_next(observe):
     state, acts = guard.begin(), []
-    for number, worth in enumerate([GOOD, BAD, BAD, BAD]):
-        seen = observe(10 * (number + 1), SHARES, worth=worth, steps=100_000)
-        state, verdict = judge(CONFIG, state, replace(seen, live={"bad": (0,) if number < 2 else (1,)}))
+    for number, source_value in enumerate([GOOD, BAD, BAD, BAD]):
+        observation = observe(10 * (number + 1), SHARES, source_value=source_value, steps=100_000)
+        state, verdict = judge(CONFIG, state, replace(observation, live={"bad": (0,) if number < 2 else (1,)}))
         acts.append(verdict.action)
     assert acts == ["ok", "ok", "ok", "cut"]

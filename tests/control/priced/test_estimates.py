@@ -15,11 +15,11 @@ FRESH = Pace(reach={}, sides={}, scale=0.0)
 def test_waves_are_balanced_and_unlike_each_other_and_their_own_past():
     waves = np.array([[sign(index, source) for index in range(256)] for source in range(1, 6)])
     assert np.abs(waves.mean(axis=1)).max() <= 1 / 8
-    for lag in range(4):
+    for deficit in range(4):
         for one in range(5):
             for other in range(5):
-                if one != other or lag:
-                    assert abs((waves[one, lag:] * waves[other, : 256 - lag]).mean()) <= 1 / 4
+                if one != other or deficit:
+                    assert abs((waves[one, deficit:] * waves[other, : 256 - deficit]).mean()) <= 1 / 4
     assert {sign(index, 0) for index in range(9)} == {0}
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.base.records import SHARE_ONE, Fading
-from trainer.control import ControlConfig, fading_from, initial_state, steer
+from trainer.base.records import SHARE_ONE, Forgetting
+from trainer.control import ControlConfig, decide, forgetting_from, initial_state
 from trainer.control.priced.forgetting import LONGEST_WAIT, SURE_Z, curvature, measured, noted
 from trainer.control.priced.real_budget import MOST_CONCENTRATED_EPOCHS
 
@@ -15,9 +15,9 @@ SHARES = {"real": 200_000, "made": 800_000}
 RATE = 1e-3
 
 
-def fading(curvature, error):
+def forgetting(curvature, error):
     """Of a model of this curvature at the present rate."""
-    return {"made": Fading(value=curvature * RATE, standard_error=error * RATE, num_samples=80)}
+    return {"made": Forgetting(value=curvature * RATE, standard_error=error * RATE, num_samples=80)}
 
 
 def config(**settings):
@@ -26,20 +26,20 @@ def config(**settings):
     )
 
 
-def followed(observe, control, probes, *, readings=20, unique=1280, hope=1.0, veto_at=None, caps=None):
-    """Decisions at readings of a run of 400 steps of 32 samples; ``probes``: fadings by number of the reading,
+def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0, veto_at=None, caps=None):
+    """Decisions at readings of a run of 400 steps of 32 samples; ``probes``: forgetting_rates by number of the reading,
     ``hope``: progress of the last one there can be. At reading ``veto_at`` others keep the shares as they are."""
     state, shares, decisions, used = initial_state(control, SHARES, KINDS), dict(SHARES), [], 0.0
-    for number in range(1, readings):
-        used += shares["real"] / SHARE_ONE * 32 * 400 / readings
-        seen = observe(
-            number * 400 // readings, shares, kinds=KINDS, rate=RATE, num_samples={"real": unique, "made": 12_800}
+    for number in range(1, evaluations):
+        used += shares["real"] / SHARE_ONE * 32 * 400 / evaluations
+        observation = observe(
+            number * 400 // evaluations, shares, kinds=KINDS, rate=RATE, num_samples={"real": unique, "made": 12_800}
         )
-        outlook = replace(seen.outlook, probes_until=hope, max_epochs=caps or {})
-        seen = replace(
-            seen, outlook=outlook, fading=probes.get(number, {}), epochs={"real": used / unique, "made": 0.5}
+        horizon = replace(observation.horizon, probes_until=hope, max_epochs=caps or {})
+        observation = replace(
+            observation, horizon=horizon, forgetting=probes.get(number, {}), epochs={"real": used / unique, "made": 0.5}
         )
-        state, decision = steer(control, json.loads(json.dumps(state, allow_nan=False)), seen)
+        state, decision = decide(control, json.loads(json.dumps(state, allow_nan=False)), observation)
         json.dumps(decision.evidence, allow_nan=False)
         decisions.append(decision)
         shares = shares if number == veto_at else dict(decision.shares)
@@ -47,22 +47,30 @@ def followed(observe, control, probes, *, readings=20, unique=1280, hope=1.0, ve
 
 
 def test_probes_are_pooled_by_precision_over_the_rate_of_their_time(observe):
-    seen = observe(10, SHARES, kinds=KINDS, rate=RATE)
-    probes = noted(noted([], replace(seen, fading=fading(10.0, 1.0))), replace(seen, fading=fading(12.0, 2.0)))
+    observation = observe(10, SHARES, kinds=KINDS, rate=RATE)
+    probes = noted(
+        noted([], replace(observation, forgetting=forgetting(10.0, 1.0))),
+        replace(observation, forgetting=forgetting(12.0, 2.0)),
+    )
     assert measured(probes).value == pytest.approx((10.0 + 12.0 / 4) / 1.25)
     assert measured(probes).standard_error == pytest.approx(1.25**-0.5)
-    apart = noted(probes[:1], replace(seen, fading=fading(30.0, 1.0)))
+    apart = noted(probes[:1], replace(observation, forgetting=forgetting(30.0, 1.0)))
     assert measured(apart).standard_error > 9.0  # they disagree, and so it is not sure
 
 
 @pytest.mark.parametrize("bad", [(float("nan"), 1.0), (10.0, float("inf")), (10.0, 0.0)])
 def test_a_probe_that_is_no_number_or_has_no_error_is_passed_over(observe, bad):
-    assert noted([], replace(observe(10, SHARES, kinds=KINDS, rate=RATE), fading=fading(*bad))) == []
+    assert noted([], replace(observe(10, SHARES, kinds=KINDS, rate=RATE), forgetting=forgetting(*bad))) == []
 
 
 def test_without_learning_rates_a_probe_says_nothing(observe):
-    seen = observe(10, SHARES, kinds=KINDS)
-    assert noted([], replace(seen, outlook=replace(seen.outlook, rates=[]), fading=fading(10.0, 1.0))) == []
+    observation = observe(10, SHARES, kinds=KINDS)
+    assert (
+        noted(
+            [], replace(observation, horizon=replace(observation.horizon, rates=[]), forgetting=forgetting(10.0, 1.0))
+        )
+        == []
+    )
 
 
 def test_what_is_told_stands_and_what_is_measured_counts_only_where_it_is_sure():
@@ -76,16 +84,16 @@ def test_what_is_told_stands_and_what_is_measured_counts_only_where_it_is_sure()
 
 
 def test_it_is_measured_only_where_the_plan_could_follow_it():
-    assert fading_from(config(), float("inf")) == config().policy.warm_up
-    assert fading_from(config(curvature=1.0), float("inf")) is None
-    assert fading_from(config(concentration=0.0), float("inf")) is None
-    assert fading_from(config(real_epochs=12.0), float("inf")) is None
-    assert fading_from(config(real_epochs=12.0), MOST_CONCENTRATED_EPOCHS - 1) == config().policy.warm_up
-    assert fading_from(ControlConfig(), 1.0) is None
+    assert forgetting_from(config(), float("inf")) == config().policy.warm_up
+    assert forgetting_from(config(curvature=1.0), float("inf")) is None
+    assert forgetting_from(config(concentration=0.0), float("inf")) is None
+    assert forgetting_from(config(real_epochs=12.0), float("inf")) is None
+    assert forgetting_from(config(real_epochs=12.0), MOST_CONCENTRATED_EPOCHS - 1) == config().policy.warm_up
+    assert forgetting_from(ControlConfig(), 1.0) is None
 
 
 def test_a_model_that_surely_forgets_gets_its_scarce_real_data_late(observe):
-    decisions = followed(observe, config(), {4: fading(30.0, 1.0)})
+    decisions = followed(observe, config(), {4: forgetting(30.0, 1.0)})
     shares = [decision.shares["real"] / SHARE_ONE for decision in decisions]
     assert max(shares[:10]) < 0.01
     assert sum(shares[-3:]) > 0.9 * sum(shares)
@@ -94,7 +102,7 @@ def test_a_model_that_surely_forgets_gets_its_scarce_real_data_late(observe):
     assert (told["num_probes"], told["is_told"]) == (1, False)
 
 
-@pytest.mark.parametrize("probes", [{}, {4: fading(3.0, 2.0)}, {4: fading(-5.0, 1.0)}])
+@pytest.mark.parametrize("probes", [{}, {4: forgetting(3.0, 2.0)}, {4: forgetting(-5.0, 1.0)}])
 def test_a_model_that_does_not_surely_forget_gets_them_evenly_after_the_wait(observe, probes):
     shares = [decision.shares["real"] / SHARE_ONE for decision in followed(observe, config(), probes)]
     waited = 4 if probes else int((config().policy.warm_up + LONGEST_WAIT) * 20)
@@ -109,16 +117,18 @@ def test_real_data_that_could_fill_the_run_do_not_wait(observe):
         assert first.shares["real"] >= 90_000
 
 
-def drawn(decisions, readings=20, unique=1280):
+def drawn(decisions, evaluations=20, unique=1280):
     """Samples of real data over the run, in epochs."""
-    return sum(decision.shares["real"] for decision in decisions) / SHARE_ONE * 32 * 400 / readings / unique
+    return sum(decision.shares["real"] for decision in decisions) / SHARE_ONE * 32 * 400 / evaluations / unique
 
 
 @pytest.mark.parametrize("veto_at", [3, 8])
 def test_a_veto_does_not_starve_real_data_that_were_held_back(observe, veto_at):
     """While they wait and once they are timed."""
-    whole = drawn(followed(observe, config(), {4: fading(30.0, 1.0)}))
-    assert drawn(followed(observe, config(), {4: fading(30.0, 1.0)}, veto_at=veto_at)) == pytest.approx(whole, rel=0.05)
+    whole = drawn(followed(observe, config(), {4: forgetting(30.0, 1.0)}))
+    assert drawn(followed(observe, config(), {4: forgetting(30.0, 1.0)}, veto_at=veto_at)) == pytest.approx(
+        whole, rel=0.05
+    )
 
 
 def test_nothing_waits_for_a_probe_that_nobody_makes(observe):
@@ -127,9 +137,9 @@ def test_nothing_waits_for_a_probe_that_nobody_makes(observe):
 
 
 def test_no_span_may_draw_more_of_a_capped_source_than_is_left(observe):
-    for readings in range(16, 24):  # whatever sign the last wave has
-        decisions = followed(observe, config(dither=0.3), {}, readings=readings, hope=None, caps={"real": 0.5})
+    for evaluations in range(16, 24):  # whatever sign the last wave has
+        decisions = followed(observe, config(dither=0.3), {}, evaluations=evaluations, hope=None, caps={"real": 0.5})
         for decision in decisions:
             used = decision.evidence["policy"]["budget"]["used_samples"]
-            assert used + decision.shares["real"] / SHARE_ONE * 32 * 400 / readings <= 640 + 1e-6
-        assert drawn(decisions, readings=readings) > 0.35
+            assert used + decision.shares["real"] / SHARE_ONE * 32 * 400 / evaluations <= 640 + 1e-6
+        assert drawn(decisions, evaluations=evaluations) > 0.35

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, UserError, Worth
-from trainer.control import ControlConfig, initial_state, steer
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, SourceValue
+from trainer.control import ControlConfig, decide, initial_state
 from trainer.control.policies import POLICIES, PricedConfig
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
@@ -17,19 +18,24 @@ def control(**settings):
     return ControlConfig(policy={"kind": "priced", "warm_up": 0.0, **settings}, guard={"enabled": False})
 
 
-def followed(observe, config, worths, shares=SHARES, kinds=KINDS, unique=1000, caps=None, epochs=()):
+def followed(observe, config, source_values, shares=SHARES, kinds=KINDS, unique=1000, caps=None, epochs=()):
     """The decisions after readings with these worths, of ``unique`` samples of each source and with so many ``epochs``
     of them behind (one, where it is not said); the state goes through JSON each time."""
     state, decisions = initial_state(config, shares, kinds), []
-    for number, worth in enumerate(worths):
+    for number, source_value in enumerate(source_values):
         observation = observe(
-            10 * number + 10, shares, worth=worth, kinds=kinds, loss=-0.01 * number, steps=20 * len(worths)
+            10 * number + 10,
+            shares,
+            source_value=source_value,
+            kinds=kinds,
+            loss=-0.01 * number,
+            steps=20 * len(source_values),
         )
-        outlook = replace(observation.outlook, num_samples=dict.fromkeys(shares, unique), max_epochs=caps or {})
-        observation = replace(observation, outlook=outlook)
+        horizon = replace(observation.horizon, num_samples=dict.fromkeys(shares, unique), max_epochs=caps or {})
+        observation = replace(observation, horizon=horizon)
         if epochs:
             observation = replace(observation, epochs=dict.fromkeys(shares, epochs[number]))
-        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), observation)
+        state, decision = decide(config, json.loads(json.dumps(state, allow_nan=False)), observation)
         json.dumps(decision.evidence, allow_nan=False)
         shares = dict(decision.shares)
         decisions.append(decision)
@@ -45,8 +51,8 @@ def test_a_harmful_source_falls_to_its_floor_and_a_useful_one_stays(observe):
 def test_a_source_that_is_better_only_than_the_worst_does_not_gain_by_its_fall(observe):
     kinds = {**KINDS, "dull": "synthetic"}
     start = dict.fromkeys(kinds, 250_000)
-    worth = {"real": 0.95, "written": 0.9, "bad": -8.0, "dull": 0.3}
-    first = followed(observe, control(dither=0.01), [worth], start, kinds, 10_000_000)[0].shares
+    source_value = {"real": 0.95, "written": 0.9, "bad": -8.0, "dull": 0.3}
+    first = followed(observe, control(dither=0.01), [source_value], start, kinds, 10_000_000)[0].shares
     assert first["bad"] < 50_000
     assert first["dull"] < first["written"]
     assert first["dull"] <= 250_000
@@ -58,8 +64,11 @@ def real_share(observe):
     kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
 
     def found(mixing, unique):
-        config, worths = control(mixing=mixing, dither=0.01, real_epochs=1e9), [{"real": 0.9, "written": 0.7}] * 40
-        return followed(observe, config, worths, start, kinds, unique)[-1].shares["real"] / SHARE_ONE
+        config, source_values = (
+            control(mixing=mixing, dither=0.01, real_epochs=1e9),
+            [{"real": 0.9, "written": 0.7}] * 40,
+        )
+        return followed(observe, config, source_values, start, kinds, unique)[-1].shares["real"] / SHARE_ONE
 
     return found
 
@@ -74,8 +83,8 @@ def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeat
 @pytest.mark.parametrize("amplitude", [0.1, 0.5])
 def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, amplitude):
     config = control(dither=amplitude, floors={"bad": 0.05}, ceilings={"real": 0.45}, real_floor=0.3, real_epochs=1e9)
-    for worth in (WORTH, {"real": -2.0, "written": 0.7, "bad": 0.9}):
-        for decision in followed(observe, config, [worth] * 20):
+    for source_value in (WORTH, {"real": -2.0, "written": 0.7, "bad": 0.9}):
+        for decision in followed(observe, config, [source_value] * 20):
             assert decision.shares["bad"] >= 50_000
             assert 300_000 <= decision.shares["real"] <= 450_000
             assert decision.shares["written"] >= 10_000
@@ -84,15 +93,15 @@ def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, a
 
 def test_before_the_warm_up_nothing_moves_and_nothing_is_asked_for(observe):
     config = control(warm_up=0.5)
-    assert POLICIES["priced"].worth_from(config.policy) == 0.5
-    assert POLICIES["priced"].alignment_from(config.policy) is None
+    assert POLICIES["priced"].source_value_from(config.policy) == 0.5
+    assert POLICIES["priced"].gradient_alignment_from(config.policy) is None
     decisions = followed(observe, config, [WORTH] * 10)
     assert all(decision.shares == SHARES for decision in decisions[:9])
 
 
 def test_evidence_within_its_error_moves_no_more_than_the_waves(observe):
-    doubtful = {name: Worth(value=value, standard_error=5.0, num_samples=9) for name, value in WORTH.items()}
-    last = followed(observe, control(estimators=["worth"]), [doubtful] * 3)[-1]
+    doubtful = {name: SourceValue(value=value, standard_error=5.0, num_samples=9) for name, value in WORTH.items()}
+    last = followed(observe, control(estimators=["source_value"]), [doubtful] * 3)[-1]
     assert last.shares == SHARES
     assert last.evidence["policy"]["bounds"] == []
 
@@ -124,24 +133,26 @@ def test_a_run_so_long_that_what_is_learnt_now_is_forgotten_has_a_price_all_the_
     config, shares = control(curvature=5_000.0, real_epochs=0.01), dict(SHARES)
     state = initial_state(config, shares, KINDS)
     for step in (10, 20, 30):
-        seen = observe(step, shares, worth=WORTH, kinds=KINDS, steps=400_000)
-        seen = replace(seen, outlook=replace(seen.outlook, num_samples=dict.fromkeys(shares, 10_000_000)))
-        state, decision = steer(config, state, seen)
+        observation = observe(step, shares, source_value=WORTH, kinds=KINDS, steps=400_000)
+        observation = replace(
+            observation, horizon=replace(observation.horizon, num_samples=dict.fromkeys(shares, 10_000_000))
+        )
+        state, decision = decide(config, state, observation)
         shares = dict(decision.shares)
     assert decision.evidence["policy"]["price"] >= 0
 
 
 def test_evidence_that_is_no_number_is_passed_over(observe):
-    config = control(estimators=["alignment", "dither", "worth"])
+    config = control(estimators=["alignment", "dither", "source_value"])
     state = initial_state(config, SHARES, KINDS)
     bad = {
         name: Alignment(inner_product=0.0, standard_error=0.0, variance=float("nan"), num_samples=8) for name in KINDS
     }
-    none = {name: Worth(value=0.0, standard_error=0.0, num_samples=8) for name in KINDS}
+    none = {name: SourceValue(value=0.0, standard_error=0.0, num_samples=8) for name in KINDS}
     shares = dict(SHARES)
     for step in range(10, 130, 10):
-        seen = replace(observe(step, shares, worth=none, kinds=KINDS, loss=-0.001 * step), alignment=bad)
-        state, decision = steer(config, json.loads(json.dumps(state, allow_nan=False)), seen)
+        observation = replace(observe(step, shares, source_value=none, kinds=KINDS, loss=-0.001 * step), alignment=bad)
+        state, decision = decide(config, json.loads(json.dumps(state, allow_nan=False)), observation)
         shares = dict(decision.shares)
     assert sum(shares.values()) == SHARE_ONE
 
@@ -161,32 +172,33 @@ def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe)
     } == set(told)
     bad = told["sources"]["bad"]
     assert bad["value"] < -bad["standard_error"] < 0
-    assert {"value", "standard_error"} == set(bad["estimators"]["worth"])
+    assert {"value", "standard_error"} == set(bad["estimators"]["source_value"])
     assert "floor of bad" in told["bounds"]
     assert told["threshold"] == PricedConfig(kind="priced").z
 
 
 def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(observe):
     known = {
-        name: Worth(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002) for name, value in WORTH.items()
+        name: SourceValue(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
+        for name, value in WORTH.items()
     }
     told = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
-    assert set(told["sources"]["written"]["estimators"]) == {"dither", "worth"}
-    rates = observe(10, SHARES, kinds=KINDS).outlook.rates
+    assert set(told["sources"]["written"]["estimators"]) == {"dither", "source_value"}
+    rates = observe(10, SHARES, kinds=KINDS).horizon.rates
     assert told["unit"] == pytest.approx(0.002 / rates[-1])
     alone = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
-    assert set(alone["sources"]["written"]["estimators"]) == {"worth"}
+    assert set(alone["sources"]["written"]["estimators"]) == {"source_value"}
     assert alone["unit"] == 1.0  # then a fresh real token is what is counted in
 
 
 def test_what_others_decided_is_where_the_policy_goes_on(observe):
     config = control(dither=0.05, real_epochs=1e9)
     state = initial_state(config, SHARES, KINDS)
-    state, _ = steer(config, state, observe(10, SHARES, worth=WORTH, kinds=KINDS))
+    state, _ = decide(config, state, observe(10, SHARES, source_value=WORTH, kinds=KINDS))
     cut = {"real": 600_000, "written": 400_000, "bad": 0}
     for step in (20, 30, 40):
-        worth = {name: WORTH[name] for name in ("real", "written")}
-        state, decision = steer(config, state, observe(step, cut, worth=worth, kinds=KINDS))
+        source_value = {name: WORTH[name] for name in ("real", "written")}
+        state, decision = decide(config, state, observe(step, cut, source_value=source_value, kinds=KINDS))
         assert decision.shares["bad"] == 0
         cut = dict(decision.shares)
     assert abs(cut["real"] - 600_000) < 150_000
@@ -195,13 +207,14 @@ def test_what_others_decided_is_where_the_policy_goes_on(observe):
 def test_after_a_rollback_old_losses_are_not_compared_with_new_ones(observe):
     config = control()
     state = initial_state(config, SHARES, KINDS)
-    state, decision = steer(config, state, observe(100, SHARES, kinds=KINDS))
-    state, _ = steer(config, state, observe(60, decision.shares, kinds=KINDS))
+    state, decision = decide(config, state, observe(100, SHARES, kinds=KINDS))
+    state, _ = decide(config, state, observe(60, decision.shares, kinds=KINDS))
     assert len(state["policy"]["spans"]) == 1
 
 
 @pytest.mark.parametrize(
-    "settings", [{"estimators": ["worth", "worth"]}, {"estimators": []}, {"dither": 0.0}, {"estimators": ["guess"]}]
+    "settings",
+    [{"estimators": ["source_value", "source_value"]}, {"estimators": []}, {"dither": 0.0}, {"estimators": ["guess"]}],
 )
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValidationError):
@@ -224,30 +237,35 @@ def test_bounds_on_unknown_sources_are_refused():
     ],
 )
 def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe, written, error, least, most):
-    """Readings say that one epoch is used of the 1,000 real samples: a real token is worth a fresh one."""
+    """Evaluations say that one epoch is used of the 1,000 real samples: a real token is worth a fresh one."""
     kinds, start = {"real": "real", "written": "synthetic"}, {"real": 0.5, "written": 0.5}
     start = {name: int(share * SHARE_ONE) for name, share in start.items()}
-    worth = {
-        "real": Worth(value=1.0, standard_error=error, num_samples=64, fresh_gain=0.002),
-        "written": Worth(value=written, standard_error=error, num_samples=64, fresh_gain=0.002),
+    source_value = {
+        "real": SourceValue(value=1.0, standard_error=error, num_samples=64, fresh_gain=0.002),
+        "written": SourceValue(value=written, standard_error=error, num_samples=64, fresh_gain=0.002),
     }
-    last = followed(observe, control(estimators=["worth"], dither=0.01), [worth] * 20, start, kinds, 1000)[-1]
+    last = followed(
+        observe, control(estimators=["source_value"], dither=0.01), [source_value] * 20, start, kinds, 1000
+    )[-1]
     budget = last.evidence["policy"]["budget"]
     assert least < budget["samples"] / 1000 < most
 
 
 def test_what_is_not_measured_again_stays_as_it_was_whatever_is_drawn_since(observe):
-    worths, epochs = [{**WORTH, "bad": 0.0}] * 4 + [{}] * 8, [1.0] * 4 + [3.0] * 8
-    decisions = followed(observe, control(), worths, epochs=epochs)
+    source_values, epochs = [{**WORTH, "bad": 0.0}] * 4 + [{}] * 8, [1.0] * 4 + [3.0] * 8
+    decisions = followed(observe, control(), source_values, epochs=epochs)
     measured, last = (decisions[number].evidence["policy"] for number in (3, -1))
     assert "dither" in last["sources"]["bad"]["estimators"], "something else was measured since"
     for name in WORTH:
-        assert last["sources"][name]["estimators"]["worth"] == measured["sources"][name]["estimators"]["worth"]
+        assert (
+            last["sources"][name]["estimators"]["source_value"]
+            == measured["sources"][name]["estimators"]["source_value"]
+        )
 
 
 def test_a_synthetic_token_is_worth_no_less_for_what_real_tokens_lose_by_repeats(observe):
-    worths, epochs = [{"real": 0.9, "written": 0.4, "bad": 0.3}] * 4 + [{}] * 8, [1.0] * 4 + [6.0] * 8
-    decisions = followed(observe, control(estimators=["worth"]), worths, epochs=epochs)
+    source_values, epochs = [{"real": 0.9, "written": 0.4, "bad": 0.3}] * 4 + [{}] * 8, [1.0] * 4 + [6.0] * 8
+    decisions = followed(observe, control(estimators=["source_value"]), source_values, epochs=epochs)
     samples = [decision.evidence["policy"]["budget"]["samples"] for decision in decisions]
     assert samples[3] > 8000, "worth less than it was held for"
     assert samples[4:] == [samples[3]] * 8
@@ -260,8 +278,8 @@ def test_a_budget_that_is_told_is_kept_whatever_a_synthetic_token_is_worth(obser
 
 def test_the_better_a_synthetic_token_is_held_to_be_the_fewer_epochs_real_data_get(observe):
     samples = [
-        followed(observe, control(synthetic_worth=worth), [{}])[0].evidence["policy"]["budget"]["samples"]
-        for worth in (0.5, 0.9)
+        followed(observe, control(prior_synthetic_value=source_value), [{}])[0].evidence["policy"]["budget"]["samples"]
+        for source_value in (0.5, 0.9)
     ]
     assert samples == pytest.approx([11_666, 2_621], rel=1e-3)
 
@@ -277,29 +295,33 @@ def test_before_it_is_known_a_synthetic_token_is_held_for_less_than_a_real_one_a
     kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
 
     def real_share(written, error, **settings):
-        worth = {
-            name: Worth(value=value, standard_error=error, num_samples=64, fresh_gain=0.002)
+        source_value = {
+            name: SourceValue(value=value, standard_error=error, num_samples=64, fresh_gain=0.002)
             for name, value in (("real", 1.0), ("written", written))
         }
-        config = control(estimators=["worth"], dither=0.01, **settings)
-        return followed(observe, config, [worth] * 30, start, kinds, 10_000_000)[-1].shares["real"]
+        config = control(estimators=["source_value"], dither=0.01, **settings)
+        return followed(observe, config, [source_value] * 30, start, kinds, 10_000_000)[-1].shares["real"]
 
-    assert 600_000 < real_share(1.0, 2.0, synthetic_worth=0.4) < 960_000
-    assert abs(real_share(1.0, 2.0, synthetic_worth=0.95) - 500_000) < 20_000
-    assert abs(real_share(1.0, 0.01, synthetic_worth=0.4) - 500_000) < 20_000
-    assert real_share(1.0, 2.0, synthetic_worth=0.4, real_epochs=1e9) == 500_000  # who says so knows what repeats do
+    assert 600_000 < real_share(1.0, 2.0, prior_synthetic_value=0.4) < 960_000
+    assert abs(real_share(1.0, 2.0, prior_synthetic_value=0.95) - 500_000) < 20_000
+    assert abs(real_share(1.0, 0.01, prior_synthetic_value=0.4) - 500_000) < 20_000
+    assert (
+        real_share(1.0, 2.0, prior_synthetic_value=0.4, real_epochs=1e9) == 500_000
+    )  # who says so knows what repeats do
 
 
 def test_a_source_that_is_left_alone_is_compared_with_nobody(observe):
     config, start, kinds = control(), {"real": 500_000, "written": 500_000}, {"real": "real", "written": "synthetic"}
-    worth = {
-        name: Worth(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
+    source_value = {
+        name: SourceValue(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
         for name, value in (("real", 0.9), ("written", -2.0))
     }
     state = initial_state(config, start, kinds)
-    state, _ = steer(config, state, observe(10, start, worth=worth, kinds=kinds))
+    state, _ = decide(config, state, observe(10, start, source_value=source_value, kinds=kinds))
     alone = {"real": SHARE_ONE, "written": 0}
     for step in (20, 30):
-        state, decision = steer(config, state, observe(step, alone, worth={"real": worth["real"]}, kinds=kinds))
+        state, decision = decide(
+            config, state, observe(step, alone, source_value={"real": source_value["real"]}, kinds=kinds)
+        )
         json.dumps(state, allow_nan=False)
         assert decision.shares == alone

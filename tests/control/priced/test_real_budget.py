@@ -10,7 +10,7 @@ HELD_FOR = Estimate(value=2 / 3, standard_error=0.2)
 
 
 @pytest.mark.parametrize(
-    ("behind", "worth"),
+    ("behind", "source_value"),
     [
         (None, 2 / 3),
         (Estimate(value=-0.8, standard_error=0.2), (2 / 3 + 0.2) / 2),  # as sure as what it was held for
@@ -19,8 +19,8 @@ HELD_FOR = Estimate(value=2 / 3, standard_error=0.2)
         (Estimate(value=-2.0, standard_error=0.05), 0.05),  # plainly not what it was held for, and worth nothing
     ],
 )
-def test_a_repeat_is_worth_what_a_synthetic_token_is_at_the_end_of_the_worthwhile_epochs(behind, worth):
-    assert worthwhile_epochs(HELD_FOR, behind, 1.0) == pytest.approx(1 - REPEATS_DECAY * log(worth))
+def test_a_repeat_is_worth_what_a_synthetic_token_is_at_the_end_of_the_worthwhile_epochs(behind, source_value):
+    assert worthwhile_epochs(HELD_FOR, behind, 1.0) == pytest.approx(1 - REPEATS_DECAY * log(source_value))
 
 
 def test_of_two_sources_the_difference_is_as_sure_as_their_gap():

@@ -139,7 +139,7 @@ def prove(slurm: Cluster, place: Place, facts: Facts, steps: int) -> None:
 
     ended = place.fit(twin, f"training.steps={steps}", more=["--ledger", str(run)]).wait(PATIENCE_S)
     facts.hold("an uninterrupted single process replays it: exit code", ended.code, ended.code == 0)
-    mine, theirs, foreseen = by_step(run, "fed"), by_step(twin, "fed"), predicted(run)
+    mine, theirs, foreseen = by_step(run, "batch_hash"), by_step(twin, "batch_hash"), predicted(run)
     equal = sum(mine.get(step) == theirs[step] for step in theirs)
     facts.hold(f"steps of {steps} with the twin's samples (fed)", equal, equal == len(mine) == steps)
     equal = sum(int(mine[step]) == foreseen[step] for step in mine)

@@ -21,8 +21,8 @@ def reasons(run: Path) -> str:
     return " / ".join(event["reason"] for event in events(run, "end"))
 
 
-def test_a_cancelled_job_saves_stays_cancelled_and_goes_on_when_submitted_by_hand(slurm: Cluster, place: Place) -> None:
-    run = place.folder / "cancelled"
+def test_a_canceled_job_saves_stays_canceled_and_goes_on_when_submitted_by_hand(slurm: Cluster, place: Place) -> None:
+    run = place.folder / "canceled"
     job = submitted(slurm.submit(place, run, *LONG, nodes=ALONE))
     slurm.wait(job, until=lambda: step_of(run) > 20)
     slurm.ask("scancel", job)
@@ -38,7 +38,7 @@ def test_a_cancelled_job_saves_stays_cancelled_and_goes_on_when_submitted_by_han
     slurm.ask("scancel", again)
     slurm.wait(again)
     assert lines(run, "start")[-1]["resumed_from"] == f"step-{reached:08d}"
-    assert list(by_step(run, "fed")) == list(range(1, step_of(run) + 1))
+    assert list(by_step(run, "batch_hash")) == list(range(1, step_of(run) + 1))
 
 
 def test_a_run_that_dies_without_progress_is_given_up_after_so_many_starts(slurm: Cluster, place: Place) -> None:
@@ -72,7 +72,7 @@ def test_each_task_of_an_array_has_its_own_run_and_restarts_alone(slurm: Cluster
     assert [slurm.wait(f"{job}_{index}") for index in (0, 1)] == ["COMPLETED", "COMPLETED"], said(root)
     assert [len(events(run, "start")) for run in (first, last)] == [1, 2]
     assert [outcome(run)["state"] for run in (first, last)] == ["finished", "finished"]
-    assert by_step(first, "fed") != by_step(last, "fed")
+    assert by_step(first, "batch_hash") != by_step(last, "batch_hash")
     told = place.command("submit", "--status", str(root), extra=slurm.variables).wait().output
     assert f"{job}_0" in told
     assert "1 (1 by itself, 0 by SLURM)" in told

@@ -38,8 +38,8 @@ def test_two_nodes_train_to_the_end_on_the_samples_of_a_single_process(done: Sub
     assert done.state == "COMPLETED", said(done.run)
     assert outcome(done.run)["state"] == "finished"
     assert lines(done.run, "start")[0]["world_size"] == 2
-    assert list(by_step(twin, "fed")) == list(range(1, 51))
-    assert by_step(done.run, "fed") == by_step(twin, "fed")
+    assert list(by_step(twin, "batch_hash")) == list(range(1, 51))
+    assert by_step(done.run, "batch_hash") == by_step(twin, "batch_hash")
 
 
 def test_the_job_can_be_found_from_the_journal(done: Submitted) -> None:

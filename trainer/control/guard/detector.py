@@ -2,7 +2,7 @@
 
 A checkpoint's loss carries a jitter common to all documents, which no number of documents averages away, so a paired
 test without it alarms on every healthy run that is watched long enough (tests/control/test_detector.py: more than 0.95
-of 200-reading streams). Here expectation, jitter and the correlation between neighbouring readings are all estimated
+of 200-reading streams). Here expectation, jitter and the correlation between neighboring readings are all estimated
 inside the run, each reading is judged by what came before it, and evidence is added up so that one may look as often
 as one likes. Everything takes a leading stream axis, so that the calibration in the tests runs this very code.
 
@@ -30,7 +30,7 @@ LOG_EMPTY = -50.0  # stands for ln 0: finite, so that the state is plain JSON
 CLIP = 2.5  # most that one reading may count: at 3, noise with the tails of Student's t5 doubles the false alarms
 PAST_CLIP = 3.0  # jitter SDs of the last reading that the next one may be held to account for
 CURVE = 3  # regressors of the smooth curve that is taken off before the jitter is measured: a parabola
-PRIOR_READINGS = 100  # how many readings the assumed correlation counts for; at 60, AR(1) noise of 0.5 alarmed twice
+PRIOR_EVALUATIONS = 100  # how many readings the assumed correlation counts for; at 60, AR(1) noise of 0.5 alarmed twice
 PRIOR_CORRELATION = 0.5  # as often, most of it in the first 60 readings
 MAX_CORRELATION = 0.7  # more is curvature of the loss, not noise
 UNSURE_OF_LEVEL = 2.0  # standard errors of the expectation that are added to the margin: its error does not average
@@ -47,15 +47,15 @@ MIN_SPREAD = 1e-6  # nats per token: below what an evaluation in fp32 can tell a
 class DetectorSettings:
     """Numbers of the test; see ``GuardConfig`` for their meaning. ``suspicion`` is a logarithm."""
 
-    history_readings: int
-    min_readings: int
+    history_evaluations: int
+    min_evaluations: int
     margin: float
     suspicion: float
 
     @property
-    def kept_readings(self) -> int:
+    def kept_evaluations(self) -> int:
         """W: the history, and what may be kept aside of it."""
-        return self.history_readings + MOST_ASIDE
+        return self.history_evaluations + MOST_ASIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Fit:
 def empty_track(settings: DetectorSettings, num_streams: int) -> Track:
     """A track of each stream that has seen nothing."""
     return Track(
-        values=np.full((num_streams, settings.kept_readings), np.nan),
+        values=np.full((num_streams, settings.kept_evaluations), np.nan),
         aside=np.zeros(num_streams, dtype=np.int64),
         log_evidence=np.full((num_streams, len(RATES)), LOG_EMPTY),
     )
@@ -127,7 +127,7 @@ def look(
     The value is held against the least-squares fit of the past to each of ``laws``, regressors [W + 1, Q] whose last
     row is now, and of those that fit the highest; None means a level, that is the mean of the past. Residuals of this
     kind are independent although the fit is estimated (recursive residuals; Brown, Durbin, Evans, JRSS-B 37, 1975), so
-    nothing has to be kept out of the past but readings under suspicion. With r the correlation of neighbouring readings
+    nothing has to be kept out of the past but readings under suspicion. With r the correlation of neighboring readings
     and d the value less expectation and margin (and less ``tolerated_part`` of what a law gained over the past),
 
         z = (d - r d before) / sqrt(sigma^2 (1 - r^2) + (1 - r)^2 v),   v = sigma^2 h (1 + r) / (1 - r),
@@ -141,7 +141,7 @@ def look(
     alarmed in 0.1 of the runs).
     """
     kept = _kept(settings, track)
-    ready = (kept.sum(axis=1) >= settings.min_readings) & ~np.isnan(value_S)
+    ready = (kept.sum(axis=1) >= settings.min_evaluations) & ~np.isnan(value_S)
     found = _residual(settings, track, kept, value_S, laws, tolerated_part)
     z = np.clip(found.z, -CLIP, CLIP if most_z_S is None else np.minimum(most_z_S, CLIP))
     grown = RATES * z[:, None] - RATES**2 / 2 + np.logaddexp(track.log_evidence, np.log(weight))
@@ -162,12 +162,13 @@ def log_mean(log_evidence_SK: FloatArray) -> FloatArray:
     return mean
 
 
-def start_weight(num_readings: int, typical_readings: int = 100) -> float:
-    """Weight of a change at the ``num_readings``-th reading, from 1 on: T / ((t + T - 1) (t + T)), T the
-    ``typical_readings``. All together weigh 1, which makes an e-process of a sum of tests that begin at each reading.
+def start_weight(num_evaluations: int, typical_evaluations: int = 100) -> float:
+    """Weight of a change at the ``num_evaluations``-th reading, from 1 on: T / ((t + T - 1) (t + T)), T the
+    ``typical_evaluations``. All together weigh 1, which makes an e-process of a sum of tests that begin at each
+    reading.
     """
-    later = num_readings + typical_readings
-    return typical_readings / ((later - 1) * later)
+    later = num_evaluations + typical_evaluations
+    return typical_evaluations / ((later - 1) * later)
 
 
 def discoveries(log_evidence_SN: FloatArray, error: float) -> NDArray[np.bool_]:
@@ -187,10 +188,12 @@ def discoveries(log_evidence_SN: FloatArray, error: float) -> NDArray[np.bool_]:
 
 
 def _kept(settings: DetectorSettings, track: Track) -> NDArray[np.bool_]:
-    """[S, W] which readings are the past: the last ``history_readings`` that are not kept aside."""
-    end = (settings.kept_readings - track.aside)[:, None]
-    column = np.arange(settings.kept_readings)
-    inside: NDArray[np.bool_] = (column < end) & (column >= end - settings.history_readings) & ~np.isnan(track.values)
+    """[S, W] which readings are the past: the last ``history_evaluations`` that are not kept aside."""
+    end = (settings.kept_evaluations - track.aside)[:, None]
+    column = np.arange(settings.kept_evaluations)
+    inside: NDArray[np.bool_] = (
+        (column < end) & (column >= end - settings.history_evaluations) & ~np.isnan(track.values)
+    )
     return inside
 
 
@@ -204,8 +207,8 @@ def _residual(
 ) -> Look:
     """What ``look`` finds before evidence is added: z not yet clipped, and NaN-free."""
     num = np.maximum(kept.sum(axis=1), 1)
-    centre = np.where(kept, track.values, 0.0).sum(axis=1) / num
-    past_SW = np.where(kept, track.values - centre[:, None], 0.0)
+    center = np.where(kept, track.values, 0.0).sum(axis=1) / num
+    past_SW = np.where(kept, track.values - center[:, None], 0.0)
     curve = _fit(kept, past_SW, np.vander(np.linspace(-1.0, 1.0, kept.shape[1] + 1), CURVE, increasing=True))
     if laws is None:
         fits = [_fit(kept, past_SW, np.ones((kept.shape[1] + 1, 1)))]
@@ -224,16 +227,16 @@ def _residual(
         oldest = np.argmax(kept, axis=1)[:, None]
         fall = np.take_along_axis(past_SW - expected.residual, oldest, axis=1)[:, 0] - now
         allowed = allowed + tolerated_part * np.maximum(fall, 0.0)
-    last = track.values[:, -1] - centre - before - allowed
+    last = track.values[:, -1] - center - before - allowed
     r_or_0 = np.where(np.isnan(last), 0.0, r)
     last = np.clip(np.where(np.isnan(last), 0.0, last), -PAST_CLIP * jitter, PAST_CLIP * jitter)
-    raised = np.where(np.isnan(value_S), 0.0, value_S) - centre - now - allowed
+    raised = np.where(np.isnan(value_S), 0.0, value_S) - center - now - allowed
     spread = np.sqrt(jitter**2 * (1 - r_or_0**2) + (1 - r_or_0) ** 2 * unsure**2)
     freedom = np.maximum(num * (1 - r**2) / (1 + r**2) - CURVE, 1.0)  # of a variance, where readings are correlated
     z = _normal((raised - r_or_0 * last) / np.maximum(spread, MIN_SPREAD), freedom)
     return Look(
         value=value_S,
-        expected=centre + now,
+        expected=center + now,
         jitter=jitter,
         correlation=r,
         z=z,
@@ -253,7 +256,7 @@ def _chosen(which_S: IntArray, fits: Sequence[Fit]) -> Fit:
 
 
 def _noise(residual: FloatArray, num_S: IntArray) -> tuple[FloatArray, FloatArray]:
-    """SD of the noise that the residuals [S, W] are, and the correlation of neighbouring readings; [S] each.
+    """SD of the noise that the residuals [S, W] are, and the correlation of neighboring readings; [S] each.
 
     The correlation of residuals comes out too small by about (q + (q + 2) r) / n, q the regressors of the curve
     (Marriott, Pope, Biometrika 41, 1954, for q = 1: (1 + 3 r) / n): that is put back, and the estimate averaged with
@@ -263,7 +266,7 @@ def _noise(residual: FloatArray, num_S: IntArray) -> tuple[FloatArray, FloatArra
     squares = (residual**2).sum(axis=1)
     r = (residual[:, 1:] * residual[:, :-1]).sum(axis=1) / np.maximum(squares, MIN_SPREAD**2)
     r = r + (CURVE + (CURVE + 2) * np.maximum(r, 0.0)) / num_S
-    r = (num_S * r + PRIOR_READINGS * PRIOR_CORRELATION) / (num_S + PRIOR_READINGS)
+    r = (num_S * r + PRIOR_EVALUATIONS * PRIOR_CORRELATION) / (num_S + PRIOR_EVALUATIONS)
     r = np.clip(r, 0.0, MAX_CORRELATION)
     freedom = np.maximum(num_S - CURVE * (1 + r) / (1 - r), 0.3 * num_S)
     return np.sqrt(squares / freedom), r

@@ -16,7 +16,8 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.base.records import Config, Observation, Reading, Verdict
+from trainer.base.config import Config
+from trainer.base.records import Evaluation, Observation, Verdict
 from trainer.control.guard import attribution, statistics
 from trainer.control.guard.attribution import Accusation
 from trainer.control.guard.detector import DetectorSettings, Look
@@ -35,55 +36,56 @@ class GuardConfig(Config):
     """When the guard speaks, and what it may do."""
 
     enabled: bool = Field(default=True, description="judge readings at all")
-    min_readings: int = Field(default=10, ge=5, description="sound readings before a statistic is judged")
+    min_evaluations: int = Field(default=10, ge=5, description="sound readings before a statistic is judged")
     min_documents: int = Field(default=30, ge=2, description="held-out documents below which a reading decides nothing")
-    history_readings: int = Field(
+    history_evaluations: int = Field(
         default=100, ge=8, description="sound readings from which expectation and jitter are estimated"
     )
     margin: float = Field(
         default=0.15, ge=0, description="rise that is tolerated for good, in jitter standard deviations"
     )
-    warn_every: float = Field(default=10, gt=1, description="evidence (and least mean healthy readings) to a warning")
-    alarm_every: float = Field(default=3000, gt=1, description="evidence (and least mean healthy readings) to an alarm")
+    warn_at: float = Field(default=10, gt=1, description="evidence (and least mean healthy readings) to a warning")
+    alarm_at: float = Field(default=3000, gt=1, description="evidence (and least mean healthy readings) to an alarm")
     slice_error: float = Field(default=0.01, gt=0, lt=1, description="false discovery rate of slices said to rise")
-    freeze_readings: int = Field(default=4, ge=0, description="readings for which shares stay frozen after an alarm")
-    memory_readings: int = Field(
+    freeze_evaluations: int = Field(default=4, ge=0, description="readings for which shares stay frozen after an alarm")
+    memory_evaluations: int = Field(
         default=40, ge=1, description="quiet readings after which earlier alarms are forgotten"
     )
-    measure_worth: bool = Field(
+    measure_source_value: bool = Field(
         default=False, description="measure the sources' worth for attribution also when the policy does not need it"
     )
     cut: bool = Field(default=True, description="may cut, or quarantine, a synthetic source that the evidence blames")
-    blame_z: float = Field(default=3.0, gt=0, description="standard errors beyond which a source is blamed")
-    blame_below: float = Field(
+    attribution_z: float = Field(default=3.0, gt=0, description="standard errors beyond which a source is blamed")
+    attribute_below: float = Field(
         default=0.25, description="worth below which a source can be blamed, in fresh real tokens"
     )
-    harm_below: float = Field(
+    cut_below: float = Field(
         default=-0.5,
         description="worth, in fresh real tokens: a source that lies below in two measurements running, together by"
-        " blame_z errors, is cut at once",
+        " attribution_z errors, is cut at once",
     )
     max_rollbacks: int = Field(default=1, ge=0, description="how often the guard may roll back in a run")
     stop: bool = Field(default=True, description="may stop the run when nothing else has helped")
 
     @model_validator(mode="after")
     def _orders_agree(self) -> Self:
-        if self.warn_every >= self.alarm_every:
-            raise ValueError(f"warn_every {self.warn_every:g} must be below alarm_every {self.alarm_every:g}")
-        if self.min_readings > self.history_readings:
+        if self.warn_at >= self.alarm_at:
+            raise ValueError(f"warn_at {self.warn_at:g} must be below alarm_at {self.alarm_at:g}")
+        if self.min_evaluations > self.history_evaluations:
             raise ValueError(
-                f"min_readings {self.min_readings} must not be above history_readings {self.history_readings}"
+                f"min_evaluations {self.min_evaluations} must not be above "
+                f"history_evaluations {self.history_evaluations}"
             )
         return self
 
 
 def settings_of(config: GuardConfig) -> DetectorSettings:
-    """The numbers the detectors run on. Readings are suspicious from half a warning on."""
+    """The numbers the detectors run on. Evaluations are suspicious from half a warning on."""
     return DetectorSettings(
-        history_readings=config.history_readings,
-        min_readings=config.min_readings,
+        history_evaluations=config.history_evaluations,
+        min_evaluations=config.min_evaluations,
         margin=config.margin,
-        suspicion=math.log(max(config.warn_every / 2, 1.0)),
+        suspicion=math.log(max(config.warn_at / 2, 1.0)),
     )
 
 
@@ -95,45 +97,46 @@ def begin() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fault(reading: Reading) -> str | None:
+def fault(evaluation: Evaluation) -> str | None:
     """Why nothing can be decided on a reading (numbers that are not finite, no tokens), or None when something can."""
-    bad = int((~np.isfinite(reading.nats)).sum())
+    bad = int((~np.isfinite(evaluation.nats)).sum())
     if bad:
-        return f"the loss of {bad} of its {len(reading.nats)} documents is not finite"
-    if int(reading.tokens.min()) < 1:
+        return f"the loss of {bad} of its {len(evaluation.nats)} documents is not finite"
+    if int(evaluation.tokens.min()) < 1:
         return "a document has no tokens"
     return None
 
 
-def judge(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Verdict]:
-    """The verdict on ``seen``: ``ok``, ``warn`` (freeze), ``cut`` (with the source), ``rollback`` or ``stop``; pure.
+def judge(config: GuardConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Verdict]:
+    """The verdict on ``observation``: ``ok``, ``warn`` (freeze), ``cut`` (with the source), ``rollback`` or ``stop``;
+    pure.
 
     A reading that cannot decide (see ``fault``) leaves the state as it is.
     """
     if not config.enabled:
         return state, Verdict(action="ok", reason="The guard is off.")
-    why_not = fault(seen.reading)
+    why_not = fault(observation.evaluation)
     if why_not is not None:
         return state, _cannot_judge(why_not)
-    state = {**state, "sources": attribution.note(state["sources"], seen)}
-    harm = _harm(config, state, seen)
-    num_documents = len(seen.reading.nats)
+    state = {**state, "sources": attribution.note(state["sources"], observation)}
+    harm = _harm(config, state, observation)
+    num_documents = len(observation.evaluation.nats)
     if num_documents < config.min_documents:  # which rehearsals do not read
         return state, harm or _cannot_judge(f"it has {num_documents} documents, the guard needs {config.min_documents}")
-    state, findings = _watched(config, state, seen)
+    state, findings = _watched(config, state, observation)
     figures = _figures(config, findings)
     if harm is not None:
         return {**state, "watch": statistics.forgive(state["watch"])}, replace(harm, evidence=figures)
-    if findings.log_evidence >= math.log(config.alarm_every) or findings.risen_slices:
-        return _alarmed(config, state, seen, findings, figures)
-    strikes = state["strikes"] if state["quiet"] < config.memory_readings else 0
+    if findings.log_evidence >= math.log(config.alarm_at) or findings.risen_slices:
+        return _alarmed(config, state, observation, findings, figures)
+    strikes = state["strikes"] if state["quiet"] < config.memory_evaluations else 0
     frozen = max(0, state["frozen"] - 1)
     was_frozen = state["frozen"] > 0
     state = {**state, "strikes": strikes, "quiet": state["quiet"] + 1, "frozen": frozen}
     if not findings.ready:
-        reason = f"The guard has {findings.num_readings} of the {config.min_readings} readings it needs."
+        reason = f"The guard has {findings.num_evaluations} of the {config.min_evaluations} readings it needs."
         return state, Verdict(action="ok", reason=reason, evidence=figures)
-    if findings.log_evidence >= math.log(config.warn_every):
+    if findings.log_evidence >= math.log(config.warn_at):
         reason = f"Not yet sure: {_headline(findings)}: {_in_words(figures)}."
         return state, Verdict(action="warn", reason=reason, evidence=figures)
     if was_frozen:
@@ -142,21 +145,21 @@ def judge(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tupl
     return state, Verdict(action="ok", reason=f"Held-out loss is in order: {_in_words(figures)}.", evidence=figures)
 
 
-def _watched(config: GuardConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Findings]:
+def _watched(config: GuardConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Findings]:
     """State after the reading, and what was found; after an alarm nothing is normal until the freeze is over."""
     watched, findings = statistics.watch(
         settings_of(config),
         state["watch"],
-        seen,
+        observation,
         slice_error=config.slice_error,
         hold=state["frozen"] > 0,
     )
     return {**state, "watch": watched}, findings
 
 
-def _harm(config: GuardConfig, state: dict[str, Any], seen: Observation) -> Verdict | None:
+def _harm(config: GuardConfig, state: dict[str, Any], observation: Observation) -> Verdict | None:
     """The cut of a source that rehearsals prove to do harm; None where there is none, or the recipe forbids it."""
-    found = attribution.harmful(state["sources"], seen, z=config.blame_z, worth_below=config.harm_below)
+    found = attribution.harmful(state["sources"], observation, z=config.attribution_z, value_below=config.cut_below)
     if found is None or not config.cut:
         return None
     source, because = found
@@ -173,9 +176,9 @@ def _figures(config: GuardConfig, findings: Findings) -> dict[str, Any]:
     mean = findings.looks["mean"]
     figures: dict[str, Any] = {
         "nats_per_token": float(mean.value[0]),
-        "num_readings": findings.num_readings,
-        "warn_at": config.warn_every,
-        "alarm_at": config.alarm_every,
+        "num_evaluations": findings.num_evaluations,
+        "warn_at": config.warn_at,
+        "alarm_at": config.alarm_at,
     }
     if findings.ready:
         figures |= {
@@ -212,22 +215,22 @@ def _plain(log_evidence: float) -> float:
 
 
 def _alarmed(
-    config: GuardConfig, state: dict[str, Any], seen: Observation, findings: Findings, figures: dict[str, Any]
+    config: GuardConfig, state: dict[str, Any], observation: Observation, findings: Findings, figures: dict[str, Any]
 ) -> tuple[dict[str, Any], Verdict]:
     """The next rung of the ladder; the evidence starts again from nothing, so that the remedy gets its chance."""
-    strikes = (state["strikes"] if state["quiet"] < config.memory_readings else 0) + 1
+    strikes = (state["strikes"] if state["quiet"] < config.memory_evaluations else 0) + 1
     state = {
         **state,
         "watch": statistics.forgive(state["watch"]),
         "strikes": strikes,
         "quiet": 0,
-        "frozen": config.freeze_readings,
+        "frozen": config.freeze_evaluations,
     }
     accused = attribution.accuse(
         state["sources"],
-        seen,
-        z=config.blame_z,
-        worth_below=config.blame_below,
+        observation,
+        z=config.attribution_z,
+        value_below=config.attribute_below,
         num_aside=findings.num_aside,
     )
     figures = {**figures, "strikes": strikes, "sources": {name: dict(clues) for name, clues in accused.clues.items()}}
@@ -274,10 +277,10 @@ def _in_words(figures: Mapping[str, Any]) -> str:
     if "statistics" not in figures:
         return f"{figures['nats_per_token']:.4f} nats per token"
     than = "forecast" if figures["strongest"] == "progress" else "before"
-    seen = figures["statistics"].get(figures["strongest"], figures["statistics"]["mean"])
+    observation = figures["statistics"].get(figures["strongest"], figures["statistics"]["mean"])
     return (
-        f"{seen['value']:.4f} nats per token against {seen['expected']:.4f} {than}"
-        f" (jitter {seen['jitter_sd']:.4f}, z {seen['z']:.1f}, evidence {figures['evidence']:.3g}"
+        f"{observation['value']:.4f} nats per token against {observation['expected']:.4f} {than}"
+        f" (jitter {observation['jitter_sd']:.4f}, z {observation['z']:.1f}, evidence {figures['evidence']:.3g}"
         f" of {figures['alarm_at']:g})"
     )
 

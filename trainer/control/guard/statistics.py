@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainer.base.records import FloatArray, IntArray, Observation, Outlook, Reading
+from trainer.base.records import Evaluation, FloatArray, Horizon, IntArray, Observation
 from trainer.control.guard.detector import (
     LOG_EMPTY,
     RATES,
@@ -34,12 +34,12 @@ from trainer.control.guard.detector import (
 Statistic = Literal["mean", "tail", "gap", "progress"]
 STATISTICS: tuple[Statistic, ...] = ("mean", "tail", "gap", "progress")
 TAIL_SHARE = 0.1  # the worst decile
-CHOOSING_READINGS = 5  # under whose mean loss the tail's documents are chosen
-FORECAST_READINGS = 60  # past of a forecast: over longer ones no law holds, with a learning rate that changes
+CHOOSING_EVALUATIONS = 5  # under whose mean loss the tail's documents are chosen
+FORECAST_EVALUATIONS = 60  # past of a forecast: over longer ones no law holds, with a learning rate that changes
 LOST_PART = 0.03  # of what was gained in the past of the forecast, that a reading may lie behind it
 STANDS = 2.0  # jitter SDs that held-out loss may lie below its past and still be said to stand
 FEWEST_OF_A_SLICE = 4  # documents below which a slice is not judged
-SOUND_LAG = 3  # readings before the first suspicious one, or the newest, that may be damaged already
+MAX_DEFICIT = 3  # readings before the first suspicious one, or the newest, that may be damaged already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class Schedule:
     rate: FloatArray
 
     def laws(self) -> list[FloatArray]:
-        """Laws of a healthy fall over the ``FORECAST_READINGS``: near e + b area^-a for small and large a, and the same
-        with the drop that comes of a falling rate (the variables of Tissue, Wang, Wang, arXiv 2408.11029).
+        """Laws of a healthy fall over the ``FORECAST_EVALUATIONS``: near e + b area^-a for small and large a, and the
+        same with the drop that comes of a falling rate (the variables of Tissue, Wang, Wang, arXiv 2408.11029).
         """
         area = np.where(self.area > 0, self.area, 1.0)
         one = np.ones(len(area))
@@ -67,8 +67,8 @@ class Schedule:
 def forecast_settings(settings: DetectorSettings) -> DetectorSettings:
     """The settings of the progress statistic: a shorter past."""
     return DetectorSettings(
-        history_readings=min(settings.history_readings, FORECAST_READINGS),
-        min_readings=min(settings.min_readings, FORECAST_READINGS),
+        history_evaluations=min(settings.history_evaluations, FORECAST_EVALUATIONS),
+        min_evaluations=min(settings.min_evaluations, FORECAST_EVALUATIONS),
         margin=settings.margin,
         suspicion=settings.suspicion,
     )
@@ -136,7 +136,7 @@ class Findings:
     risen_slices: tuple[str, ...]
     not_judged: Mapping[str, str]
     sound_step: int
-    num_readings: int
+    num_evaluations: int
     num_aside: int
 
     @property
@@ -168,24 +168,24 @@ def forgive(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def watch(
-    settings: DetectorSettings, state: dict[str, Any], seen: Observation, *, slice_error: float, hold: bool
+    settings: DetectorSettings, state: dict[str, Any], observation: Observation, *, slice_error: float, hold: bool
 ) -> tuple[dict[str, Any], Findings]:
-    """The state after the reading of ``seen``, and what was found; the reading must be sound (``guard.fault``)."""
-    reading = seen.reading
-    documents = [len(reading.nats), int(reading.tokens.sum())]
+    """The state after the reading of ``observation``, and what was found; the reading must be sound (``guard.fault``)."""
+    evaluation = observation.evaluation
+    documents = [len(evaluation.nats), int(evaluation.tokens.sum())]
     if state["documents"] != documents:
         state = {**begin(), "documents": documents}  # others than before: there is nothing to hold them against
-    state = _rolled_back(state, seen.progress)
-    state, values, not_judged = _values(state, seen)
-    schedule = _schedule(settings, state, seen)
+    state = _rolled_back(state, observation.progress)
+    state, values, not_judged = _values(state, observation)
+    schedule = _schedule(settings, state, observation)
     if schedule is None:
         not_judged["progress"] = "the learning rates ahead are not known"
     tracks = _tracks(settings, state)
     tracks, looks = look_at(settings, tracks, values, schedule, hold=hold)
-    state, slices, risen = _slices(settings, state, reading, slice_error, hold=hold)
+    state, slices, risen = _slices(settings, state, evaluation, slice_error, hold=hold)
     aside = max(int(tracks["mean"].aside[0]), int(tracks["tail"].aside[0]))
-    steps = [*state["steps"], seen.step]
-    sound = len(steps) - 1 - aside - SOUND_LAG
+    steps = [*state["steps"], observation.step]
+    sound = len(steps) - 1 - aside - MAX_DEFICIT
     findings = Findings(
         looks=looks,
         log_evidence=float(global_evidence(looks)[0]),
@@ -193,13 +193,13 @@ def watch(
         risen_slices=risen,
         not_judged=not_judged,
         sound_step=steps[max(sound, 0)],
-        num_readings=len(state["steps"]),
+        num_evaluations=len(state["steps"]),
         num_aside=aside,
     )
     state = {
         **state,
-        "steps": steps[-settings.kept_readings :],
-        "progress": [*state["progress"], seen.progress][-settings.kept_readings :],
+        "steps": steps[-settings.kept_evaluations :],
+        "progress": [*state["progress"], observation.progress][-settings.kept_evaluations :],
         "tracks": {name: to_json(track) for name, track in tracks.items()},
     }
     return state, findings
@@ -222,69 +222,69 @@ def _rolled_back(state: dict[str, Any], progress: float) -> dict[str, Any]:
 
 
 def _values(
-    state: dict[str, Any], seen: Observation
+    state: dict[str, Any], observation: Observation
 ) -> tuple[dict[str, Any], dict[Statistic, FloatArray], dict[str, str]]:
     """State, the statistics of this reading [1], and what has none, with the reason."""
-    reading, not_judged = seen.reading, {}
+    evaluation, not_judged = observation.evaluation, {}
     tail = np.nan
     if state["tail"]:
-        tail = _nats_per_token(reading, np.array(state["tail"], dtype=np.int64))
+        tail = _nats_per_token(evaluation, np.array(state["tail"], dtype=np.int64))
     else:
-        state = _choosing(state, reading)
+        state = _choosing(state, evaluation)
         not_judged["tail"] = "its documents are being chosen"
-    sources, losses = _synthetic_losses(seen)
+    sources, losses = _synthetic_losses(observation)
     if not sources:
         not_judged["gap"] = "no loss on synthetic text was measured"
-    elif (read := [[name, *seen.live.get(name, ())] for name in sources]) != state["gap_of"]:
+    elif (read := [[name, *observation.live.get(name, ())] for name in sources]) != state["gap_of"]:
         tracks = {name: track for name, track in state["tracks"].items() if name != "gap"}
         state = {**state, "gap_of": read, "tracks": tracks}  # other samples: their loss is another
-    mean = reading.nats_per_token
+    mean = evaluation.nats_per_token
     gap = mean - float(np.mean(losses)) if sources else np.nan
     values: dict[Statistic, FloatArray] = {"mean": np.array([mean]), "tail": np.array([tail]), "gap": np.array([gap])}
     return state, values, not_judged
 
 
-def _choosing(state: dict[str, Any], reading: Reading) -> dict[str, Any]:
+def _choosing(state: dict[str, Any], evaluation: Evaluation) -> dict[str, Any]:
     """The losses that the tail is chosen by, summed over a few readings; then the choice, and the sums are dropped."""
-    nats_D = reading.nats + np.array(state["choosing"]["nats"] if state["choosing"] else 0.0)
-    count = 1 + (state["choosing"]["readings"] if state["choosing"] else 0)
-    if count < CHOOSING_READINGS:
-        return {**state, "choosing": {"nats": nats_D.tolist(), "readings": count}}
-    worst = np.argsort(-(nats_D / reading.tokens), kind="stable")[: max(1, round(TAIL_SHARE * len(nats_D)))]
+    nats_D = evaluation.nats + np.array(state["choosing"]["nats"] if state["choosing"] else 0.0)
+    count = 1 + (state["choosing"]["evaluations"] if state["choosing"] else 0)
+    if count < CHOOSING_EVALUATIONS:
+        return {**state, "choosing": {"nats": nats_D.tolist(), "evaluations": count}}
+    worst = np.argsort(-(nats_D / evaluation.tokens), kind="stable")[: max(1, round(TAIL_SHARE * len(nats_D)))]
     return {**state, "choosing": {}, "tail": np.sort(worst).tolist()}
 
 
-def _nats_per_token(reading: Reading, documents: IntArray) -> float:
-    return float(reading.nats[documents].sum() / reading.tokens[documents].sum())
+def _nats_per_token(evaluation: Evaluation, documents: IntArray) -> float:
+    return float(evaluation.nats[documents].sum() / evaluation.tokens[documents].sum())
 
 
-def _synthetic_losses(seen: Observation) -> tuple[list[str], list[float]]:
+def _synthetic_losses(observation: Observation) -> tuple[list[str], list[float]]:
     """The synthetic sources with a loss, and it: on the same samples at each reading, so that what differs between
     samples cancels; where none are read, that of the training since the reading before.
     """
-    fixed = {name: loss for name, loss in seen.reading.source_nats_per_token.items() if np.isfinite(loss)}
-    trained = {name: loss.nats_per_token for name, loss in seen.losses.items() if loss.tokens}
+    fixed = {name: loss for name, loss in observation.evaluation.source_nats_per_token.items() if np.isfinite(loss)}
+    trained = {name: loss.nats_per_token for name, loss in observation.losses.items() if loss.tokens}
     for losses in (fixed, trained):
-        sources = sorted(name for name in losses if seen.kinds.get(name) == "synthetic")
+        sources = sorted(name for name in losses if observation.kinds.get(name) == "synthetic")
         if sources:
             return sources, [losses[name] for name in sources]
     return [], []
 
 
-def _schedule(settings: DetectorSettings, state: dict[str, Any], seen: Observation) -> Schedule | None:
+def _schedule(settings: DetectorSettings, state: dict[str, Any], observation: Observation) -> Schedule | None:
     """The schedule at the readings that the forecast keeps, and now; None where the rates are not known."""
-    if not seen.outlook.rates or max(seen.outlook.rates) <= 0:
+    if not observation.horizon.rates or max(observation.horizon.rates) <= 0:
         return None
-    kept = forecast_settings(settings).kept_readings
-    known = np.array([*state["progress"], seen.progress][-(kept + 1) :], dtype=np.float64)
+    kept = forecast_settings(settings).kept_evaluations
+    known = np.array([*state["progress"], observation.progress][-(kept + 1) :], dtype=np.float64)
     area, rate = np.zeros(kept + 1), np.zeros(kept + 1)
-    area[-len(known) :], rate[-len(known) :] = area_and_rate(seen.outlook, known)
+    area[-len(known) :], rate[-len(known) :] = area_and_rate(observation.horizon, known)
     return Schedule(area=area, rate=rate)
 
 
-def area_and_rate(outlook: Outlook, progress: FloatArray) -> tuple[FloatArray, FloatArray]:
+def area_and_rate(horizon: Horizon, progress: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The learning rate summed up to each ``progress``, and there, as parts of the whole run at the greatest rate."""
-    rates = np.array(outlook.rates, dtype=np.float64) / max(outlook.rates)
+    rates = np.array(horizon.rates, dtype=np.float64) / max(horizon.rates)
     num = len(rates)
     edges, middles = np.arange(num + 1) / num, (np.arange(num) + 0.5) / num
     area = np.interp(progress, edges, np.concatenate([[0.0], np.cumsum(rates) / num]))
@@ -292,16 +292,16 @@ def area_and_rate(outlook: Outlook, progress: FloatArray) -> tuple[FloatArray, F
 
 
 def _slices(
-    settings: DetectorSettings, state: dict[str, Any], reading: Reading, error: float, *, hold: bool
+    settings: DetectorSettings, state: dict[str, Any], evaluation: Evaluation, error: float, *, hold: bool
 ) -> tuple[dict[str, Any], dict[str, float], tuple[str, ...]]:
     """State, ln of each slice's e-process, and the slices that e-BH finds risen. One slice alone is the mean."""
-    counts = np.bincount(reading.slice_of, minlength=len(reading.slices))
-    names = [name for name, count in zip(reading.slices, counts, strict=True) if count >= FEWEST_OF_A_SLICE]
+    counts = np.bincount(evaluation.slice_of, minlength=len(evaluation.slices))
+    names = [name for name, count in zip(evaluation.slices, counts, strict=True) if count >= FEWEST_OF_A_SLICE]
     if len(names) < 2:
         return state, {}, ()
-    chosen = [reading.slices.index(name) for name in names]
-    nats = np.bincount(reading.slice_of, weights=reading.nats, minlength=len(counts))
-    tokens = np.bincount(reading.slice_of, weights=reading.tokens, minlength=len(counts))
+    chosen = [evaluation.slices.index(name) for name in names]
+    nats = np.bincount(evaluation.slice_of, weights=evaluation.nats, minlength=len(counts))
+    tokens = np.bincount(evaluation.slice_of, weights=evaluation.tokens, minlength=len(counts))
     value_N = (nats / np.maximum(tokens, 1))[chosen]
     before = from_json(settings, state["slices"], len(names))
     num_looks = state["slice_looks"] + 1

@@ -50,17 +50,17 @@ def _never(*_asked: object) -> None:
 class Policy(NamedTuple):
     """A policy's functions, and what it needs to be given.
 
-    ``worth_from`` and ``alignment_from`` take the configuration and return the progress of the run from which the worth
-    of the sources, or the alignment of their gradients, has to be measured (both cost compute); None for never.
-    ``fading_from`` does so for how fast the model forgets, and is told how many epochs of real data are allowed.
-    ``reads_losses``: whether it cannot work without the training loss by source.
+    ``source_value_from`` and ``gradient_alignment_from`` take the configuration and return the progress of the run from
+    which the worth of the sources, or the alignment of their gradients, has to be measured (both cost compute); None
+    for never. ``forgetting_from`` does so for how fast the model forgets, and is told how many epochs of real data are
+    allowed. ``reads_losses``: whether it cannot work without the training loss by source.
     """
 
     begin: Callable[..., dict[str, Any]]  # (config, shares, kinds) -> state
     propose: Callable[..., tuple[dict[str, Any], Proposal]]  # (config, state, seen) -> state, proposal
-    worth_from: Callable[..., float | None] = _never
-    alignment_from: Callable[..., float | None] = _never
-    fading_from: Callable[..., float | None] = _never
+    source_value_from: Callable[..., float | None] = _never
+    gradient_alignment_from: Callable[..., float | None] = _never
+    forgetting_from: Callable[..., float | None] = _never
     reads_losses: bool = False
 
 
@@ -73,16 +73,16 @@ POLICIES = {
     "fms_odm": Policy(fms_odm.begin, fms_odm.propose, reads_losses=True),
     "doremi": Policy(doremi.begin, doremi.propose, reads_losses=True),
     "ado": Policy(ado.begin, ado.propose, reads_losses=True),
-    "aioli": Policy(aioli.begin, aioli.propose, worth_from=aioli.worth_from),
-    "pike": Policy(pike.begin, pike.propose, alignment_from=pike.alignment_from),
+    "aioli": Policy(aioli.begin, aioli.propose, source_value_from=aioli.source_value_from),
+    "pike": Policy(pike.begin, pike.propose, gradient_alignment_from=pike.gradient_alignment_from),
     "priced": Policy(
         priced.begin,
         priced.propose,
-        worth_from=priced.worth_from,
-        alignment_from=priced.alignment_from,
-        fading_from=priced.fading_from,
+        source_value_from=priced.source_value_from,
+        gradient_alignment_from=priced.gradient_alignment_from,
+        forgetting_from=priced.forgetting_from,
     ),
-    "feedback": Policy(feedback.begin, feedback.propose, worth_from=feedback.worth_from),
+    "feedback": Policy(feedback.begin, feedback.propose, source_value_from=feedback.source_value_from),
 }
 
 __all__ = [

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.base.records import SHARE_ONE, Config, Kind, Observation, Proposal, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.mixture.shares import rounded
 
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -46,20 +48,25 @@ def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, K
     return {"start": dict(shares)}
 
 
-def propose(config: AnnealConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
-    """The point of the curve at ``seen.progress``; sources at 0, for they were cut, are passed over."""
-    place = min(1.0, max(0.0, (seen.progress - config.start) / (config.end - config.start)))
+def propose(config: AnnealConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+    """The point of the curve at ``observation.progress``; sources at 0, for they were cut, are passed over."""
+    place = min(1.0, max(0.0, (observation.progress - config.start) / (config.end - config.start)))
     part = place if config.shape == "linear" else (1 - cos(pi * place)) / 2
-    start = {name: state["start"][name] / SHARE_ONE for name in seen.shares}
-    real = _real(config, start, seen.kinds, part)
-    left = {name: share for name, share in start.items() if seen.shares[name] > 0}
-    if {seen.kinds[name] for name, share in left.items() if share > 0} != {"real", "synthetic"}:
-        return state, Proposal(shares=dict(seen.shares), reason="Only one kind of data is left, so the shares stay.")
-    shares = rounded({**dict.fromkeys(seen.shares, 0.0), **_with_real(left, seen.kinds, real)})
+    start = {name: state["start"][name] / SHARE_ONE for name in observation.shares}
+    real = _real(config, start, observation.kinds, part)
+    left = {name: share for name, share in start.items() if observation.shares[name] > 0}
+    if {observation.kinds[name] for name, share in left.items() if share > 0} != {"real", "synthetic"}:
+        return state, Proposal(
+            shares=dict(observation.shares), reason="Only one kind of data is left, so the shares stay."
+        )
+    shares = rounded({**dict.fromkeys(observation.shares, 0.0), **_with_real(left, observation.kinds, real)})
     reason = (
-        f"At progress {seen.progress:.3f} the real share is due to be {real:.3f}, on its way to {config.real_share:g}."
+        f"At progress {observation.progress:.3f} the real share is due to be {real:.3f}, "
+        f"on its way to {config.real_share:g}."
     )
-    return state, Proposal(shares=shares, reason=reason, evidence={"progress": seen.progress, "real_share": real})
+    return state, Proposal(
+        shares=shares, reason=reason, evidence={"progress": observation.progress, "real_share": real}
+    )
 
 
 def mean_shares(config: AnnealConfig, start: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, float]:

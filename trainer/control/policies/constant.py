@@ -6,7 +6,8 @@ The baseline every other policy has to beat, and the default: without a reason t
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trainer.base.records import Config, Kind, Observation, Proposal
+from trainer.base.config import Config
+from trainer.base.records import Kind, Observation, Proposal
 
 
 class ConstantConfig(Config):
@@ -20,6 +21,6 @@ def begin(config: ConstantConfig, shares: Mapping[str, int], kinds: Mapping[str,
     return {}
 
 
-def propose(config: ConstantConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: ConstantConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """The shares now in force."""
-    return state, Proposal(shares=dict(seen.shares), reason="The policy keeps the shares constant.")
+    return state, Proposal(shares=dict(observation.shares), reason="The policy keeps the shares constant.")

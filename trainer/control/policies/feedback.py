@@ -28,7 +28,7 @@ class FeedbackConfig(Bounds):
     warm_up: float = Field(
         default=0.15, ge=0, lt=1, description="progress before which no worth is measured: early ones mislead"
     )
-    min_readings: int = Field(default=1, ge=1, description="readings of a source before it is judged")
+    min_evaluations: int = Field(default=1, ge=1, description="readings of a source before it is judged")
     decay: float = Field(
         default=0.0, ge=0, le=1, description="weight of a measurement relative to the next; 0: only the newest counts"
     )
@@ -71,39 +71,43 @@ def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str,
         if kinds[name] == "real" and all_real > 0:
             floor = max(floor, config.real_floor * share / all_real)
         floors[name] = min(share // SHARE_STEP * SHARE_STEP, _thousandth_up(config.floors.get(name, floor)))
-    return {"readings": [], "floors": floors}
+    return {"evaluations": [], "floors": floors}
 
 
-def worth_from(config: FeedbackConfig) -> float:
+def source_value_from(config: FeedbackConfig) -> float:
     """Progress from which worths count: measuring them earlier would be for nothing."""
     return config.warm_up
 
 
-def propose(config: FeedbackConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: FeedbackConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """New shares where the evidence asks for them, else those in force; sources at share 0 stay there."""
-    if seen.progress < config.warm_up:
-        reason = f"Worths are not yet counted before progress {config.warm_up:g} (now {seen.progress:.3f})."
-        early = {"progress": seen.progress, "warm_up": config.warm_up}
-        return state, Proposal(shares=dict(seen.shares), reason=reason, evidence=early)
-    readings = remember(state["readings"], seen)
-    if len(readings) == 0 or readings[-1]["step"] != seen.step:
-        return state, Proposal(shares=dict(seen.shares), reason="No worth was measured at this reading.", evidence={})
-    state = {**state, "readings": readings}
-    found, factors = _judged(config, readings, seen.shares)
-    evidence = _evidence(config, readings, found)
+    if observation.progress < config.warm_up:
+        reason = (
+            f"SourceValues are not yet counted before progress {config.warm_up:g} (now {observation.progress:.3f})."
+        )
+        early = {"progress": observation.progress, "warm_up": config.warm_up}
+        return state, Proposal(shares=dict(observation.shares), reason=reason, evidence=early)
+    evaluations = remember(state["evaluations"], observation)
+    if len(evaluations) == 0 or evaluations[-1]["step"] != observation.step:
+        return state, Proposal(
+            shares=dict(observation.shares), reason="No worth was measured at this reading.", evidence={}
+        )
+    state = {**state, "evaluations": evaluations}
+    found, factors = _judged(config, evaluations, observation.shares)
+    evidence = _evidence(config, evaluations, found)
     if len(found) < 2:
-        reason = f"Fewer than two sources have {config.min_readings} readings of their worth so far."
-        return state, Proposal(shares=dict(seen.shares), reason=reason, evidence=evidence)
-    targets = _targets(config, state["floors"], seen.shares, found, factors)
-    shares = rounded(targets) if targets else dict(seen.shares)
+        reason = f"Fewer than two sources have {config.min_evaluations} readings of their worth so far."
+        return state, Proposal(shares=dict(observation.shares), reason=reason, evidence=evidence)
+    targets = _targets(config, state["floors"], observation.shares, found, factors)
+    shares = rounded(targets) if targets else dict(observation.shares)
     evidence = {**evidence, "factors": factors}
     return state, Proposal(
-        shares=shares, reason=_reason(config, seen.shares, shares, found, factors), evidence=evidence
+        shares=shares, reason=_reason(config, observation.shares, shares, found, factors), evidence=evidence
     )
 
 
 def _judged(
-    config: FeedbackConfig, readings: list[dict[str, Any]], shares: Mapping[str, int]
+    config: FeedbackConfig, evaluations: list[dict[str, Any]], shares: Mapping[str, int]
 ) -> tuple[dict[str, Standing], dict[str, float]]:
     """Where the sources stand, and by what the shares of the condemned are multiplied.
 
@@ -114,8 +118,12 @@ def _judged(
     factors: dict[str, float] = {}
     while True:
         closed = full | factors.keys()
-        standing = standings(readings, shares, decay=config.decay, min_readings=config.min_readings, closed=closed)
-        found = {name: one for name, one in standing.items() if name in readings[-1]["worth"]}  # old noise cuts once
+        standing = standings(
+            evaluations, shares, decay=config.decay, min_evaluations=config.min_evaluations, closed=closed
+        )
+        found = {
+            name: one for name, one in standing.items() if name in evaluations[-1]["source_value"]
+        }  # old noise cuts once
         again = {name: factor for name, one in found.items() if (factor := _factor(config, one)) < 1}
         if again.keys() <= factors.keys():
             return found, factors | again
@@ -129,7 +137,7 @@ def _thousandth_up(share: float) -> int:
 def _factor(config: FeedbackConfig, standing: Standing) -> float:
     """What the share of a source is multiplied by: 1 unless it is condemned beyond ``config.z`` standard errors."""
     behind = standing.gap + config.z * standing.gap_standard_error + config.margin  # below 0: condemned
-    harmful = standing.worth + config.z * standing.worth_standard_error < config.harm
+    harmful = standing.source_value + config.z * standing.source_value_standard_error < config.harm
     if behind >= 0:
         return 1.0
     return config.strong_decrease if harmful or behind + config.margin < 0 else config.decrease
@@ -186,11 +194,13 @@ def _filled(amount: float, weights: Mapping[str, float], room: Mapping[str, floa
             gains[name] = min(room[name], gains[name] + left * weight / total)
 
 
-def _evidence(config: FeedbackConfig, readings: list[dict[str, Any]], found: Mapping[str, Standing]) -> dict[str, Any]:
+def _evidence(
+    config: FeedbackConfig, evaluations: list[dict[str, Any]], found: Mapping[str, Standing]
+) -> dict[str, Any]:
     """Every number the decision rests on."""
     return {
         "sources": {name: standing.as_evidence() for name, standing in found.items()},
-        "num_readings": len(readings),
+        "num_evaluations": len(evaluations),
         "z": config.z,
         "gain_z": config.gain_z,
         "margin": config.margin,
@@ -212,7 +222,7 @@ def _reason(
         return f"No source is worth {config.margin:g} less than the others beyond {config.z:g} standard errors."
     lost = [
         f"{name} from {before[name] / SHARE_ONE:.3f} to {after[name] / SHARE_ONE:.3f} (a token of it is worth"
-        f" {found[name].worth:.2f} ± {found[name].worth_standard_error:.2f} of a fresh real one,"
+        f" {found[name].source_value:.2f} ± {found[name].source_value_standard_error:.2f} of a fresh real one,"
         f" {-found[name].gap:.2f} ± {found[name].gap_standard_error:.2f} less than the others')"
         for name in factors
         if after[name] < before[name]

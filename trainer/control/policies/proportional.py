@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from trainer.base.records import Kind, Observation, Proposal
-from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalised
+from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalized
 
 
 class ProportionalConfig(Bounds):
@@ -29,9 +29,13 @@ def begin(config: ProportionalConfig, shares: Mapping[str, int], kinds: Mapping[
     return {}
 
 
-def propose(config: ProportionalConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(
+    config: ProportionalConfig, state: dict[str, Any], observation: Observation
+) -> tuple[dict[str, Any], Proposal]:
     """Shares in proportion to the samples of each source to the power of ``exponent``."""
-    weights = normalised({name: seen.outlook.num_samples[name] ** config.exponent for name in drawn(seen.shares)})
+    weights = normalized(
+        {name: observation.horizon.num_samples[name] ** config.exponent for name in drawn(observation.shares)}
+    )
     evidence = {"sources": {name: {"weight": weight} for name, weight in weights.items()}}
     reason = f"Shares follow the samples of the sources to the power of {config.exponent:g}."
-    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)
+    return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)

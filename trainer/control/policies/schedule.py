@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Config, Kind, Observation, Proposal, UserError
+from trainer.base.config import Config
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.control.bounds import check_names
 from trainer.mixture.shares import rounded
 
@@ -73,18 +75,20 @@ def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str,
     return {"start": dict(shares)}
 
 
-def propose(config: ScheduleConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
-    """The point of the curve at ``seen.progress``, linear between its neighbours, in thousandths."""
+def propose(config: ScheduleConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+    """The point of the curve at ``observation.progress``, linear between its neighbors, in thousandths."""
     points = [(point.at, dict(point.shares)) for point in config.points]
     if points[0][0] > 0:
         points.insert(0, (0.0, {name: share / SHARE_ONE for name, share in state["start"].items()}))
-    right = bisect_right([at for at, _ in points], seen.progress)
+    right = bisect_right([at for at, _ in points], observation.progress)
     left_at, left = points[right - 1]
     right_at, after = points[min(right, len(points) - 1)]
-    part = (seen.progress - left_at) / (right_at - left_at) if right_at > left_at else 0.0
-    targets = {name: left[name] * (1 - part) + after[name] * part for name in seen.shares}
-    reason = f"The schedule is at progress {seen.progress:.3f}, between its points at {left_at:g} and {right_at:g}."
+    part = (observation.progress - left_at) / (right_at - left_at) if right_at > left_at else 0.0
+    targets = {name: left[name] * (1 - part) + after[name] * part for name in observation.shares}
+    reason = (
+        f"The schedule is at progress {observation.progress:.3f}, between its points at {left_at:g} and {right_at:g}."
+    )
     if right_at == left_at:
-        reason = f"The schedule is at progress {seen.progress:.3f}, at or after its last point at {left_at:g}."
-    evidence = {"progress": seen.progress, "targets": targets}
+        reason = f"The schedule is at progress {observation.progress:.3f}, at or after its last point at {left_at:g}."
+    evidence = {"progress": observation.progress, "targets": targets}
     return state, Proposal(shares=rounded(targets), reason=reason, evidence=evidence)

@@ -17,7 +17,7 @@ import numpy as np
 from trainer.base.records import FloatArray
 
 APART = 13  # places: of those tried, the pieces are least correlated (0.12 at most over 200 readings and 4 lags)
-SPARE_READINGS = 6  # more than coefficients, before anything is estimated
+SPARE_EVALUATIONS = 6  # more than coefficients, before anything is estimated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def effects(losses_J: FloatArray, waves_JK: FloatArray, rate_sums_J: FloatArray)
     time = np.linspace(-1.0, 1.0, count)
     before = losses_J[:-1] - losses_J[:-1].mean()
     design = np.column_stack([np.ones(count), time, before, varied])
-    if count < design.shape[1] + SPARE_READINGS or varied.std(axis=0).min() < 1e-6 or before.std() == 0:
+    if count < design.shape[1] + SPARE_EVALUATIONS or varied.std(axis=0).min() < 1e-6 or before.std() == 0:
         return None
     size = np.abs(design).max(axis=0)
     inverse = np.linalg.pinv((design / size).T @ (design / size), rcond=1e-10)
@@ -72,8 +72,8 @@ def effects(losses_J: FloatArray, waves_JK: FloatArray, rate_sums_J: FloatArray)
     rest = losses_J[1:] - (design / size) @ found
     free = count - design.shape[1]
     variance = float(rest @ rest) / free
-    lag = 0.5 * float(rest[1:] @ rest[:-1]) / free
-    middle = variance * np.eye(count) + lag * (np.eye(count, k=1) + np.eye(count, k=-1))
+    deficit = 0.5 * float(rest[1:] @ rest[:-1]) / free
+    middle = variance * np.eye(count) + deficit * (np.eye(count, k=1) + np.eye(count, k=-1))
     spread = inverse @ (design / size).T @ middle @ (design / size) @ inverse
     values, covariance = np.zeros(num_sources), np.zeros((num_sources, num_sources))
     values[1:] = -(found / size)[3:] / scale

@@ -1,7 +1,7 @@
 """From an observation to what each source is worth against the others, estimate by estimate, in one unit.
 
 The unit is nats per held-out token that a share of one gains per unit of summed learning rate: what alignments and
-dithered shares say directly. Rehearsals say it in fresh real tokens; what a step on those gained turns them into the
+dithered shares say directly. TrialSteps say it in fresh real tokens; what a step on those gained turns them into the
 same unit. Where that is not known, only rehearsals are compared, in their own unit.
 """
 
@@ -19,12 +19,12 @@ from trainer.control.priced.estimates import Estimate, gaps
 from trainer.control.priced.repeats import mean_repeat_value
 from trainer.control.source_scores import usable
 
-Estimator = Literal["dither", "alignment", "worth"]
+Estimator = Literal["dither", "alignment", "source_value"]
 Gaps = dict[str, dict[str, Estimate]]  # by source and estimator
 
 
 def gaps_by_source(
-    seen: Observation,
+    observation: Observation,
     spans: Sequence[Mapping[str, Any]],
     *,
     estimators: Collection[Estimator],
@@ -37,25 +37,27 @@ def gaps_by_source(
     ``spans``: waves of the shares, summed rates and the losses after them, oldest first, for what the dither says; it
     feels the noise of now, so that what the rate will still take off it is given back where variances are known.
     """
-    names = [name for name, share in seen.shares.items() if share > 0]
+    names = [name for name, share in observation.shares.items() if share > 0]
     if len(names) < 2:
         return {}
     equal_K = np.full(len(names), 1 / len(names))
     found: dict[Estimator, list[Estimate]] = {}
-    if "alignment" in estimators and (aligned := _aligned(seen, names, noise_prices[0])) is not None:
-        found["alignment"] = gaps(*_over_the_rest(seen, names, *aligned), equal_K)
-    if "dither" in estimators and (moved := _moved(seen, spans, names)) is not None:
+    if "alignment" in estimators and (aligned := _aligned(observation, names, noise_prices[0])) is not None:
+        found["alignment"] = gaps(*_over_the_rest(observation, names, *aligned), equal_K)
+    if "dither" in estimators and (moved := _moved(observation, spans, names)) is not None:
         values_K, covariance_KK = moved
-        variances_K = np.array([seen.alignment[name].variance if name in seen.alignment else 0.0 for name in names])
+        variances_K = np.array(
+            [observation.alignment[name].variance if name in observation.alignment else 0.0 for name in names]
+        )
         values_K = values_K + (noise_prices[1] - noise_prices[0]) * variances_K
         found["dither"] = gaps(values_K, covariance_KK, equal_K)
-    if "worth" in estimators and (rehearsed := _rehearsed(seen, names)) is not None:
-        *measured, unit = rehearsed
-        values_K, covariance_KK = _over_the_rest(seen, names, *measured)
+    if "source_value" in estimators and (trial_steps := _rehearsed(observation, names)) is not None:
+        *measured, unit = trial_steps
+        values_K, covariance_KK = _over_the_rest(observation, names, *measured)
         if unit is None:
-            found = {"worth": gaps(values_K, covariance_KK, equal_K)}
+            found = {"source_value": gaps(values_K, covariance_KK, equal_K)}
         else:
-            found["worth"] = gaps(values_K * unit, covariance_KK * unit**2, equal_K)
+            found["source_value"] = gaps(values_K * unit, covariance_KK * unit**2, equal_K)
     sound = {who: rows for who, rows in found.items() if all(isfinite(one.value + one.standard_error) for one in rows)}
     return {name: {who: rows[k] for who, rows in sound.items()} for k, name in enumerate(names) if sound}
 
@@ -77,71 +79,79 @@ def against(gaps_by_name: Mapping[str, Estimate], shares: Mapping[str, float]) -
     return found
 
 
-def fresh_unit(seen: Observation, estimators: Collection[Estimator]) -> float | None:
+def fresh_unit(observation: Observation, estimators: Collection[Estimator]) -> float | None:
     """What a fresh real token is worth in the unit of ``gaps_by_source``; None where nothing says so now."""
-    names = [name for name, share in seen.shares.items() if share > 0]
-    rehearsed = _rehearsed(seen, names) if "worth" in estimators else None
-    return None if rehearsed is None else rehearsed[2] or 1.0
+    names = [name for name, share in observation.shares.items() if share > 0]
+    trial_steps = _rehearsed(observation, names) if "source_value" in estimators else None
+    return None if trial_steps is None else trial_steps[2] or 1.0
 
 
-def held_for(seen: Observation, synthetic_worth: float, *, error: float, unit: float) -> dict[str, Estimate]:
+def held_for(
+    observation: Observation, prior_synthetic_value: float, *, error: float, unit: float
+) -> dict[str, Estimate]:
     """Gaps like those of ``gaps_by_source`` before anything is measured: a real token is held for a fresh one, a
-    synthetic one for ``synthetic_worth`` of it, each give or take ``error``. ``unit``: see ``fresh_unit``.
+    synthetic one for ``prior_synthetic_value`` of it, each give or take ``error``. ``unit``: see ``fresh_unit``.
     """
-    names = [name for name, share in seen.shares.items() if share > 0]
+    names = [name for name, share in observation.shares.items() if share > 0]
     if len(names) < 2:
         return {}
-    worths_K = np.array([1.0 if seen.kinds[name] == "real" else synthetic_worth for name in names])
-    values_K, covariance_KK = _over_the_rest(seen, names, worths_K, np.eye(len(names)) * error**2)
+    source_values_K = np.array([1.0 if observation.kinds[name] == "real" else prior_synthetic_value for name in names])
+    values_K, covariance_KK = _over_the_rest(observation, names, source_values_K, np.eye(len(names)) * error**2)
     found = gaps(values_K * unit, covariance_KK * unit**2, np.full(len(names), 1 / len(names)))
     return dict(zip(names, found, strict=True))
 
 
 def _over_the_rest(
-    seen: Observation, names: Sequence[str], values_K: FloatArray, covariance_KK: FloatArray
+    observation: Observation, names: Sequence[str], values_K: FloatArray, covariance_KK: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Values of now as they will be on average over the rest of the run at the present shares: repeats are worth less.
 
     What does harm is not made harmless by repeating it.
     """
-    left = (1 - seen.progress) * seen.outlook.num_steps * seen.outlook.global_batch
+    left = (1 - observation.progress) * observation.horizon.num_steps * observation.horizon.global_batch
     discount_K = np.ones(len(names))
     for k, name in enumerate(names):
-        unique = seen.outlook.num_samples.get(name, 0)
+        unique = observation.horizon.num_samples.get(name, 0)
         if unique and values_K[k] > 0:
-            more = seen.shares[name] / SHARE_ONE * left / unique
-            discount_K[k] = mean_repeat_value(seen.epochs.get(name, 0.0), more)
+            more = observation.shares[name] / SHARE_ONE * left / unique
+            discount_K[k] = mean_repeat_value(observation.epochs.get(name, 0.0), more)
     return values_K * discount_K, covariance_KK * np.outer(discount_K, discount_K)
 
 
-def _aligned(seen: Observation, names: Sequence[str], noise_price: float) -> tuple[FloatArray, FloatArray] | None:
+def _aligned(
+    observation: Observation, names: Sequence[str], noise_price: float
+) -> tuple[FloatArray, FloatArray] | None:
     """<g_held-out, g_source> less what the noise of its samples costs (PiKE, arXiv 2502.06244, priced over the rest
     of the run: ``pacing.noise_rate``)."""
-    if any(name not in seen.alignment for name in names):
+    if any(name not in observation.alignment for name in names):
         return None
-    found = [seen.alignment[name] for name in names]
+    found = [observation.alignment[name] for name in names]
     values = np.array([one.inner_product - noise_price * one.variance for one in found])
     errors = np.array([one.standard_error for one in found])
     return (values, np.diag(errors**2)) if np.isfinite([*values, *errors]).all() else None
 
 
-def _rehearsed(seen: Observation, names: Sequence[str]) -> tuple[FloatArray, FloatArray, float | None] | None:
-    """Worths, and what a fresh real token gains in the common unit; None for that where it is not known."""
-    found = [seen.worth[name] for name in names if name in seen.worth and usable(seen.worth[name])]
+def _rehearsed(observation: Observation, names: Sequence[str]) -> tuple[FloatArray, FloatArray, float | None] | None:
+    """SourceValues, and what a fresh real token gains in the common unit; None for that where it is not known."""
+    found = [
+        observation.source_value[name]
+        for name in names
+        if name in observation.source_value and usable(observation.source_value[name])
+    ]
     if len(found) < len(names):
         return None
     values, errors = np.array([one.value for one in found]), np.array([one.standard_error for one in found])
     gains = [one.fresh_gain for one in found if one.fresh_gain is not None and isfinite(one.fresh_gain)]
-    rates = seen.outlook.rates
-    rate = rates[min(int(seen.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
+    rates = observation.horizon.rates
+    rate = rates[min(int(observation.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
     unit = float(np.mean(gains)) / rate if len(gains) == len(found) and rate > 0 else None
     return values, np.diag(errors**2), unit
 
 
 def _moved(
-    seen: Observation, spans: Sequence[Mapping[str, Any]], names: Sequence[str]
+    observation: Observation, spans: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> tuple[FloatArray, FloatArray] | None:
-    order = list(seen.shares)
+    order = list(observation.shares)
     columns = [order.index(name) for name in names]
     if len(spans) < 2:
         return None

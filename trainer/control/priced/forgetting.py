@@ -20,11 +20,13 @@ MOST_PROBES = 40  # that are remembered
 LONGEST_WAIT = 0.25  # of progress, from when probes are asked for
 
 
-def noted(probes: Sequence[dict[str, Any]], seen: Observation) -> list[dict[str, Any]]:
+def noted(probes: Sequence[dict[str, Any]], observation: Observation) -> list[dict[str, Any]]:
     """``probes`` and what this reading says of the curvature; what is not finite is passed over."""
-    rates = seen.outlook.rates
-    rate = rates[min(int(seen.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
-    found = [] if rate <= 0 else [(one.value / rate, one.standard_error / rate) for one in seen.fading.values()]
+    rates = observation.horizon.rates
+    rate = rates[min(int(observation.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
+    found = (
+        [] if rate <= 0 else [(one.value / rate, one.standard_error / rate) for one in observation.forgetting.values()]
+    )
     fresh = [
         {"value": value, "standard_error": error} for value, error in found if isfinite(value + error) and error > 0
     ]
@@ -44,13 +46,13 @@ def curvature(told: float | None, probes: Sequence[dict[str, Any]]) -> float | N
     return found.value if found.value > SURE_Z * found.standard_error else None
 
 
-def waits_until(asked_from: float | None, probes: Sequence[dict[str, Any]], seen: Observation) -> float:
-    """Progress up to which a plan that asks ``asked_from`` some progress on may hope for a first probe; 0 where none
+def waits_until(needed_from: float | None, probes: Sequence[dict[str, Any]], observation: Observation) -> float:
+    """Progress up to which a plan that asks ``needed_from`` some progress on may hope for a first probe; 0 where none
     will come, or there is one."""
-    last = seen.outlook.probes_until
-    if asked_from is None or last is None or probes or not len(seen.outlook.rates):
+    last = observation.horizon.probes_until
+    if needed_from is None or last is None or probes or not len(observation.horizon.rates):
         return 0.0
-    return min(asked_from + LONGEST_WAIT, last)
+    return min(needed_from + LONGEST_WAIT, last)
 
 
 def as_evidence(told: float | None, probes: Sequence[dict[str, Any]]) -> dict[str, Any]:

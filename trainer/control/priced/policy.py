@@ -44,7 +44,7 @@ from trainer.control.priced.spending_curve import Ahead, ahead, noise_rate
 from trainer.control.priced.trust_region import Pace, Step, divergence, step, within
 from trainer.mixture.shares import FUZZ, rounded
 
-DITHER_READINGS = 40  # of which the spans are remembered
+DITHER_EVALUATIONS = 40  # of which the spans are remembered
 # In sweeps on text (0.3 M parameters, rephrased encyclopedia entries) real shares that came to 7.4 epochs were best of
 # 2.5 to 25 where real text was 4 % of the tokens, and 6.6 of 4 to 13 where it was 8 %: by the published discount one
 # more repeat is then worth 0.66 to 0.70 of a fresh token. The error is a guess at how far sources of a kind differ.
@@ -58,7 +58,7 @@ class PricedConfig(Bounds):
 
     kind: Literal["priced"]
     estimators: tuple[Estimator, ...] = Field(
-        default=("dither", "worth"), min_length=1, description="where the value of a source is read from"
+        default=("dither", "source_value"), min_length=1, description="where the value of a source is read from"
     )
     warm_up: float = Field(default=0.15, ge=0, lt=1, description="progress before which nothing is measured or moved")
     z: float = Field(default=1.5, gt=0, description="standard errors by which a gap must exceed zero to count")
@@ -69,7 +69,7 @@ class PricedConfig(Bounds):
         default=0.8, ge=0, lt=1, description="weight of evidence against that of the next measurement"
     )
     dither: float = Field(default=0.1, ge=0, lt=1, description="size of the balanced changes, as a part of a share")
-    synthetic_worth: float = Field(
+    prior_synthetic_value: float = Field(
         default=USEFUL,
         gt=0,
         le=1,
@@ -143,83 +143,88 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
     }
 
 
-def worth_from(config: PricedConfig) -> float | None:
+def source_value_from(config: PricedConfig) -> float | None:
     """Progress from which worths count; None where they are not asked for."""
-    return config.warm_up if "worth" in config.estimators else None
+    return config.warm_up if "source_value" in config.estimators else None
 
 
-def alignment_from(config: PricedConfig) -> float | None:
+def gradient_alignment_from(config: PricedConfig) -> float | None:
     """Progress from which alignments count; None where they are not asked for."""
     return config.warm_up if "alignment" in config.estimators else None
 
 
-def fading_from(config: PricedConfig, max_epochs: float) -> float | None:
+def forgetting_from(config: PricedConfig, max_epochs: float) -> float | None:
     """Progress from which the fading of what is learnt counts, with real data capped at so many epochs; None where the
     curvature is told, or the plan level whatever it is."""
     follows = concentrated(min(most_real_epochs(config), max_epochs), config.concentration) > 0
     return config.warm_up if follows and config.curvature is None else None
 
 
-def propose(config: PricedConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: PricedConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares for the next span: base shares by value, real ones within the budget, dithered, inside their bounds."""
-    state = _followed(state, seen)
-    state = {**state, "probes": forgetting.noted(state["probes"], seen)}
-    rest = ahead(seen.outlook.rates, num_steps=seen.outlook.num_steps, progress=seen.progress)
+    state = _followed(state, observation)
+    state = {**state, "probes": forgetting.noted(state["probes"], observation)}
+    rest = ahead(observation.horizon.rates, num_steps=observation.horizon.num_steps, progress=observation.progress)
     found: Gaps = {}
     curvature = forgetting.curvature(config.curvature, state["probes"])
-    prices = _noise_price(curvature, seen, rest), _noise_price(curvature, seen, _span(seen, state["span"]))
-    if seen.progress >= config.warm_up:
-        found = gaps_by_source(seen, state["spans"], estimators=config.estimators, noise_prices=prices)
-        state = _held(config, _learnt(config, state, found, seen), seen)
+    prices = (
+        _noise_price(curvature, observation, rest),
+        _noise_price(curvature, observation, _span(observation, state["span"])),
+    )
+    if observation.progress >= config.warm_up:
+        found = gaps_by_source(observation, state["spans"], estimators=config.estimators, noise_prices=prices)
+        state = _held(config, _learnt(config, state, found, observation), observation)
     moved = None
     if found:
         moved = _moved(config, state, state["base"], state["pace"], state["prior"])
         state = _stepped(config, state, moved)
-    budget = _budgeted(config, state, seen, rest)
-    targets, least = _affordable(config, state, budget, seen.kinds)
+    budget = _budgeted(config, state, observation, rest)
+    targets, least = _affordable(config, state, budget, observation.kinds)
     state = {**state, "targets": targets}
-    if "dither" in config.estimators and seen.progress >= config.warm_up:
-        waves = dithered(targets, state["index"], amplitude=config.dither, order=list(seen.shares))
-        ceilings = within_caps(_ceilings(config, seen.shares), seen, coming_samples(seen, rest, span=state["span"]))
+    if "dither" in config.estimators and observation.progress >= config.warm_up:
+        waves = dithered(targets, state["index"], amplitude=config.dither, order=list(observation.shares))
+        ceilings = within_caps(
+            _ceilings(config, observation.shares), observation, coming_samples(observation, rest, span=state["span"])
+        )
         targets = within(waves, least, ceilings, total=1.0)
     shares = rounded(targets)
     state = {**state, "index": state["index"] + 1, "proposed": shares}
     known = _fused(state, state["base"], state["prior"])
-    bounds = _active(config, state, moved, budget, seen.kinds)
-    evidence = _evidence(config, state, known, moved, budget, bounds, seen.kinds)
-    return state, Proposal(shares=shares, reason=_reason(seen, known, budget, bounds), evidence=evidence)
+    bounds = _active(config, state, moved, budget, observation.kinds)
+    evidence = _evidence(config, state, known, moved, budget, bounds, observation.kinds)
+    return state, Proposal(shares=shares, reason=_reason(observation, known, budget, bounds), evidence=evidence)
 
 
-def _followed(state: dict[str, Any], seen: Observation) -> dict[str, Any]:
+def _followed(state: dict[str, Any], observation: Observation) -> dict[str, Any]:
     """The state with the span that ends here: its shares, summed learning rate, and the loss after it.
 
     Where others decided (the guard's veto or cut) the spans start again, and sources that were cut are gone; what value
     asks for stays as it was, which the shares in force do not say where the budget made them. After a rollback the loss
     before is not that of these weights, and the spans start again.
     """
-    if state["proposed"] is not None and dict(seen.shares) != state["proposed"]:
-        inforce = {name: share / SHARE_ONE for name, share in seen.shares.items()}
-        base, instead = (_left(state[key], seen) for key in ("base", "instead"))
+    if state["proposed"] is not None and dict(observation.shares) != state["proposed"]:
+        inforce = {name: share / SHARE_ONE for name, share in observation.shares.items()}
+        base, instead = (_left(state[key], observation) for key in ("base", "instead"))
         state = {**state, "base": base, "instead": instead, "targets": inforce, "spans": []}
-    if seen.progress < state["progress"]:
-        state = {**state, "spans": [], "progress": max(0.0, seen.progress - state["span"])}
-    rates, num_steps = seen.outlook.rates, seen.outlook.num_steps
+    if observation.progress < state["progress"]:
+        state = {**state, "spans": [], "progress": max(0.0, observation.progress - state["span"])}
+    rates, num_steps = observation.horizon.rates, observation.horizon.num_steps
     before = ahead(rates, num_steps=num_steps, progress=state["progress"])
-    now = ahead(rates, num_steps=num_steps, progress=seen.progress)
+    now = ahead(rates, num_steps=num_steps, progress=observation.progress)
     span = {
-        "loss": seen.reading.nats_per_token,
+        "loss": observation.evaluation.nats_per_token,
         "rate_sum": float(before.steps @ before.rates - now.steps @ now.rates),
-        "waves": [share / SHARE_ONE - state["targets"].get(name, 0.0) for name, share in seen.shares.items()],
+        "waves": [share / SHARE_ONE - state["targets"].get(name, 0.0) for name, share in observation.shares.items()],
     }
-    spans = [*state["spans"], span][-DITHER_READINGS:]
-    return {**state, "spans": spans, "span": seen.progress - state["progress"], "progress": seen.progress}
+    spans = [*state["spans"], span][-DITHER_EVALUATIONS:]
+    return {**state, "spans": spans, "span": observation.progress - state["progress"], "progress": observation.progress}
 
 
-def _left(shares: Mapping[str, float], seen: Observation) -> dict[str, float]:
+def _left(shares: Mapping[str, float], observation: Observation) -> dict[str, float]:
     """``shares`` without sources that are not drawn now: what they had goes to the rest of their kind, or to all."""
-    left = {name: share if seen.shares.get(name, 0) > 0 else 0.0 for name, share in shares.items()}
+    left = {name: share if observation.shares.get(name, 0) > 0 else 0.0 for name, share in shares.items()}
     for kind in ("real", "synthetic"):
-        of_kind = [name for name in shares if seen.kinds[name] == kind]
+        of_kind = [name for name in shares if observation.kinds[name] == kind]
         had, have = (fsum(table[name] for name in of_kind) for table in (shares, left))
         for name in of_kind:
             left[name] *= had / have if have else 0.0
@@ -234,20 +239,22 @@ def _parts(shares: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, 
     return {name: share / total for name, share in written.items()} if total else {}
 
 
-def _span(seen: Observation, span: float) -> Ahead:
+def _span(observation: Observation, span: float) -> Ahead:
     """The steps since the reading before, at the present rate."""
-    rate = ahead(seen.outlook.rates, num_steps=seen.outlook.num_steps, progress=seen.progress).rates[:1]
-    return Ahead(steps=np.array([max(span * seen.outlook.num_steps, 1.0)])[: len(rate)], rates=rate)
+    rate = ahead(
+        observation.horizon.rates, num_steps=observation.horizon.num_steps, progress=observation.progress
+    ).rates[:1]
+    return Ahead(steps=np.array([max(span * observation.horizon.num_steps, 1.0)])[: len(rate)], rates=rate)
 
 
-def _noise_price(curvature: float | None, seen: Observation, rest: Ahead) -> float:
+def _noise_price(curvature: float | None, observation: Observation, rest: Ahead) -> float:
     """What a gradient variance of 1 per sample costs in final loss: h eta / 2B at the rate that ``noise_rate`` says."""
     if curvature is None or not rest.rates.any():
         return 0.0
-    return curvature * noise_rate(rest, curvature) / (2 * seen.outlook.global_batch)
+    return curvature * noise_rate(rest, curvature) / (2 * observation.horizon.global_batch)
 
 
-def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, seen: Observation) -> dict[str, Any]:
+def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, observation: Observation) -> dict[str, Any]:
     """The state with what each estimator knows of each source now, joined with what it knew before; ``measured_at`` how
     many epochs of real data that was.
 
@@ -256,9 +263,9 @@ def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, seen: Obse
     """
     if not found:
         return state
-    known, unit = {}, fresh_unit(seen, config.estimators)
+    known, unit = {}, fresh_unit(observation, config.estimators)
     if any(who != "dither" for fresh in found.values() for who in fresh):
-        state = {**state, "measured_at": spent(seen, _drawn(state)).epochs}
+        state = {**state, "measured_at": spent(observation, _drawn(state)).epochs}
     for name, fresh in found.items():
         before = {who: Estimate(**one) for who, one in state["known"].get(name, {}).items()}
         now = {who: one.aged(config.memory) if who in fresh else one for who, one in before.items() if who != "dither"}
@@ -268,13 +275,13 @@ def _learnt(config: PricedConfig, state: dict[str, Any], found: Gaps, seen: Obse
     return {**state, "known": known, "unit": state["unit"] if unit is None else unit}
 
 
-def _held(config: PricedConfig, state: dict[str, Any], seen: Observation) -> dict[str, Any]:
+def _held(config: PricedConfig, state: dict[str, Any], observation: Observation) -> dict[str, Any]:
     """The state with what sources are held for as long as little is measured; nothing where the epochs of real data are
     told, and with them what a repeat is worth.
     """
     if config.real_epochs is not None or state["unit"] is None:
         return state
-    prior = held_for(seen, config.synthetic_worth, error=USEFUL_ERROR, unit=state["unit"])
+    prior = held_for(observation, config.prior_synthetic_value, error=USEFUL_ERROR, unit=state["unit"])
     return {**state, "prior": {name: one.as_evidence() for name, one in prior.items()}}
 
 
@@ -365,21 +372,24 @@ def _ceilings(config: PricedConfig, names: Mapping[str, object]) -> dict[str, fl
     return {name: config.ceilings.get(name, 1.0) for name in names}
 
 
-def _budgeted(config: PricedConfig, state: dict[str, Any], seen: Observation, rest: Ahead) -> Budget:
+def _budgeted(config: PricedConfig, state: dict[str, Any], observation: Observation, rest: Ahead) -> Budget:
     """The budget as it stands, and the curve that just spends it."""
     terms = Terms(
-        real_epochs=_real_epochs(config, state, seen),
+        real_epochs=_real_epochs(config, state, observation),
         concentration=config.concentration,
         curvature=forgetting.curvature(config.curvature, state["probes"]),
-        waits_until=forgetting.waits_until(fading_from(config, 0.0), state["probes"], seen),
+        waits_until=forgetting.waits_until(forgetting_from(config, 0.0), state["probes"], observation),
     )
     return budgeted(
-        seen,
+        observation,
         rest,
         terms,
-        wanted=_real_share(state, seen.kinds),
+        wanted=_real_share(state, observation.kinds),
         span=state["span"],
-        floors={name: _least_planned(config, name, seen.kinds[name], least) for name, least in state["floors"].items()},
+        floors={
+            name: _least_planned(config, name, observation.kinds[name], least)
+            for name, least in state["floors"].items()
+        },
     )
 
 
@@ -388,20 +398,20 @@ def most_real_epochs(config: PricedConfig) -> float:
     return worthwhile_epochs(_useful(config), None, 0.0) if config.real_epochs is None else config.real_epochs
 
 
-def _real_epochs(config: PricedConfig, state: dict[str, Any], seen: Observation) -> float:
+def _real_epochs(config: PricedConfig, state: dict[str, Any], observation: Observation) -> float:
     """The budget on what is known now: told, or what a synthetic token is worth against a real one."""
     if config.real_epochs is not None or state["unit"] is None:
         return most_real_epochs(config)
     # of those that are drawn instead of real ones
-    instead, left = state["instead"], 1 - _real_share(state, seen.kinds)
+    instead, left = state["instead"], 1 - _real_share(state, observation.kinds)
     shares = {name: instead.get(name, 0.0) * left or state["base"][name] for name in _drawn(state)}
-    behind = synthetic_less_real(_fused(state, shares, {}), shares, seen.kinds, unit=state["unit"])
+    behind = synthetic_less_real(_fused(state, shares, {}), shares, observation.kinds, unit=state["unit"])
     return worthwhile_epochs(_useful(config), behind, state["measured_at"])
 
 
 def _useful(config: PricedConfig) -> Estimate:
-    """Worth of a synthetic token before it is measured, in fresh real ones."""
-    return Estimate(value=config.synthetic_worth, standard_error=USEFUL_ERROR)
+    """SourceValue of a synthetic token before it is measured, in fresh real ones."""
+    return Estimate(value=config.prior_synthetic_value, standard_error=USEFUL_ERROR)
 
 
 def _drawn(state: dict[str, Any]) -> list[str]:
@@ -501,7 +511,7 @@ def _evidence(
     return {
         "unit": state["unit"],  # worth of a fresh real token, in the unit of the values; None where it is not known
         "sources": sources,
-        "held_for": config.synthetic_worth if state["prior"] else None,
+        "held_for": config.prior_synthetic_value if state["prior"] else None,
         "price": _price(state, known, budget, kinds),
         "budget": budget.as_evidence(),
         "forgetting": forgetting.as_evidence(config.curvature, state["probes"]),
@@ -511,7 +521,7 @@ def _evidence(
     }
 
 
-def _reason(seen: Observation, known: Mapping[str, Estimate], budget: Budget, bounds: list[str]) -> str:
+def _reason(observation: Observation, known: Mapping[str, Estimate], budget: Budget, bounds: list[str]) -> str:
     """One sentence: what the shares are, by what evidence, under which bounds."""
     waits = " Scarce real data wait until it is known how fast the model forgets." if budget.waits else ""
     if not known:
@@ -519,7 +529,7 @@ def _reason(seen: Observation, known: Mapping[str, Estimate], budget: Budget, bo
     said = [
         f"{name} {one.value:+.3g} ± {one.standard_error:.2g}"
         for name, one in known.items()
-        if seen.shares.get(name, 0) > 0
+        if observation.shares.get(name, 0) > 0
     ]
     text = f"Value of a token less the others': {', '.join(said)}.{waits}"
     if "real budget" in bounds:

@@ -21,7 +21,7 @@ from trainer.mixture.shares import FUZZ
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
 # 4.31 nats both ways), at eleven it hurt (4.48 against 4.29): mixing regularises what is repeated.
 MOST_CONCENTRATED_EPOCHS = 4.0
-LEAST_WORTH = 0.05  # of a synthetic token, as far as evidence goes: it never buys real data more than 47 epochs
+LEAST_SOURCE_VALUE = 0.05  # of a synthetic token, as far as evidence goes: it never buys real data more than 47 epochs
 
 
 def least_capped(kinds: Mapping[str, Kind], max_epochs: Mapping[str, float]) -> float:
@@ -42,30 +42,30 @@ class Spent:
         return self.used / max(self.unique, 1)
 
 
-def spent(seen: Observation, names: Iterable[str]) -> Spent:
+def spent(observation: Observation, names: Iterable[str]) -> Spent:
     """What was drawn of the real sources among ``names``, as far as they can still be drawn."""
-    real = [name for name in names if seen.kinds[name] == "real"]
+    real = [name for name in names if observation.kinds[name] == "real"]
     return Spent(
-        used=fsum(seen.epochs.get(name, 0.0) * seen.outlook.num_samples.get(name, 0) for name in real),
-        unique=sum(seen.outlook.num_samples.get(name, 0) for name in real),
+        used=fsum(observation.epochs.get(name, 0.0) * observation.horizon.num_samples.get(name, 0) for name in real),
+        unique=sum(observation.horizon.num_samples.get(name, 0) for name in real),
     )
 
 
-def coming_samples(seen: Observation, rest: Ahead, *, span: float) -> float:
+def coming_samples(observation: Observation, rest: Ahead, *, span: float) -> float:
     """Samples of any kind up to the next reading, after a ``span`` of progress as long as the one before."""
-    return _coming_steps(seen, rest, span) * seen.outlook.global_batch
+    return _coming_steps(observation, rest, span) * observation.horizon.global_batch
 
 
-def _coming_steps(seen: Observation, rest: Ahead, span: float) -> float:
-    return min(max(span * seen.outlook.num_steps, 1.0), rest.total_steps)
+def _coming_steps(observation: Observation, rest: Ahead, span: float) -> float:
+    return min(max(span * observation.horizon.num_steps, 1.0), rest.total_steps)
 
 
-def within_caps(ceilings: Mapping[str, float], seen: Observation, coming: float) -> dict[str, float]:
+def within_caps(ceilings: Mapping[str, float], observation: Observation, coming: float) -> dict[str, float]:
     """``ceilings`` under which no source draws more of the ``coming`` samples than its cap on epochs leaves, in
     thousandths rounded down."""
     step, lowered = SHARE_STEP / SHARE_ONE, dict(ceilings)
-    for name, cap in seen.outlook.max_epochs.items():
-        left = max(0.0, cap - seen.epochs.get(name, 0.0)) * seen.outlook.num_samples.get(name, 0)
+    for name, cap in observation.horizon.max_epochs.items():
+        left = max(0.0, cap - observation.epochs.get(name, 0.0)) * observation.horizon.num_samples.get(name, 0)
         if coming > 0:
             lowered[name] = min(lowered[name], floor(left / coming / step + FUZZ) * step)
     return lowered
@@ -162,12 +162,12 @@ def worthwhile_epochs(held_for: Estimate, behind: Estimate | None, epochs: float
     if behind is None:
         return epochs_until(held_for.value)
     measured = Estimate(value=repeat_value(epochs) + behind.value, standard_error=behind.standard_error)
-    worth = renewed(held_for, measured).value
-    return epochs_until(min(max(worth, LEAST_WORTH), held_for.value))
+    source_value = renewed(held_for, measured).value
+    return epochs_until(min(max(source_value, LEAST_SOURCE_VALUE), held_for.value))
 
 
 def budgeted(
-    seen: Observation, rest: Ahead, terms: Terms, *, wanted: float, span: float, floors: Mapping[str, float]
+    observation: Observation, rest: Ahead, terms: Terms, *, wanted: float, span: float, floors: Mapping[str, float]
 ) -> Budget:
     """The budget as it stands, and the curve that just spends it over the ``rest`` of the run.
 
@@ -176,36 +176,40 @@ def budgeted(
     reading to the next; ``floors``: least shares.
     """
     # one that has come to its cap is drawn no more, but was paid for
-    real = [name for name in seen.shares if floors.get(name, 0.0) > 0 and seen.kinds[name] == "real"]
-    written = [name for name, share in seen.shares.items() if share > 0 and seen.kinds[name] == "synthetic"]
-    paid = spent(seen, real)
+    real = [name for name in observation.shares if floors.get(name, 0.0) > 0 and observation.kinds[name] == "real"]
+    written = [
+        name for name, share in observation.shares.items() if share > 0 and observation.kinds[name] == "synthetic"
+    ]
+    paid = spent(observation, real)
     unique, used = paid.unique, paid.used
-    left = rest.total_steps * seen.outlook.global_batch
-    most = {name: min(terms.real_epochs, seen.outlook.max_epochs.get(name, float("inf"))) for name in real}
-    samples = fsum(epochs * seen.outlook.num_samples.get(name, 0) for name, epochs in most.items())
+    left = rest.total_steps * observation.horizon.global_batch
+    most = {name: min(terms.real_epochs, observation.horizon.max_epochs.get(name, float("inf"))) for name in real}
+    samples = fsum(epochs * observation.horizon.num_samples.get(name, 0) for name, epochs in most.items())
     budget = Budget(samples=samples if unique else float("inf"), used=used, unique=unique, left_of_run=left)
     least = fsum(floors[name] for name in real)
     ceiling = 1 - fsum(floors[name] for name in written)
     followed = concentrated(budget.epochs, terms.concentration) if budget.samples < ceiling * (left + used) else 0.0
-    waits = terms.curvature is None and followed > 0 and seen.progress < terms.waits_until
+    waits = terms.curvature is None and followed > 0 and observation.progress < terms.waits_until
     followed = 0.0 if terms.curvature is None else followed
     is_timed = waits or followed > 0
     if not real or not written or left <= 0 or (not is_timed and budget.samples - used >= left * ceiling):
         return budget
     planned, weights = budget.planned, kernel(rest, terms.curvature or 0.0)
     if is_timed:
-        planned = max(0.0, min(planned, wanted * seen.outlook.num_steps * seen.outlook.global_batch - used))
+        planned = max(
+            0.0, min(planned, wanted * observation.horizon.num_steps * observation.horizon.global_batch - used)
+        )
     if waits:
-        weights = _deferred(rest, (terms.waits_until - seen.progress) * seen.outlook.num_steps)
+        weights = _deferred(rest, (terms.waits_until - observation.progress) * observation.horizon.num_steps)
     curve = spend(
         rest,
         weights,
-        planned / seen.outlook.global_batch,
+        planned / observation.horizon.global_batch,
         concentration=1.0 if waits else followed,
         floor=least,
         ceiling=ceiling,
     )
-    coming = _coming_steps(seen, rest, span)
+    coming = _coming_steps(observation, rest, span)
     ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
     drawn = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
     share = float(np.interp(coming, ends, drawn)) / coming

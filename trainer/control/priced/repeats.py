@@ -3,7 +3,7 @@
 Muennighoff et al., "Scaling Data-Constrained Language Models" (arXiv 2305.16264): U different tokens drawn E epochs
 (R = E - 1 repeats) do as much as D' = U + U R* (1 - e^(-R/R*)) different ones, R* = 15.387756 in the released fit. So
 a repeat is worth e^(-R/R*) of a fresh token: 0.82 at four epochs, 0.38 at sixteen. It forecasts how the worth of a
-source goes on falling; what it is now is measured. Small models that memorise within a few epochs do worse than this.
+source goes on falling; what it is now is measured. Small models that memorize within a few epochs do worse than this.
 """
 
 from math import exp, expm1, log

@@ -61,8 +61,8 @@ def kernel(rest: Ahead, curvature: float) -> FloatArray:
 
     Of SGD on a quadratic of curvature h this is exact (d final / d gradient of that step).
     """
-    fading = rest.steps * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
-    later = np.cumsum(fading[::-1])[::-1] - fading / 2
+    forgetting = rest.steps * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
+    later = np.cumsum(forgetting[::-1])[::-1] - forgetting / 2
     left: FloatArray = rest.rates * np.exp(np.maximum(later, FORGOTTEN))
     return left
 
@@ -75,9 +75,9 @@ def noise_rate(rest: Ahead, curvature: float) -> float:
     looks one step ahead (PiKE, arXiv 2502.06244) would say, and falls with the rate.
     """
     each = kernel(rest, curvature)
-    fading = 2 * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
+    forgetting = 2 * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
     # mean of prod^2 over a part against the square of its middle: sinh(x)/x with x the fading over half the part
-    half = np.abs(fading) * rest.steps / 2
+    half = np.abs(forgetting) * rest.steps / 2
     squares = each**2 * np.where(half > 1e-6, np.sinh(np.minimum(half, 300.0)) / np.maximum(half, 1e-6), 1.0)
     quarter = half / 2
     means = each * np.where(quarter > 1e-6, np.sinh(np.minimum(quarter, 300.0)) / np.maximum(quarter, 1e-6), 1.0)

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from typing_extensions import override
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.engines.accelerate import AccelerateEngine, bare
 from trainer.engines.adam_scales import AdamPart
 from trainer.engines.checkpoint_io import write
@@ -128,7 +128,7 @@ class DeepSpeedEngine(AccelerateEngine):
         return PendingStep(batch, summed, norm, skipped)
 
     @override
-    def _finish_rehearsed_step(self) -> None:
+    def _finish_trial_step(self) -> None:
         self._model.step()
 
     @override

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.base.records import Fading, FloatArray, IntArray
+from trainer.base.records import FloatArray, Forgetting, IntArray
 from trainer.evaluate.eval_batches import Part, Samples, Segment, derived_rng, reduced_nats, row_targets
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
@@ -29,13 +29,13 @@ from trainer.evaluate.evidence.source_value import (
     LEAST_ROWS,
     MOST_READ,
     MOST_ROWS,
-    REHEARSAL_STEPS,
-    WorthConfig,
-    WorthCounts,
-    WorthPort,
+    TRIAL_STEPS,
+    SourceValueConfig,
+    SourceValueCounts,
+    SourceValuePort,
     held_out_samples,
-    rehearse,
     rows_of,
+    trial_step,
 )
 from trainer.evaluate.samples import drawn, live_segments
 from trainer.evaluate.schedule import Times, times
@@ -48,36 +48,38 @@ JACKKNIFE_GROUPS = 10  # of rows
 LEAST_ERROR = 0.01  # of what is left: it is not wholly an exponential
 
 
-def fading_times(config: WorthConfig, asked_from: float | None, *, num_steps: int, every_steps: int) -> Times | None:
-    """About ``PROBES`` times between ``asked_from`` and ``config.until``, at readings, which come ``every_steps``."""
-    if asked_from is None:
+def forgetting_times(
+    config: SourceValueConfig, needed_from: float | None, *, num_steps: int, every_steps: int
+) -> Times | None:
+    """About ``PROBES`` times between ``needed_from`` and ``config.until``, at readings, which come ``every_steps``."""
+    if needed_from is None:
         return None
-    apart = (config.until - asked_from) * num_steps / (PROBES - 1)
+    apart = (config.until - needed_from) * num_steps / (PROBES - 1)
     every = max(1, math.floor(apart / every_steps)) * every_steps
-    return times(config.enabled, asked_from, until=config.until, num_steps=num_steps, every_steps=every)
+    return times(config.enabled, needed_from, until=config.until, num_steps=num_steps, every_steps=every)
 
 
-def cost_tokens(counts: WorthCounts, *, sequence_length: int) -> float:
+def cost_tokens(counts: SourceValueCounts, *, sequence_length: int) -> float:
     """Trained-token equivalents of one probe: the steps of two copies, which are read twice."""
-    stepped = 2 * (REHEARSAL_STEPS + COMMON_STEPS) * counts.samples_per_step
+    stepped = 2 * (TRIAL_STEPS + COMMON_STEPS) * counts.samples_per_step
     return (stepped + 4 * counts.held_out_samples * FORWARD_COST) * sequence_length
 
 
-def fading_sized(config: WorthConfig, *, sequence_length: int, interval_tokens: int) -> WorthCounts:
+def forgetting_sized(config: SourceValueConfig, *, sequence_length: int, interval_tokens: int) -> SourceValueCounts:
     """Counts that cost at most ``PART_OF_EVIDENCE`` of what may be spent of the ``interval_tokens`` trained between two
     probes: two thirds on steps, one third on reading; not below what can tell anything, as for the worth.
     """
     budget = PART_OF_EVIDENCE * config.max_compute_share * interval_tokens / sequence_length
-    rows = math.floor(budget * 2 / 3 / (2 * (REHEARSAL_STEPS + COMMON_STEPS)))
+    rows = math.floor(budget * 2 / 3 / (2 * (TRIAL_STEPS + COMMON_STEPS)))
     read = math.floor(budget / 3 / (4 * FORWARD_COST))
-    return WorthCounts(
+    return SourceValueCounts(
         samples_per_step=config.samples_per_step or min(max(rows, LEAST_ROWS), MOST_ROWS),
         held_out_samples=config.held_out_samples or min(max(read, LEAST_READ), MOST_READ),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenFading:
+class TokenForgetting:
     """All that stays the same from one probe on token samples to the next; a call is one probe. ``taught``: the sources
     whose steps are held against those on fresh text, one of them at a time.
     """
@@ -85,20 +87,20 @@ class TokenFading:
     part: Part
     sources: Mapping[str, Sequence[Segment]]
     taught: Sequence[str]
-    counts: WorthCounts
+    counts: SourceValueCounts
     seed: int
     sequence_length: int
     end_of_document: int
     batch_rows: int
 
     def __call__(
-        self, port: WorthPort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
-    ) -> Mapping[str, Fading]:
+        self, port: SourceValuePort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
+    ) -> Mapping[str, Forgetting]:
         """How fast goes what one of ``sources``, given with their live segments, taught; every rank gets the same.
         Weights and optimizer are bit for bit as before. Empty where none is drawn of those that could be held against
         fresh text.
         """
-        rng = derived_rng(self.seed, "fading", step)
+        rng = derived_rng(self.seed, "forgetting", step)
         live = live_segments(self.sources, sources)
         live = {name: parts for name, parts in live.items() if any(part.num_samples for part in parts)}
         probed = [name for name in live if name in self.taught]
@@ -120,12 +122,12 @@ class TokenFading:
         rate_scale = math.sqrt(min(1.0, self.counts.samples_per_step / global_batch))
         dropout = int(rng.integers(2**61))
         nats = []
-        with port.rehearsal(rate_scale=rate_scale) as back:
+        with port.trial(rate_scale=rate_scale) as back:
             for rows in taught:
                 back()
-                rehearse(rows, self.counts, port, seed=dropout)
+                trial_step(rows, self.counts, port, seed=dropout)
                 for number, part in enumerate(parts, start=1):
-                    rehearse(part, self.counts, port, seed=dropout + number * COMMON_STEPS)
+                    trial_step(part, self.counts, port, seed=dropout + number * COMMON_STEPS)
                     nats.append(reduced_nats({"": read}, port, batch_rows=self.batch_rows)[""])
         earlier, later = nats[2] - nats[0], nats[3] - nats[1]
         found = faded(earlier, later, row_targets(read), counts=self.counts, rate_scale=rate_scale)
@@ -140,9 +142,10 @@ class TokenFading:
 
 
 def faded(
-    earlier_N: FloatArray, later_N: FloatArray, targets_N: IntArray, *, counts: WorthCounts, rate_scale: float
-) -> Fading | None:
-    """Fading from the differences [N] in nats between the copies on the same rows; None where nothing sets them apart.
+    earlier_N: FloatArray, later_N: FloatArray, targets_N: IntArray, *, counts: SourceValueCounts, rate_scale: float
+) -> Forgetting | None:
+    """Forgetting from the differences [N] in nats between the copies on the same rows; None where nothing sets them
+    apart.
 
     The standard error is that of the slope over groups of rows left out, times ``DRAW_SCATTER`` for the samples that
     happened to be drawn. Where no more is left than this error, at least this much is gone.
@@ -158,10 +161,10 @@ def faded(
     if not 0 < left < math.inf or math.isnan(error):
         return None
     a_step = left ** (1 / LASTING_STEPS)
-    return Fading(
+    return Forgetting(
         value=(1 - a_step) / rate_scale,
         standard_error=a_step * math.hypot(error / left, LEAST_ERROR) / LASTING_STEPS / rate_scale,
-        num_samples=(REHEARSAL_STEPS + COMMON_STEPS) * counts.samples_per_step,
+        num_samples=(TRIAL_STEPS + COMMON_STEPS) * counts.samples_per_step,
     )
 
 

@@ -11,7 +11,7 @@ ones into ``HELD_OUT_PARTS``. Products of different parts are unbiased for the p
 the parts is the standard error, and |g_j - mean|^2 over the parts of a source is its variance. A norm squared of a mean
 would count its own noise as alignment; no product here has the same samples on both sides.
 
-Alignment sees the next step only (see ``worth`` for what that misses), at a fraction of the cost of a rehearsal.
+Alignment sees the next step only (see ``source_value`` for what that misses), at a fraction of the cost of a rehearsal.
 """
 
 # I parts of the held-out samples, J parts of a source's
@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pydantic import Field
 
+from trainer.base.config import Config
+from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
-from trainer.base.records import Alignment, Config, FloatArray, UserError
+from trainer.base.records import Alignment, FloatArray
 from trainer.evaluate.eval_batches import Part, Ranks, Samples, Segment, derived_rng
 from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
 from trainer.evaluate.schedule import Enabled
@@ -41,11 +43,11 @@ HELD_OUT_PARTS, SOURCE_PARTS = 4, 8
 LEAST_SAMPLES, MOST_SAMPLES = 8, 128  # of each source, and of held-out text
 
 
-class AlignmentConfig(Config):
+class GradientAlignmentConfig(Config):
     """How much is spent on the gradients of the sources."""
 
     enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
-    every_readings: int = Field(
+    every_evaluations: int = Field(
         default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
     )
     samples: int | None = Field(
@@ -121,7 +123,7 @@ class TokenAlignment:
         )
 
 
-def sized(config: AlignmentConfig, *, num_sources: int, sequence_length: int, interval_tokens: int) -> int:
+def sized(config: GradientAlignmentConfig, *, num_sources: int, sequence_length: int, interval_tokens: int) -> int:
     """Samples of each source and of held-out text that cost at most ``max_compute_share`` of the ``interval_tokens``
     trained between two measurements. A stated number stays; below ``LEAST_SAMPLES`` nothing can be told, whatever the
     budget.
@@ -139,14 +141,14 @@ def held_out_parts(
     part: Part, num_samples: int, *, step: int, seed: int, sequence_length: int, end_of_document: int
 ) -> list[Samples]:
     """Disjoint parts of held-out text [I], packed as training packs it, drawn anew each time. ``UserError`` when the
-    steer part cannot fill them: call it once before the run.
+    validation part cannot fill them: call it once before the run.
     """
     rng = derived_rng(seed, "alignment", "held-out", step)
     documents, ends = shuffled_documents(part, rng, sequence_length=sequence_length)
     needed = (num_samples + 1) * sequence_length  # 1: the last document may lie anywhere
     if not len(ends) or int(ends[-1]) < needed:
         raise UserError(
-            "the steer part is too small for the alignment of sources",
+            "the validation part is too small for the alignment of sources",
             got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
             remedy="Hold out more documents, set a lower evaluation.alignment.samples, or use another policy",
         )

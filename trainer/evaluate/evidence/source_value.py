@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from pydantic import Field
 
+from trainer.base.config import Config
+from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
-from trainer.base.records import Config, FloatArray, IntArray, UserError, Worth
+from trainer.base.records import FloatArray, IntArray, SourceValue
 from trainer.evaluate.eval_batches import (
     ForwardPort,
     Part,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 FORWARD_COST = 1 / 3  # of a trained token
 # Of one rehearsal. Four steps separate shuffled from real text by a factor of 2 at step 80 of the pilot, eight by 3.
-REHEARSAL_STEPS = 8
+TRIAL_STEPS = 8
 LEAST_ROWS, MOST_ROWS = 2, 64  # samples of one rehearsed step
 LEAST_READ, MOST_READ = 16, 512  # held-out samples that are read after each rehearsal
 # Ten repetitions with other draws (quickstart, steps 80 and 94, 56 samples rehearsed, 71 read): gains scattered by
@@ -55,11 +57,11 @@ DRAW_SCATTER = 2.5
 LEAST_SIGNIFICANCE = 3.0  # standard errors by which fresh text must gain, or the worth is not defined
 
 
-class WorthConfig(Config):
+class SourceValueConfig(Config):
     """How much is spent on evidence about the sources."""
 
     enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
-    every_readings: int = Field(
+    every_evaluations: int = Field(
         default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
     )
     until: float = Field(
@@ -75,7 +77,7 @@ class WorthConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorthCounts:
+class SourceValueCounts:
     """Samples of T tokens in one measurement: of a rehearsed step, and read after each rehearsal."""
 
     samples_per_step: int
@@ -83,42 +85,42 @@ class WorthCounts:
 
     def cost_tokens(self, *, num_sources: int, sequence_length: int) -> float:
         """Trained-token equivalents: a rehearsal for each source and for fresh text, a forward costs a third."""
-        rehearsed = (num_sources + 1) * REHEARSAL_STEPS * self.samples_per_step
+        trial_steps = (num_sources + 1) * TRIAL_STEPS * self.samples_per_step
         read = (num_sources + 2) * self.held_out_samples * FORWARD_COST
-        return (rehearsed + read) * sequence_length
+        return (trial_steps + read) * sequence_length
 
 
-class WorthPort(ForwardPort, Protocol):
+class SourceValuePort(ForwardPort, Protocol):
     """What evidence needs of an engine beyond forwards; all ranks call it together, between two steps."""
 
-    def rehearsal(self, *, rate_scale: float) -> "AbstractContextManager[Callable[[], None]]":
+    def trial(self, *, rate_scale: float) -> "AbstractContextManager[Callable[[], None]]":
         """Keep weights and optimizer: a call of the value, and leaving, bring them back bit for bit. Steps inside are
         made at ``rate_scale`` times the present learning rate.
         """
         ...
 
-    def rehearse(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
+    def trial_step(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
         """One optimizer step on the rows of all ranks; these are this rank's (int64)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenWorth:
+class TokenSourceValue:
     """All that stays the same from one measurement on token samples to the next; a call is one measurement."""
 
     part: Part
     sources: Mapping[str, Sequence[Segment]]
-    counts: WorthCounts
+    counts: SourceValueCounts
     seed: int
     sequence_length: int
     end_of_document: int
     batch_rows: int
 
     def __call__(
-        self, port: "WorthPort", *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
-    ) -> Mapping[str, Worth]:
-        """The worth of each of ``sources``, given with their live segments, after ``step``; see ``read_worth``."""
-        return read_worth(
+        self, port: "SourceValuePort", *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
+    ) -> Mapping[str, SourceValue]:
+        """The worth of each of ``sources``, given with their live segments, after ``step``; see ``read_source_value``."""
+        return read_source_value(
             self.part,
             live_segments(self.sources, sources),
             self.counts,
@@ -129,39 +131,41 @@ class TokenWorth:
             end_of_document=self.end_of_document,
             batch_rows=self.batch_rows,
             global_batch=global_batch,
-        ).worth
+        ).source_value
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorthReading:
-    """Evidence of one step. ``worth`` is empty when fresh held-out text did not gain significantly."""
+class SourceValueEvaluation:
+    """Evidence of one step. ``source_value`` is empty when fresh held-out text did not gain significantly."""
 
     step: int
-    worth: Mapping[str, Worth]
+    source_value: Mapping[str, SourceValue]
     fresh_gain_nats: float  # per token, of the rehearsal on fresh text
     fresh_gain_standard_error: float
 
 
-def sized(config: WorthConfig, *, num_sources: int, sequence_length: int, interval_tokens: int) -> WorthCounts:
+def sized(
+    config: SourceValueConfig, *, num_sources: int, sequence_length: int, interval_tokens: int
+) -> SourceValueCounts:
     """Counts that cost at most ``max_compute_share`` of the ``interval_tokens`` trained between two measurements.
 
     Two thirds go to the rehearsed steps, one third to reading. Stated counts stay; below ``LEAST_ROWS`` and
     ``LEAST_READ`` samples nothing can be told, whatever the budget.
     """
     budget = config.max_compute_share * interval_tokens / sequence_length
-    rows = math.floor(budget * 2 / 3 / ((num_sources + 1) * REHEARSAL_STEPS))
+    rows = math.floor(budget * 2 / 3 / ((num_sources + 1) * TRIAL_STEPS))
     read = math.floor(budget / 3 / ((num_sources + 2) * FORWARD_COST))
-    return WorthCounts(
+    return SourceValueCounts(
         samples_per_step=config.samples_per_step or min(max(rows, LEAST_ROWS), MOST_ROWS),
         held_out_samples=config.held_out_samples or min(max(read, LEAST_READ), MOST_READ),
     )
 
 
-def read_worth(  # noqa: PLR0913 - everything is handed in
+def read_source_value(  # noqa: PLR0913 - everything is handed in
     part: Part,
     sources: Mapping[str, Sequence[Segment]],
-    counts: WorthCounts,
-    port: WorthPort,
+    counts: SourceValueCounts,
+    port: SourceValuePort,
     *,
     step: int,
     seed: int,
@@ -169,7 +173,7 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
     end_of_document: int,
     batch_rows: int,
     global_batch: int,
-) -> WorthReading:
+) -> SourceValueEvaluation:
     """The worth of each source after ``step``. Every rank calls it and gets the same reading.
 
     Weights and optimizer are bit for bit as before; gradients are cleared. A rehearsed batch is smaller than the run's,
@@ -185,10 +189,10 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
         if any(segment.num_samples for segment in segments):
             practice[name] = rows_of(name, segments, counts, step=step, seed=seed)
     nats = {"before": reduced_nats({"": read}, port, batch_rows=batch_rows)[""]}
-    with port.rehearsal(rate_scale=rate_scale) as back:
+    with port.trial(rate_scale=rate_scale) as back:
         for name, rows in practice.items():
             back()
-            rehearse(rows, counts, port, seed=int(derived_rng(seed, "worth", "dropout", step).integers(2**62)))
+            trial_step(rows, counts, port, seed=int(derived_rng(seed, "source_value", "dropout", step).integers(2**62)))
             nats[name] = reduced_nats({"": read}, port, batch_rows=batch_rows)[""]
     before = nats.pop("before")
     gains = {name: before - after for name, after in nats.items()}
@@ -196,9 +200,9 @@ def read_worth(  # noqa: PLR0913 - everything is handed in
 
 
 def judged(
-    gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, counts: WorthCounts, rate_scale: float
-) -> WorthReading:
-    """Worth from the gains [N] in nats of the same held-out rows after each rehearsal; key "" is fresh text.
+    gains: Mapping[str, FloatArray], targets: IntArray, *, step: int, counts: SourceValueCounts, rate_scale: float
+) -> SourceValueEvaluation:
+    """SourceValue from the gains [N] in nats of the same held-out rows after each rehearsal; key "" is fresh text.
 
     The standard error is for comparing sources: of the gain of a source less the mean gain of all on the same rows
     (what they have in common, the division by the fresh gain above all, moves every worth alike), times
@@ -206,55 +210,57 @@ def judged(
     """
     fresh, common = gains[""], np.mean(list(gains.values()), axis=0)
     mean, error = float(fresh.sum() / targets.sum()), ratio_standard_error(fresh, targets)
-    worth = {}
+    source_value = {}
     if mean > LEAST_SIGNIFICANCE * error:
         for name, gain in gains.items():
             if name:
-                worth[name] = Worth(
+                source_value[name] = SourceValue(
                     value=float(gain.sum() / fresh.sum()),
                     standard_error=DRAW_SCATTER * ratio_standard_error(gain - common, targets) / mean,
-                    num_samples=REHEARSAL_STEPS * counts.samples_per_step,
-                    fresh_gain=mean / (REHEARSAL_STEPS * rate_scale),
+                    num_samples=TRIAL_STEPS * counts.samples_per_step,
+                    fresh_gain=mean / (TRIAL_STEPS * rate_scale),
                 )
-    return WorthReading(step=step, worth=worth, fresh_gain_nats=mean, fresh_gain_standard_error=error)
+    return SourceValueEvaluation(
+        step=step, source_value=source_value, fresh_gain_nats=mean, fresh_gain_standard_error=error
+    )
 
 
 def held_out_samples(
-    part: Part, counts: WorthCounts, *, step: int, seed: int, sequence_length: int, end_of_document: int
+    part: Part, counts: SourceValueCounts, *, step: int, seed: int, sequence_length: int, end_of_document: int
 ) -> tuple[Samples, Samples]:
     """Two disjoint sets of documents, packed as training packs them, drawn anew each time: to rehearse on, to read.
 
     Packed, because a token at the head of a document gains more than one inside a sample. ``UserError`` when the part
     cannot fill them: call it once before the run.
     """
-    wanted = REHEARSAL_STEPS * counts.samples_per_step, counts.held_out_samples
-    rng = derived_rng(seed, "worth", "held-out", step)
+    wanted = TRIAL_STEPS * counts.samples_per_step, counts.held_out_samples
+    rng = derived_rng(seed, "source_value", "held-out", step)
     documents, ends = shuffled_documents(part, rng, sequence_length=sequence_length)
     border = int(np.searchsorted(ends, wanted[0] * sequence_length)) + 1
     needed = (sum(wanted) + 2) * sequence_length  # 2: each set may end inside a document, whatever the order
     if not len(ends) or int(ends[-1]) < needed:
         raise UserError(
-            "the steer part is too small for evidence on sources",
+            "the validation part is too small for evidence on sources",
             got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
-            remedy="Hold out more documents, lower evaluation.worth.max_compute_share, or use policy constant",
+            remedy="Hold out more documents, lower evaluation.source_value.max_compute_share, or use policy constant",
         )
     pack = partial(packed, part, rng=rng, sequence_length=sequence_length, end_of_document=end_of_document)
     return pack(documents[:border], wanted[0]), pack(documents[border:], wanted[1])
 
 
-def rows_of(name: str, segments: Sequence[Segment], counts: WorthCounts, *, step: int, seed: int) -> Samples:
+def rows_of(name: str, segments: Sequence[Segment], counts: SourceValueCounts, *, step: int, seed: int) -> Samples:
     """As many samples of a source as a rehearsal takes, those trained on included; a small source repeats itself."""
-    wanted = REHEARSAL_STEPS * counts.samples_per_step
-    found = drawn(segments, wanted, derived_rng(seed, "worth", name, step))
+    wanted = TRIAL_STEPS * counts.samples_per_step
+    found = drawn(segments, wanted, derived_rng(seed, "source_value", name, step))
     return found.take(np.resize(np.arange(len(found.num_valid)), wanted))
 
 
-def rehearse(rows: Samples, counts: WorthCounts, port: WorthPort, *, seed: int) -> None:
+def trial_step(rows: Samples, counts: SourceValueCounts, port: SourceValuePort, *, seed: int) -> None:
     """Steps on these rows, in order."""
     size = counts.samples_per_step
     for number in range(len(rows.num_valid) // size):
         ids_BT, num_valid_B, target_tokens = dealt(rows.take(np.arange(number * size, (number + 1) * size)), port)
         beat()
-        port.rehearse(
+        port.trial_step(
             ids_BT.to(port.device), num_valid_B.to(port.device), target_tokens=target_tokens, seed=seed + number
         )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from trainer.base.records import SHARE_ONE, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE
 from trainer.control.policies import AnnealConfig, PricedConfig, ScheduleConfig, anneal
 from trainer.control.priced.repeats import effective_tokens
 from trainer.data.config import JoinConfig, SourceConfig

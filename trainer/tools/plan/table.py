@@ -50,7 +50,7 @@ def _source_row(source: SourcePlan) -> list[str]:
     there = "?" if source.available_samples is None else f"{_ABOUT[source.known_by]}{_count(source.available_samples)}"
     epochs = "?" if source.epochs is None else f"{_ABOUT[source.known_by]}{_short(source.epochs)}"
     known = source.effective_tokens is not None and source.tokens > 0
-    each_worth = f"{(source.effective_tokens or 0.0) / source.tokens:.2f}" if known else "?"
+    each_source_value = f"{(source.effective_tokens or 0.0) / source.tokens:.2f}" if known else "?"
     cap = "" if source.max_epochs is None else f"{source.max_epochs:g}"
     return [
         source.name,
@@ -60,7 +60,7 @@ def _source_row(source: SourcePlan) -> list[str]:
         _short(source.tokens),
         there,
         epochs,
-        each_worth,
+        each_source_value,
         cap,
     ]
 
@@ -95,8 +95,8 @@ def run_table(plan: RunPlan) -> Table:
 
 
 def _add_real_rows(table: Table, real: RealBudget) -> None:
-    worth = f"worth {_short(real.effective_tokens)} different ones"
-    table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {worth}")
+    source_value = f"worth {_short(real.effective_tokens)} different ones"
+    table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {source_value}")
     more = f"{real.value_of_new_token:.2f} of a fresh token, one more repeat {real.value_of_repeat:.2f}"
     table.add_row("  one more new one", f"worth {more}")
     if real.most_share is not None:

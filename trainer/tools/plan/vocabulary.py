@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.data.config import TokenizerConfig
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 PATIENCE_S = 60.0  # a controller under load takes its time; squeue's own limit is 10 s and one repetition
 WAITING, RUNNING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED"}), "RUNNING"

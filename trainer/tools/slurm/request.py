@@ -9,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 
 TIME_FORMS = "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
 WARNING_ERROR_S = 60  # SLURM may send the warning so much earlier than asked for

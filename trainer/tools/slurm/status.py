@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.runs.folder import read_outcome
 from trainer.tools.slurm import cluster
 from trainer.tools.slurm.history import EVENTS, History, history

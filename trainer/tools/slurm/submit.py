@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.base.records import UserError
+from trainer.base.errors import UserError
 from trainer.recipe import LoadedRecipe, RecipeError, load_recipe, resolved_yaml
 from trainer.runs.folder import EXIT_CODES, check_recipe_unchanged, locked, settled_outcome
 from trainer.tools.slurm import cluster

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
-from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalised
+from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalized
 from trainer.control.policies.published.losses import mean_losses
 from trainer.control.policies.published.power_law import MIN_POINTS, PowerLaw, fit
 
@@ -50,33 +50,34 @@ def begin(config: AdoConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind
     return {"step": 0, "tokens": 0, "history": [], "fitted_at": None, "laws": {}, "drawn": None, "average": None}
 
 
-def propose(config: AdoConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: AdoConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares after a fit to all losses since the warm-up; those in force while there are too few."""
-    names = drawn(seen.shares)
-    steps = seen.step - state["step"]
-    prior = normalised({name: float(seen.outlook.num_samples[name]) for name in names})
+    names = drawn(observation.shares)
+    steps = observation.step - state["step"]
+    prior = normalized({name: float(observation.horizon.num_samples[name]) for name in names})
     lately = _restricted(state["drawn"], prior)
     lately = {
-        name: MEMORY**steps * lately[name] + (1 - MEMORY**steps) * seen.shares[name] / SHARE_ONE for name in names
+        name: MEMORY**steps * lately[name] + (1 - MEMORY**steps) * observation.shares[name] / SHARE_ONE
+        for name in names
     }
-    tokens = state["tokens"] + sum(loss.tokens for loss in seen.losses.values())
+    tokens = state["tokens"] + sum(loss.tokens for loss in observation.losses.values())
     history = state["history"]
-    if seen.progress >= config.warm_up:
-        history = [*history, {"tokens": tokens, "losses": mean_losses(seen)}]
-    state = {**state, "step": seen.step, "tokens": tokens, "history": history, "drawn": lately}
-    if state["fitted_at"] is None or seen.progress - state["fitted_at"] >= REFIT_EVERY:
+    if observation.progress >= config.warm_up:
+        history = [*history, {"tokens": tokens, "losses": mean_losses(observation)}]
+    state = {**state, "step": observation.step, "tokens": tokens, "history": history, "drawn": lately}
+    if state["fitted_at"] is None or observation.progress - state["fitted_at"] >= REFIT_EVERY:
         fitted = {name: asdict(law) for name in names if (law := _law(history, name)) is not None}
-        state = {**state, "laws": fitted, "fitted_at": seen.progress if len(fitted) == len(names) else None}
+        state = {**state, "laws": fitted, "fitted_at": observation.progress if len(fitted) == len(names) else None}
     laws = {name: PowerLaw(**state["laws"][name]) for name in names if name in state["laws"]}
     if len(laws) < len(names):
         missing = [name for name in names if name not in laws]
         reason = f"{', '.join(missing)}: fewer than {MIN_POINTS} losses to fit since progress {config.warm_up:g}."
-        return state, Proposal(shares=dict(seen.shares), reason=reason)
+        return state, Proposal(shares=dict(observation.shares), reason=reason)
     preference = preferences(prior, lately, laws, tokens)
     average = _restricted(state["average"], prior)
     weights = {name: (1 - NEWEST_PART) * average[name] + NEWEST_PART * preference[name] for name in names}
-    before = seen.step - steps
-    average = {name: (before * average[name] + steps * preference[name]) / seen.step for name in names}
+    before = observation.step - steps
+    average = {name: (before * average[name] + steps * preference[name]) / observation.step for name in names}
     evidence = {
         "sources": {
             name: {
@@ -93,7 +94,7 @@ def propose(config: AdoConfig, state: dict[str, Any], seen: Observation) -> tupl
         f"The loss of {max(preference, key=preference.__getitem__)} is forecast to fall most, prior and use counted."
     )
     state = {**state, "average": average}
-    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)
+    return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)
 
 
 def preferences(
@@ -107,14 +108,14 @@ def preferences(
     total = fsum(slopes.values())
     if total <= 0:
         return dict(prior)
-    return normalised({name: max(slope / total, LEAST_PREFERENCE) for name, slope in slopes.items()})
+    return normalized({name: max(slope / total, LEAST_PREFERENCE) for name, slope in slopes.items()})
 
 
 def _restricted(values: Mapping[str, float] | None, prior: Mapping[str, float]) -> dict[str, float]:
     """``values`` of the sources that are still drawn, summing to 1; the prior before there are any."""
     if values is None:
         return dict(prior)
-    return normalised({name: values.get(name, 0.0) for name in prior})
+    return normalized({name: values.get(name, 0.0) for name in prior})
 
 
 def _law(history: list[dict[str, Any]], name: str) -> PowerLaw | None:

@@ -11,7 +11,7 @@ on one source (their one_hot_factor 1), needs no system of equations to tell sou
     pi_j = pi0_j exp(eta Abar_j) / Z                                    (eta = 0.2)
 
 with pi0 the shares at the start, equal ones in the original. A worth is a drop in units of what fresh real text gains,
-a unit that the normalisation takes out. One update is made at each reading with a measurement.
+a unit that the normalization takes out. One update is made at each reading with a measurement.
 
 Since the A_j sum to 1, shares move by a factor of exp(eta) at most: the rule leans, it does not decide. Without ema
 (null) the factors add up over readings, pi_j <- pi_j exp(eta A_j) / Z, which the released code does too.
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from trainer.base.records import Kind, Observation, Proposal
-from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalised
+from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalized
 from trainer.control.source_scores import usable
 
 
@@ -45,33 +45,39 @@ def begin(config: AioliConfig, shares: Mapping[str, int], kinds: Mapping[str, Ki
     return {"start": dict(shares), "gains": {}}
 
 
-def worth_from(config: AioliConfig) -> float:
+def source_value_from(config: AioliConfig) -> float:
     """Progress from which bursts are made."""
     return config.warm_up
 
 
-def propose(config: AioliConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: AioliConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares after the bursts of this reading; those in force when not every source has one that counts."""
-    names = drawn(seen.shares)
-    worth = {name: seen.worth[name].value for name in names if name in seen.worth and usable(seen.worth[name])}
-    if seen.progress < config.warm_up or len(worth) < len(names):
-        missing = [name for name in names if name not in worth]
+    names = drawn(observation.shares)
+    source_value = {
+        name: observation.source_value[name].value
+        for name in names
+        if name in observation.source_value and usable(observation.source_value[name])
+    }
+    if observation.progress < config.warm_up or len(source_value) < len(names):
+        missing = [name for name in names if name not in source_value]
         reason = f"No burst was made on {', '.join(missing)} at this reading." if missing else "It is too early."
-        return state, Proposal(shares=dict(seen.shares), reason=reason)
-    lowest = min(0.0, *worth.values())
-    gains = {name: value - lowest for name, value in worth.items()}
+        return state, Proposal(shares=dict(observation.shares), reason=reason)
+    lowest = min(0.0, *source_value.values())
+    gains = {name: value - lowest for name, value in source_value.items()}
     if not any(gains.values()):
-        return state, Proposal(shares=dict(seen.shares), reason="No burst gained anything.")
-    gains = normalised(gains)
-    base: Mapping[str, int] = seen.shares
+        return state, Proposal(shares=dict(observation.shares), reason="No burst gained anything.")
+    gains = normalized(gains)
+    base: Mapping[str, int] = observation.shares
     if config.ema is not None:
         before = state["gains"]
         gains = {name: (1 - config.ema) * gain + config.ema * before.get(name, gain) for name, gain in gains.items()}
         base = state["start"]
-    weights = normalised({name: base[name] * exp(config.eta * gain) for name, gain in gains.items()})
+    weights = normalized({name: base[name] * exp(config.eta * gain) for name, gain in gains.items()})
     evidence = {
-        "sources": {name: {"worth": worth[name], "gain": gains[name], "weight": weights[name]} for name in names}
+        "sources": {
+            name: {"source_value": source_value[name], "gain": gains[name], "weight": weights[name]} for name in names
+        }
     }
     reason = f"Bursts gain most on {max(gains, key=gains.__getitem__)}."
     state = {**state, "gains": gains}
-    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)
+    return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)

@@ -20,7 +20,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal, UserError
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, check_names, drawn, kept_within
 from trainer.control.policies.published.losses import mean_losses
 from trainer.control.policies.published.power_law import MIN_POINTS, fit
@@ -60,25 +61,25 @@ def begin(config: DoremiConfig, shares: Mapping[str, int], kinds: Mapping[str, K
     return {"targets": config.targets, "losses": {}, "history": []}
 
 
-def propose(config: DoremiConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: DoremiConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares after one exponential update with the excess losses; those in force while targets are being fitted."""
-    new = mean_losses(seen)
+    new = mean_losses(observation)
     state = {**state, "losses": {**state["losses"], **new}}
     if config.fit_until is not None and state["targets"] is None:
-        state = {**state, "history": [*state["history"], {"progress": seen.progress, "losses": new}]}
-        if seen.progress < config.fit_until:
-            reason = f"Target losses are fitted from progress {config.fit_until:g} on (now {seen.progress:.3f})."
-            return state, Proposal(shares=dict(seen.shares), reason=reason)
-        targets = _fitted(state["history"], drawn(seen.shares))
+        state = {**state, "history": [*state["history"], {"progress": observation.progress, "losses": new}]}
+        if observation.progress < config.fit_until:
+            reason = f"Target losses are fitted from progress {config.fit_until:g} on (now {observation.progress:.3f})."
+            return state, Proposal(shares=dict(observation.shares), reason=reason)
+        targets = _fitted(state["history"], drawn(observation.shares))
         if targets is None:
             reason = f"Fewer than {MIN_POINTS} losses of some source, too few to fit its target."
-            return state, Proposal(shares=dict(seen.shares), reason=reason)
+            return state, Proposal(shares=dict(observation.shares), reason=reason)
         state = {**state, "targets": targets, "history": []}
-    names = drawn(seen.shares)
+    names = drawn(observation.shares)
     excess = {
         name: state["losses"][name] - state["targets"][name] if name in state["losses"] else 0.0 for name in names
     }
-    logit_K = np.array([np.log(seen.shares[name] / SHARE_ONE) + config.eta * excess[name] for name in names])
+    logit_K = np.array([np.log(observation.shares[name] / SHARE_ONE) + config.eta * excess[name] for name in names])
     weight_K = np.exp(logit_K - logit_K.max())
     share_K = (1 - config.smoothing) * weight_K / weight_K.sum() + config.smoothing / len(names)
     weights = dict(zip(names, share_K.tolist(), strict=True))
@@ -95,7 +96,7 @@ def propose(config: DoremiConfig, state: dict[str, Any], seen: Observation) -> t
     }
     most = max(names, key=excess.__getitem__)
     reason = f"{most} is furthest above its target, by {excess[most]:.3f} nats per token."
-    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)
+    return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)
 
 
 def _fitted(history: list[dict[str, Any]], names: list[str]) -> dict[str, float] | None:

@@ -41,13 +41,13 @@ def begin(config: FmsOdmConfig, shares: Mapping[str, int], kinds: Mapping[str, K
     return {"log_weights": {name: log(shares[name] / SHARE_ONE) for name in drawn(shares)}, "losses": {}}
 
 
-def propose(config: FmsOdmConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: FmsOdmConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """The shares of the bandit after one update with the last loss of every source."""
-    losses = {**state["losses"], **mean_losses(seen)}
-    names = drawn(seen.shares)
+    losses = {**state["losses"], **mean_losses(observation)}
+    names = drawn(observation.shares)
     log_weights = {
         name: state["log_weights"][name]
-        + config.eta * losses.get(name, 0.0) / (seen.shares[name] / SHARE_ONE) / len(names)
+        + config.eta * losses.get(name, 0.0) / (observation.shares[name] / SHARE_ONE) / len(names)
         for name in names
     }
     greatest = max(log_weights.values())
@@ -58,4 +58,4 @@ def propose(config: FmsOdmConfig, state: dict[str, Any], seen: Observation) -> t
     state = {"log_weights": log_weights, "losses": {name: losses[name] for name in names if name in losses}}
     evidence = {"sources": {name: {"loss": losses.get(name), "weight": weights[name]} for name in names}}
     reason = f"The bandit gives most to {max(weights, key=weights.__getitem__)}, by its training loss."
-    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)
+    return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)

@@ -5,7 +5,9 @@ import math
 from trainer.base.records import Observation
 
 
-def mean_losses(seen: Observation) -> dict[str, float]:
+def mean_losses(observation: Observation) -> dict[str, float]:
     """Mean training loss of each source since the reading before, nats per token; only finite ones of sources drawn."""
-    means = {name: loss.nats_per_token for name, loss in seen.losses.items() if seen.shares.get(name, 0) > 0}
+    means = {
+        name: loss.nats_per_token for name, loss in observation.losses.items() if observation.shares.get(name, 0) > 0
+    }
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}

@@ -47,22 +47,22 @@ def begin(config: OdmConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind
     return {"rewards": {}, "exploration": 1 / max(1, len(drawn(shares)))}
 
 
-def propose(config: OdmConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: OdmConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """The shares of the bandit after the losses since the reading before."""
-    if seen.progress < config.warm_up:
-        reason = f"Online data mixing waits until progress {config.warm_up:g} (now {seen.progress:.3f})."
-        return state, Proposal(shares=dict(seen.shares), reason=reason)
-    losses = mean_losses(seen)
-    names = drawn(seen.shares)
+    if observation.progress < config.warm_up:
+        reason = f"Online data mixing waits until progress {config.warm_up:g} (now {observation.progress:.3f})."
+        return state, Proposal(shares=dict(observation.shares), reason=reason)
+    losses = mean_losses(observation)
+    names = drawn(observation.shares)
     rewards = dict(state["rewards"])
     for name in names:
         if name in losses:
-            rewards[name] = _rewarded(config, rewards.get(name), losses[name], seen.shares[name] / SHARE_ONE)
+            rewards[name] = _rewarded(config, rewards.get(name), losses[name], observation.shares[name] / SHARE_ONE)
     known = [name for name in names if name in rewards]
     if not known:
         reason = "No source has a training loss yet."
-        return state, Proposal(shares=dict(seen.shares), reason=reason)
-    exploration = min(1 / len(names), sqrt(log(len(names)) / (len(names) * max(1, seen.step))))
+        return state, Proposal(shares=dict(observation.shares), reason=reason)
+    exploration = min(1 / len(names), sqrt(log(len(names)) / (len(names) * max(1, observation.step))))
     # The reward of exp3 adds up and is scaled by the exploration before; that of the other is a logarithm already.
     scale = state["exploration"] if config.rule == "exp3" else 1.0
     logit_K = scale * np.array([rewards[name] for name in known])
@@ -76,7 +76,7 @@ def propose(config: OdmConfig, state: dict[str, Any], seen: Observation) -> tupl
         "exploration": exploration,
     }
     reason = f"Online data mixing gives most to {max(weights, key=weights.__getitem__)}, by its training loss."
-    return state, Proposal(shares=kept_within(config, weights, seen.shares), reason=reason, evidence=evidence)
+    return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)
 
 
 def _rewarded(config: OdmConfig, before: float | None, loss: float, share: float) -> float:

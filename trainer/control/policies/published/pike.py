@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation, Outlook, Proposal
-from trainer.control.bounds import Bounds, Share, check_bounds, drawn, kept_within, normalised
+from trainer.base.records import SHARE_ONE, Alignment, Horizon, Kind, Observation, Proposal
+from trainer.control.bounds import Bounds, Share, check_bounds, drawn, kept_within, normalized
 
 
 class PikeConfig(Bounds):
@@ -46,29 +46,38 @@ def begin(config: PikeConfig, shares: Mapping[str, int], kinds: Mapping[str, Kin
     return {}
 
 
-def alignment_from(config: PikeConfig) -> float:
+def gradient_alignment_from(config: PikeConfig) -> float:
     """Progress from which alignments are measured."""
     return config.warm_up
 
 
-def propose(config: PikeConfig, state: dict[str, Any], seen: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: PikeConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
     """Shares after the alignments of this reading; those in force when not every source has one that counts."""
-    names = drawn(seen.shares)
-    known = {name: seen.alignment[name] for name in names if _usable(seen.alignment.get(name))}
-    if seen.progress < config.warm_up or len(known) < len(names):
+    names = drawn(observation.shares)
+    known = {name: observation.alignment[name] for name in names if _usable(observation.alignment.get(name))}
+    if observation.progress < config.warm_up or len(known) < len(names):
         missing = [name for name in names if name not in known]
         reason = f"No alignment was measured for {', '.join(missing)}." if missing else "It is too early."
-        return state, Proposal(shares=dict(seen.shares), reason=reason)
-    zeta_2 = config.zeta_1 * learning_rate(seen.outlook, seen.progress) if config.zeta_2 is None else config.zeta_2
+        return state, Proposal(shares=dict(observation.shares), reason=reason)
+    zeta_2 = (
+        config.zeta_1 * learning_rate(observation.horizon, observation.progress)
+        if config.zeta_2 is None
+        else config.zeta_2
+    )
     noise = {
-        name: zeta_2 / config.zeta_1 * one.variance / (2 * seen.outlook.global_batch) for name, one in known.items()
+        name: zeta_2 / config.zeta_1 * one.variance / (2 * observation.horizon.global_batch)
+        for name, one in known.items()
     }
-    size = fsum(seen.shares[name] / SHARE_ONE * (abs(one.inner_product) + noise[name]) for name, one in known.items())
+    size = fsum(
+        observation.shares[name] / SHARE_ONE * (abs(one.inner_product) + noise[name]) for name, one in known.items()
+    )
     if size <= 0:
-        return state, Proposal(shares=dict(seen.shares), reason="No gradient points anywhere.")
+        return state, Proposal(shares=dict(observation.shares), reason="No gradient points anywhere.")
     values = {name: (one.inner_product - noise[name]) / size for name, one in known.items()}
     highest = max(values.values())  # taken off all alike, so that nothing overflows
-    weights = normalised({name: seen.shares[name] * exp(config.zeta_1 * (values[name] - highest)) for name in names})
+    weights = normalized(
+        {name: observation.shares[name] * exp(config.zeta_1 * (values[name] - highest)) for name in names}
+    )
     evidence = {
         "sources": {
             name: {
@@ -83,14 +92,14 @@ def propose(config: PikeConfig, state: dict[str, Any], seen: Observation) -> tup
         "zeta_2": zeta_2,
     }
     reason = f"The gradient of {max(values, key=values.__getitem__)} helps most on held-out real text, noise counted."
-    shares = kept_within(config, weights, seen.shares, least=config.floor)
+    shares = kept_within(config, weights, observation.shares, least=config.floor)
     return state, Proposal(shares=shares, reason=reason, evidence=evidence)
 
 
-def learning_rate(outlook: Outlook, progress: float) -> float:
+def learning_rate(horizon: Horizon, progress: float) -> float:
     """The learning rate of the schedule at ``progress``."""
-    index = min(int(progress * len(outlook.rates)), len(outlook.rates) - 1)
-    return float(outlook.rates[index])
+    index = min(int(progress * len(horizon.rates)), len(horizon.rates) - 1)
+    return float(horizon.rates[index])
 
 
 def _usable(one: Alignment | None) -> bool:

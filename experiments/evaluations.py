@@ -1,8 +1,8 @@
-"""Readings made of a number: what a world that knows only its mean held-out loss hands to control."""
+"""Evaluations made of a number: what a world that knows only its mean held-out loss hands to control."""
 
 import numpy as np
 
-from trainer.base.records import Reading
+from trainer.base.records import Evaluation
 
 DOCUMENTS, TOKENS = 40, 100
 LEVEL = 4.0  # nats per token of a perfect model: losses are positive
@@ -10,10 +10,10 @@ _SPREAD = np.random.default_rng(7).normal(0.0, 0.6, DOCUMENTS)  # between docume
 _SPREAD -= _SPREAD.mean()
 
 
-def reading(step: int, loss: float) -> Reading:
+def evaluation(step: int, loss: float) -> Evaluation:
     """A reading whose mean is ``loss`` above the level, in nats per token."""
     tokens = np.full(DOCUMENTS, TOKENS)
-    return Reading(
+    return Evaluation(
         step=step,
         nats=(LEVEL + _SPREAD + loss) * tokens,
         tokens=tokens,

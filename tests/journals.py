@@ -1,0 +1,221 @@
+"""Run folders as a run leaves them: a believable story with a move and a cut, written through the journal itself."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.environments import ENVIRONMENTS
+from experiments.world import steered
+from trainer.base.records import Decision
+from trainer.control import ControlConfig
+from trainer.tracking.journal import AppendOnlyFile, Journal
+
+RECIPE = """\
+# trainer fit recipes/story.yaml
+name: {name}
+seed: 17
+engine: accelerate
+model: {{architecture: llama, hidden_size: 128, num_hidden_layers: 4}}
+mixture:
+  global_batch: 32
+"""
+KINDS = {"wikipedia": "real", "written": "synthetic", "invented": "synthetic", "spam": "synthetic"}
+WORTH = {"wikipedia": 0.4, "written": 0.9, "invented": 0.3, "spam": -0.6}
+SLICES = {"history": 0.0, "science": 0.12, "music": -0.08, "people": 0.31}
+GLOBAL_BATCH, SEQUENCE_LENGTH, EVERY_STEPS = 32, 128, 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What happens. ``crash_at`` ends the journal in the middle of the line after that step; ``rename`` renames."""
+
+    name: str = "story"
+    steps: int = 400
+    seed: int = 0
+    steered: bool = True
+    crash_at: int | None = None
+    rename: Mapping[str, str] | None = None
+    sample_text: str = "The river rises in the north of the county and flows through three villages."
+
+
+class Teller:
+    """Tells one story into a run folder."""
+
+    def __init__(self, folder: Path, story: Story) -> None:
+        self.story, self.folder = story, folder
+        self.names = {name: (story.rename or {}).get(name, name) for name in KINDS}
+        self.rng = np.random.default_rng(story.seed)
+        self.journal = Journal(folder / "journal.jsonl")
+        self.ledger = AppendOnlyFile(folder / "ledger.jsonl")
+        self.shares = {self.names[name]: 250_000 for name in KINDS}
+        self.epochs = dict.fromkeys(self.names.values(), 0.0)
+        (folder / "recipe.yaml").write_text(RECIPE.format(name=story.name), encoding="utf-8")
+
+    def tell(self) -> None:
+        """The whole story, or the part before the crash."""
+        self.start()
+        for step in range(1, self.story.steps + 1):
+            self.step(step)
+            if step % EVERY_STEPS == 0:
+                self.evaluation(step)
+                self.decision(step)
+            if step % 100 == 0:
+                self.journal.write(
+                    "checkpoint", step, folder=f"checkpoints/step-{step:08d}", seconds=0.4, bytes=18_000_000
+                )
+            if step == self.story.crash_at:
+                self.journal.close()
+                with (self.folder / "journal.jsonl").open("ab") as file:
+                    file.write(b'{"kind":"step","step":')
+                return
+        self.end()
+
+    def start(self) -> None:
+        segments = {
+            name: {"num_samples": 900 + 700 * i, "kind": kind, "license": "CC-BY-SA-4.0" if i < 3 else None}
+            | {"num_tokens": (900 + 700 * i) * SEQUENCE_LENGTH, "num_documents": 400 + 310 * i}
+            for i, (name, kind) in enumerate((self.names[name], kind) for name, kind in KINDS.items())
+        }
+        environment = {"versions": {"python": "3.11.2", "torch": "2.13.0"}, "device": "cpu", "hostname": "node-1"}
+        self.journal.write(
+            "start", 0, recipe_name=self.story.name, world_size=2, environment=environment | {"git_commit": "0f3c2a1"},
+            resumed_from=None, segments=segments, store="store/5f2e", parameters=1_180_000,
+            quarantine={
+                "file": "quarantine.jsonl",
+                "sources": {
+                    self.names["spam"]: {
+                        "rows": 1334, "quarantined": 4, "reasons": {"missing text": 3, "bad JSON": 1}
+                    }
+                },
+            },
+            contamination={self.names["written"]: {"exact": 2, "near": 5, "dropped": 7}},
+        )  # fmt: skip
+        for name, segment in segments.items():
+            self.ledger.append({"fact": "segment", "step": 0, "source": name, "kind": segment["kind"], "segment": 0}
+                               | {"num_samples": segment["num_samples"], "fingerprint": "ab12"})  # fmt: skip
+        self.ledger.append({"fact": "batch", "step": 0, "global_batch": GLOBAL_BATCH})
+        self.ledger.append({"fact": "shares", "step": 0, "shares": self.shares, "reason": "recipe"})
+
+    def loss(self, step: int) -> float:
+        bad = sum(self.shares[self.names[name]] / 1e6 * max(0.0, -WORTH[name]) for name in KINDS)
+        return 4.1 + 4.2 * math.exp(-step / 90) + 0.25 * bad
+
+    def step(self, step: int) -> None:
+        counts = {name: round(GLOBAL_BATCH * share / 1e6) for name, share in self.shares.items()}
+        for i, (name, count) in enumerate(counts.items()):
+            self.epochs[name] += count / (900 + 700 * i)
+        self.journal.write(
+            "step", step, loss=self.loss(step) - 0.2 + self.rng.normal() * 0.06, learning_rate=1e-3 * min(1, step / 40),
+            grad_norm=float(self.rng.uniform(0.5, 1.5)), tokens=GLOBAL_BATCH * SEQUENCE_LENGTH, counts=counts,
+            shares=self.shares, epochs=self.epochs, batch_hash=str(self.rng.integers(2**62)), updated=True,
+            seconds=0.31,
+        )  # fmt: skip
+
+    def evaluation(self, step: int) -> None:
+        loss = self.loss(step) + self.rng.normal() * 0.01
+        source_value = {
+            self.names[name]: {"value": value + self.rng.normal() * 0.1, "standard_error": 0.12, "num_samples": 64}
+            for name, value in WORTH.items()
+        }
+        self.journal.write(
+            "evaluation", step, part="validation", nats_per_token=loss, standard_error=0.021, bits_per_byte=loss * 0.45,
+            worst_decile_nats_per_token=loss + 0.9,
+            source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
+            slices={name: {"nats_per_token": loss + more, "tokens": 4000} for name, more in SLICES.items()},
+            source_value=source_value, seconds=1.2, documents=256, drawn_unnamed=0.25,
+            drawn_slices={"people": {"real": 0.4, "drawn": 0.137}},
+        )  # fmt: skip
+
+    def decision(self, step: int) -> None:
+        spam, written = self.names["spam"], self.names["written"]
+        guard: dict[str, Any] = {
+            "nats_per_token": 4.31, "anchor_nats_per_token": 4.33, "difference": -0.02, "jitter_sd": 0.012, "z": -1.7,
+            "evidence": 0.2, "warn_at": 10, "alarm_at": 2000,
+        }  # fmt: skip
+        before = dict(self.shares)
+        action, reason = "keep", "no source's worth differs from the others beyond 2 standard errors"
+        if self.story.steered and step == 100:
+            self.shares = {**self.shares, spam: 125_000, written: 375_000}
+            action, reason = "move", f"{spam} is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved"
+        elif self.story.steered and step == 200:
+            self.shares = {**self.shares, spam: 0, written: 500_000}
+            action, reason = "cut", f"guard: {spam} does harm in three readings"
+            guard |= {"z": 6.2, "evidence": 4100.0, "strikes": 1}
+        standing = {
+            "source_value": -0.61,
+            "source_value_standard_error": 0.12,
+            "gap": -0.95,
+            "gap_standard_error": 0.14,
+        }
+        evidence = {
+            "policy": {"sources": {spam: standing | {"num_evaluations": 4}}, "margin": 0.25, "z": 3.0},
+            "guard": guard,
+            "shares_before": before,
+            "progress": step / self.story.steps,
+        }
+        self.journal.write(
+            "decision", step, from_step=step + 1, action=action, shares=self.shares, reason=reason, evidence=evidence
+        )
+        if action != "keep":
+            self.ledger.append({"fact": "shares", "step": step + 1, "shares": self.shares, "reason": reason})
+
+    def end(self) -> None:
+        steps = self.story.steps
+        bits = self.loss(steps) * 0.45
+        slices = {
+            name: {"bits_per_byte": bits + more * 0.4, "nats_per_token": 4.2 + more, "documents": 60}
+            for name, more in SLICES.items()
+        }
+        self.journal.write(
+            "test", steps, part="test", bits_per_byte=bits, nats_per_token=bits / 0.45, standard_error=0.018,
+            slices=slices, worst_slice={"name": "people", "bits_per_byte": bits + 0.124},
+        )  # fmt: skip
+        self.journal.write("sample", steps, prompt="The river", text=self.story.sample_text)
+        tokens = steps * GLOBAL_BATCH * SEQUENCE_LENGTH
+        self.journal.write("finish", steps, state="finished", reason="all steps done", seconds=131.5, tokens=tokens)
+        outcome = {"state": "finished", "step": steps, "reason": "all steps done", "exit_code": 0}
+        (self.folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+        self.journal.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def tell(tmp_path: Path) -> Callable[..., Path]:
+    """tell(name=..., crash_at=...) writes a run folder and returns it."""
+
+    def write(**given: Any) -> Path:
+        story = Story(**given)
+        folder = tmp_path / "runs" / story.name
+        folder.mkdir(parents=True)
+        Teller(folder, story).tell()
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def decisions() -> list[Decision]:
+    """Of ``priced`` and the guard in a world of the laboratory whose real data are scarce."""
+    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    policy = {"kind": "priced", "estimators": ["alignment", "dither"], "curvature": 1.0, "real_epochs": 1.0}
+    return steered(world, ControlConfig.model_validate({"policy": policy | {"real_floor": 0.001}}))
+
+
+def written(folder: Path, decided: Sequence[Decision], kinds: Mapping[str, str]) -> Path:
+    """A run folder in which only decisions are told."""
+    journal = Journal(folder / "journal.jsonl")
+    segments = {name: {"kind": kind, "num_samples": 500, "num_tokens": 1000} for name, kind in kinds.items()}
+    journal.write("start", 0, recipe_name="decided", segments=segments)
+    for one in decided:
+        journal.write(
+            "decision", one.from_step - 1, from_step=one.from_step, action=one.action, shares=one.shares,
+            reason=one.reason, evidence=one.evidence,
+        )  # fmt: skip
+    journal.close()
+    return folder
