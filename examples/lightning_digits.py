@@ -52,7 +52,7 @@ def losses(module: Classifier, batch: list[torch.Tensor]) -> torch.Tensor:
 
 
 def scans() -> dict[str, TensorDataset]:
-    """The real digits: 100 to train on, the others held out to validation by, and to report."""
+    """The real digits: 100 to train on, the others held out: for validation, and for the final test."""
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32)
     labels = torch.tensor(digits.target)
