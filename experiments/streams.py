@@ -159,5 +159,7 @@ def _first_slices(streams: Streams, settings: DetectorSettings, error: float) ->
 
 
 def delays(first: IntArray, at: int) -> FloatArray:
-    """Evaluations from the first damaged one to the alarm, itself included; without streams that were alarmed before."""
+    """Evaluations from the first damaged one to the alarm, itself included; without streams that
+    were alarmed before.
+    """
     return (first - at + 1)[first >= at].astype(np.float64)

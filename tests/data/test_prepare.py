@@ -120,7 +120,7 @@ def test_a_document_twice_in_held_out_data_stays_in_report_only(folder: Path) ->
     data = prepared(folder, recipe(held_out=by_bucket()))
     validation = {data.decode(data.validation.document_tokens(i)) for i in range(len(data.validation.ids))}
     test = {data.decode(data.test.document_tokens(i)) for i in range(len(data.test.ids))}
-    assert twins[0]["text"] in report
+    assert twins[0]["text"] in test
     assert not validation & test
     assert data.held_out["left_validation_for_test"] > 0
 

@@ -143,7 +143,9 @@ def poisoned_on_one_rank() -> list[tuple[Any, dict[str, Any]]]:
 
 
 def asked_and_astray() -> list[tuple[bool, bool]]:
-    """(stop_requested, ledgers_agree) of steps where nobody, then one rank asks to stop, then one has another ledger."""
+    """(stop_requested, ledgers_agree) of steps where nobody, then one rank asks to stop, then one
+    has another ledger.
+    """
     with bench() as on:
         odd = on.engine.rank == on.engine.world_size - 1
         quiet, asked = on.step(), on.step(stop=odd)

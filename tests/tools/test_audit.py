@@ -33,7 +33,9 @@ def facts() -> list[Fact]:
 
 @pytest.fixture
 def folder(tiny_recipe: Path, tmp_path: Path) -> Path:
-    """A run folder of 1,300 steps without data or model: ledger with a mark, journal with ``batch_hash`` of some steps."""
+    """A run folder of 1,300 steps without data or model: ledger with a mark, journal with
+    ``batch_hash`` of some steps.
+    """
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text(resolved_yaml(load_recipe(tiny_recipe).recipe))

@@ -62,7 +62,9 @@ def settle_deficits(deficits: IntArray, weights: IntArray, total: int) -> IntArr
 
 
 def _with_total(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
-    """``deficits`` with what is missing to ``total`` shared out in proportion to ``weights``, nobody beyond one sample."""
+    """``deficits`` with what is missing to ``total`` shared out in proportion to ``weights``,
+    nobody beyond one sample.
+    """
     most = SHARE_ONE - 1
     deficits = deficits.copy()
     missing = total - int(deficits.sum())

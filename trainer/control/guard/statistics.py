@@ -170,7 +170,9 @@ def forgive(state: dict[str, Any]) -> dict[str, Any]:
 def watch(
     settings: DetectorSettings, state: dict[str, Any], observation: Observation, *, slice_error: float, hold: bool
 ) -> tuple[dict[str, Any], Findings]:
-    """The state after the reading of ``observation``, and what was found; the reading must be sound (``guard.fault``)."""
+    """The state after the reading of ``observation``, and what was found; the reading must be sound
+    (``guard.fault``).
+    """
     evaluation = observation.evaluation
     documents = [len(evaluation.nats), int(evaluation.tokens.sum())]
     if state["documents"] != documents:

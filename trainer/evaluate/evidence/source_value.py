@@ -119,7 +119,9 @@ class TokenSourceValue:
     def __call__(
         self, port: "SourceValuePort", *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, SourceValue]:
-        """The worth of each of ``sources``, given with their live segments, after ``step``; see ``read_source_value``."""
+        """The worth of each of ``sources``, given with their live segments, after ``step``; see
+        ``read_source_value``.
+        """
         return read_source_value(
             self.part,
             live_segments(self.sources, sources),
