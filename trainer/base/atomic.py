@@ -48,7 +48,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> Path:
-    """Replace the content of ``path`` by ``text`` in UTF-8; characters that UTF-8 lacks are escaped. Returns ``path``."""
+    """Replace the content of ``path`` by ``text`` in UTF-8; what UTF-8 lacks is escaped. Returns ``path``."""
     with replacing(path, durable=durable) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
