@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.base.failures import warn
+from trainer.base.records import Alignment, Forgetting, SourceValue
+from trainer.control.controller import forgetting_from, gradient_alignment_from, source_value_from
 from trainer.control.priced.real_budget import least_capped
-from trainer.control.controller import gradient_alignment_from, forgetting_from, source_value_from
+from trainer.evaluate.evidence.forgetting import PART_OF_EVIDENCE, TokenForgetting, forgetting_sized, forgetting_times
 from trainer.evaluate.evidence.gradient_alignment import TokenAlignment
 from trainer.evaluate.evidence.gradient_alignment import sized as alignment_samples
-from trainer.evaluate.evidence.forgetting import PART_OF_EVIDENCE, TokenForgetting, forgetting_sized, forgetting_times
+from trainer.evaluate.evidence.source_value import SourceValueCounts, TokenSourceValue, held_out_samples, sized
 from trainer.evaluate.held_out import Reader, plan_validation
 from trainer.evaluate.schedule import times
-from trainer.evaluate.evidence.source_value import TokenSourceValue, SourceValueCounts, held_out_samples, sized
-from trainer.base.failures import warn
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
+from trainer.recipe import LoadedRecipe, Recipe
 from trainer.tracking.journal import JournalWriter
 from trainer.training.run import Engine, MeasurePlan, Run, RunState
-from trainer.recipe import LoadedRecipe, Recipe
-from trainer.base.records import Alignment, Forgetting, SourceValue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -203,7 +203,9 @@ def source_value_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Sourc
 def forgetting_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Forgetting] | None:
     """How much is measured of how fast the model forgets, and when; None when nobody asks for it."""
     config, steps = recipe.evaluation.source_value, recipe.training.steps
-    when = forgetting_times(config, _forgetting_from(recipe), num_steps=steps, every_steps=recipe.evaluation.every_steps)
+    when = forgetting_times(
+        config, _forgetting_from(recipe), num_steps=steps, every_steps=recipe.evaluation.every_steps
+    )
     if when is None:
         return None
     counts = forgetting_sized(

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.base.errors import UserError
 from trainer.base.failures import own_rank, say
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
-from trainer.base.errors import UserError
 
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from trainer.training import checkpoint
+from trainer.base.errors import UserError
 from trainer.control.controller import ControlConfig, initial_state
 from trainer.data.config import DataConfig
-from trainer.training.loop import starting_facts
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
@@ -23,10 +22,11 @@ from trainer.mixture.ledger import (
     to_record,
 )
 from trainer.mixture.plan import MixtureConfig, accumulation
-from trainer.tracking.journal import AppendOnlyFile, cut, read
-from trainer.training.run import Devices, RunState
 from trainer.recipe import Recipe, load_recipe
-from trainer.base.errors import UserError
+from trainer.tracking.journal import AppendOnlyFile, cut, read
+from trainer.training import checkpoint
+from trainer.training.loop import starting_facts
+from trainer.training.run import Devices, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -111,8 +111,8 @@ def open_ledger(
 def _recent(path: Path) -> list[dict[str, Any]]:
     """The ledger's records without all but the newest snapshots.
 
-    A snapshot only saves counting, and a run goes on from the newest: with all of them a resume after a million steps takes
-    many times as long as one after ten.
+    A snapshot only saves counting, and a run goes on from the newest: with all of them a resume after a million steps
+    takes many times as long as one after ten.
     """
     with path.open("rb") as file:
         snapshots = [number for number, line in enumerate(file, start=1) if line.startswith(_SNAPSHOT_LINE)]

@@ -8,11 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.training import checkpoint
-from trainer.evaluate.held_out import summary, whole_part
-from trainer.training.run import Devices, Engine, Outcome, Run, RunState
 from trainer.base.heartbeat import beat
+from trainer.evaluate.held_out import summary, whole_part
 from trainer.recipe import Recipe
+from trainer.training import checkpoint
+from trainer.training.run import Devices, Engine, Outcome, Run, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData

@@ -26,9 +26,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
+from trainer.base.errors import UserError
 from trainer.base.failures import Cause, is_echo, leave_for_launcher, own_rank, say, say_last
 from trainer.base.heartbeat import own_heartbeat
-from trainer.base.errors import UserError
 from trainer.runs.folder import FAILED, INTERRUPTED, SIGNS, failed_outcome, write_outcome
 
 STOPPED_EARLY = "stopped by a signal before the first step"
