@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from trainer.base.seams import OpenUnion
 from trainer.recipe.loading import Document, KeyPath, dotted
 
 _LONGEST_GOT = 80  # characters of a wrong value worth repeating
@@ -167,7 +168,8 @@ def _step(candidates: list[Any], part: str | int) -> list[Any]:
     for candidate in candidates:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             if part in candidate.model_fields:
-                inner += _members(candidate.model_fields[str(part)].annotation)
+                field = candidate.model_fields[str(part)]
+                inner += _members(field.annotation) + _from_outside(field.metadata)
         elif get_origin(candidate) is not None and get_args(candidate):
             inner += _members(get_args(candidate)[-1 if get_origin(candidate) is dict else 0])
     # What is no key is the tag of a union: it tells which of the candidates is meant.
@@ -186,7 +188,12 @@ def _has_tag(candidate: Any, tag: str | int) -> bool:
 def _members(annotation: Any) -> list[Any]:
     """The alternatives of an annotation, without None."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return _members(get_args(annotation)[0]) + _from_outside(get_args(annotation)[1:])
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for one in get_args(annotation) if one is not type(None) for member in _members(one)]
     return [annotation]
+
+
+def _from_outside(metadata: Iterable[Any]) -> list[Any]:
+    """Configuration classes of parts from outside that a section of an open union was written for."""
+    return [model for mark in metadata if isinstance(mark, OpenUnion) for model in mark.outside_models()]
