@@ -24,14 +24,15 @@ from trainer.control.controller import ControlConfig
 from trainer.data.loader import MicroBatch, Stream
 from trainer.data.store import PreparedSegment
 from trainer.engines.accelerate import AccelerateEngine
-from trainer.evaluate.held_out import EvaluationConfig
+from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.ledger import Ledger
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
+from trainer.model.config import TrainingConfig
 from trainer.model.loss import normalized, token_losses
-from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.model.optimizer import build_optimizer
 from trainer.tracking.journal import Journal
-from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.config import CheckpointConfig
 from trainer.training.loop import train
 from trainer.training.run import Run, RunState
 

@@ -1,8 +1,9 @@
 """When a world's forgetting is probed, and on how many samples: as a run at its defaults would."""
 
 from trainer.control.policies import PricedConfig
+from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.evidence.forgetting import forgetting_sized, forgetting_times
-from trainer.evaluate.evidence.source_value import SourceValueConfig, SourceValueCounts
+from trainer.evaluate.evidence.source_value import SourceValueCounts
 from trainer.evaluate.schedule import Times
 
 

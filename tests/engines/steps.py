@@ -15,7 +15,7 @@ from trainer.engines.accelerate import AccelerateEngine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 
 LENGTH, VOCABULARY, NUM_SAMPLES, SEED = 16, 64, 40, 11
 

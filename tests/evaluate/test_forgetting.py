@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.engines.steps import LENGTH, VOCABULARY, bench
 from trainer.control.priced.forgetting import LONGEST_WAIT
+from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.evidence.forgetting import (
     LASTING_STEPS,
     LEAST_ERROR,
@@ -28,7 +29,6 @@ from trainer.evaluate.evidence.source_value import (
     MOST_READ,
     MOST_ROWS,
     TRIAL_STEPS,
-    SourceValueConfig,
     SourceValueCounts,
 )
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, training
 from trainer.base.errors import UserError
 from trainer.base.records import Alignment
+from trainer.evaluate.config import GradientAlignmentConfig
 from trainer.evaluate.eval_batches import Samples
 from trainer.evaluate.evidence.gradient_alignment import (
     HELD_OUT_PARTS,
     LEAST_SAMPLES,
     MOST_SAMPLES,
     SOURCE_PARTS,
-    GradientAlignmentConfig,
     TokenAlignment,
     cost_tokens,
     held_out_parts,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from trainer.base.errors import UserError
 from trainer.base.records import Evaluation
+from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.held_out import (
-    EvaluationConfig,
     Reader,
     all_documents,
     evaluation_cost_tokens,

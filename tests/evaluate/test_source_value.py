@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.engines.steps import LENGTH, VOCABULARY, bench
 from trainer.base.errors import UserError
+from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
     LEAST_READ,
@@ -20,7 +21,6 @@ from trainer.evaluate.evidence.source_value import (
     MOST_READ,
     MOST_ROWS,
     TRIAL_STEPS,
-    SourceValueConfig,
     SourceValueCounts,
     SourceValueEvaluation,
     held_out_samples,

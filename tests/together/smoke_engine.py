@@ -25,7 +25,7 @@ from trainer.evaluate.evidence.source_value import SourceValueCounts, read_sourc
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 from trainer.training.run import Engine
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7

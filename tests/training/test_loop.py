@@ -16,10 +16,11 @@ import pytest
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, bench, training
 from trainer.base.records import Kind, Observation, SourceLoss
 from trainer.control.controller import ControlConfig, decide, initial_state
-from trainer.evaluate.held_out import EvaluationConfig, whole_part
+from trainer.evaluate.config import EvaluationConfig
+from trainer.evaluate.held_out import whole_part
 from trainer.tracking.journal import Journal
 from trainer.training import loop
-from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.config import CheckpointConfig
 from trainer.training.loop import Outcome, train
 from trainer.training.run import Run, RunState
 

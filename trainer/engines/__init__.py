@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from trainer.engines.accelerate import AccelerateEngine
-    from trainer.model.optimizer import TrainingConfig
+    from trainer.model.config import TrainingConfig
 
 # Importing accelerate imports deepspeed where it is installed, which then warns every CPU run that there is no GPU.
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())

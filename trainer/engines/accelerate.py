@@ -27,8 +27,9 @@ from trainer.engines.adam_scales import AdamPart, scales
 from trainer.engines.checkpoint_io import Writers, adam_state, on_the_host, open_writers, read, training_state, write
 from trainer.engines.launch import collective_timeout, open_accelerator
 from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
+from trainer.model.config import TrainingConfig
 from trainer.model.loss import normalized, token_losses
-from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.model.optimizer import build_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,7 +27,7 @@ from trainer.model.optimizer import build_optimizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from trainer.model.optimizer import TrainingConfig
+    from trainer.model.config import TrainingConfig
 
 
 class ShardedEngine(AccelerateEngine):

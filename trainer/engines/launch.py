@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 from ruamel.yaml import YAML
 
 from trainer.base.errors import UserError
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16"}  # Accelerate's names

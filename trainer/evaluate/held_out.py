@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.records import Evaluation, FloatArray, IntArray
+from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import (
     ForwardPort,
     Part,
@@ -32,41 +31,12 @@ from trainer.evaluate.eval_batches import (
     reduced_nats,
     row_targets,
 )
-from trainer.evaluate.evidence.gradient_alignment import GradientAlignmentConfig
-from trainer.evaluate.evidence.source_value import SourceValueConfig
 from trainer.evaluate.samples import live_segments
 
 FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6
 FEWEST_DOCUMENTS = 8  # below that a standard error means nothing: read even when the budget is smaller
 FEWEST_OF_A_SLICE = 4  # so that a minority is watched at all
 TAIL_SHARE = 0.1  # the worst decile
-
-
-class EvaluationConfig(Config):
-    """When and how much held-out text is read."""
-
-    every_steps: int = Field(default=50, ge=1, description="steps from one reading to the next")
-    validation_documents: int | None = Field(
-        default=None,
-        ge=2,
-        description="documents of the validation part per reading; null sizes it by max_compute_share",
-    )
-    max_compute_share: float = Field(
-        default=0.05, gt=0, le=1, description="most compute of the readings, as a part of the training between them"
-    )
-    document_batch: int = Field(default=32, ge=1, description="windows per forward on one process")
-    source_samples: int = Field(
-        default=8, ge=0, description="fixed training samples of each source whose loss is read too; 0 for none"
-    )
-    slice_skew: float = Field(
-        default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as seldom"
-    )
-    alignment: GradientAlignmentConfig = Field(
-        default_factory=GradientAlignmentConfig, description="evidence of where the gradient on each source points"
-    )
-    source_value: SourceValueConfig = Field(
-        default_factory=SourceValueConfig, description="evidence of what a token of each source is worth"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

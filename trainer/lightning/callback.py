@@ -32,8 +32,9 @@ from trainer.base.failures import warn
 from trainer.base.records import SourceValue
 from trainer.control.controller import ControlConfig, gradient_alignment_from, reads_losses, source_value_from
 from trainer.engines.step_stats import PendingStep, SummedFigures
-from trainer.evaluate.evidence.source_value import SourceValueConfig, sized
-from trainer.evaluate.held_out import EvaluationConfig, summary
+from trainer.evaluate.config import EvaluationConfig, SourceValueConfig
+from trainer.evaluate.evidence.source_value import sized
+from trainer.evaluate.held_out import summary
 from trainer.evaluate.schedule import times
 from trainer.lightning.datamodule import Batches, MixtureData, NoBatches, Samples, SampleStream, configured
 from trainer.lightning.devices import CHECKPOINT, Losses, TrainerDevices
@@ -46,7 +47,7 @@ from trainer.runs.start_and_finish import environment_of, write_finish
 from trainer.tracking.journal import Journal, JournalWriter, Line, SilentJournal
 from trainer.tracking.wandb import row
 from trainer.training import checkpoint
-from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.config import CheckpointConfig
 from trainer.training.loop import InFlightStep, Steps, save_checkpoint
 from trainer.training.run import MeasurePlan, Outcome, Run
 

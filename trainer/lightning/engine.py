@@ -21,7 +21,7 @@ from trainer.engines.deepspeed.engine import DeepSpeedEngine
 from trainer.engines.deepspeed.zero_state import ZeroState
 from trainer.engines.fsdp import ShardedEngine
 from trainer.engines.launch import collective_timeout
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

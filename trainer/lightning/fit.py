@@ -19,7 +19,8 @@ from typing_extensions import override
 from trainer.engines.deepspeed.engine import exact_weights
 from trainer.lightning.engine import LightningEngine, engine_on
 from trainer.lightning.strategies import ZERO_STAGES, shard, strategy_name, trainer_arguments
-from trainer.model.optimizer import TrainingConfig, build_optimizer
+from trainer.model.config import TrainingConfig
+from trainer.model.optimizer import build_optimizer
 from trainer.training.loop import Steps, launch
 from trainer.training.run import Engine, Outcome, Run, RunState
 

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from trainer.base.errors import UserError
 from trainer.engines import launch
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -1,117 +1,14 @@
-"""How the model is trained: AdamW and a learning rate that is a function of the schedule position.
+"""The optimizer: fused AdamW."""
 
-The position, not the step, is what the rate depends on: a rollback goes back in the schedule while steps only grow.
-"""
-
-import math
-from typing import TYPE_CHECKING, Annotated, Literal, Self
-
-from pydantic import Field, model_validator
-
-from trainer.base.config import Config
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-
-OUTLOOK_PARTS = 400  # finer than any decision is made
-
-
-class CosineSchedule(Config):
-    """Linear warm-up, then half a cosine down to ``min_lr_ratio`` of the learning rate."""
-
-    kind: Literal["cosine"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    min_lr_ratio: float = Field(
-        default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
-    )
-
-    def factor(self, position: int, steps: int) -> float:
-        """Part of the highest learning rate at schedule position 0 .. steps - 1."""
-        done = max(0, position - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        falling = self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
-        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * falling
+    from trainer.model.config import TrainingConfig
 
 
-class WarmupStableDecaySchedule(Config):
-    """Linear warm-up, a plateau, and a linear fall over the last ``decay_fraction`` of the steps."""
-
-    kind: Literal["wsd"] = "wsd"
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    decay_fraction: float = Field(default=0.2, gt=0, le=1, description="part of the steps over which the rate falls")
-    min_lr_ratio: float = Field(
-        default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
-    )
-
-    def factor(self, position: int, steps: int) -> float:
-        """Part of the highest learning rate at schedule position 0 .. steps - 1."""
-        decay_steps = max(1.0, self.decay_fraction * steps)
-        left = min(1.0, (steps - position) / decay_steps)
-        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
-
-
-class ConstantSchedule(Config):
-    """Linear warm-up, then a plateau."""
-
-    kind: Literal["constant"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
-
-    def factor(self, position: int, steps: int) -> float:
-        """Part of the highest learning rate at schedule position 0 .. steps - 1."""
-        return min(1.0, (position + 1) / (self.warmup_steps + 1))
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Schedule = Annotated[CosineSchedule | WarmupStableDecaySchedule | ConstantSchedule, Field(discriminator="kind")]
-
-
-class TrainingConfig(Config):
-    """How the model is trained."""
-
-    steps: int = Field(gt=0, description="optimizer steps")
-    micro_batch: int = Field(
-        gt=0, description="most samples in one forward on one process; accumulation follows from it"
-    )
-    learning_rate: float = Field(gt=0, description="highest learning rate")
-    schedule: Schedule = Field(
-        default_factory=CosineSchedule, description="cosine, wsd or constant, by schedule position"
-    )
-    weight_decay: float = Field(default=0.1, ge=0, description="of matrices; vectors (norms, biases) are not decayed")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="of AdamW, each from 0 to below 1")
-    epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
-    clip_norm: float = Field(
-        default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="bf16", description="of the forward and backward; weights are kept in fp32"
-    )
-    compile: bool = Field(default=False, description="torch.compile the model")
-    timeout_s: float = Field(
-        default=600.0,
-        ge=5,
-        description="a run that makes no progress for so many seconds is ended, and the rank named that holds it up; "
-        "three times as long until the second step and while a checkpoint is saved or read",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.schedule.warmup_steps >= self.steps:
-            raise ValueError(
-                f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be fewer than steps ({self.steps})"
-            )
-        return self
-
-    def rate(self, position: int) -> float:
-        """Learning rate at schedule position 0 .. steps - 1."""
-        return self.learning_rate * self.schedule.factor(position, self.steps)
-
-    def rates(self) -> tuple[float, ...]:
-        """Learning rates over the run, in the middle of each of ``OUTLOOK_PARTS`` equal parts, or of each step."""
-        parts = min(OUTLOOK_PARTS, self.steps)
-        return tuple(self.rate(int((part + 0.5) * self.steps / parts)) for part in range(parts))
-
-
-def build_optimizer(model: "torch.nn.Module", training: TrainingConfig) -> "torch.optim.AdamW":
+def build_optimizer(model: "torch.nn.Module", training: "TrainingConfig") -> "torch.optim.AdamW":
     """AdamW, fused; matrices decay, vectors do not."""
     import torch
 

@@ -20,16 +20,16 @@ from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.control.controller import ControlConfig
 from trainer.data.config import DataConfig
-from trainer.evaluate.held_out import EvaluationConfig
+from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.plan import MixtureConfig
 from trainer.model.build import ModelConfig
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
 from trainer.recipe.loading import Document, read_document
 from trainer.recipe.messages import note_mistakes
 from trainer.recipe.shipped import ShippedRecipe, shipped_folder, shipped_recipes
 from trainer.tracking.journal import MonitorConfig
-from trainer.training.checkpoint import CheckpointConfig
+from trainer.training.config import CheckpointConfig
 
 __all__ = [
     "ALLOWED_ON_RESUME",

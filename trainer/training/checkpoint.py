@@ -17,25 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import Field
-
-from trainer.base.config import Config
 from trainer.base.errors import UserError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-
-
-class CheckpointConfig(Config):
-    """When to save, and how many checkpoints to keep."""
-
-    every_steps: int = Field(default=500, gt=0, description="a checkpoint after every so many steps, and at the end")
-    keep: int = Field(default=2, gt=0, description="checkpoints kept; older ones go after the newest is verified")
-    asynchronous: bool = Field(
-        default=False,
-        description="write while training goes on, from a copy in host memory (12 bytes per parameter); writing, "
-        "beside training or not, takes 0.5 GB more on each process, or twice the largest tensor",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

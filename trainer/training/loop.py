@@ -35,7 +35,7 @@ from trainer.control.controller import decide
 from trainer.evaluate.held_out import summary
 from trainer.mixture.ledger import BatchSize, Fact, Retire, Rollback, Segment, Shares
 from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, State
-from trainer.model.optimizer import TrainingConfig
+from trainer.model.config import TrainingConfig
 from trainer.training import checkpoint
 from trainer.training.run import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
 from trainer.training.slice_skew import composition_line, drawn_slices, warned_of_skew

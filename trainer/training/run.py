@@ -18,14 +18,15 @@ from trainer.base.records import (
     StepFigures,
 )
 from trainer.control.controller import ControlConfig
+from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.evidence.gradient_alignment import GradientPort
 from trainer.evaluate.evidence.source_value import SourceValuePort
-from trainer.evaluate.held_out import EvaluationConfig
 from trainer.evaluate.schedule import Times
 from trainer.mixture.ledger import Fact, Ledger
 from trainer.mixture.plan import Plan, State
 from trainer.tracking.journal import JournalWriter
 from trainer.training import checkpoint
+from trainer.training.config import CheckpointConfig
 from trainer.training.saver import Saver
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class Run:
     max_epochs: Mapping[str, float]  # of sources that are capped
     evaluation: EvaluationConfig
     control: ControlConfig
-    checkpoint: checkpoint.CheckpointConfig
+    checkpoint: CheckpointConfig
     folder: Path
     engine: Devices
     stream: BatchStream

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from trainer.data.loader import StepBatch
-    from trainer.model.optimizer import TrainingConfig
+    from trainer.model.config import TrainingConfig
 
 STAGES = (1, 2, 3)
 # What a launch may say: where things lie, what is sent when, what is told of it; and what is checked below.

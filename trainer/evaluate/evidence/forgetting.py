@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.base.records import FloatArray, Forgetting, IntArray
+from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.eval_batches import Part, Samples, Segment, derived_rng, reduced_nats, row_targets
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
@@ -30,7 +31,6 @@ from trainer.evaluate.evidence.source_value import (
     MOST_READ,
     MOST_ROWS,
     TRIAL_STEPS,
-    SourceValueConfig,
     SourceValueCounts,
     SourceValuePort,
     held_out_samples,

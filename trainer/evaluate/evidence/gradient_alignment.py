@@ -23,15 +23,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from pydantic import Field
 
-from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
 from trainer.base.records import Alignment, FloatArray
+from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
 from trainer.evaluate.eval_batches import Part, Ranks, Samples, Segment, derived_rng
 from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
-from trainer.evaluate.schedule import Enabled
 
 if TYPE_CHECKING:
     import torch
@@ -40,22 +38,7 @@ if TYPE_CHECKING:
 # The gradients of the held-out parts are kept at once, those of the sources go by one after the other: one part more
 # costs memory there (a number for each weight of this rank), and nothing here.
 HELD_OUT_PARTS, SOURCE_PARTS = 4, 8
-LEAST_SAMPLES, MOST_SAMPLES = 8, 128  # of each source, and of held-out text
-
-
-class GradientAlignmentConfig(Config):
-    """How much is spent on the gradients of the sources."""
-
-    enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
-    every_evaluations: int = Field(
-        default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
-    )
-    samples: int | None = Field(
-        default=None, ge=LEAST_SAMPLES, description="samples of each source and of held-out text; null: by budget"
-    )
-    max_compute_share: float = Field(
-        default=0.05, gt=0, le=1, description="most compute, as a part of the run's training"
-    )
+MOST_SAMPLES = 128  # of each source, and of held-out text
 
 
 class GradientReader(Protocol):
@@ -124,12 +107,13 @@ class TokenAlignment:
 
 
 def sized(config: GradientAlignmentConfig, *, num_sources: int, sequence_length: int, interval_tokens: int) -> int:
-    """Samples of each source and of held-out text that cost at most ``max_compute_share`` of the ``interval_tokens``
-    trained between two measurements. A stated number stays; below ``LEAST_SAMPLES`` nothing can be told, whatever the
-    budget.
+    """Samples of each source and of held-out text that fit the budget of one measurement.
+
+    They cost at most ``max_compute_share`` of the ``interval_tokens`` trained between two measurements. A number that
+    the recipe states stays; below ``FEWEST_ALIGNMENT_SAMPLES`` nothing can be measured, whatever the budget.
     """
     affordable = math.floor(config.max_compute_share * interval_tokens / sequence_length / (num_sources + 1))
-    return config.samples or min(max(affordable, LEAST_SAMPLES), MOST_SAMPLES)
+    return config.samples or min(max(affordable, FEWEST_ALIGNMENT_SAMPLES), MOST_SAMPLES)
 
 
 def cost_tokens(num_samples: int, *, num_sources: int, sequence_length: int) -> int:

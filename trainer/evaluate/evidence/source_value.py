@@ -24,12 +24,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from pydantic import Field
 
-from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
 from trainer.base.records import FloatArray, IntArray, SourceValue
+from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.eval_batches import (
     ForwardPort,
     Part,
@@ -41,7 +40,6 @@ from trainer.evaluate.eval_batches import (
     row_targets,
 )
 from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
-from trainer.evaluate.schedule import Enabled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,25 +53,6 @@ LEAST_READ, MOST_READ = 16, 512  # held-out samples that are read after each reh
 # 0.006 nats, the error over the rows read was 0.0024.
 DRAW_SCATTER = 2.5
 LEAST_SIGNIFICANCE = 3.0  # standard errors by which fresh text must gain, or the worth is not defined
-
-
-class SourceValueConfig(Config):
-    """How much is spent on evidence about the sources."""
-
-    enabled: Enabled = Field(default="auto", description="auto: when the policy asks for it")
-    every_evaluations: int = Field(
-        default=2, ge=1, description="readings of the held-out loss from one measurement to the next"
-    )
-    until: float = Field(
-        default=0.65, gt=0, le=1, description="progress after which nothing is measured: small steps tell little"
-    )
-    samples_per_step: int | None = Field(default=None, ge=1, description="samples of a rehearsed step; null: by budget")
-    held_out_samples: int | None = Field(
-        default=None, ge=4, description="held-out samples read after each rehearsal; null: by budget"
-    )
-    max_compute_share: float = Field(
-        default=0.10, gt=0, le=1, description="most compute, as a part of the run's training"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
