@@ -177,7 +177,7 @@ def continued(folder: Any) -> tuple[list[Any], list[Any], dict[str, Any], dict[s
     with bench() as on:
         on.step()
         on.step()
-        on.engine.snapshot(detached=False)(folder)
+        on.engine.capture(detached=False)(folder)
         state = on.stream.state
         expected = [on.step(), on.step()]
         expected_weights = on.weights()

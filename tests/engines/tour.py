@@ -34,7 +34,7 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(built)
     expected = dict(tiny_model().named_parameters())  # before the engine: ZeRO-3 deals out what is built after it
     with bench(micro_batch=2, global_batch=7, precision=precision) as on:
-        on.engine.snapshot(detached=False)(folder.with_name("begun"))
+        on.engine.capture(detached=False)(folder.with_name("begun"))
         whole = {name: torch.empty_like(parameter) for name, parameter in expected.items()}
         read(folder.with_name("begun"), {f"model.{name}": tensor for name, tensor in whole.items()})
         on.step()
@@ -56,7 +56,7 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
 
 def restored(on: Bench, folder: Path) -> tuple[Any, Any]:
     """Two steps after a snapshot, and the same two after it was restored, with all that is held in the end."""
-    on.engine.snapshot(detached=False)(folder)
+    on.engine.capture(detached=False)(folder)
     state = on.stream.state
     expected = [on.step(), on.step()], held(on)
     on.engine.restore(folder)
@@ -171,7 +171,7 @@ def leave(folder: Path) -> list[Any]:
     with bench(micro_batch=2, global_batch=7) as on:
         for _ in range(3):
             on.step()
-        on.engine.snapshot(detached=True)(folder)
+        on.engine.capture(detached=True)(folder)
         figures = [on.step(), on.step()]
         if on.engine.is_main:
             (folder / "after.json").write_text(json.dumps([(step.loss, step.grad_norm) for step in figures]))

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, training
 from trainer.base.errors import UserError
 from trainer.base.records import Alignment
-from trainer.evaluate.config import GradientAlignmentConfig
+from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
 from trainer.evaluate.eval_batches import Samples
 from trainer.evaluate.evidence.gradient_alignment import (
     HELD_OUT_PARTS,
-    LEAST_SAMPLES,
     MOST_SAMPLES,
     SOURCE_PARTS,
     TokenAlignment,
@@ -222,9 +221,9 @@ def test_the_cost_is_never_above_its_share_unless_at_the_least_samples(
 ) -> None:
     config = GradientAlignmentConfig(max_compute_share=part)
     samples = sized(config, num_sources=num_sources, sequence_length=length, interval_tokens=interval_tokens)
-    assert LEAST_SAMPLES <= samples <= MOST_SAMPLES
+    assert FEWEST_ALIGNMENT_SAMPLES <= samples <= MOST_SAMPLES
     paid = cost_tokens(samples, num_sources=num_sources, sequence_length=length)
-    assert samples == LEAST_SAMPLES or paid <= part * interval_tokens * (1 + 1e-9)
+    assert samples == FEWEST_ALIGNMENT_SAMPLES or paid <= part * interval_tokens * (1 + 1e-9)
     more = cost_tokens(samples + 1, num_sources=num_sources, sequence_length=length)
     assert samples == MOST_SAMPLES or more > part * interval_tokens * (1 - 1e-9)
 

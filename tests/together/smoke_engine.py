@@ -22,11 +22,11 @@ import torch
 from trainer.data.loader import Stream
 from trainer.engines import open_engine
 from trainer.evaluate.evidence.source_value import SourceValueCounts, read_source_value
+from trainer.evaluate.ports import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.plan import Cells, Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.config import TrainingConfig
-from trainer.training.run import Engine
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0

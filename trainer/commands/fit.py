@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from trainer.base.errors import UserError
 from trainer.base.failures import own_rank, say, say_last, warn
 from trainer.base.signals import Signals, StoppedEarly
+from trainer.evaluate.ports import Engine
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import assemble, build_language_model
 from trainer.runs.folder import (
@@ -44,7 +45,7 @@ from trainer.runs.watchdog import STOPPED_EARLY, Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.loop import train
-from trainer.training.run import Engine, Outcome, Run, RunState
+from trainer.training.run import Outcome, Run, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData

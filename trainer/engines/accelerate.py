@@ -280,7 +280,7 @@ class AccelerateEngine:
 
     # Keeping
 
-    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+    def capture(self, *, detached: bool) -> Callable[[Path], None]:
         """A function that writes this rank's part of weights and optimizer into a folder; all ranks call it.
         ``detached`` copies all to the host, so that training may go on meanwhile.
         """

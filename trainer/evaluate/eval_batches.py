@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trainer.base.heartbeat import beat
 from trainer.base.records import FloatArray, IntArray
+from trainer.evaluate.ports import ForwardPort, Ranks
 from trainer.model.loss import target_tokens, token_losses
 
 if TYPE_CHECKING:
@@ -25,39 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WIDTH_STEP = 8  # widths are multiples of 8: what tensor cores like, and few different shapes
-
-
-class Ranks(Protocol):
-    """Who shares out the rows."""
-
-    @property
-    def rank(self) -> int:
-        """This process."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes that share the rows."""
-        ...
-
-
-class ForwardPort(Ranks, Protocol):
-    """What a measurement needs of an engine."""
-
-    @property
-    def device(self) -> "torch.device":
-        """Where ids must lie."""
-        ...
-
-    def eval_logits(self, input_ids_BT: "Tensor") -> "Tensor":
-        """Logits [B, T, V] of int64 ids on ``device``: evaluation mode, no gradient, the run's autocast. All ranks call
-        it equally often.
-        """
-        ...
-
-    def reduce(self, array: FloatArray) -> FloatArray:
-        """The float64 array summed over all ranks, the same on each."""
-        ...
 
 
 class Part(Protocol):

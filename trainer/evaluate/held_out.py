@@ -18,7 +18,6 @@ from trainer.base.errors import UserError
 from trainer.base.records import Evaluation, FloatArray, IntArray
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import (
-    ForwardPort,
     Part,
     Rows,
     Samples,
@@ -31,6 +30,7 @@ from trainer.evaluate.eval_batches import (
     reduced_nats,
     row_targets,
 )
+from trainer.evaluate.ports import ForwardPort
 from trainer.evaluate.samples import live_segments
 
 FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.base.records import IntArray
-from trainer.evaluate.eval_batches import Part, Ranks, Samples, Segment, gather_samples, row_targets
+from trainer.evaluate.eval_batches import Part, Samples, Segment, gather_samples, row_targets
+from trainer.evaluate.ports import Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -81,7 +81,7 @@ class TrainerDevices:
 
     # Keeping
 
-    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+    def capture(self, *, detached: bool) -> Callable[[Path], None]:
         """A function that lets Lightning write what it needs to go on, each rank its part; all ranks call it."""
         if self.rolled_back_to is not None:
             return self._save_again

@@ -17,12 +17,13 @@ import pytorch_lightning as pl
 from typing_extensions import override
 
 from trainer.engines.deepspeed.engine import exact_weights
+from trainer.evaluate.ports import Engine
 from trainer.lightning.engine import LightningEngine, engine_on
 from trainer.lightning.strategies import ZERO_STAGES, shard, strategy_name, trainer_arguments
 from trainer.model.config import TrainingConfig
 from trainer.model.optimizer import build_optimizer
 from trainer.training.loop import Steps, launch
-from trainer.training.run import Engine, Outcome, Run, RunState
+from trainer.training.run import Outcome, Run, RunState
 
 if TYPE_CHECKING:
     import torch

@@ -15,12 +15,13 @@ from trainer.evaluate.evidence.gradient_alignment import TokenAlignment
 from trainer.evaluate.evidence.gradient_alignment import sized as alignment_samples
 from trainer.evaluate.evidence.source_value import SourceValueCounts, TokenSourceValue, held_out_samples, sized
 from trainer.evaluate.held_out import Reader, plan_validation
+from trainer.evaluate.ports import Engine
 from trainer.evaluate.schedule import times
 from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Cells, Plan
 from trainer.recipe import LoadedRecipe, Recipe
 from trainer.tracking.journal import JournalWriter
-from trainer.training.run import Engine, MeasurePlan, Run, RunState
+from trainer.training.run import MeasurePlan, Run, RunState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

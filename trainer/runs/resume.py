@@ -9,6 +9,7 @@ from typing_extensions import override
 from trainer.base.errors import UserError
 from trainer.control.controller import ControlConfig, initial_state
 from trainer.data.config import DataConfig
+from trainer.evaluate.ports import Devices
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
@@ -26,7 +27,7 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import AppendOnlyFile, cut, read
 from trainer.training import checkpoint
 from trainer.training.loop import starting_facts
-from trainer.training.run import Devices, RunState
+from trainer.training.run import RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData

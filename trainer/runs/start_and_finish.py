@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.base.heartbeat import beat
 from trainer.evaluate.held_out import summary, whole_part
+from trainer.evaluate.ports import Devices, Engine
 from trainer.recipe import Recipe
 from trainer.training import checkpoint
-from trainer.training.run import Devices, Engine, Outcome, Run, RunState
+from trainer.training.run import Outcome, Run, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData

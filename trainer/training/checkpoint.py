@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from trainer.base.errors import UserError
+from trainer.evaluate.ports import Writers
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -30,24 +31,6 @@ class Checkpoint:
     folder: Path
     step: int
     state: dict[str, Any]
-
-
-class Ranks(Protocol):
-    """The ranks that save together."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number among them; 0 publishes."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """Their number."""
-        ...
-
-    def gather(self, value: Any) -> list[Any]:
-        """(all) Every rank's value, by rank."""
-        ...
 
 
 T = TypeVar("T")
@@ -66,7 +49,7 @@ def save(
     state: dict[str, Any],
     keep: int,
     last_healthy_step: int,
-    ranks: Ranks,
+    ranks: Writers,
 ) -> tuple[Path, int]:
     """(all) Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts this rank's
     files into the folder it is given. Beside the newest ``keep``, the newest up to ``last_healthy_step`` stays, for a
@@ -94,7 +77,7 @@ def save(
     return folder, sum(int(entry["bytes"]) for entry in files.values())
 
 
-def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:
+def together(ranks: Writers, work: Callable[[], T]) -> list[T]:
     """(all) Every rank does its work; what came of it, by rank. OSError on all of them when one fails."""
     try:
         told: tuple[T | None, str | None] = work(), None
@@ -129,7 +112,7 @@ def _files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _mine(all_of_them: Sequence[T], ranks: Ranks) -> Sequence[T]:
+def _mine(all_of_them: Sequence[T], ranks: Writers) -> Sequence[T]:
     """This rank's part of what is dealt out."""
     return all_of_them[ranks.rank :: ranks.world_size]
 

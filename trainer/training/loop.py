@@ -33,11 +33,12 @@ from trainer.base.records import (
 )
 from trainer.control.controller import decide
 from trainer.evaluate.held_out import summary
+from trainer.evaluate.ports import Engine, PendingFigures
 from trainer.mixture.ledger import BatchSize, Fact, Retire, Rollback, Segment, Shares
 from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, State
 from trainer.model.config import TrainingConfig
 from trainer.training import checkpoint
-from trainer.training.run import Engine, Found, MeasurePlan, Outcome, PendingFigures, Run, RunState
+from trainer.training.run import Found, MeasurePlan, Outcome, Run, RunState
 from trainer.training.slice_skew import composition_line, drawn_slices, warned_of_skew
 from trainer.training.spikes import spike, with_latest
 
@@ -450,7 +451,7 @@ def save_checkpoint(run: Run, state: RunState) -> None:
     """
     finish_saving(run)
     started_s = time.monotonic()
-    write, writers = run.engine.snapshot(detached=run.checkpoint.asynchronous), run.engine.writers
+    write, writers = run.engine.capture(detached=run.checkpoint.asynchronous), run.engine.writers
     offsets = checkpoint.together(
         writers, lambda: {"journal_offset": run.journal.sync(), "ledger_offset": run.ledger_offset()}
     )

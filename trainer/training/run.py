@@ -10,109 +10,23 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 from trainer.base.records import (
     Alignment,
     Evaluation,
-    FloatArray,
     Forgetting,
     IntArray,
     SourceLoss,
     SourceValue,
-    StepFigures,
 )
 from trainer.control.controller import ControlConfig
 from trainer.evaluate.config import EvaluationConfig
-from trainer.evaluate.evidence.gradient_alignment import GradientPort
-from trainer.evaluate.evidence.source_value import SourceValuePort
+from trainer.evaluate.ports import Devices
 from trainer.evaluate.schedule import Times
 from trainer.mixture.ledger import Fact, Ledger
 from trainer.mixture.plan import Plan, State
 from trainer.tracking.journal import JournalWriter
-from trainer.training import checkpoint
 from trainer.training.config import CheckpointConfig
 from trainer.training.saver import Saver
 
 if TYPE_CHECKING:
-    import torch
-
     from trainer.data.loader import StepBatch
-
-
-class PendingFigures(Protocol):
-    """Figures of a step that may still be running on the device."""
-
-    def result(self) -> StepFigures:
-        """Wait for the step and return its figures."""
-        ...
-
-
-class Devices(Protocol):
-    """What a run needs of the devices between two steps. Verbs marked (all) are called by every rank together."""
-
-    @property
-    def rank(self) -> int:
-        """This process."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes."""
-        ...
-
-    @property
-    def device(self) -> "torch.device":
-        """Where tensors belong."""
-        ...
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this rank writes."""
-        ...
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of the model."""
-        ...
-
-    def reduce(self, array: FloatArray) -> FloatArray:
-        """(all) The float64 array summed over all ranks, the same on each."""
-        ...
-
-    def broadcast(self, value: Any) -> Any:
-        """(all) The main rank's value."""
-        ...
-
-    def gather(self, value: Any) -> list[Any]:
-        """(all) Every rank's value, by rank."""
-        ...
-
-    @property
-    def writers(self) -> checkpoint.Ranks:
-        """The ranks, over a channel that saving has for itself."""
-        ...
-
-    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
-        """(all) Collect model and optimizer; the function returned writes this rank's part into a folder, and all ranks
-        call it: at once, or, where ``detached``, in a thread while training goes on.
-        """
-        ...
-
-    def restore(self, folder: Path) -> None:
-        """(all) Load what ``snapshot`` wrote."""
-        ...
-
-
-class Engine(Devices, SourceValuePort, GradientPort, Protocol):
-    """Devices with a language model on them that can be trained."""
-
-    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingFigures:
-        """(all) One optimizer step on this rank's part of the global batch, launched."""
-        ...
-
-    def save_model(self, folder: Path) -> None:
-        """(all) Write the model as transformers loads it."""
-        ...
-
-    def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
-        """(all) Sampled continuations of each prompt, for a reader to look at; empty off the main rank."""
-        ...
 
 
 CONTROL_FORM = 3  # of the state of policy and guard; one of another form cannot be gone on with

@@ -154,7 +154,7 @@ class DeepSpeedEngine(AccelerateEngine):
         self._state.publish()
 
     @override
-    def snapshot(self, *, detached: bool) -> Callable[[Path], None]:
+    def capture(self, *, detached: bool) -> Callable[[Path], None]:
         """As everywhere; what is written is a copy in any case, of which each rank has whole weights."""
         dealt = self._state.dealt()
         return lambda folder: write(folder, dealt, self.writers)

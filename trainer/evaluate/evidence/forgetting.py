@@ -32,11 +32,11 @@ from trainer.evaluate.evidence.source_value import (
     MOST_ROWS,
     TRIAL_STEPS,
     SourceValueCounts,
-    SourceValuePort,
     held_out_samples,
     rows_of,
     trial_step,
 )
+from trainer.evaluate.ports import SourceValuePort
 from trainer.evaluate.samples import drawn, live_segments
 from trainer.evaluate.schedule import Times, times
 

@@ -18,9 +18,8 @@ Alignment sees the next step only (see ``source_value`` for what that misses), a
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,46 +27,17 @@ from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
 from trainer.base.records import Alignment, FloatArray
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
-from trainer.evaluate.eval_batches import Part, Ranks, Samples, Segment, derived_rng
+from trainer.evaluate.eval_batches import Part, Samples, Segment, derived_rng
+from trainer.evaluate.ports import GradientPort
 from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 # The gradients of the held-out parts are kept at once, those of the sources go by one after the other: one part more
 # costs memory there (a number for each weight of this rank), and nothing here.
 HELD_OUT_PARTS, SOURCE_PARTS = 4, 8
 MOST_SAMPLES = 128  # of each source, and of held-out text
-
-
-class GradientReader(Protocol):
-    """What gives gradients while an engine is set up for it."""
-
-    def __call__(
-        self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int
-    ) -> "Sequence[Tensor]":
-        """(all) This rank's part of the gradient of the mean loss on the rows of all ranks, in the units in which the
-        optimizer sees it; each weight is in one rank's part. Zero where it was not finite.
-        """
-        ...
-
-
-class GradientPort(Ranks, Protocol):
-    """What alignment needs of an engine; all ranks call it together, between two steps."""
-
-    @property
-    def device(self) -> "torch.device":
-        """Where ids must lie."""
-        ...
-
-    def reduce(self, array: FloatArray) -> FloatArray:
-        """The float64 array summed over all ranks, the same on each."""
-        ...
-
-    def scaled_gradients(self) -> AbstractContextManager[GradientReader]:
-        """Keep weights and optimizer, which are back bit for bit afterwards; inside, gradients can be read."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

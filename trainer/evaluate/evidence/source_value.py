@@ -17,11 +17,10 @@ without any gradient reads above 0 (0.67 in a toy run of 30 steps). That moves a
 # N rows, B rows of a batch, T tokens
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +29,6 @@ from trainer.base.heartbeat import beat
 from trainer.base.records import FloatArray, IntArray, SourceValue
 from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.eval_batches import (
-    ForwardPort,
     Part,
     Samples,
     Segment,
@@ -39,10 +37,11 @@ from trainer.evaluate.eval_batches import (
     reduced_nats,
     row_targets,
 )
+from trainer.evaluate.ports import SourceValuePort
 from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 FORWARD_COST = 1 / 3  # of a trained token
 # Of one rehearsal. Four steps separate shuffled from real text by a factor of 2 at step 80 of the pilot, eight by 3.
@@ -67,20 +66,6 @@ class SourceValueCounts:
         trial_steps = (num_sources + 1) * TRIAL_STEPS * self.samples_per_step
         read = (num_sources + 2) * self.held_out_samples * FORWARD_COST
         return (trial_steps + read) * sequence_length
-
-
-class SourceValuePort(ForwardPort, Protocol):
-    """What evidence needs of an engine beyond forwards; all ranks call it together, between two steps."""
-
-    def trial(self, *, rate_scale: float) -> "AbstractContextManager[Callable[[], None]]":
-        """Keep weights and optimizer: a call of the value, and leaving, bring them back bit for bit. Steps inside are
-        made at ``rate_scale`` times the present learning rate.
-        """
-        ...
-
-    def trial_step(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
-        """One optimizer step on the rows of all ranks; these are this rank's (int64)."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
