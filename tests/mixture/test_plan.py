@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.base.records import SHARE_ONE, Kind
-from trainer.mixture.apportion import capped_shares
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, from_record, to_record
 from trainer.mixture.plan import (
     SNAPSHOT_EVERY_STEPS,
@@ -21,7 +20,7 @@ from trainer.mixture.plan import (
     Plan,
     State,
 )
-from trainer.mixture.shares import rounded
+from trainer.mixture.shares import rounded, without_within_kinds
 
 KINDS: tuple[Kind, ...] = ("real", "synthetic")
 
@@ -304,8 +303,8 @@ def test_a_cut_drops_the_lag_and_says_so() -> None:
 def test_capped_sources_leave_their_share_to_their_kind() -> None:
     kinds: dict[str, Kind] = {"r1": "real", "r2": "real", "s": "synthetic"}
     shares = {"r1": 300_000, "r2": 100_000, "s": 600_000}
-    assert capped_shares(shares, kinds, {"r1"}) == {"r1": 0, "r2": 400_000, "s": 600_000}
-    assert capped_shares(shares, kinds, {"s"}) is None
+    assert without_within_kinds(shares, {"r1"}, kinds) == {"r1": 0, "r2": 400_000, "s": 600_000}
+    assert without_within_kinds(shares, {"s"}, kinds) is None
 
 
 def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypatch: pytest.MonkeyPatch) -> None:

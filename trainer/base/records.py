@@ -115,6 +115,10 @@ class Horizon:
     max_epochs: Mapping[str, float] = field(default_factory=dict)  # of sources that are capped
     probes_until: float | None = None  # progress of the last probe of what is forgotten; None: there are none
 
+    def rate_at(self, progress: float) -> float:
+        """The learning rate of the schedule at ``progress``; 0 where none is known."""
+        return float(self.rates[min(int(progress * len(self.rates)), len(self.rates) - 1)]) if len(self.rates) else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:

@@ -5,16 +5,17 @@ Every policy that moves shares takes the same two settings, so a bound means the
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from math import ceil, floor, fsum
+from math import fsum
 from typing import Annotated, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, SHARE_STEP
-from trainer.mixture.shares import FUZZ, NUM_STEPS, rounded
+from trainer.mixture.shares import FUZZ, rounded, thousandths_down, thousandths_up, within
+
+LEAST_WEIGHT = 1e-12  # of all: a weight of 0 keeps its floor, and can be scaled
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -71,30 +72,20 @@ def kept_within(
     that makes them sum to 1. ``least`` is the floor of a source that has none by name, and no more than what the
     source has in ``shares`` now. Ceilings that leave less than 1 in all (sources were cut) give way in proportion.
     """
-    names = list(weights)
-    weight_K = np.array([max(weights[name], 0.0) for name in names])
-    weight_K = np.maximum(weight_K / weight_K.sum(), 1e-12)  # a weight of 0 keeps its floor, and can be scaled
-    floor_K = np.array([_floor(bounds, name, shares.get(name, 0), least) for name in names])
-    ceiling_K = np.array([max(floor(bounds.ceilings.get(name, 1.0) * NUM_STEPS + FUZZ), 1) for name in names])
-    if ceiling_K.sum() < NUM_STEPS:
-        return _with_the_rest_at_zero(dict(zip(names, ceiling_K.tolist(), strict=True)), shares)
-    turns = np.sort(np.concatenate([[0.0], floor_K / weight_K, ceiling_K / weight_K]))
-    sums = np.array([np.clip(turn * weight_K, floor_K, ceiling_K).sum() for turn in turns])
-    scale = np.interp(NUM_STEPS, sums, turns)
-    share_K = np.clip(scale * weight_K, floor_K, ceiling_K)
-    return _with_the_rest_at_zero(dict(zip(names, share_K.tolist(), strict=True)), shares)
+    positive = normalized({name: max(weight, 0.0) for name, weight in weights.items()})
+    positive = {name: max(weight, LEAST_WEIGHT) for name, weight in positive.items()}
+    floors = {name: _floor(bounds, name, shares.get(name, 0), least) for name in weights}
+    ceilings = {name: max(thousandths_down(bounds.ceilings.get(name, 1.0)), SHARE_STEP) for name in weights}
+    bounded = within(positive, floors, ceilings, total=SHARE_ONE)
+    return rounded({name: bounded.get(name, 0.0) for name in shares})
 
 
 def _floor(bounds: Bounds, name: str, share: int, least: float) -> int:
     """In whole thousandths, at least one: a 0 is for good, and no policy means that. A floor by name always holds; the
     general one never forces a source up."""
     if name in bounds.floors:
-        return max(1, ceil(bounds.floors[name] * NUM_STEPS - FUZZ))
-    return max(1, min(share // SHARE_STEP, ceil(least * NUM_STEPS - FUZZ)))
-
-
-def _with_the_rest_at_zero(weights: Mapping[str, float], shares: Mapping[str, int]) -> dict[str, int]:
-    return rounded({name: weights.get(name, 0.0) for name in shares})
+        return max(SHARE_STEP, thousandths_up(bounds.floors[name]))
+    return max(SHARE_STEP, min(share // SHARE_STEP * SHARE_STEP, thousandths_up(least)))
 
 
 def normalized(weights: Mapping[str, float]) -> dict[str, float]:

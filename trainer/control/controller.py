@@ -15,7 +15,7 @@ from trainer.base.records import SHARE_ONE, Action, Decision, Kind, Observation,
 from trainer.control.guard import guard
 from trainer.control.guard.guard import GuardConfig
 from trainer.control.policies import POLICIES, ConstantConfig, PolicyConfig
-from trainer.control.shares import without
+from trainer.mixture.shares import without
 
 
 class ControlConfig(Config):

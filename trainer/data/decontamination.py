@@ -28,6 +28,8 @@ import numpy as np
 import rensa
 from numpy.typing import NDArray
 
+from trainer.base.hashing import splitmix64
+
 Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 
@@ -74,13 +76,6 @@ class Match:
     held_out: int
     kind: Literal["exact", "near"]
     jaccard: float
-
-
-def _mix(values: Hashes) -> Hashes:
-    """The finaliser of splitmix64: a bijection that spreads every input bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _normalized(text: str) -> bytes:
@@ -137,7 +132,7 @@ def _word_hashes(data: NDArray[np.uint8]) -> tuple[Hashes, Ints]:
     lengths = np.diff(np.append(first_kept, len(kept)))
     place = np.arange(len(kept)) - np.repeat(first_kept, lengths)
     codes = _BYTE_CODES.ravel()[(place & 63) * 256 + kept]
-    return _mix(np.add.reduceat(codes, first_kept)), starts
+    return splitmix64(np.add.reduceat(codes, first_kept)), starts
 
 
 def _shingle_keys(words: Hashes, offsets: Ints) -> Hashes:
@@ -151,11 +146,11 @@ def _shingle_keys(words: Hashes, offsets: Ints) -> Hashes:
         total = np.zeros(last, dtype=np.uint64)
         for place in range(SHINGLE_WORDS):
             total += words[place : place + last] * _WORD_CODES[place]
-        hashes = _mix(total[same]) >> np.uint64(64 - HASH_BITS)
+        hashes = splitmix64(total[same]) >> np.uint64(64 - HASH_BITS)
         keys.append((document_of[:last][same].astype(np.uint64) << np.uint64(HASH_BITS)) | hashes)
     for document in np.flatnonzero((num_words > 0) & (num_words < SHINGLE_WORDS)):
         few = words[offsets[document] : offsets[document + 1]]
-        hashed = _mix((few * _WORD_CODES[: len(few)]).sum(keepdims=True)) >> np.uint64(64 - HASH_BITS)
+        hashed = splitmix64((few * _WORD_CODES[: len(few)]).sum(keepdims=True)) >> np.uint64(64 - HASH_BITS)
         keys.append((np.uint64(document) << np.uint64(HASH_BITS)) | hashed)
     return np.concatenate(keys) if keys else np.zeros(0, np.uint64)
 
@@ -173,9 +168,9 @@ def shingle(texts: Sequence[str]) -> Shingles:
     word_offsets = np.concatenate([np.zeros(1, np.int64), np.searchsorted(starts, ends)])
     place = np.arange(len(words)) - np.repeat(word_offsets[:-1], np.diff(word_offsets))
     running = np.concatenate(
-        [np.zeros(1, np.uint64), np.cumsum(_mix(words + place.astype(np.uint64) * _PLACE_CODE), dtype=np.uint64)]
+        [np.zeros(1, np.uint64), np.cumsum(splitmix64(words + place.astype(np.uint64) * _PLACE_CODE), dtype=np.uint64)]
     )
-    exact = _mix(running[word_offsets[1:]] - running[word_offsets[:-1]])
+    exact = splitmix64(running[word_offsets[1:]] - running[word_offsets[:-1]])
     for document in np.flatnonzero(np.diff(word_offsets) == 0):
         exact[document] = int.from_bytes(hashlib.blake2b(encoded[document].strip(), digest_size=8).digest(), "little")
     keys = np.sort(_shingle_keys(words, word_offsets))
@@ -200,7 +195,7 @@ def _band_keys(hashes: Hashes, offsets: Ints) -> Hashes:
     digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(-1, BANDS, PERMUTATIONS // BANDS)
     keys = np.zeros(digests.shape[:2], dtype=np.uint64)
     for row in range(digests.shape[2]):
-        keys = _mix(keys * _PLACE_CODE + digests[:, :, row])
+        keys = splitmix64(keys * _PLACE_CODE + digests[:, :, row])
     banded: Hashes = keys + np.arange(BANDS, dtype=np.uint64) * _PLACE_CODE
     return banded
 

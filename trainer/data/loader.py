@@ -22,11 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.base.errors import UserError
+from trainer.base.hashing import splitmix64
 from trainer.base.records import IntArray
-from trainer.mixture.apportion import capped_shares
 from trainer.mixture.ledger import Fact, Shares
 from trainer.mixture.permutation import Words
 from trainer.mixture.plan import Batch, Cells, Plan, State
+from trainer.mixture.shares import without_within_kinds
 
 # Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks a batch of
 # 32 samples of 128 tokens takes a tenth of the time. A block is bounded by its tokens, for a decision throws blocks
@@ -91,15 +92,12 @@ def _batch_hash_keys(length: int) -> tuple[Words, np.uint64]:
 
 
 def sample_hashes(tokens: IntArray) -> Words:
-    """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then splitmix64's finaliser, so that
+    """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then ``splitmix64``, so that
     rows may be summed.
     """
     keys, constant = _batch_hash_keys(tokens.shape[1])
     # keys[0] + sum((token + 1) * key), without a copy of the tokens; matmul, with no BLAS for integers, is slower
-    word: Words = np.einsum("nt,t->n", tokens.view(np.uint64), keys) + constant
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+    return splitmix64(np.einsum("nt,t->n", tokens.view(np.uint64), keys) + constant)
 
 
 def by_segment(source: IntArray, segment: IntArray) -> Iterator[tuple[tuple[int, int], IntArray]]:
@@ -304,7 +302,7 @@ class Stream:
     def _cap(self, cap: _CapReached) -> Shares:
         kinds = dict(zip(self.plan.sources, self.plan.kinds, strict=True))
         names = ", ".join(f"{name} (max_epochs {self._max_epochs[name]:g})" for name in sorted(cap.sources))
-        shares = capped_shares(self.plan.shares(cap.step), kinds, set(cap.sources))
+        shares = without_within_kinds(self.plan.shares(cap.step), cap.sources, kinds)
         if shares is None:
             raise UserError(
                 f"before step {cap.step} {names} would go over its cap, "

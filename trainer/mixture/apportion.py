@@ -12,12 +12,9 @@ deadline whenever that is possible at all (Horn 1974; the same argument as propo
 so no source leaves the interval [floor X_i, ceil X_i].
 """
 
-from collections.abc import Mapping
-from fractions import Fraction
-
 import numpy as np
 
-from trainer.base.records import SHARE_ONE, SHARE_STEP, IntArray, Kind
+from trainer.base.records import SHARE_ONE, IntArray
 
 
 def apportion(due: IntArray, weights: IntArray, count: int, unit: int) -> IntArray:
@@ -78,25 +75,3 @@ def _with_total(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
         deficits[open_] += step if missing > 0 else -step
         missing = total - int(deficits.sum())
     return deficits
-
-
-def capped_shares(shares: Mapping[str, int], kinds: Mapping[str, Kind], spent: set[str]) -> dict[str, int] | None:
-    """Shares with the ``spent`` sources at 0 and the rest of each kind scaled up to the kind's share; None when a kind
-    has nobody left.
-    """
-    result: dict[str, int] = {}
-    for kind in ("real", "synthetic"):
-        total = sum(share for source, share in shares.items() if kinds[source] == kind)
-        left = {
-            source: share
-            for source, share in shares.items()
-            if kinds[source] == kind and source not in spent and share > 0
-        }
-        if total and not left:
-            return None
-        exact = {source: Fraction(total * share, sum(left.values())) for source, share in left.items()}
-        counts = {source: int(value // SHARE_STEP) * SHARE_STEP for source, value in exact.items()}
-        for source in sorted(exact, key=lambda source: counts[source] - exact[source])[: 1 if left else 0]:
-            counts[source] += total - sum(counts.values())
-        result |= {source: counts.get(source, 0) for source in shares if kinds[source] == kind}
-    return {source: result[source] for source in shares}

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.base.hashing import SPLITMIX_1, SPLITMIX_2
 from trainer.base.records import IntArray
 
 ORDER_VERSION = "feistel-1"
@@ -24,8 +25,6 @@ MIN_BITS = 4  # narrower halves leave too few round functions to shuffle two or 
 Words = NDArray[np.uint64]
 _Network = Callable[[Words, Words, Words, Words, Words], Words]
 
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's multipliers
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _SHIFT_1, _SHIFT_2 = np.uint64(32), np.uint64(29)
 
 
@@ -91,9 +90,9 @@ def _feistel_back(value: Words, keys: Words, low_bits: Words, low_mask: Words, h
 
 
 def _mix(half: Words, key: Words) -> Words:
-    word = (half + key) * _MIX_1
+    word = (half + key) * SPLITMIX_1
     word ^= word >> _SHIFT_1
     word += key
-    word *= _MIX_2
+    word *= SPLITMIX_2
     word ^= word >> _SHIFT_2
     return word

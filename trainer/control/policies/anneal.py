@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
-from trainer.mixture.shares import rounded
+from trainer.mixture.shares import rounded, with_real
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,7 +59,7 @@ def propose(config: AnnealConfig, state: dict[str, Any], observation: Observatio
         return state, Proposal(
             shares=dict(observation.shares), reason="Only one kind of data is left, so the shares stay."
         )
-    shares = rounded({**dict.fromkeys(observation.shares, 0.0), **_with_real(left, observation.kinds, real)})
+    shares = rounded({**dict.fromkeys(observation.shares, 0.0), **with_real(left, observation.kinds, real)})
     reason = (
         f"At progress {observation.progress:.3f} the real share is due to be {real:.3f}, "
         f"on its way to {config.real_share:g}."
@@ -72,19 +72,10 @@ def propose(config: AnnealConfig, state: dict[str, Any], observation: Observatio
 def mean_shares(config: AnnealConfig, start: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, float]:
     """The share of each source over the whole run, from its share at the start: both shapes are half way on average."""
     part = (config.end - config.start) / 2 + 1 - config.end
-    return _with_real(start, kinds, _real(config, start, kinds, part))
+    return with_real(start, kinds, _real(config, start, kinds, part))
 
 
 def _real(config: AnnealConfig, start: Mapping[str, float], kinds: Mapping[str, Kind], part: float) -> float:
     """The real share when a part of the change is made."""
     before = fsum(share for name, share in start.items() if kinds[name] == "real")
     return before + (config.real_share - before) * part
-
-
-def _with_real(start: Mapping[str, float], kinds: Mapping[str, Kind], real: float) -> dict[str, float]:
-    """``start`` scaled within each kind to this real share."""
-    wanted = {"real": real, "synthetic": 1 - real}
-    before = {kind: fsum(share for name, share in start.items() if kinds[name] == kind) for kind in wanted}
-    return {
-        name: share / before[kinds[name]] * wanted[kinds[name]] if share > 0 else 0.0 for name, share in start.items()
-    }

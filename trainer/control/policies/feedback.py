@@ -10,7 +10,7 @@ rests on a measurement of its own, so that one piece of noise cannot cut twice.
 """
 
 from collections.abc import Mapping
-from math import ceil, fsum
+from math import fsum
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, Share, check_bounds
 from trainer.control.source_scores import Standing, remember, standings
-from trainer.mixture.shares import FUZZ, rounded
+from trainer.mixture.shares import filled, rounded, thousandths_up
 
 
 class FeedbackConfig(Bounds):
@@ -70,7 +70,7 @@ def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str,
         floor = config.floor
         if kinds[name] == "real" and all_real > 0:
             floor = max(floor, config.real_floor * share / all_real)
-        floors[name] = min(share // SHARE_STEP * SHARE_STEP, _thousandth_up(config.floors.get(name, floor)))
+        floors[name] = min(share // SHARE_STEP * SHARE_STEP, thousandths_up(config.floors.get(name, floor)))
     return {"evaluations": [], "floors": floors}
 
 
@@ -130,10 +130,6 @@ def _judged(
         factors |= again
 
 
-def _thousandth_up(share: float) -> int:
-    return ceil(share * SHARE_ONE / SHARE_STEP - FUZZ) * SHARE_STEP
-
-
 def _factor(config: FeedbackConfig, standing: Standing) -> float:
     """What the share of a source is multiplied by: 1 unless it is condemned beyond ``config.z`` standard errors."""
     behind = standing.gap + config.z * standing.gap_standard_error + config.margin  # below 0: condemned
@@ -168,30 +164,16 @@ def _targets(
         for name, standing in found.items()
         if name in room and standing.gap > -config.gain_z * standing.gap_standard_error
     }
-    gains = _filled(amount, better, room)
+    gains = filled(amount, better, room)
     left = amount - fsum(gains.values())
     rest = {name: room[name] - gains.get(name, 0.0) for name in room}
-    for name, gain in _filled(left, {name: float(shares[name]) for name in room}, rest).items():
+    for name, gain in filled(left, {name: float(shares[name]) for name in room}, rest).items():
         gains[name] = gains.get(name, 0.0) + gain
     return {name: share - scale * freed.get(name, 0.0) + gains.get(name, 0.0) for name, share in shares.items()}
 
 
 def _ceiling(config: FeedbackConfig, name: str) -> float:
     return config.ceilings.get(name, 1.0) * SHARE_ONE
-
-
-def _filled(amount: float, weights: Mapping[str, float], room: Mapping[str, float]) -> dict[str, float]:
-    """``amount`` dealt in proportion to ``weights``, nobody above their ``room``: what one cannot take goes to the
-    others."""
-    gains = dict.fromkeys(weights, 0.0)
-    while True:
-        left = amount - fsum(gains.values())
-        open_ones = {name: weight for name, weight in weights.items() if gains[name] < room[name]}
-        if left <= FUZZ or not open_ones:
-            return gains
-        total = fsum(open_ones.values())
-        for name, weight in open_ones.items():
-            gains[name] = min(room[name], gains[name] + left * weight / total)
 
 
 def _evidence(

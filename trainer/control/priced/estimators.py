@@ -142,8 +142,7 @@ def _rehearsed(observation: Observation, names: Sequence[str]) -> tuple[FloatArr
         return None
     values, errors = np.array([one.value for one in found]), np.array([one.standard_error for one in found])
     gains = [one.fresh_gain for one in found if one.fresh_gain is not None and isfinite(one.fresh_gain)]
-    rates = observation.horizon.rates
-    rate = rates[min(int(observation.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
+    rate = observation.horizon.rate_at(observation.progress)
     unit = float(np.mean(gains)) / rate if len(gains) == len(found) and rate > 0 else None
     return values, np.diag(errors**2), unit
 

@@ -22,8 +22,7 @@ LONGEST_WAIT = 0.25  # of progress, from when probes are asked for
 
 def noted(probes: Sequence[dict[str, Any]], observation: Observation) -> list[dict[str, Any]]:
     """``probes`` and what this reading says of the curvature; what is not finite is passed over."""
-    rates = observation.horizon.rates
-    rate = rates[min(int(observation.progress * len(rates)), len(rates) - 1)] if len(rates) else 0.0
+    rate = observation.horizon.rate_at(observation.progress)
     found = (
         [] if rate <= 0 else [(one.value / rate, one.standard_error / rate) for one in observation.forgetting.values()]
     )

@@ -41,8 +41,8 @@ from trainer.control.priced.real_budget import (
     worthwhile_epochs,
 )
 from trainer.control.priced.spending_curve import Ahead, ahead, noise_rate
-from trainer.control.priced.trust_region import Pace, Step, divergence, step, within
-from trainer.mixture.shares import FUZZ, rounded
+from trainer.control.priced.trust_region import Pace, Step, divergence, step
+from trainer.mixture.shares import FUZZ, redistributed, rounded, within
 
 DITHER_EVALUATIONS = 40  # of which the spans are remembered
 # In sweeps on text (0.3 M parameters, rephrased encyclopedia entries) real shares that came to 7.4 epochs were best of
@@ -221,15 +221,9 @@ def _followed(state: dict[str, Any], observation: Observation) -> dict[str, Any]
 
 
 def _left(shares: Mapping[str, float], observation: Observation) -> dict[str, float]:
-    """``shares`` without sources that are not drawn now: what they had goes to the rest of their kind, or to all."""
-    left = {name: share if observation.shares.get(name, 0) > 0 else 0.0 for name, share in shares.items()}
-    for kind in ("real", "synthetic"):
-        of_kind = [name for name in shares if observation.kinds[name] == kind]
-        had, have = (fsum(table[name] for name in of_kind) for table in (shares, left))
-        for name in of_kind:
-            left[name] *= had / have if have else 0.0
-    total = fsum(left.values())
-    return {name: share / total for name, share in left.items()} if total else left
+    """``shares`` without sources that are not drawn now."""
+    gone = [name for name in shares if observation.shares.get(name, 0) == 0]
+    return redistributed(shares, gone, observation.kinds) or dict.fromkeys(shares, 0.0)
 
 
 def _parts(shares: Mapping[str, float], kinds: Mapping[str, Kind]) -> dict[str, float]:

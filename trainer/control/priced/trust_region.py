@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, fsum, log
 
-import numpy as np
-
 from trainer.control.priced.estimates import Estimate
 
 MOST_WIDENING = 100.0  # of the radius: at 0.02 that is enough to go from 0.8 to 0.01 at once
@@ -79,26 +77,3 @@ def _gone(shares: Mapping[str, float], way: Mapping[str, float], part: float) ->
     weights = {name: share * exp(part * way.get(name, 0.0)) for name, share in shares.items()}
     scale = fsum(shares.values()) / fsum(weights.values())
     return {name: weight * scale for name, weight in weights.items()}
-
-
-def within(
-    weights: Mapping[str, float], floors: Mapping[str, float], ceilings: Mapping[str, float], *, total: float
-) -> dict[str, float]:
-    """Shares that sum to ``total`` in proportion to ``weights`` as far as floors and ceilings allow.
-
-    s_k = min(c_k, max(f_k, scale w_k)) with the scale that makes the sum; where the bounds cannot meet the total they
-    give way in proportion.
-    """
-    names = [name for name, weight in weights.items() if weight > 0]
-    if not names:
-        return dict.fromkeys(weights, 0.0)
-    weight, least, most = (np.array([table[name] for name in names]) for table in (weights, floors, ceilings))
-    if least.sum() >= total:
-        found = least * total / least.sum()
-    elif most.sum() <= total:
-        found = most * total / most.sum()
-    else:
-        turns = np.sort(np.concatenate([least / weight, most / weight]))
-        sums = np.array([np.clip(turn * weight, least, most).sum() for turn in turns])
-        found = np.clip(float(np.interp(total, sums, turns)) * weight, least, most)
-    return {**dict.fromkeys(weights, 0.0), **dict(zip(names, found.tolist(), strict=True))}

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trainer.base.records import SHARE_ONE, Alignment, Horizon, Kind, Observation, Proposal
+from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, Share, check_bounds, drawn, kept_within, normalized
 
 
@@ -60,9 +60,7 @@ def propose(config: PikeConfig, state: dict[str, Any], observation: Observation)
         reason = f"No alignment was measured for {', '.join(missing)}." if missing else "It is too early."
         return state, Proposal(shares=dict(observation.shares), reason=reason)
     zeta_2 = (
-        config.zeta_1 * learning_rate(observation.horizon, observation.progress)
-        if config.zeta_2 is None
-        else config.zeta_2
+        config.zeta_1 * observation.horizon.rate_at(observation.progress) if config.zeta_2 is None else config.zeta_2
     )
     noise = {
         name: zeta_2 / config.zeta_1 * one.variance / (2 * observation.horizon.global_batch)
@@ -94,12 +92,6 @@ def propose(config: PikeConfig, state: dict[str, Any], observation: Observation)
     reason = f"The gradient of {max(values, key=values.__getitem__)} helps most on held-out real text, noise counted."
     shares = kept_within(config, weights, observation.shares, least=config.floor)
     return state, Proposal(shares=shares, reason=reason, evidence=evidence)
-
-
-def learning_rate(horizon: Horizon, progress: float) -> float:
-    """The learning rate of the schedule at ``progress``."""
-    index = min(int(progress * len(horizon.rates)), len(horizon.rates) - 1)
-    return float(horizon.rates[index])
 
 
 def _usable(one: Alignment | None) -> bool:
