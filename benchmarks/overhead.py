@@ -1,7 +1,7 @@
 """What evaluation and evidence cost in the quickstart at their defaults, from token counts: no clock is asked.
 
-A reading is a forward over held-out documents and a few samples of each source; evidence about the sources is a few
-rehearsals of a few steps, or the gradients of a few samples, which are measured here whether the policy asks or not.
+An evaluation is a forward over held-out documents and a few samples of each source; evidence about the sources is a few
+trial steps, or the gradients of a few samples; both are measured here whether or not the policy needs them.
 All are counted in tokens trained (forward and backward) over those that the run trains.
 """
 
@@ -67,18 +67,18 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
     return Result(
         title="compute of evaluation and evidence over that of the training, from token counts",
         figures=[
-            _part("a reading of held-out documents", read, EVALUATION_AT_MOST),
+            _part("one evaluation of held-out documents", read, EVALUATION_AT_MOST),
             _part("evidence about the sources", trial_steps, EVIDENCE_AT_MOST),
             _part("alignment of the sources", aligned, ALIGNMENT_AT_MOST),
-            _part("readings and alignments", read + aligned, STEERED_AT_MOST),
-            _part("readings and rehearsals", read + trial_steps),
+            _part("evaluations and alignments", read + aligned, STEERED_AT_MOST),
+            _part("evaluations and trial steps", read + trial_steps),
         ],
         details={
             "interval_tokens": interval_tokens,
             "evaluation_cost_tokens": evaluation,
             "source_value_cost_tokens": source_value,
             "alignment_cost_tokens": alignment,
-            "worth_measured_after_steps": measured_after,
+            "source_value_measured_after_steps": measured_after,
             "documents": len(documents),
         },
     )

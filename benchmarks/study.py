@@ -1,4 +1,4 @@
-"""Which source helps, which hurts, and what steering is worth: the quickstart in many variants.
+"""Which source helps, which hurts, and what control of the mixture gains: the quickstart in many variants.
 
 The table is made from the run folders, and from what is stored of cells whose folders are gone. Usage: ``python -m
 benchmarks.study [--jobs 2] [--only PREFIX] [--table]``.

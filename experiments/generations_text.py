@@ -369,7 +369,7 @@ def _row(arm: str, generation: int, found: Mapping[int, Any], firsts: Mapping[in
         str(len(losses)),
         spread(losses),
         spread(paired) if paired else "",
-        spread([max(one["report_slices"].values()) for one in cells]),
+        spread([max(one["test_slices"].values()) for one in cells]),
         f"{np.mean([one['final_shares']['real'] for one in cells]):.2f}",
         *_text([one["text"] for one in cells]),
     ]

@@ -157,7 +157,7 @@ def stored(loss, **changed):
     text = {"distinct": 0.5, "nats_per_token": 4.0, "easy": 0.2, "hard": 0.05}
     return {
         "test_nats_per_token": loss,
-        "report_slices": {"a": loss - 0.1, "b": loss + 0.2},
+        "test_slices": {"a": loss - 0.1, "b": loss + 0.2},
         "final_shares": {"real": 0.1},
         "text": text,
         **changed,
