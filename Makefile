@@ -1,8 +1,9 @@
 # Every target does the set-up it needs by itself: a machine with python3 (3.11 or newer) and make is enough.
 #   make demo    train the quickstart recipe        make test    the tests (make faults: the slow ones)
 #   make check   lint, types, import rules          make bench   measurements against other loaders and loops
+#   make docs    the documentation, into build/docs: generated pages are written anew, a warning is an error
 #   make parity  one recipe under every engine and launch: the same samples, decisions and losses
-#   make study   which source helps or hurts, and what steering is worth (40 runs, an hour or two; goes on where it stopped)
+#   make study   which source helps or hurts, and what control gains (40 runs, an hour or two; resumes where it stopped)
 #   make lab     control under known conditions: environments against their closed forms, every policy in worlds whose
 #                best possible is known, the guard's calibration (20 minutes), and the table of the runs on text
 #   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
@@ -16,7 +17,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WAND
 # glibc keeps the pages of large logits instead of handing them back each step: up to 1.5 times faster on a CPU.
 CPU_ENV := MALLOC_TOP_PAD_=200000000 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check bench lab parity study faults
+.PHONY: install demo test check docs bench lab parity study faults
 
 install: $(SETUP)
 
@@ -35,6 +36,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python -m docsite.picture
+	$(BIN)/python -m docsite
+	$(BIN)/zensical build --strict --clean
 
 bench: install
 	$(TEST_ENV) $(BIN)/python -m benchmarks

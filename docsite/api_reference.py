@@ -12,8 +12,9 @@ HEAD = """# Python API
 
 <!-- Written by `python -m docsite`; edit the docstrings in the code instead. -->
 
-Two modules are public: `trainer` runs recipes, `trainer.lightning` puts the mixture into a `LightningModule` of your own. What you write to
-extend the trainer (policies, filters, readers, measurements, trackers) is under [Extend](../extend/index.md).
+Two modules are public: `trainer` runs recipes, `trainer.lightning` puts the mixture into a `LightningModule` of your
+own. What you write to extend the trainer (policies, filters, readers, measurements, trackers) is under
+[Extend](../extend/index.md).
 """
 MODULES = (trainer, trainer.lightning)
 
@@ -23,7 +24,11 @@ def page() -> str:
     parts = [HEAD]
     for module in MODULES:
         parts.append(f"## {module.__name__}\n\n{_prose(module)}")
-        parts += [_entry(f"{module.__name__}.{name}", getattr(module, name)) for name in getattr(module, "__all__", ()) if name[0] != "_"]
+        parts += [
+            _entry(f"{module.__name__}.{name}", getattr(module, name))
+            for name in getattr(module, "__all__", ())
+            if name[0] != "_"
+        ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -54,8 +59,9 @@ def _short(function: Any) -> str:
 
 
 def _signature(name: str, thing: Any) -> str:
-    parameters = [f"    {_parameter(item)}," for item in inspect.signature(thing).parameters.values()]
-    keyword_only = [item.kind is inspect.Parameter.KEYWORD_ONLY for item in inspect.signature(thing).parameters.values()]
+    items = list(inspect.signature(thing).parameters.values())
+    parameters = [f"    {_parameter(item)}," for item in items]
+    keyword_only = [item.kind is inspect.Parameter.KEYWORD_ONLY for item in items]
     if any(keyword_only):
         parameters.insert(keyword_only.index(True), "    *,")
     returns = "" if inspect.isclass(thing) else _returns(thing)

@@ -56,6 +56,8 @@ def _row(parameter: Any) -> list[str] | None:
     is_option = parameter.param_type_name == "option"
     names = ", ".join(code(name) for name in parameter.opts) if is_option else code(parameter.metavar)
     value = "" if not is_option or parameter.is_flag else code(parameter.metavar or _type(parameter))
-    default = "" if parameter.default in (None, False, (), []) or callable(parameter.default) else code(parameter.default)
+    default = (
+        "" if parameter.default in (None, False, (), []) or callable(parameter.default) else code(parameter.default)
+    )
     required = parameter.required and not str(parameter.metavar).startswith("[")
     return [names, value, "**required**" if required else default, _paragraphs(parameter.help)]

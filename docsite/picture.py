@@ -1,7 +1,7 @@
 """The picture of the README: shares and losses of one quickstart run, as an SVG that reads on light and dark pages.
 
-``python -m docsite.picture RUN`` takes the figures of a run folder into docs/img/quickstart.json and draws them; without
-RUN it draws what is stored.
+``python -m docsite.picture RUN`` takes the figures of a run folder into docs/img/quickstart.json and draws them;
+without RUN it draws what is stored.
 """
 
 import argparse
@@ -18,7 +18,8 @@ EVERY = 20  # steps that a point of a training loss is the mean of
 COLORS = ("#2f81f7", "#2da44e", "#d29922", "#db61a2")
 WIDTH, HEIGHT, TOP, BOTTOM = 920, 330, 44, 290
 LEFT_PANEL, RIGHT_PANEL = (44, 420), (490, 774)
-STYLE = """.end{text-anchor:end}text{font:12px system-ui,sans-serif;fill:#57606a}.title{font-weight:600;fill:#24292f}.held{stroke:#24292f}
+STYLE = """.end{text-anchor:end}text{font:12px system-ui,sans-serif;fill:#57606a}
+.title{font-weight:600;fill:#24292f}.held{stroke:#24292f}
 .axis{stroke:#8c959f;stroke-width:1}.event{stroke:#57606a;stroke-dasharray:3 3}
 @media(prefers-color-scheme:dark){text{fill:#9198a1}.title{fill:#f0f6fc}.held{stroke:#f0f6fc}.event{stroke:#9198a1}}"""
 

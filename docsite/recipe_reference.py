@@ -20,8 +20,8 @@ HEAD = """# Recipe
 
 <!-- Written by `python -m docsite`; edit the descriptions in the code instead. -->
 
-Every key of a recipe. A key without a default is **required**. Unknown keys are errors. `NAME` stands for a name of your choice.
-Values are set on the command line with `--set`, for example `--set training.steps=200`.
+Every key of a recipe. A key without a default is **required**. Unknown keys are errors. `NAME` stands for a name of
+your choice. Values are set on the command line with `--set`, for example `--set training.steps=200`.
 The same as a JSON schema, for editors: `trainer recipes --schema`.
 """
 PLAIN = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path", type(None): "null"}
@@ -56,8 +56,8 @@ def page() -> str:
             body = f"The keys of [{home}](#{_anchor(home)})."
         parts.append(f"{level} {section.title}\n\n{body}")
     parts.append(
-        "## Keys that may change on resume\n\nEverything else must stay as it was; `trainer fit` shows the difference and"
-        " refuses.\n\n" + "\n".join(f"- `{key}`" for key in ALLOWED_ON_RESUME)
+        "## Keys that may change on resume\n\nEverything else must stay as it was; `trainer fit` shows the "
+        "difference and refuses.\n\n" + "\n".join(f"- `{key}`" for key in ALLOWED_ON_RESUME)
     )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -11,7 +11,7 @@ from experiments import generations_text, text_table
 
 STORED = {"benchmarks": ROOT / "benchmarks" / "results", "experiments": ROOT / "experiments" / "results"}
 CHANGES = {
-    "step": "step of 3σ",
+    "step": "step of 3 SD",
     "tail": "tail loss alone",
     "ramp": "slow rise",
     "slice": "one slice alone",
@@ -27,7 +27,9 @@ LAB_COLUMNS = {
 LAB_ARMS = {
     "odm rule=exp3": "odm, EXP3",
     "aioli ema=None": "aioli, no average",
-    "priced estimators=['alignment', 'dither'] curvature=1.0 real_epochs=1.0 real_floor=0.001": "priced, given `curvature`",
+    "priced estimators=['alignment', 'dither'] curvature=1.0 real_epochs=1.0 real_floor=0.001": (
+        "priced, given `curvature`"
+    ),
 }
 
 
@@ -110,7 +112,15 @@ def _faults() -> str:
             values = row["figures"].get(key)
             cells.append(f"{median(values):.3g} ({max(values):.3g})" if values else "")
         rows.append(cells)
-    head = ["fault", "promise", "kept", "cause named after, s", "all ended after, s", "steps until noticed", "steps lost"]
+    head = [
+        "fault",
+        "promise",
+        "kept",
+        "cause named after, s",
+        "all ended after, s",
+        "steps until noticed",
+        "steps lost",
+    ]
     return table(head, rows)
 
 
