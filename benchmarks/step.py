@@ -2,9 +2,10 @@
 
 The same model from the same seed, the same batches, fused AdamW, clipping, rate and loss function in all three. Ours
 is `loop.train` as a run calls it: stream with its background thread, engine, journal on disk; no evaluation and no
-checkpoint falls into the timed steps. The peers get their batches ready made. The loops take turns in blocks of steps in one
-process; each continues where it stopped. On a CPU a block counts as the median of its steps, on a GPU (where steps are
-only launched) as its whole time between two synchronizations. The GPU settings are left out where there is no GPU.
+checkpoint falls into the timed steps. The peers get their batches ready made. The loops take turns in blocks of steps
+in one process; each continues where it stopped. On a CPU a block counts as the median of its steps, on a GPU (where
+steps are only launched) as its whole time between two synchronizations. The GPU settings are left out where there is
+no GPU.
 """
 
 import tempfile
