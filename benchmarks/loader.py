@@ -28,7 +28,8 @@ from benchmarks.segments import starting_facts, write_segment
 from trainer.data.loader import Stream
 from trainer.data.store import PreparedSegment
 from trainer.mixture.ledger import Ledger
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 
 SAMPLES = 50_000  # of each source
 SIZES = ((1024, 32), (1024, 256), (128, 32), (128, 256))  # tokens of a sample, samples of a batch
@@ -79,7 +80,7 @@ def ours(spec: Spec) -> Iterator[torch.Tensor]:
         plan,
         {(name, 0): segment for name, segment in spec.segments.items()},
         state=plan.start(),
-        cells=Cells(rank=0, world_size=1, micro_batch=spec.batch),
+        partition=RankPartition(rank=0, world_size=1, micro_batch=spec.batch),
         sequence_length=length,
         padding=0,
     )

@@ -8,7 +8,8 @@ from statistics import median
 from benchmarks.figures import Figure, Result, figure
 from benchmarks.segments import starting_facts
 from trainer.mixture.ledger import Ledger
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 
 TURNS = 40
 SMALL, LARGE = 10**4, 10**12  # samples of a segment
@@ -26,7 +27,7 @@ def run(rounds: int = 7) -> Result:
     """Medians of ``TURNS`` batches each; every round plans other batches."""
     plan = plan_of(num_sources=64, global_batch=4096, num_samples=LARGE)
     huge = plan_of(num_sources=1000, global_batch=65_536, num_samples=LARGE)
-    cells = [Cells(rank=rank, world_size=16_384, micro_batch=4) for rank in (0, 9_999)]
+    cells = [RankPartition(rank=rank, world_size=16_384, micro_batch=4) for rank in (0, 9_999)]
     batch_ms, huge_ms, cell_us = [], [], []
     for _ in range(rounds):
         batch_ms.append(1e3 * _draw_s(plan, TURNS))

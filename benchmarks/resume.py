@@ -16,8 +16,10 @@ from benchmarks.figures import Figure, Result, alternated, figure, ratios
 from benchmarks.segments import write_segment
 from trainer.data.loader import Stream
 from trainer.data.store import PreparedSegment, PreparedSource
+from trainer.mixture.config import MixtureConfig
 from trainer.mixture.ledger import Shares
-from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Cells, MixtureConfig, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Plan
 from trainer.runs.resume import RecordedLedger, open_ledger, segment_facts
 from trainer.training.checkpoint import Checkpoint
 
@@ -75,7 +77,7 @@ def first_batch_s(folder: Path, segments: dict[str, PreparedSegment], saved: Che
         plan,
         {(name, 0): segment for name, segment in segments.items()},
         state=plan.state(saved.step + 1),
-        cells=Cells(rank=0, world_size=1, micro_batch=32),
+        partition=RankPartition(rank=0, world_size=1, micro_batch=32),
         sequence_length=LENGTH,
         padding=0,
     )

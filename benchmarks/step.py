@@ -27,7 +27,8 @@ from trainer.data.store import PreparedSegment
 from trainer.engines.accelerate import AccelerateEngine
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.ledger import Ledger
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.config import TrainingConfig
 from trainer.model.loss import normalized, token_losses
@@ -140,7 +141,7 @@ def open_stream(setting: Setting, segments: dict[str, PreparedSegment]) -> Strea
         plan,
         {(name, 0): segment for name, segment in segments.items()},
         state=plan.start(),
-        cells=Cells(rank=0, world_size=1, micro_batch=setting.batch),
+        partition=RankPartition(rank=0, world_size=1, micro_batch=setting.batch),
         sequence_length=setting.length,
         padding=0,
         pin_memory=setting.device == "cuda",

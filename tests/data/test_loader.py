@@ -17,7 +17,8 @@ from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind
 from trainer.data.loader import StepBatch, Stream, batch_hash, sample_hashes
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
-from trainer.mixture.plan import Cells, Plan, accumulation
+from trainer.mixture.partition import RankPartition, accumulation
+from trainer.mixture.plan import Plan
 
 LENGTH, PADDING, SEED = 4, 7, 3
 SIZES: dict[str, tuple[Kind, int]] = {"real": ("real", 20), "good": ("synthetic", 15), "bad": ("synthetic", 9)}
@@ -51,12 +52,13 @@ def plan_of(
 
 
 @contextmanager
-def stream_of(plan: Plan, *, cells: Cells | None = None, step: int = 1, **more: Any) -> Iterator[Stream]:
-    plan.refresh()
+def stream_of(plan: Plan, *, partition: RankPartition | None = None, step: int = 1, **more: Any) -> Iterator[Stream]:
     sizes = {segment.source: segment.num_samples for segment in plan.segments}
     stores = {(name, 0): Samples(number, size) for number, (name, size) in enumerate(sizes.items())}
-    cells = cells or Cells(rank=0, world_size=1, micro_batch=5)
-    stream = Stream(plan, stores, state=plan.state(step), cells=cells, sequence_length=LENGTH, padding=PADDING, **more)
+    partition = partition or RankPartition(rank=0, world_size=1, micro_batch=5)
+    stream = Stream(
+        plan, stores, state=plan.state(step), partition=partition, sequence_length=LENGTH, padding=PADDING, **more
+    )
     try:
         yield stream
     finally:
@@ -83,7 +85,7 @@ def test_every_row_knows_its_source_and_every_rank_the_targets_of_all(world_size
     seen: list[Counter[int]] = [Counter() for _ in range(9)]
     for rank in range(world_size):
         plan = plan_of(shares={**SHARES, "bad": 0, "good": 500_000})
-        with stream_of(plan, cells=Cells(rank=rank, world_size=world_size, micro_batch=2)) as stream:
+        with stream_of(plan, partition=RankPartition(rank=rank, world_size=world_size, micro_batch=2)) as stream:
             for counts in seen:
                 batch = stream.next()
                 expected = Counter({0: 0, 1: 0, 2: 0})
@@ -116,8 +118,8 @@ def test_dealing_out_changes_nothing_but_who_gets_what(world_size: int, micro_ba
     }
     parts: list[list[StepBatch]] = []
     for rank in range(world_size):
-        cells = Cells(rank=rank, world_size=world_size, micro_batch=micro_batch)
-        with stream_of(plan_of(global_batch=global_batch), cells=cells) as stream:
+        partition = RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch)
+        with stream_of(plan_of(global_batch=global_batch), partition=partition) as stream:
             parts.append([stream.next() for _ in range(4)])
     for step, batches in enumerate(zip(*parts, strict=True), start=1):
         assert sum((samples_in(batch) for batch in batches), Counter()) == planned(expected, step)
@@ -133,7 +135,7 @@ def test_dealing_out_changes_nothing_but_who_gets_what(world_size: int, micro_ba
 
 
 def test_padding_samples_are_padding_and_do_not_count_in_fed() -> None:
-    with stream_of(plan_of(global_batch=2), cells=Cells(rank=2, world_size=3, micro_batch=4)) as stream:
+    with stream_of(plan_of(global_batch=2), partition=RankPartition(rank=2, world_size=3, micro_batch=4)) as stream:
         batch = stream.next()
     assert batch.batch_hash == 0
     assert [micro.num_valid.tolist() for micro in batch.micro_batches] == [[0]]
@@ -259,7 +261,7 @@ def test_shares_of_zero_and_one_and_sources_of_one_sample_do_not_block(
     sizes: dict[str, tuple[Kind, int]], shares: dict[str, int]
 ) -> None:
     plan = plan_of(sizes, shares, 7)
-    with stream_of(plan, cells=Cells(rank=0, world_size=1, micro_batch=3)) as stream:
+    with stream_of(plan, partition=RankPartition(rank=0, world_size=1, micro_batch=3)) as stream:
         for step in range(1, 40):
             batch = stream.next()
             assert samples_in(batch).total() == 7
@@ -286,10 +288,9 @@ def test_an_error_of_a_store_reaches_whoever_asks_for_the_batch() -> None:
             raise OSError("the disk is gone")
 
     plan = plan_of()
-    plan.refresh()
     stores = {(name, 0): Broken(k, size) for k, (name, (_, size)) in enumerate(SIZES.items())}
-    cells = Cells(rank=0, world_size=1, micro_batch=4)
-    stream = Stream(plan, stores, state=plan.start(), cells=cells, sequence_length=LENGTH, padding=0)
+    partition = RankPartition(rank=0, world_size=1, micro_batch=4)
+    stream = Stream(plan, stores, state=plan.start(), partition=partition, sequence_length=LENGTH, padding=0)
     with pytest.raises(OSError, match="the disk is gone"):
         stream.next()
     stream.close()
@@ -301,8 +302,10 @@ def test_a_stream_over_a_memory_mapped_store_equals_reading_its_documents_one_by
     segments = {(name, 0): source.segments[0] for name, source in data.sources.items()}
     sizes = {name: (source.kind, source.segments[0].num_samples) for name, source in data.sources.items()}
     plan = plan_of(sizes, {"web": 700_000, "made": 300_000}, 10)
-    cells = Cells(rank=0, world_size=1, micro_batch=4)
-    stream = Stream(plan, segments, state=plan.start(), cells=cells, sequence_length=16, padding=data.end_of_document)
+    partition = RankPartition(rank=0, world_size=1, micro_batch=4)
+    stream = Stream(
+        plan, segments, state=plan.start(), partition=partition, sequence_length=16, padding=data.end_of_document
+    )
     for step in range(1, 30):
         rows = [
             row for micro in stream.next().micro_batches for row in zip(micro.input_ids, micro.num_valid, strict=True)

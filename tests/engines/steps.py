@@ -13,7 +13,8 @@ from trainer.data.loader import Stream
 from trainer.engines import open_engine
 from trainer.engines.accelerate import AccelerateEngine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.config import TrainingConfig
 
@@ -97,9 +98,9 @@ def bench(micro_batch: int = 3, global_batch: int = 12, **more: Any) -> Iterator
     model = tiny_model()
     engine = open_engine(model, training(micro_batch=micro_batch, **more), seed=SEED)
     plan = plan_of(global_batch)
-    cells = Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch)
+    partition = RankPartition(rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch)
     stores = {("real", 0): STORES[0], ("made", 0): STORES[1]}
-    stream = Stream(plan, stores, state=plan.start(), cells=cells, sequence_length=LENGTH, padding=0)
+    stream = Stream(plan, stores, state=plan.start(), partition=partition, sequence_length=LENGTH, padding=0)
     try:
         yield Bench(engine, model, stream)
     finally:

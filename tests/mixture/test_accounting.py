@@ -8,7 +8,8 @@ import pytest
 
 from trainer.base.records import SHARE_ONE
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.mixture.shares import rounded
 
 BATCH, STEPS, CHANGE_EVERY = 24, 120, 10
@@ -73,7 +74,7 @@ def test_every_micro_batch_of_every_rank_holds_its_part_and_all_of_them_the_batc
     cells = [
         cell
         for rank in range(world_size)
-        for cell in Cells(rank=rank, world_size=world_size, micro_batch=micro_batch).positions(BATCH)
+        for cell in RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch).positions(BATCH)
     ]
     for batch, counts in zip(batches, counts_of(batches), strict=True):
         dealt = np.array([np.bincount(batch.source[cell], minlength=len(KINDS)) for cell in cells])

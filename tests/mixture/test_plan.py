@@ -10,16 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.base.records import SHARE_ONE, Kind
+from trainer.mixture import lookups
+from trainer.mixture.advance import MissingSamplesError, State, rebased
+from trainer.mixture.config import MixtureConfig
+from trainer.mixture.draw import Batch
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, from_record, to_record
-from trainer.mixture.plan import (
-    SNAPSHOT_EVERY_STEPS,
-    Batch,
-    Cells,
-    MissingSamplesError,
-    MixtureConfig,
-    Plan,
-    State,
-)
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Plan
 from trainer.mixture.shares import rounded, without_within_kinds
 
 KINDS: tuple[Kind, ...] = ("real", "synthetic")
@@ -68,7 +65,6 @@ def test_synthetic_samples_are_the_nearest_integer_of_the_integral_through_every
 ) -> None:
     ledger, steps = case
     plan = Plan(0, ledger)
-    plan.refresh()
     synthetic = np.array([kind == "synthetic" for kind in plan.kinds])
     integral, drawn = 0, 0
     for state, batch, _ in walk(plan, steps):
@@ -88,7 +84,7 @@ def test_each_source_stays_within_one_sample_while_shares_stand_still(case: tupl
         shares = plan.shares(state.step)
         if shares != span_shares:  # a new span starts from the (clipped) lags
             span_shares = shares
-            due = plan._rebased(state).deficits.astype(object)
+            due = rebased(state, plan.terms(state.step)).deficits.astype(object)
             assert max(abs(due)) < SHARE_ONE
         counts = np.bincount(batch.source, minlength=len(plan.sources))
         due = due + np.array(list(shares.values())) * len(batch.source) - counts * SHARE_ONE
@@ -111,7 +107,6 @@ def test_a_late_decision_leaves_earlier_batches_alone(case: tuple[Ledger, int], 
     ledger, steps = case
     before = [batch for _, batch, _ in walk(Plan(0, ledger), steps)]
     plan = Plan(0, ledger)
-    plan.refresh()
     late = max(steps, ledger.facts[-1].step) + 1
     ledger.append(Shares(step=late, shares=rounded({s: shares_last[s] + 1 for s in plan.sources})))
     for old, (_, new, _) in zip(before, walk(Plan(0, ledger), steps), strict=True):
@@ -166,7 +161,7 @@ def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
 ) -> None:
     plan = Plan(0, ledger_of({f"s{i}": (KINDS[i % 2], 1000) for i in range(5)}, shares, global_batch))
     batch = plan.batch(1)
-    ranks = [Cells(rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
+    ranks = [RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
     dealt = [cell for rank in ranks for cell in rank.positions(global_batch)]
     assert len({len(rank.positions(global_batch)) for rank in ranks}) == 1
     assert sorted(itertools.chain.from_iterable(d.tolist() for d in dealt)) == list(range(global_batch))
@@ -183,7 +178,6 @@ def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(
 ) -> None:
     ledger, steps = case
     plan = Plan(3, ledger)
-    plan.refresh()
     used = [
         (k, e, i, s.step)
         for s, b, _ in walk(plan, steps)
@@ -192,8 +186,8 @@ def test_the_steps_that_used_a_sample_are_found_without_looking_at_every_batch(
     if with_snapshot:
         ledger.append(plan.snapshot(plan.state(max(steps, ledger.facts[-1].step))))
     for source, epoch, sample, step in used[:: max(1, len(used) // 20)]:
-        place = epoch * plan.segments[source].num_samples + plan.place_of(source, epoch, sample)
-        assert plan.step_that_draws(source, place) == step
+        place = epoch * plan.segments[source].num_samples + lookups.place_in_epoch(plan, source, epoch, sample)
+        assert lookups.step_that_draws(plan, source, place) == step
 
 
 def test_shares_of_zero_and_one_and_a_single_sample_run_without_end() -> None:
@@ -224,14 +218,14 @@ def test_sizes_and_epochs_are_those_of_the_live_segments() -> None:
     ledger.append(Segment(step=5, source="made", kind="synthetic", segment=1, num_samples=90))
     ledger.append(Retire(step=40, source="made", segment=0))
     plan = Plan(0, ledger)
-    assert [plan.live(step)["made"] for step in (4, 5, 39, 40)] == [(0,), (0, 1), (0, 1), (1,)]
-    assert [plan.sizes(step)["made"] for step in (4, 5, 40)] == [30, 120, 90]
-    assert plan.epochs(plan.state(4))["made"] == 12 / 30
-    assert plan.epochs(plan.state(5))["made"] == 16 / 120
-    both = plan.segment_epochs(plan.state(40))
+    assert [lookups.live_segments(plan, step)["made"] for step in (4, 5, 39, 40)] == [(0,), (0, 1), (0, 1), (1,)]
+    assert [lookups.live_sizes(plan, step)["made"] for step in (4, 5, 40)] == [30, 120, 90]
+    assert lookups.epochs(plan, plan.state(4))["made"] == 12 / 30
+    assert lookups.epochs(plan, plan.state(5))["made"] == 16 / 120
+    both = lookups.segment_epochs(plan, plan.state(40))
     assert both["made", 0] * 30 + both["made", 1] * 90 == pytest.approx(39 * 4)
-    assert plan.epochs(plan.state(40))["made"] == both["made", 1]
-    assert plan.epochs(plan.state(40))["real"] == 39 * 4 / 100
+    assert lookups.epochs(plan, plan.state(40))["made"] == both["made", 1]
+    assert lookups.epochs(plan, plan.state(40))["real"] == 39 * 4 / 100
 
 
 @given(case=ledgers_with_changes(), joins=st.integers(2, 60), kind=st.sampled_from(KINDS), share=st.integers(1, 900))
@@ -295,7 +289,7 @@ def test_a_cut_drops_the_lag_and_says_so() -> None:
     )
     ledger.append(Shares(step=2, shares={"a": 0, "b": 600_000, "r": 400_000}))
     plan = Plan(0, ledger)
-    changes = {change.source: change for change in plan.deficit_changes(plan.state(2))}
+    changes = {change.source: change for change in lookups.deficit_changes(plan, plan.state(2))}
     assert changes["a"].before != 0
     assert changes["a"].after == 0
 
@@ -321,8 +315,8 @@ def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypa
     )
     ledger.append(plan.snapshot(far))
     counted = []
-    advance = Plan._advance
-    monkeypatch.setattr(Plan, "_advance", lambda self, state: counted.append(state.step) or advance(self, state))
+    count = Plan.counted
+    monkeypatch.setattr(Plan, "counted", lambda self, state: counted.append(state.step) or count(self, state))
     plan.batch(1_000_001 + 400)
     assert len(counted) == 401 <= SNAPSHOT_EVERY_STEPS
 
@@ -356,7 +350,7 @@ def test_a_source_that_is_ahead_at_a_tiny_share_does_not_starve_the_others() -> 
     plan = Plan(0, ledger)
     for state, batch, _ in walk(plan, 40):
         if state.step == 4:
-            due = plan._rebased(state).deficits.astype(object)
+            due = rebased(state, plan.terms(state.step)).deficits.astype(object)
         if state.step >= 4:
             counts = np.bincount(batch.source, minlength=7)
             due = due + np.array(list(plan.shares(state.step).values())) * 17 - counts * SHARE_ONE

@@ -24,7 +24,8 @@ from trainer.engines import open_engine
 from trainer.evaluate.evidence.source_value import SourceValueCounts, read_source_value
 from trainer.evaluate.ports import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.model.build import ModelConfig, build_model
 from trainer.model.config import TrainingConfig
 
@@ -106,7 +107,7 @@ def open_stream(plan: Plan, *, first_step: int, rank: int, world_size: int, micr
         plan,
         {(name, 0): store for name, store in STORES.items()},
         state=plan.state(first_step),
-        cells=Cells(rank=rank, world_size=world_size, micro_batch=micro_batch),
+        partition=RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch),
         sequence_length=LENGTH,
         padding=END,
     )

@@ -16,6 +16,7 @@ from tests.together.launches import (
     write_documents,
     write_recipe,
 )
+from trainer.mixture import lookups
 from trainer.tools.audit import open_run, slots_of
 
 BESIDE, INSTEAD, STEPS = 13, 25, 40  # from these steps on a second and a third segment of `good` are drawn
@@ -207,7 +208,7 @@ def test_what_has_joined_cannot_change_and_what_comes_later_can(growing: Place, 
 
 def test_epochs_and_drawn_slices_follow_the_segments(joined: Path) -> None:
     run, epochs = open_run(joined), by_step(joined, "epochs")
-    segment = run.plan.segments[run.plan.segment_index("good", 2)]
+    segment = run.plan.segments[lookups.segment_index(run.plan, "good", 2)]
     counts = by_step(joined, "counts")
     since = sum(counts[step]["good"] for step in range(INSTEAD, STEPS + 1))
     assert epochs[STEPS]["good"] == pytest.approx(since / segment.num_samples)

@@ -84,7 +84,7 @@ def test_a_rollback_restores_weights_and_optimizer(rolled_back: Path) -> None:
     """The steps after it are repeated by a fresh engine that starts from the checkpoint it went back to."""
     from trainer.data.loader import Stream
     from trainer.engines.accelerate import AccelerateEngine
-    from trainer.mixture.plan import Cells
+    from trainer.mixture.partition import RankPartition
     from trainer.model.build import build_model
 
     line = lines(rolled_back, "rollback")[0]
@@ -104,7 +104,7 @@ def test_a_rollback_restores_weights_and_optimizer(rolled_back: Path) -> None:
         run.plan,
         {(name, 0): source.segments[0] for name, source in data.sources.items()},
         state=run.plan.state(line["step"] + 1),
-        cells=Cells(rank=0, world_size=1, micro_batch=run.recipe.training.micro_batch),
+        partition=RankPartition(rank=0, world_size=1, micro_batch=run.recipe.training.micro_batch),
         sequence_length=data.sequence_length,
         padding=data.end_of_document,
     )

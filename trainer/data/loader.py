@@ -24,9 +24,13 @@ from numpy.typing import NDArray
 from trainer.base.errors import UserError
 from trainer.base.hashing import splitmix64
 from trainer.base.records import IntArray
+from trainer.mixture import lookups
+from trainer.mixture.advance import State
+from trainer.mixture.draw import Batch
 from trainer.mixture.ledger import Fact, Shares
+from trainer.mixture.partition import RankPartition
 from trainer.mixture.permutation import Words
-from trainer.mixture.plan import Batch, Cells, Plan, State
+from trainer.mixture.plan import Plan
 from trainer.mixture.shares import without_within_kinds
 
 # Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks a batch of
@@ -137,9 +141,9 @@ class _Layout:
     width: int
 
     @classmethod
-    def of(cls, cells: Cells, global_batch: int) -> Self:
-        parts = cells.positions(global_batch)
-        width = -(-global_batch // (cells.world_size * len(parts)))
+    def of(cls, partition: RankPartition, global_batch: int) -> Self:
+        parts = partition.positions(global_batch)
+        width = -(-global_batch // (partition.world_size * len(parts)))
         rows = np.concatenate([m * width + np.arange(len(part)) for m, part in enumerate(parts)])
         return cls(np.concatenate(parts), rows, len(parts), width)
 
@@ -162,7 +166,7 @@ class Stream:
         stores: Mapping[tuple[str, int], SampleStore],
         *,
         state: State,
-        cells: Cells,
+        partition: RankPartition,
         sequence_length: int,
         padding: int,
         max_epochs: Mapping[str, float] | None = None,
@@ -173,7 +177,7 @@ class Stream:
         self._length, self._padding, self._pin = sequence_length, padding, pin_memory
         self._max_epochs = dict(max_epochs or {})
         self._ahead = state  # touched by the worker alone, except while it idles after a flush
-        self._layout = lru_cache(maxsize=4)(partial(_Layout.of, cells))
+        self._layout = lru_cache(maxsize=4)(partial(_Layout.of, partition))
         self._ready: deque[StepBatch | _CapReached] = deque()
         self._pending: deque[Future[list[StepBatch | _CapReached]]] = deque()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
@@ -193,7 +197,7 @@ class Stream:
             if isinstance(ready, StepBatch):
                 self.state = ready.after
                 return replace(ready, capped=capped) if capped else ready
-            epochs = self.plan.epochs(self.state)
+            epochs = lookups.epochs(self.plan, self.state)
             capped |= {name: epochs[name] for name in sorted(ready.sources)}
             self.append([self._cap(ready)])
 
@@ -295,7 +299,7 @@ class Stream:
     def _spent(self, after: State) -> frozenset[str]:
         if not self._max_epochs:
             return frozenset()
-        epochs = self.plan.epochs(after)
+        epochs = lookups.epochs(self.plan, after)
         shares = self.plan.shares(after.step - 1)
         return frozenset(name for name, most in self._max_epochs.items() if shares[name] > 0 and epochs[name] > most)
 

@@ -23,8 +23,12 @@ from trainer.base.errors import UserError
 from trainer.base.records import Kind
 from trainer.data.loader import StepBatch
 from trainer.engines.accelerate import seed_dropout, step_seed
+from trainer.mixture.advance import State
+from trainer.mixture.config import MixtureConfig
+from trainer.mixture.draw import Batch
 from trainer.mixture.ledger import Fact, Segment
-from trainer.mixture.plan import Batch, Cells, MixtureConfig, Plan, State
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.training.loop import Steps
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -187,12 +191,12 @@ class Batches(NoBatches):
             # all that is random in a step follows from its number, so that a resume needs no saved state
             seed_dropout(step_seed(run.seed, step.step, devices.rank), devices.device)
             size = len(step.plan.source)
-            cells = Cells(
+            partition = RankPartition(
                 rank=devices.rank,
                 world_size=devices.world_size,
                 micro_batch=size // (devices.world_size * self._accumulation),
             )
-            for places in cells.positions(size):
+            for places in partition.positions(size):
                 samples = self._mixture.rows(step.plan, places.tolist(), names)
                 self.batch_hash = (self.batch_hash + sum(map(sample_hash, samples))) % (1 << 64)
                 yield self._mixture.collate(samples)

@@ -21,7 +21,7 @@ from trainer.base.errors import UserError
 from trainer.control.controller import ControlConfig
 from trainer.data.config import DataConfig
 from trainer.evaluate.config import EvaluationConfig
-from trainer.mixture.plan import MixtureConfig
+from trainer.mixture.config import MixtureConfig
 from trainer.model.build import ModelConfig
 from trainer.model.config import TrainingConfig
 from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes

@@ -23,7 +23,7 @@ from trainer.control.priced.real_budget import least_capped
 from trainer.data.config import DataConfig, SourceConfig
 from trainer.data.files import local_files
 from trainer.evaluate.config import EvaluationConfig
-from trainer.mixture.plan import MixtureConfig
+from trainer.mixture.config import MixtureConfig
 from trainer.model.build import ModelConfig, transformers_config
 from trainer.recipe.loading import Document, KeyPath, dotted
 from trainer.recipe.messages import nearest

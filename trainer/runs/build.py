@@ -18,7 +18,8 @@ from trainer.evaluate.held_out import Reader, plan_validation
 from trainer.evaluate.ports import Engine
 from trainer.evaluate.schedule import times
 from trainer.mixture.ledger import Fact
-from trainer.mixture.plan import Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.recipe import LoadedRecipe, Recipe
 from trainer.tracking.journal import JournalWriter
 from trainer.training.run import MeasurePlan, Run, RunState
@@ -67,7 +68,9 @@ def assemble(  # noqa: PLR0913 - the parts of a run, each made elsewhere
         plan,
         segments,
         state=plan.state(state.step + 1),
-        cells=Cells(rank=engine.rank, world_size=engine.world_size, micro_batch=recipe.training.micro_batch),
+        partition=RankPartition(
+            rank=engine.rank, world_size=engine.world_size, micro_batch=recipe.training.micro_batch
+        ),
         sequence_length=data.sequence_length,
         padding=data.end_of_document,
         max_epochs={} if replays else recipe.mixture.max_epochs,

@@ -10,6 +10,7 @@ from trainer.base.errors import UserError
 from trainer.control.controller import ControlConfig, initial_state
 from trainer.data.config import DataConfig
 from trainer.evaluate.ports import Devices
+from trainer.mixture.config import MixtureConfig
 from trainer.mixture.ledger import (
     BatchSize,
     Fact,
@@ -22,7 +23,7 @@ from trainer.mixture.ledger import (
     from_record,
     to_record,
 )
-from trainer.mixture.plan import MixtureConfig, accumulation
+from trainer.mixture.partition import accumulation
 from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import AppendOnlyFile, cut, read
 from trainer.training import checkpoint

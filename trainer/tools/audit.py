@@ -15,8 +15,11 @@ import numpy as np
 
 from trainer.base.errors import UserError
 from trainer.data.config import segment_name
+from trainer.mixture import lookups
+from trainer.mixture.draw import Batch
 from trainer.mixture.ledger import Ledger, Topology, from_record
-from trainer.mixture.plan import Batch, Cells, Plan
+from trainer.mixture.partition import RankPartition
+from trainer.mixture.plan import Plan
 from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import read
 from trainer.training import checkpoint
@@ -70,7 +73,6 @@ def open_run(folder: Path) -> RunFolder:
     recipe = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
     facts = [from_record(record) for record in read(folder / "ledger.jsonl")]
     plan = Plan(recipe.seed, Ledger(facts))
-    plan.refresh()
     batch_hash, store = {}, None
     for line in read(folder / "journal.jsonl"):
         if line["kind"] == "step":
@@ -116,12 +118,12 @@ def predicted_batch_hash(run: RunFolder, step: int, data: "PreparedData") -> int
 def uses_of(run: RunFolder, source: str, sample: int, segment: int = 0) -> Iterator[tuple[int, Slot]]:
     """Steps that used a sample, with its slot, in order: one search per epoch, from the nearest snapshot."""
     plan = run.plan
-    index = plan.segment_index(source, segment)
+    index = lookups.segment_index(plan, source, segment)
     size, drawn = plan.segments[index].num_samples, int(plan.state(run.last_step + 1).cursors[index])
     for epoch in range(-(-drawn // size)):
-        place = epoch * size + plan.place_of(index, epoch, sample)
+        place = epoch * size + lookups.place_in_epoch(plan, index, epoch, sample)
         if place < drawn:
-            step = plan.step_that_draws(index, place)
+            step = lookups.step_that_draws(plan, index, place)
             yield from (
                 (step, slot)
                 for slot in slots_of(run, step)
@@ -163,7 +165,7 @@ def show_sample(run: RunFolder, name: str, *, as_json: bool) -> str:
     data = run.prepared()
     is_number = wanted.isdecimal()  # isdigit also takes superscripts, which are no number
     samples = [int(wanted)] if is_number else _samples_of_document(data, source, segment, wanted.removeprefix("id="))
-    size = run.plan.segments[run.plan.segment_index(source, segment)].num_samples
+    size = run.plan.segments[lookups.segment_index(run.plan, source, segment)].num_samples
     if max(samples) >= size:
         raise UserError(f"{segment_name(source, segment)} has samples 0 to {size - 1}", got=wanted)
     uses = [(step, slot) for sample in samples for step, slot in uses_of(run, source, sample, segment)]
@@ -290,8 +292,8 @@ def _ranks(run: RunFolder, batch: Batch) -> "np.ndarray[Any, np.dtype[np.int64]]
     topology = [fact for fact in run.topologies if fact.step <= batch.step][-1]
     ranks = np.zeros(len(batch.source), dtype=np.int64)
     for rank in range(topology.world_size):
-        for cell in Cells(rank=rank, world_size=topology.world_size, micro_batch=topology.micro_batch).positions(
-            len(ranks)
-        ):
+        for cell in RankPartition(
+            rank=rank, world_size=topology.world_size, micro_batch=topology.micro_batch
+        ).positions(len(ranks)):
             ranks[cell] = rank
     return ranks

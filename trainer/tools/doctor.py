@@ -385,7 +385,8 @@ def _first_batch(loaded: "LoadedRecipe", data: "PreparedData") -> tuple[dict[str
 
     from trainer.data.loader import Stream
     from trainer.mixture.ledger import Ledger
-    from trainer.mixture.plan import Cells, Plan
+    from trainer.mixture.partition import RankPartition
+    from trainer.mixture.plan import Plan
     from trainer.runs.resume import segment_facts
     from trainer.training.loop import starting_facts
 
@@ -397,7 +398,7 @@ def _first_batch(loaded: "LoadedRecipe", data: "PreparedData") -> tuple[dict[str
         plan,
         {(name, n): part for name, source in data.sources.items() for n, part in enumerate(source.segments)},
         state=plan.state(1),
-        cells=Cells(rank=0, world_size=1, micro_batch=recipe.training.micro_batch),
+        partition=RankPartition(rank=0, world_size=1, micro_batch=recipe.training.micro_batch),
         sequence_length=data.sequence_length,
         padding=data.end_of_document,
     )

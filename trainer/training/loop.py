@@ -34,8 +34,10 @@ from trainer.base.records import (
 from trainer.control.controller import decide
 from trainer.evaluate.held_out import summary
 from trainer.evaluate.ports import Engine, PendingFigures
+from trainer.mixture import lookups
+from trainer.mixture.advance import State
 from trainer.mixture.ledger import BatchSize, Fact, Retire, Rollback, Segment, Shares
-from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, State
+from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS
 from trainer.model.config import TrainingConfig
 from trainer.training import checkpoint
 from trainer.training.run import Found, MeasurePlan, Outcome, Run, RunState
@@ -169,7 +171,7 @@ def _note_caps(run: Run, batch: "StepBatch") -> None:
 
 
 def _note_deficits(run: Run, state: State) -> None:
-    for change in run.plan.deficit_changes(state):
+    for change in lookups.deficit_changes(run.plan, state):
         run.journal.write(
             "deficit",
             state.step - 1,
@@ -216,7 +218,7 @@ def _settle(run: Run, state: RunState, launched: InFlightStep, *, since_s: float
         tokens=batch.target_tokens,
         counts=dict(zip(plan.sources, counts, strict=True)),
         shares=plan.shares(batch.step),
-        epochs=plan.epochs(batch.after),
+        epochs=lookups.epochs(plan, batch.after),
         batch_hash=str(figures.batch_hash),
         updated=figures.updated,
         seconds=time.monotonic() - since_s,
@@ -306,7 +308,7 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
 def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunState, Outcome | None]:
     started_s = time.monotonic()
     beat("evaluating")
-    evaluation = run.reader.read(run.engine, step=state.step, live=run.plan.live(state.step + 1))
+    evaluation = run.reader.read(run.engine, step=state.step, live=lookups.live_segments(run.plan, state.step + 1))
     source_value = {} if last else _measured(run, state, run.source_value)
     alignment = {} if last else _measured(run, state, run.alignment)
     forgetting = {} if last else _measured(run, state, run.forgetting)
@@ -336,7 +338,7 @@ def _measured(run: Run, state: RunState, plan: MeasurePlan[Found] | None) -> Map
     """Evidence about the sources that are drawn, from the segments that are, where it is due."""
     if plan is None or not plan.times.due(state.step, state.position):
         return {}
-    shares, live = run.plan.shares(state.step + 1), run.plan.live(state.step + 1)
+    shares, live = run.plan.shares(state.step + 1), lookups.live_segments(run.plan, state.step + 1)
     return plan.measure(
         run.engine,
         step=state.step,
@@ -356,7 +358,7 @@ def _decide(run: Run, state: RunState, evaluation: Evaluation, evidence: Evidenc
                 num_steps=run.num_steps,
                 global_batch=run.plan.global_batch(state.step + 1),
                 rates=run.rates,
-                num_samples=run.plan.sizes(state.step + 1),
+                num_samples=lookups.live_sizes(run.plan, state.step + 1),
                 max_epochs=run.max_epochs,
                 probes_until=None if run.forgetting is None else run.forgetting.times.last / run.num_steps,
             ),
@@ -367,8 +369,8 @@ def _decide(run: Run, state: RunState, evaluation: Evaluation, evidence: Evidenc
             source_value=evidence.source_value,
             shares=run.plan.shares(state.step + 1),
             kinds=dict(zip(run.plan.sources, run.plan.kinds, strict=True)),
-            epochs=run.plan.epochs(run.stream.state),
-            live=run.plan.live(state.step + 1),
+            epochs=lookups.epochs(run.plan, run.stream.state),
+            live=lookups.live_segments(run.plan, state.step + 1),
         )
         decided = decide(run.control, dict(state.control), seen)
     control, decision = run.engine.broadcast(decided)

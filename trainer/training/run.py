@@ -19,8 +19,9 @@ from trainer.control.controller import ControlConfig
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.ports import Devices
 from trainer.evaluate.schedule import Times
+from trainer.mixture.advance import State
 from trainer.mixture.ledger import Fact, Ledger
-from trainer.mixture.plan import Plan, State
+from trainer.mixture.plan import Plan
 from trainer.tracking.journal import JournalWriter
 from trainer.training.config import CheckpointConfig
 from trainer.training.saver import Saver

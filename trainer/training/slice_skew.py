@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+from trainer.mixture import lookups
 from trainer.training.run import Run, RunState
 from trainer.training.slice_composition import Composition, composition
 
@@ -13,7 +14,7 @@ def drawn_slices(run: Run) -> Composition | None:
     """
     if not run.slice_tokens:
         return None
-    epochs = run.plan.segment_epochs(run.stream.state)
+    epochs = lookups.segment_epochs(run.plan, run.stream.state)
     kinds = dict(zip(run.plan.sources, run.plan.kinds, strict=True))
     real = frozenset((source, segment) for source, segment in epochs if kinds[source] == "real")
     return composition(run.slice_tokens, epochs, real)

@@ -1,0 +1,38 @@
+"""What a recipe says about its mixture: the global batch, the starting shares, and how often a source may repeat."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from trainer.base.config import Config
+from trainer.mixture.shares import rounded
+
+
+class MixtureConfig(Config):
+    """Size of the global batch and what of it each source gets at the start."""
+
+    global_batch: int = Field(gt=0, description="samples per optimizer step, over all ranks")
+    shares: dict[str, float] = Field(min_length=1, description="starting share of each source; they sum to 1")
+    max_epochs: dict[str, float] = Field(
+        default_factory=dict, description="most epochs of a source; at the cap its share goes to its kind"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        total = sum(self.shares.values())
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"shares must sum to 1, they sum to {total:g}; divide each by {total:g}")
+        for name, share in self.shares.items():
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"shares.{name} must be in [0, 1], got {share}; did you mean {share / 100}?")
+        rounded(self.shares)  # a ValueError of its own where there are too many sources for a thousandth each
+        for name, epochs in self.max_epochs.items():
+            if epochs <= 0:
+                raise ValueError(
+                    f"max_epochs.{name} must be above 0, got {epochs}; set the share to 0 to leave a source out"
+                )
+        return self
+
+    def shares_in_millionths(self) -> dict[str, int]:
+        """The starting shares in whole thousandths; a positive one keeps at least one."""
+        return rounded(self.shares)
