@@ -54,7 +54,7 @@ class Setting:
 
     def build(self) -> Any:
         """The model, from a fixed seed."""
-        config = ModelConfig(architecture="llama", tie_word_embeddings=True, **self.model)
+        config = ModelConfig(architecture="llama", config={"tie_word_embeddings": True, **self.model})
         return build_model(config, vocabulary_size=VOCABULARY, end_of_document=0, sequence_length=self.length, seed=1)
 
     def training(self, steps: int = NEVER) -> TrainingConfig:

@@ -21,11 +21,12 @@ name: tiny
 seed: 3
 model:
   architecture: llama
-  hidden_size: 16
-  intermediate_size: 32
-  num_hidden_layers: 1
-  num_attention_heads: 2
-  tie_word_embeddings: true
+  config:
+    hidden_size: 16
+    intermediate_size: 32
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    tie_word_embeddings: true
 data:
   sequence_length: 16
   tokenizer: {train_bpe: 300}

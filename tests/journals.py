@@ -21,7 +21,7 @@ RECIPE = """\
 name: {name}
 seed: 17
 engine: accelerate
-model: {{architecture: llama, hidden_size: 128, num_hidden_layers: 4}}
+model: {{architecture: llama, config: {{hidden_size: 128, num_hidden_layers: 4}}}}
 mixture:
   global_batch: 32
 """

@@ -57,11 +57,13 @@ def tiny_model() -> Any:
     config = ModelConfig.model_validate(
         {
             "architecture": "llama",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "tie_word_embeddings": True,
+            "config": {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "tie_word_embeddings": True,
+            },
         }
     )
     return build_model(config, vocabulary_size=VOCABULARY, end_of_document=0, sequence_length=LENGTH, seed=SEED)

@@ -37,10 +37,12 @@ COUNTS = SourceValueCounts(samples_per_step=12, held_out_samples=100)
 FEW = SourceValueCounts(samples_per_step=5, held_out_samples=23)
 MODEL = {
     "architecture": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
+    "config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
 }
 
 

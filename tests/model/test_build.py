@@ -15,9 +15,15 @@ from trainer.model.build import ModelConfig, build_model, parameter_count
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
+def model_config(**keys: Any) -> ModelConfig:
+    """The configuration with our own keys, and the rest under `config`."""
+    own = {key: value for key, value in keys.items() if key in ModelConfig.model_fields}
+    return ModelConfig.model_validate({**own, "config": {key: keys[key] for key in keys.keys() - own.keys()}})
+
+
 def build(seed: int = 1, vocabulary_size: int = 50, sequence_length: int = 12, **keys: Any) -> Any:
     return build_model(
-        ModelConfig.model_validate(keys),
+        model_config(**keys),
         vocabulary_size=vocabulary_size,
         end_of_document=3,
         sequence_length=sequence_length,
@@ -83,13 +89,13 @@ def test_a_mistake_is_named_with_what_was_meant(keys: dict[str, Any], message: s
 )
 def test_a_model_has_exactly_one_origin(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        ModelConfig.model_validate(keys)
+        model_config(**keys)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_counted_without_weights_and_tied_ones_once(tied: bool) -> None:
     keys = {"architecture": "llama", **TINY, "tie_word_embeddings": tied}
-    counted = parameter_count(ModelConfig.model_validate(keys), 50, 12)
+    counted = parameter_count(model_config(**keys), 50, 12)
     assert counted == sum(parameter.numel() for parameter in build(**keys).parameters())
     # embedding, attention 4 h^2, three h x ff matrices, two norms and the last one
     assert counted == 50 * 16 * (1 if tied else 2) + 4 * 16**2 + 3 * 16 * 32 + 3 * 16
@@ -97,7 +103,7 @@ def test_parameters_are_counted_without_weights_and_tied_ones_once(tied: bool) -
 
 def test_a_model_of_trillions_of_parameters_is_counted_in_no_memory() -> None:
     giant = {"hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 20, "num_attention_heads": 128}
-    assert parameter_count(ModelConfig.model_validate({"architecture": "llama", **giant}), 128000, 4096) > 10**12
+    assert parameter_count(model_config(architecture="llama", **giant), 128000, 4096) > 10**12
 
 
 def test_pretrained_weights_come_back_bit_for_bit(tmp_path: Path) -> None:

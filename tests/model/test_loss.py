@@ -14,10 +14,7 @@ from trainer.model.loss import normalized, target_tokens, token_losses
 
 TINY = {
     "architecture": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
+    "config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
 }
 
 

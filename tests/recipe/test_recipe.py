@@ -5,6 +5,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from tests.recipe.mistakes import edit, line_of, mistakes_in
 from trainer.base.errors import UserError
 from trainer.data.config import SourceConfig
 from trainer.recipe import (
@@ -17,23 +18,6 @@ from trainer.recipe import (
     shipped_recipes,
 )
 from trainer.recipe.shipped import copy_recipes, shipped_path
-
-
-def line_of(file: Path, text: str) -> int:
-    """Number of the first line that holds ``text``."""
-    return next(number for number, line in enumerate(file.read_text().splitlines(), 1) if text in line)
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert text.count(old) == 1, old
-    file.write_text(text.replace(old, new))
-
-
-def mistakes_in(file: Path, *overrides: str) -> tuple[UserError, ...]:
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(file, list(overrides), on_this_machine=False)
-    return caught.value.mistakes
 
 
 def test_five_different_mistakes_are_five_messages_with_their_lines_in_one_go(tiny_recipe: Path) -> None:
@@ -105,8 +89,8 @@ def test_names_of_sources_are_checked_wherever_they_stand(tiny_recipe: Path) -> 
         "control.policy={kind: schedule, points: [{at: 0.5, shares: {real: 0.5, goood: 0.5}}]}",
     )
     texts = " ".join(str(mistake) for mistake in mistakes)
-    assert "mixture.max_epochs: reel is no source. Did you mean 'real'?" in texts
-    assert "points.0.shares: goood is no source. Did you mean 'good'?" in texts
+    assert "mixture.max_epochs: reel is not a source. Did you mean 'real'?" in texts
+    assert "points.0.shares: goood is not a source. Did you mean 'good'?" in texts
     assert "points.0.shares has no share for good, bad" in texts
 
 
@@ -133,7 +117,7 @@ def test_what_the_policy_refuses_to_start_with_is_a_mistake_of_the_recipe(tiny_r
             "Set it to auto",
         ),
         (["control.policy={kind: feedback, warm_up: 0.7}"], "ends before the policy first asks", "Raise it"),
-        (["control.policy={kind: doremi, targets: {real: 3, good: 3, bda: 3}}"], "bda is no source", "'bad'"),
+        (["control.policy={kind: doremi, targets: {real: 3, good: 3, bda: 3}}"], "bda is not a source", "'bad'"),
         (["control.policy={kind: doremi, targets: {real: 3, good: 3}}"], "has no loss for bad", "fitted"),
         (["control.policy={kind: doremi}"], "either targets or fit_until", ""),
         (["control.policy={kind: odm, ceilings: {bad: 0.1}}"], "outside its floor and ceiling", "bounds"),
@@ -254,7 +238,7 @@ def test_a_file_that_is_no_recipe_is_refused_with_its_name(tmp_path: Path, text:
 
 def test_missing_data_files_and_unknown_model_keys_are_all_named(tiny_recipe: Path) -> None:
     edit(tiny_recipe, "path: good.jsonl", "path: gone.jsonl")
-    edit(tiny_recipe, "  hidden_size: 16", "  hiden_size: 16\n  num_layer: 3")
+    edit(tiny_recipe, "    hidden_size: 16", "    hiden_size: 16\n    num_layer: 3")
     with pytest.raises(RecipeError) as caught:
         load_recipe(tiny_recipe)
     lines = {mistake.line: str(mistake) for mistake in caught.value.mistakes}
@@ -320,10 +304,10 @@ def test_recipes_and_launch_files_hold_no_code() -> None:
         assert not list(shipped_folder(kind).rglob("*.py"))
 
 
-def test_a_copied_recipe_brings_its_data_and_is_never_written_over(tmp_path: Path) -> None:
+def test_a_copied_recipe_brings_its_data_and_is_never_overwritten(tmp_path: Path) -> None:
     (copy,) = copy_recipes("quickstart", tmp_path)
     assert load_recipe(copy).recipe.data.sources["written"].path == str(tmp_path / "data" / "written.jsonl.xz")
-    with pytest.raises(UserError, match="written over"):
+    with pytest.raises(UserError, match="overwritten"):
         copy_recipes("quickstart", tmp_path)
 
 

@@ -31,11 +31,12 @@ name: together
 seed: 5
 model:
   architecture: llama
-  hidden_size: 32
-  intermediate_size: 64
-  num_hidden_layers: 2
-  num_attention_heads: 2
-  tie_word_embeddings: true
+  config:
+    hidden_size: 32
+    intermediate_size: 64
+    num_hidden_layers: 2
+    num_attention_heads: 2
+    tie_word_embeddings: true
 data:
   sequence_length: 32
   tokenizer: {{train_bpe: 300}}

@@ -36,11 +36,13 @@ SOURCES = {"real": ("real", 40), "made": ("synthetic", 30)}
 MICRO_BATCHES = (4, 2)
 MODEL = {
     "architecture": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "tie_word_embeddings": True,
+    "config": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "tie_word_embeddings": True,
+    },
 }
 TRAINING = TrainingConfig.model_validate(
     {

@@ -16,12 +16,12 @@ from trainer.tools.plan.sizes import ModelSize, memory_per_rank, model_size
 from trainer.tools.plan.vocabulary import vocabulary_size_of
 
 LARGE_MODEL = [
-    "model.hidden_size=4096",
-    "model.intermediate_size=14336",
-    "model.num_hidden_layers=32",
-    "model.num_attention_heads=32",
-    "model.num_key_value_heads=8",
-    "model.tie_word_embeddings=false",
+    "model.config.hidden_size=4096",
+    "model.config.intermediate_size=14336",
+    "model.config.num_hidden_layers=32",
+    "model.config.num_attention_heads=32",
+    "model.config.num_key_value_heads=8",
+    "model.config.tie_word_embeddings=false",
     "data.tokenizer.train_bpe=128256",
     "data.sequence_length=8192",
 ]
@@ -43,14 +43,14 @@ def planned(file: Path, *overrides: str, machine: Machine | None = None, **token
 )
 def test_the_closed_form_counts_what_the_model_has(keys: dict[str, object]) -> None:
     shape = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = ModelConfig.model_validate({"architecture": "llama", **shape, **keys})
+    config = ModelConfig.model_validate({"architecture": "llama", "config": {**shape, **keys}})
     assert model_size(config, vocabulary_size=300, sequence_length=32).num_parameters == parameter_count(
         config, 300, 32
     )
 
 
 def test_a_model_that_the_closed_form_does_not_know_is_counted_all_the_same() -> None:
-    config = ModelConfig.model_validate({"architecture": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2})
+    config = ModelConfig.model_validate({"architecture": "gpt2", "config": {"n_embd": 32, "n_layer": 2, "n_head": 2}})
     size = model_size(config, vocabulary_size=300, sequence_length=32)
     assert size == ModelSize(
         num_parameters=parameter_count(config, 300, 32), num_layers=2, hidden_size=32, vocabulary_size=300

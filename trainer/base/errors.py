@@ -1,5 +1,6 @@
-"""Errors that are the user's to fix: what is wrong, what was found, what to do, and where it stands."""
+"""Errors that are the user's to fix: what is wrong, what was given, what to do, and where it stands."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -27,3 +28,31 @@ class UserError(Exception):
         got = f" (got {self.got!r})" if self.got is not None else ""
         remedy = f". {self.remedy}" if self.remedy else ""
         return f"{place}{self.what}{got}{remedy}"
+
+
+class RecipeError(UserError):
+    """All that is wrong with a recipe, in the order of its lines: ``mistakes`` has each of them."""
+
+    def __init__(self, mistakes: Iterable[UserError]) -> None:
+        self.mistakes = tuple(sorted(mistakes, key=_in_file_order))
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+def _in_file_order(mistake: UserError) -> tuple[bool, str, int]:
+    return (mistake.line is None, str(mistake.file) if mistake.line else "", mistake.line or 0)
+
+
+class DataError(UserError):
+    """Data that cannot be read, or rows that are not what the recipe says they are."""
+
+
+class LaunchError(UserError):
+    """A launch (processes, devices, engine) that cannot train the recipe."""
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be used: not one, unreadable, of another recipe or version."""
+
+
+class RunLockedError(RunFolderError):
+    """A run folder that another launch is using."""

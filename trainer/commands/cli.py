@@ -65,7 +65,7 @@ def fit(
         raise UserError("--run is no folder", got=str(run))
     from trainer.commands import fit as runs
 
-    raise typer.Exit(runs.fit(_recipe_path(recipe), overrides or [], run, ledger))
+    raise typer.Exit(runs.fit(recipe, overrides or [], run, ledger))
 
 
 @app.command()
@@ -73,7 +73,7 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Report every mistake in a recipe at once."""
     from trainer.recipe import load_recipe
 
-    loaded = load_recipe(_recipe_path(recipe), overrides or [])
+    loaded = load_recipe(recipe, overrides or [])
     typer.echo(f"{recipe}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
 
 
@@ -121,7 +121,7 @@ def plan(
         free_bytes=None if free_disk_gb is None else int(free_disk_gb * 1e9),
     )
     stated = _stated_tokens(source_tokens or [])
-    raise typer.Exit(show_plan(_recipe_path(recipe), overrides or [], machine, stated, as_json=as_json))
+    raise typer.Exit(show_plan(recipe, overrides or [], machine, stated, as_json=as_json))
 
 
 @app.command()
@@ -287,7 +287,7 @@ def submit(
         at_once=at_once,
     )
     assert recipe is not None
-    raise typer.Exit(slurm.submit(_recipe_path(recipe), overrides or [], run, ledger, request, dry_run=dry_run))
+    raise typer.Exit(slurm.submit(recipe, overrides or [], run, ledger, request, dry_run=dry_run))
 
 
 @app.command()
@@ -306,7 +306,7 @@ def doctor(
     from trainer.recipe import load_recipe
     from trainer.tools.doctor import doctor as examine
 
-    loaded = None if recipe is None else load_recipe(_recipe_path(recipe), overrides or [])
+    loaded = None if recipe is None else load_recipe(recipe, overrides or [])
     raise typer.Exit(examine(loaded, run, as_json=as_json))
 
 
@@ -333,15 +333,6 @@ def recipes(
     else:
         for recipe in shipped.shipped_recipes():
             typer.echo(f"{recipe.name:<12} {recipe.summary}")
-
-
-def _recipe_path(given: Path) -> Path:
-    """The recipe's file: as given, or the shipped recipe of that name."""
-    if given.exists() or given.suffix or len(given.parts) > 1:
-        return given
-    from trainer.recipe.shipped import shipped_path
-
-    return shipped_path(given.name)
 
 
 def _stated_tokens(stated: list[str]) -> dict[str, float]:

@@ -84,6 +84,9 @@ class SourceConfig(Config):
     """A named data set, real or synthetic: a list of rows with a text each."""
 
     kind: Kind = Field(description="real: written by people; synthetic: written by a model or a program")
+    share: float | None = Field(
+        None, ge=0, le=1, exclude=True, description="starting share of the batch; those of all sources sum to 1"
+    )  # moves to mixture.shares when a recipe is loaded
     license: str = Field("unknown", min_length=1, description="SPDX expression; `unknown` is allowed and reported")
     path: str | None = Field(
         None, description="file, glob or folder, relative to the recipe; with `package`: the file inside it"

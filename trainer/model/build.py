@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.base.errors import UserError
@@ -30,22 +30,24 @@ DERIVED_KEYS: Mapping[str, str] = {
     "dtype": "weights are fp32 masters; set training.precision",
     "torch_dtype": "weights are fp32 masters; set training.precision",
     "model_type": "set model.architecture",
-    "gradient_checkpointing": "it stands beside architecture, not in the transformers configuration",
+    "gradient_checkpointing": "it stands alongside architecture: model.gradient_checkpointing",
 }
 SPARE_ROWS_AT_LEAST = 512  # a published embedding is often padded: Qwen2.5 by 271 rows, Phi-3 by 53
+LONGEST_LIST = 60  # names that an error message may list
 SPARE_ROWS_PART = 20  # and DeepSeek's by 2.4 %: up to a twentieth of the vocabulary counts as padding
 
 
 class ModelConfig(Config):
-    """Either ``architecture`` and any keys of its transformers configuration, or ``pretrained``."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
+    """Either ``architecture`` with the keys of its transformers ``config``, or ``pretrained``."""
 
     architecture: str | None = Field(
         default=None, description="transformers model type to train from scratch: llama, gpt2, qwen3, ..."
     )
     pretrained: str | None = Field(
         default=None, description="folder or hub id of a causal language model in safetensors"
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="keys of the transformers configuration: hidden_size, num_hidden_layers, ..."
     )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, a third more compute"
@@ -61,14 +63,9 @@ class ModelConfig(Config):
             raise ValueError(
                 "give either architecture (from scratch) or pretrained (a folder or hub id), not both and not neither"
             )
-        if self.pretrained is not None and self.keys:
-            raise ValueError(f"a pretrained model brings its own configuration: remove {', '.join(sorted(self.keys))}")
+        if self.pretrained is not None and self.config:
+            raise ValueError(f"a pretrained model brings its own configuration: remove config: {sorted(self.config)}")
         return self
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        """The further keys, meant for the transformers configuration."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 def transformers_config(
@@ -182,27 +179,29 @@ def _from_keys(
         )
     default = AutoConfig.for_model(architecture)
     allowed = {key for key in [*default.to_dict(), *default.attribute_map] if not key.startswith("_")}
-    for key in config.keys:
+    for key in config.config:
         if key in DERIVED_KEYS:
             raise UserError(
-                f"model.{key} cannot be set: {DERIVED_KEYS[key]}", got=config.keys[key], remedy="Remove the key"
+                f"model.config.{key} cannot be set: {DERIVED_KEYS[key]}",
+                got=config.config[key],
+                remedy="Remove the key",
             )
         if key not in allowed:
             raise UserError(
-                f"model.{key} is not a key of {type(default).__name__}",
+                f"model.config.{key} is not a key of {type(default).__name__}",
                 got=key,
                 remedy=_nearest(key, allowed - set(DERIVED_KEYS)),
             )
-    values = {"max_position_embeddings": sequence_length, **config.keys}
+    values = {"max_position_embeddings": sequence_length, **config.config}
     position_name = default.attribute_map.get("max_position_embeddings")
-    if position_name in config.keys or "max_position_embeddings" not in allowed:
-        values = dict(config.keys)
+    if position_name in config.config or "max_position_embeddings" not in allowed:
+        values = dict(config.config)
     ids = {"bos_token_id": end_of_document, "eos_token_id": end_of_document, "pad_token_id": None}
     try:
         return AutoConfig.for_model(architecture, **values, **ids, vocab_size=vocabulary_size, use_cache=False)
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise UserError(
-            f"the {architecture} configuration is not valid", got=config.keys, remedy=" ".join(str(error).split())
+            f"the {architecture} configuration is not valid", got=config.config, remedy=" ".join(str(error).split())
         ) from error
 
 
@@ -227,8 +226,11 @@ def _check_vocabulary(pretrained: str, rows: int, vocabulary_size: int) -> None:
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}?" if near else "The transformers documentation lists the names"
+    names = sorted(names)
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    return f"Known here: {', '.join(names)}" if len(names) <= LONGEST_LIST else "See the transformers documentation"
 
 
 def _model_seed(seed: int) -> int:

@@ -1,7 +1,7 @@
-"""What no part can check alone: whether the parts of a recipe agree with each other.
+"""What no section can check alone: whether the sections of a recipe agree with each other.
 
 Names are compared on what was written, not on what was validated, so that a wrong number somewhere does not hide a
-wrong name elsewhere: all mistakes are shown in one go.
+wrong name elsewhere: all mistakes are shown together.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ from trainer.data.files import local_files
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
 from trainer.model.build import ModelConfig, transformers_config
-from trainer.recipe.loading import Document, KeyPath, dotted
+from trainer.recipe.loading import Document, KeyPath, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import nearest
 
 SUM_TOLERANCE = 1e-6
@@ -42,36 +42,26 @@ def note_contradictions(document: Document) -> None:
     _note_late_joins(document)
 
 
-def _mapping_at(tree: Any, path: KeyPath) -> dict[str, Any]:
-    for part in path:
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree if isinstance(tree, dict) else {}
-
-
-def _number_at(tree: Any, path: KeyPath) -> float | None:
-    value = _mapping_at(tree, path[:-1]).get(str(path[-1]))
-    return value if _is_number(value) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _source_kinds(tree: Any) -> dict[str, Any]:
     """Kind of each source as written; None where it is missing."""
-    sources = _mapping_at(tree, ("data", "sources"))
+    sources = mapping_at(tree, ("data", "sources"))
     return {name: source.get("kind") if isinstance(source, dict) else None for name, source in sources.items()}
 
 
 def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
     path: KeyPath = ("mixture", "shares")
-    shares = _mapping_at(document.tree, path)
+    shares = mapping_at(document.tree, path)
     for name in kinds:
-        if shares and name not in shares:
-            document.mistake(f"source {name} has no share", path, remedy=f"Add `{name}: 0` to leave it out, or a share")
-    if shares and all(_is_number(share) for share in shares.values()) and abs(sum(shares.values()) - 1) > SUM_TOLERANCE:
-        total = sum(shares.values())
-        document.mistake("mixture.shares must sum to 1", path, got=round(total, 6), remedy=f"Divide each by {total:g}")
+        if shares and name not in shares and path not in document.mistaken:
+            document.mistake(
+                f"source {name} has no share", (*path, name), remedy=f"Add `{name}: 0` to leave it out, or a share"
+            )
+    if not shares or path in document.mistaken or not all(is_number(share) for share in shares.values()):
+        return
+    total = sum(shares.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        remedy = f"Divide each by {total:g}"
+        document.mistake("shares must sum to 1", path, got=round(total, 6), remedy=remedy)
 
 
 def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
@@ -79,25 +69,25 @@ def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
         remedy = (
             "Held-out documents must be real: add a source of `kind: real`, or give data.held_out data sets of its own"
         )
-        if not _mapping_at(document.tree, ("data", "held_out", "validation")):
+        if not mapping_at(document.tree, ("data", "held_out", "validation")):
             document.mistake("no source is real", ("data", "sources"), remedy=remedy)
-    name = _mapping_at(document.tree, ("data", "held_out")).get("source")
+    name = mapping_at(document.tree, ("data", "held_out")).get("source")
     path: KeyPath = ("data", "held_out", "source")
     if isinstance(name, str) and name not in kinds:
-        document.mistake(f"data.held_out.source: {name} is no source", path, remedy=nearest(name, kinds))
+        document.mistake(f"data.held_out.source: {name} is not a source", path, remedy=nearest(name, kinds))
     elif isinstance(name, str) and kinds[name] == "synthetic":
-        real = [one for one, kind in kinds.items() if kind == "real"]
+        real = [source for source, kind in kinds.items() if kind == "real"]
         document.mistake(f"held-out documents must be real, but {name} is synthetic", path, remedy=nearest(name, real))
 
 
 def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
     """Every mapping from source names, wherever it stands, names sources that exist."""
     places: list[KeyPath] = [("mixture", "shares"), ("mixture", "max_epochs")]
-    policy = _mapping_at(document.tree, ("control", "policy"))
+    policy = mapping_at(document.tree, ("control", "policy"))
     places += [("control", "policy", key) for key in ("floors", "ceilings", "targets")]
     points = policy.get("points")
     for index, point in enumerate(points if isinstance(points, list) else []):
-        shares = _mapping_at(point, ("shares",))
+        shares = mapping_at(point, ("shares",))
         place: KeyPath = ("control", "policy", "points", index, "shares")
         _note_unknown(document, place, shares, kinds)
         if missing := [name for name in kinds if shares and name not in shares]:
@@ -107,37 +97,36 @@ def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
                 remedy="Name every source; 0 is allowed",
             )
     for place in places:
-        _note_unknown(document, place, _mapping_at(document.tree, place), kinds)
+        _note_unknown(document, place, mapping_at(document.tree, place), kinds)
 
 
 def _note_unknown(document: Document, path: KeyPath, names: Iterable[str], kinds: Mapping[str, Any]) -> None:
     for name in names:
         if name not in kinds:
-            document.mistake(f"{dotted(path)}: {name} is no source", (*path, name), remedy=nearest(name, kinds))
+            document.mistake(f"{dotted(path)}: {name} is not a source", (*path, name), remedy=nearest(name, kinds))
 
 
 def _note_batch_and_steps(document: Document) -> None:
     tree = document.tree
-    micro, whole = _number_at(tree, ("training", "micro_batch")), _number_at(tree, ("mixture", "global_batch"))
+    micro, whole = number_at(tree, ("training", "micro_batch")), number_at(tree, ("mixture", "global_batch"))
     if micro is not None and whole is not None and micro > whole:
         what, path = "training.micro_batch is larger than the global batch", ("training", "micro_batch")
         document.mistake(what, path, got=micro, remedy=f"At most mixture.global_batch, {whole}")
-    steps, warmup = _number_at(tree, ("training", "steps")), _number_at(tree, ("training", "schedule", "warmup_steps"))
+    steps, warmup = number_at(tree, ("training", "steps")), number_at(tree, ("training", "schedule", "warmup_steps"))
     if steps is not None and warmup is not None and warmup >= steps:
-        what, long_path = (
-            "training.schedule.warmup_steps leaves no step after it",
-            ("training", "schedule", "warmup_steps"),
+        what = "training.schedule.warmup_steps leaves no step after it"
+        document.mistake(
+            what, ("training", "schedule", "warmup_steps"), got=warmup, remedy=f"Below training.steps, {steps}"
         )
-        document.mistake(what, long_path, got=warmup, remedy=f"Below training.steps, {steps}")
 
 
 def _note_late_joins(document: Document) -> None:
-    steps = _number_at(document.tree, ("training", "steps"))
-    for name, source in _mapping_at(document.tree, ("data", "sources")).items():
-        joins = _mapping_at(source, ()).get("joins")
+    steps = number_at(document.tree, ("training", "steps"))
+    for name, source in mapping_at(document.tree, ("data", "sources")).items():
+        joins = mapping_at(source, ()).get("joins")
         for index, join in enumerate(joins if isinstance(joins, list) else []):
             path: KeyPath = ("data", "sources", name, "joins", index, "from_step")
-            from_step = _number_at(join, path[-1:])
+            from_step = number_at(join, path[-1:])
             if steps is not None and from_step is not None and from_step > steps:
                 what, remedy = f"{dotted(path)} comes after the last step", f"At most training.steps, {steps}"
                 document.mistake(what, path, got=from_step, remedy=remedy)
@@ -168,15 +157,15 @@ def note_policy_mistakes(
 
 def _note_forbidden_evidence(document: Document, signal: str, needed_from: float | None) -> None:
     path: KeyPath = ("evaluation", signal, "enabled")
-    if needed_from is not None and _mapping_at(document.tree, path[:-1]).get("enabled") == "off":
+    if needed_from is not None and mapping_at(document.tree, path[:-1]).get("enabled") == "off":
         evidence = signal.replace("_", " ")
         what = f"policy or guard need the {evidence} of the sources, and {dotted(path)} forbids to measure it"
         document.mistake(what, path, got="off", remedy="Set it to auto, or choose a policy that does without")
 
 
 def note_machine_mistakes(document: Document, folder: Path) -> None:
-    """Adds an engine that is not installed, data files that are not there (paths are relative to ``folder``) and model
-    keys transformers refuses.
+    """Adds an engine that is not installed, data files that do not exist (paths are relative to ``folder``) and model
+    keys that transformers refuses.
     """
     if document.tree.get("engine") == "lightning" and find_spec("pytorch_lightning") is None:
         remedy = "pip install 'hybrid-trainer[lightning]'"
@@ -203,22 +192,23 @@ def _places(path: KeyPath, source: SourceConfig) -> list[KeyPath]:
 
 def _written_sources(tree: Any) -> list[tuple[KeyPath, Any]]:
     sources: list[tuple[KeyPath, Any]] = []
-    for name, source in _mapping_at(tree, ("data", "sources")).items():
+    for name, source in mapping_at(tree, ("data", "sources")).items():
         sources.append((("data", "sources", name), source))
     for part in ("validation", "test"):
-        if own := _mapping_at(tree, ("data", "held_out", part)):
+        if own := mapping_at(tree, ("data", "held_out", part)):
             sources.append((("data", "held_out", part), own))
     return sources
 
 
 def _note_model_mistakes(document: Document) -> None:
     """Adds the keys of a model from scratch that its configuration class in transformers refuses, each of them."""
-    keys = dict(_mapping_at(document.tree, ("model",)))
-    sequence_length = _number_at(document.tree, ("data", "sequence_length"))
-    vocabulary_size = _number_at(document.tree, ("data", "tokenizer", "train_bpe"))
+    model = dict(mapping_at(document.tree, ("model",)))
+    keys = model["config"] = dict(mapping_at(model, ("config",)))
+    sequence_length = number_at(document.tree, ("data", "sequence_length"))
+    vocabulary_size = number_at(document.tree, ("data", "tokenizer", "train_bpe"))
     while True:
         try:
-            config = ModelConfig.model_validate(keys)
+            config = ModelConfig.model_validate(model)
         except ValidationError:
             return  # noted already
         if config.pretrained is not None:
@@ -228,9 +218,10 @@ def _note_model_mistakes(document: Document) -> None:
                 config, vocabulary_size=int(vocabulary_size or 32_768), sequence_length=int(sequence_length or 1)
             )
         except UserError as error:
-            key = error.what.split(" ", 1)[0].removeprefix("model.")
-            document.mistake(error.what, ("model", key), got=error.got, remedy=error.remedy)
-            if keys.pop(key, None) is None or key == "architecture":
+            key = error.what.split(" ", 1)[0].removeprefix("model.config.")
+            place: KeyPath = ("model", "config", key) if key in keys else ("model", "architecture")
+            document.mistake(error.what, place, got=error.got, remedy=error.remedy)
+            if keys.pop(key, None) is None:
                 return
         else:
             return

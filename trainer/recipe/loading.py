@@ -1,12 +1,12 @@
-"""Reads a recipe's text into plain values and remembers where each of them stands.
+"""Reads a recipe's text into plain values and remembers where each of them was written.
 
 YAML is read by ruamel.yaml, which follows YAML 1.2: `1e-3` is a number and `no` is a word there, while the older rules
 read a string and `false`, two mistakes that a training run shows only hours later. Values are built from the node tree
-and not by a loader, because only nodes know their line, and because a duplicate key must be a mistake and not a silent
-second thought.
+and not by a loader: a duplicate key must be one mistake among the others, and every loader either stops at it or keeps
+silent about it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,34 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from trainer.base.errors import UserError
 
 KeyPath = tuple[str | int, ...]
+Tree = dict[str, Any]
 _PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
 _TEXT_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp"))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value was written: a line of a file, or the text of a `--set`."""
+    """Where a value was written: a line of a file, or the text of a `--set`; relative paths start at ``folder``."""
 
     file: str
     line: int | None = None
+    folder: Path = Path()
+
+    def at(self, node: Node) -> "Place":
+        """The place of a node of this file; a `--set` has no lines."""
+        return self if self.is_override else Place(self.file, node.start_mark.line + 1, self.folder)
+
+    @property
+    def is_override(self) -> bool:
+        """Whether the value comes from the command line."""
+        return self.file.startswith("--set")
 
 
 @dataclass
 class Document:
-    """Plain values, the place of each, the mistakes found so far, and the paths they are about."""
+    """Plain values, the place of each, the mistakes so far, and the paths they are about."""
 
-    tree: dict[str, Any] = field(default_factory=dict)
+    tree: Tree = field(default_factory=dict)
     places: dict[KeyPath, Place] = field(default_factory=dict)
     mistakes: list[UserError] = field(default_factory=list)
     mistaken: set[KeyPath] = field(default_factory=set)
@@ -47,10 +58,37 @@ class Document:
         return Place("recipe")
 
     def mistake(self, what: str, path: KeyPath, *, got: object = None, remedy: str | None = None) -> None:
-        """Notes a mistake at ``path``; reading goes on, so that all of them are shown at once."""
+        """Notes a mistake at ``path``; reading continues, so that all of them are shown together."""
         place = self.place(path)
         self.mistaken.add(path)
         self.mistakes.append(UserError(what, got=got, remedy=remedy, file=place.file, line=place.line))
+
+    def mapping_at(self, path: KeyPath) -> Tree:
+        """The mapping at ``path`` as written; empty where there is none."""
+        return mapping_at(self.tree, path)
+
+    def forget_below(self, path: KeyPath) -> None:
+        """Drops the places of ``path`` and of everything below it."""
+        for place in [place for place in self.places if place[: len(path)] == path]:
+            del self.places[place]
+
+
+def mapping_at(tree: Any, path: KeyPath) -> Tree:
+    """The mapping at ``path`` of ``tree``; empty where there is none."""
+    for part in path:
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
+
+
+def number_at(tree: Any, path: KeyPath) -> float | None:
+    """The number at ``path`` of ``tree``; None where there is none."""
+    value = mapping_at(tree, path[:-1]).get(str(path[-1]))
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a number; `true` is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def dotted(path: KeyPath) -> str:
@@ -58,11 +96,10 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def read_document(path: Path, overrides: list[str]) -> tuple[Document, str]:
-    """The values of the recipe at ``path`` with ``overrides`` (`a.b=c`) applied, and the recipe's text.
+def read_file(path: Path) -> tuple[Document, str]:
+    """The values of the recipe at ``path``, and its text.
 
-    Raises UserError when the file cannot be read at all or is not YAML; whatever is wrong inside is in
-    ``Document.mistakes``.
+    Raises UserError when the file cannot be read or is not YAML; what is wrong inside is in ``Document.mistakes``.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -73,83 +110,25 @@ def read_document(path: Path, overrides: list[str]) -> tuple[Document, str]:
         raise UserError(
             "the recipe is not UTF-8 text", got=error.reason, remedy="Save it as UTF-8", file=path
         ) from error
-    document = Document(places={(): Place(str(path), 1)})
-    node = _compose(text, Place(str(path)))
+    place = Place(str(path), folder=path.resolve().parent)
+    document = Document(places={(): Place(str(path), 1, place.folder)})
+    node = _compose(text, place)
     if not isinstance(node, MappingNode):
         raise UserError(
-            "the recipe holds no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1
+            "the recipe has no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1
         )
-    document.tree = _value_of(node, (), document, str(path), ())
-    for override in overrides:
-        _apply(override, document)
+    document.tree = _value_of(node, (), document, place, ())
     return document, text
 
 
-def _compose(text: str, place: Place) -> Node | None:
-    reader = YAML(typ="safe", pure=True)
-    try:
-        node: Node | None = reader.compose(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None and place.line is None and not place.file.startswith("--set") else None
-        what = " ".join(part.strip() for part in (error.context, error.problem) if part)
-        raise UserError(f"not valid YAML: {what}", file=place.file, line=line) from error
-    except YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", file=place.file) from error
-    return node
+def read_mapping(values: Mapping[str, Any], folder: Path) -> Document:
+    """A recipe that was given as a mapping; its relative paths start at ``folder``."""
+    return Document(tree=_plain(values), places={(): Place("recipe", folder=folder)})
 
 
-def _value_of(node: Node, path: KeyPath, document: Document, file: str, around: tuple[int, ...]) -> Any:
-    """Plain values below ``node``; ``around`` are the nodes it stands in, since an alias may point at one of them."""
-    if id(node) in around:
-        document.mistake(f"{dotted(path)} is an alias of something that contains it", path)
-        return None
-    around = (*around, id(node))
-    if isinstance(node, MappingNode):
-        values: dict[str, Any] = {}
-        for key, child in _entries(node, path, document, file):
-            values[key] = _value_of(child, (*path, key), document, file, around)
-        return values
-    if isinstance(node, SequenceNode):
-        items = []
-        for index, child in enumerate(node.value):
-            document.places[(*path, index)] = _place_of(child, file)
-            items.append(_value_of(child, (*path, index), document, file, around))
-        return items
-    if node.tag in _PLAIN_TAGS:
-        return YAML(typ="safe", pure=True).constructor.construct_object(node)
-    if node.tag not in _TEXT_TAGS:
-        document.mistake(f"{dotted(path)} carries a YAML tag", path, got=node.tag, remedy="Write the plain value")
-    return node.value
-
-
-def _entries(node: MappingNode, path: KeyPath, document: Document, file: str) -> Iterator[tuple[str, Node]]:
-    """Keys and value nodes of a mapping; a key that is no text, comes twice or merges is a mistake and left out."""
-    first_places: dict[str, Place] = {}
-    for key_node, child in node.value:
-        place = _place_of(key_node, file)
-        if not isinstance(key_node, ScalarNode) or str(key_node.tag).endswith(":merge"):
-            remedy = "Write the keys out"
-            document.mistakes.append(
-                UserError("a key must be a plain word", remedy=remedy, file=place.file, line=place.line)
-            )
-            continue
-        key = str(key_node.value)
-        if key in first_places:
-            what = f"{dotted((*path, key))} is written twice, first in line {first_places[key].line}"
-            document.mistakes.append(UserError(what, remedy="Keep one of them", file=place.file, line=place.line))
-            continue
-        first_places[key] = document.places[(*path, key)] = place
-        yield key, child
-
-
-def _place_of(node: Node, file: str) -> Place:
-    return Place(file) if file.startswith("--set") else Place(file, node.start_mark.line + 1)
-
-
-def _apply(override: str, document: Document) -> None:
-    """Puts the value of one `a.b=c` into the tree; everything below it is then said to stand in that `--set`."""
-    place = Place(f"--set {override}")
+def apply_override(override: str, document: Document, folder: Path) -> None:
+    """Puts the value of one `a.b=c` into the tree; everything below it has that `--set` for its place."""
+    place = Place(f"--set {override}", folder=folder)
     key, equals, text = override.partition("=")
     path: KeyPath = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
@@ -163,10 +142,74 @@ def _apply(override: str, document: Document) -> None:
     container = _container(path, document, place)
     if container is None:
         return
-    for known in [known for known in document.places if known[: len(path)] == path]:
-        del document.places[known]
+    document.forget_below(path)
     document.places[path] = place
-    container[path[-1]] = None if node is None else _value_of(node, path, document, place.file, ())
+    container[path[-1]] = None if node is None else _value_of(node, path, document, place, ())
+
+
+def _plain(value: Any) -> Any:
+    """A copy with dicts, lists and texts in place of other mappings, tuples and paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _compose(text: str, place: Place) -> Node | None:
+    reader = YAML(typ="safe", pure=True)
+    try:
+        node: Node | None = reader.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None and not place.is_override else None
+        what = " ".join(part.strip() for part in (error.context, error.problem) if part)
+        raise UserError(f"not valid YAML: {what}", file=place.file, line=line) from error
+    except YAMLError as error:
+        raise UserError(f"not valid YAML: {error}", file=place.file) from error
+    return node
+
+
+def _value_of(node: Node, path: KeyPath, document: Document, file: Place, around: tuple[int, ...]) -> Any:
+    """Plain values below ``node``; ``around`` are the nodes it stands in, since an alias may point to one of them."""
+    if id(node) in around:
+        document.mistake(f"{dotted(path)} is an alias of something that contains it", path)
+        return None
+    around = (*around, id(node))
+    if isinstance(node, MappingNode):
+        values: Tree = {}
+        for key, child in _entries(node, path, document, file):
+            values[key] = _value_of(child, (*path, key), document, file, around)
+        return values
+    if isinstance(node, SequenceNode):
+        items = []
+        for index, child in enumerate(node.value):
+            document.places[(*path, index)] = file.at(child)
+            items.append(_value_of(child, (*path, index), document, file, around))
+        return items
+    if node.tag in _PLAIN_TAGS:
+        return YAML(typ="safe", pure=True).constructor.construct_object(node)
+    if node.tag not in _TEXT_TAGS:
+        document.mistake(f"{dotted(path)} carries a YAML tag", path, got=node.tag, remedy="Write the plain value")
+    return node.value
+
+
+def _entries(node: MappingNode, path: KeyPath, document: Document, file: Place) -> Iterator[tuple[str, Node]]:
+    """Keys and value nodes of a mapping; a key that is not text, comes twice or merges is a mistake and left out."""
+    first_places: dict[str, Place] = {}
+    for key_node, child in node.value:
+        place = file.at(key_node)
+        if not isinstance(key_node, ScalarNode) or str(key_node.tag).endswith(":merge"):
+            what, remedy = "a key must be a plain word", "Write the keys out"
+            document.mistakes.append(UserError(what, remedy=remedy, file=place.file, line=place.line))
+            continue
+        key = str(key_node.value)
+        if key in first_places:
+            what = f"{dotted((*path, key))} is written twice, first in line {first_places[key].line}"
+            document.mistakes.append(UserError(what, remedy="Keep one of them", file=place.file, line=place.line))
+            continue
+        first_places[key] = document.places[(*path, key)] = place
+        yield key, child
 
 
 def _container(path: KeyPath, document: Document, place: Place) -> dict[str | int, Any] | None:

@@ -6,7 +6,7 @@ with the nearest known one at that place, or with the section it belongs to.
 """
 
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,19 +20,27 @@ _LONGEST_GOT = 80  # characters of a wrong value worth repeating
 
 
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: Document) -> None:
-    """Adds a message to ``document`` for each thing wrong and not said yet; ``model`` is the whole recipe's."""
+    """Adds a message to ``document`` for each thing wrong that has none yet; ``model`` is the whole recipe's.
+
+    A section that is missing because its keys were written under other names is the same mistake.
+    """
     by_path: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_path.setdefault(_written_path(details, document.tree), []).append(details)
-    contradictions = frozenset(document.mistaken)
-    for path, found in by_path.items():
-        if path not in contradictions:
-            _note(path, found, model, document, contradictions)
+    noted = frozenset(document.mistaken)
+    for path, errors in by_path.items():
+        is_missing = errors[0]["type"] == "missing"
+        if path not in noted and not (is_missing and _is_above_any(path, noted)):
+            _note(path, errors, model, document, noted)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy that names the nearest of ``known``, or all of them when none is near and they are few."""
-    names = sorted(set(known))
+def _is_above_any(path: KeyPath, paths: Iterable[KeyPath]) -> bool:
+    return any(other[: len(path)] == path for other in paths)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A remedy that names the nearest of ``choices``, or all of them when none is near."""
+    names = sorted(set(choices))
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {close[0]!r}?"
@@ -40,14 +48,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _note(
-    path: KeyPath, found: list[ErrorDetails], model: type[BaseModel], document: Document, known: frozenset[KeyPath]
+    path: KeyPath, errors: list[ErrorDetails], model: type[BaseModel], document: Document, noted: frozenset[KeyPath]
 ) -> None:
-    details = found[0]
+    details = errors[0]
     kind, name = details["type"], dotted(path)
     got = _presentable(details["input"])
     if kind == "extra_forbidden":
         around = fields_at(model, details["loc"][:-1])
-        remedy = _other_home(path, model) or nearest(str(path[-1]), around)
+        remedy = _other_home(path, model) or _transformers_key(path, around) or nearest(str(path[-1]), around)
         document.mistake(f"unknown key {name}", path, got=got, remedy=remedy)
     elif kind == "missing":
         field = fields_at(model, details["loc"][:-1]).get(str(path[-1]))
@@ -68,20 +76,20 @@ def _note(
         remedy = nearest(str(details["input"]), choices)
         document.mistake(f"{name} is none of {', '.join(choices)}", path, got=got, remedy=remedy)
     elif kind in ("value_error", "assertion_error"):
-        _note_broken_rule(path, details, document, known)
+        _note_broken_rule(path, details, document, noted)
     else:
-        wanted = " or ".join(dict.fromkeys(_wanted(one["msg"]) for one in found))
+        wanted = " or ".join(dict.fromkeys(_wanted(error["msg"]) for error in errors))
         quoted = _written_in_quotes(details["input"], kind)
         null = " (got null)" if details["input"] is None else ""
         document.mistake(f"{name} {wanted}{null}", path, got=got, remedy=quoted)
 
 
-def _note_broken_rule(path: KeyPath, details: ErrorDetails, document: Document, known: frozenset[KeyPath]) -> None:
-    """A rule of a part's own, unless the checks between parts have said the same already, with the right line."""
+def _note_broken_rule(path: KeyPath, details: ErrorDetails, document: Document, noted: frozenset[KeyPath]) -> None:
+    """A rule of a section's own, unless the checks between sections have noted the same with the right line."""
     message = str(details["ctx"]["error"]) if "ctx" in details else details["msg"]
     meant = _meant(path, message, document)
     is_about_the_whole = meant == path
-    if meant in known or (is_about_the_whole and any(one[: len(path)] == path for one in known)):
+    if meant in noted or (is_about_the_whole and _is_above_any(path, noted)):
         return
     name = dotted(path)
     document.mistake(f"{name}: {message}" if name else message, meant)
@@ -152,6 +160,13 @@ def _other_home(path: KeyPath, model: type[BaseModel]) -> str | None:
     return f"It belongs under `{homes[0]}:`" if homes else None
 
 
+def _transformers_key(path: KeyPath, around: Mapping[str, str]) -> str | None:
+    """A remedy for what is probably a key of transformers, which stand one level deeper."""
+    if path[:-1] != ("model",) or get_close_matches(str(path[-1]), around, n=1, cutoff=0.8):
+        return None
+    return f"Keys of transformers stand under `model.config:`: write `model.config.{path[-1]}`"
+
+
 def fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> dict[str, str]:
     """Names and descriptions of the keys known at a location of pydantic's, followed through unions, mappings and
     lists.
@@ -159,8 +174,12 @@ def fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> dict[s
     candidates: list[Any] = [model]
     for part in location:
         candidates = _step(candidates, part)
-    models = [one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)]
-    return {field.alias or name: field.description or "" for one in models for name, field in one.model_fields.items()}
+    models = [candidate for candidate in candidates if isinstance(candidate, type) and issubclass(candidate, BaseModel)]
+    return {
+        field.alias or name: field.description or ""
+        for candidate in models
+        for name, field in candidate.model_fields.items()
+    }
 
 
 def _step(candidates: list[Any], part: str | int) -> list[Any]:
@@ -172,15 +191,17 @@ def _step(candidates: list[Any], part: str | int) -> list[Any]:
                 inner += _members(field.annotation) + _from_outside(field.metadata)
         elif get_origin(candidate) is not None and get_args(candidate):
             inner += _members(get_args(candidate)[-1 if get_origin(candidate) is dict else 0])
-    # What is no key is the tag of a union: it tells which of the candidates is meant.
-    return inner or [one for one in candidates if _has_tag(one, part)] or candidates
+    # What is not a key is the tag of a union: it says which of the candidates is meant.
+    return inner or [candidate for candidate in candidates if _has_tag(candidate, part)] or candidates
 
 
 def _has_tag(candidate: Any, tag: str | int) -> bool:
     if not (isinstance(candidate, type) and issubclass(candidate, BaseModel)):
         return False
     literals = [
-        get_args(one.annotation) for one in candidate.model_fields.values() if get_origin(one.annotation) is Literal
+        get_args(field.annotation)
+        for field in candidate.model_fields.values()
+        if get_origin(field.annotation) is Literal
     ]
     return candidate.__name__ == tag or any(tag in values for values in literals)
 
@@ -190,7 +211,7 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0]) + _from_outside(get_args(annotation)[1:])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [member for one in get_args(annotation) if one is not type(None) for member in _members(one)]
+        return [member for part in get_args(annotation) if part is not type(None) for member in _members(part)]
     return [annotation]
 
 

@@ -47,22 +47,29 @@ def shipped_path(name: str) -> Path:
         return paths[name]
     near = get_close_matches(name, paths, n=1)
     remedy = f"Did you mean {near[0]!r}?" if near else f"Shipped: {', '.join(paths)}"
-    raise UserError("there is neither a file nor a shipped recipe of this name", got=name, remedy=remedy)
+    raise UserError("no such recipe: not a file, not a shipped name", got=name, remedy=remedy)
+
+
+def recipe_path(given: Path | str) -> Path:
+    """The recipe's file: as given, or the shipped recipe of that name."""
+    path = Path(given)
+    is_name = not path.suffix and len(path.parts) == 1
+    return shipped_path(path.name) if is_name and not path.exists() else path
 
 
 def copy_recipes(name: str | None, folder: Path) -> list[Path]:
     """Copies one shipped recipe, or all, with the data they read, into ``folder``; the new recipe files.
 
-    UserError instead of writing over a file that is there already.
+    UserError instead of writing over a file that exists.
     """
     sources = [shipped_path(name)] if name is not None else [recipe.path for recipe in shipped_recipes()]
     copies = [folder / source.name for source in sources]
     if folder.exists() and not folder.is_dir():
-        raise UserError("recipes are copied into a folder, and this is none", got=str(folder))
+        raise UserError("recipes are copied into a folder, and this is not one", got=str(folder))
     for copy in copies:
         if copy.exists():
             raise UserError(
-                "the recipe would be written over", got=str(copy), remedy="Choose another folder, or move the file away"
+                "the recipe would be overwritten", got=str(copy), remedy="Choose another folder, or move the file away"
             )
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(shipped_folder("recipes") / "data", folder / "data", dirs_exist_ok=True)

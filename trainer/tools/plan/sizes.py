@@ -71,8 +71,12 @@ def model_size(config: ModelConfig, *, vocabulary_size: int, sequence_length: in
     folder = Path(config.pretrained) if config.pretrained else None
     if folder is not None and (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
         return _size_on_disk(folder)
-    if config.architecture == "llama" and config.keys.keys() >= _REQUIRED_KEYS and config.keys.keys() <= _PLAIN_KEYS:
-        return _llama_size(config.keys, vocabulary_size)
+    if (
+        config.architecture == "llama"
+        and config.config.keys() >= _REQUIRED_KEYS
+        and config.config.keys() <= _PLAIN_KEYS
+    ):
+        return _llama_size(config.config, vocabulary_size)
     settings = transformers_config(
         config, vocabulary_size=vocabulary_size, sequence_length=sequence_length
     ).get_text_config()

@@ -1,0 +1,211 @@
+"""The recipe: everything that decides what is trained, composed of the sections' own configurations and checked as a
+whole.
+
+A recipe is strict (an unknown key is a mistake) and every mistake in it is reported together with its line: a wrong run
+costs hours, and finding five typing mistakes in five attempts costs patience. Only the question whether transformers
+knows the keys of the model needs a heavy import; `trainer plan`, which must answer immediately, leaves it out.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+
+from trainer.base.config import Config
+from trainer.base.errors import RecipeError
+from trainer.control.controller import ControlConfig
+from trainer.data.config import DataConfig
+from trainer.evaluate.config import EvaluationConfig
+from trainer.mixture.config import MixtureConfig
+from trainer.model.build import ModelConfig
+from trainer.model.config import TrainingConfig
+from trainer.recipe.aliases import note_aliases
+from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
+from trainer.recipe.loading import Document, apply_override, read_file, read_mapping
+from trainer.recipe.messages import note_mistakes
+from trainer.recipe.resolve import EXTENDS, resolve_extends, resolve_paths, resolve_shares
+from trainer.recipe.shipped import recipe_path
+from trainer.tracking.journal import MonitorConfig
+from trainer.training.config import CheckpointConfig
+
+# What a run may change when it resumes: how long it trains, how the same samples are partitioned, what is saved and
+# shown. Anything else would make the second half of the run another experiment than the first.
+ALLOWED_ON_RESUME = (
+    "training.steps",
+    "training.micro_batch",
+    "training.timeout_s",
+    "mixture.global_batch",
+    "mixture.max_epochs*",
+    "monitor.*",
+    "checkpoint.*",
+    "data.cache",
+    "data.num_proc",
+    "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
+    "data.sources.*.joins",  # of later steps; what has joined is compared with the ledger
+    "evaluation.document_batch",
+    "evaluation.max_compute_share",
+    "evaluation.source_value.max_compute_share",
+    "evaluation.alignment.max_compute_share",
+)
+
+
+class Recipe(Config):
+    """A whole training run: what is trained, on what, in which mixture, steered and watched how."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run; its folder is runs/<name>")
+    seed: int = Field(default=17, ge=0, lt=2**63, description="all randomness of the run is derived from it")
+    engine: Literal["accelerate", "lightning"] = Field(
+        default="accelerate", description="what makes the steps: our loop under Accelerate, or a Lightning Trainer"
+    )
+    model: ModelConfig = Field(description="the model to train")
+    data: DataConfig = Field(description="sources, tokenizer, held-out documents")
+    mixture: MixtureConfig = Field(description="what of a batch each source gets")
+    control: ControlConfig = Field(
+        default_factory=ControlConfig, description="who changes the shares, and who may veto"
+    )
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="when and on what held-out loss is read"
+    )
+    training: TrainingConfig = Field(description="steps, learning rate, precision")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="when to save and what to keep")
+    monitor: MonitorConfig = Field(
+        default_factory=MonitorConfig, description="where figures are shown beside the journal"
+    )
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A checked recipe, the folder it was written in, and its text as written (resolved where it was a mapping)."""
+
+    recipe: Recipe
+    folder: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that differs between two recipes; ``allowed`` when a run may resume under the new value."""
+
+    key: str
+    old: Any
+    new: Any
+    allowed: bool
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
+
+
+def load_recipe(
+    given: Path | str | Mapping[str, Any], overrides: list[str] | None = None, *, on_this_machine: bool = True
+) -> LoadedRecipe:
+    """The recipe ``given`` as a file, a shipped name or a mapping, with ``overrides`` (`a.b=c`, the value in YAML).
+
+    Paths of data and models come out absolute. ``on_this_machine`` also checks what only this machine can tell: whether
+    the data files exist, and whether transformers knows the model's keys (its import takes seconds). Raises UserError
+    when it cannot be read, RecipeError with every mistake when it is wrong.
+    """
+    document, folder, text = _read(given)
+    for override in overrides or []:
+        apply_override(override, document, folder)
+    resolve_shares(document)
+    resolve_paths(document)
+    note_aliases(document, Recipe)
+    note_contradictions(
+        document
+    )  # first: they know the line, where the sections' own rules often know only the section
+    recipe = _validated(document)
+    if recipe is not None and not document.mistakes:
+        note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data, recipe.evaluation)
+    if on_this_machine:
+        note_machine_mistakes(document, folder)
+    if document.mistakes or recipe is None:
+        raise RecipeError(document.mistakes)
+    return LoadedRecipe(recipe=recipe, folder=folder, text=resolved_yaml(recipe) if text is None else text)
+
+
+def _read(given: Path | str | Mapping[str, Any]) -> tuple[Document, Path, str | None]:
+    """The values with what they extend, the folder that overrides are relative to, and the text."""
+    if isinstance(given, Mapping):
+        folder, text = Path.cwd(), None
+        document, file = read_mapping(given, folder), None
+    else:
+        file = recipe_path(given)
+        document, text = read_file(file)
+        folder = file.resolve().parent
+    resolve_extends(document, () if file is None else (file.resolve(),))
+    return document, folder, text
+
+
+def _validated(document: Document) -> Recipe | None:
+    try:
+        # Through JSON, since pydantic's strict mode takes a list for a tuple and a string for a path only there.
+        return Recipe.model_validate_json(json.dumps(document.tree), strict=True)
+    except ValidationError as error:
+        note_mistakes(error, Recipe, document)
+        return None
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with every default written out, as YAML that loads to the same recipe."""
+    writer: Any = YAML(typ="safe", pure=True)  # its attributes are declared as None
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
+    writer.width = 120
+    stream = StringIO()
+    writer.dump(recipe.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe as written, for editors.
+
+    Nothing in it is required, since what one recipe leaves out may come from the one it extends; null, which removes
+    such a key, is allowed everywhere; `trainer check` knows.
+    """
+    schema = _as_written(Recipe.model_json_schema())
+    description = "another recipe, by its file or shipped name, whose keys this one replaces"
+    schema["properties"] = {EXTENDS: {"type": "string", "description": description}, **schema["properties"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _as_written(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_as_written(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # A part of one of several kinds fits more than one of them.
+    schema = {key.replace("oneOf", "anyOf"): _as_written(value) for key, value in schema.items() if key != "required"}
+    if isinstance(properties := schema.get("properties"), dict):
+        schema["properties"] = {name: _or_null(value) for name, value in properties.items()}
+    return schema
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    description = {"description": schema["description"]} if "description" in schema else {}
+    return {"anyOf": [schema, {"type": "null"}], **description}
+
+
+def differences(old: Recipe, new: Recipe) -> list[Difference]:
+    """The keys whose values differ, sorted by name; a key that only one of them has counts with None for the other."""
+    left, right = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    changed = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    return [Difference(key, left.get(key), right.get(key), _is_allowed(key)) for key in changed]
+
+
+def _is_allowed(key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in ALLOWED_ON_RESUME)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
