@@ -86,7 +86,7 @@ def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
         (("plan", "quickstart", "--free-disk-gb", "inf"), "finite"),
         (("plan", "quickstart", "--tokens-per-second", "inf"), "finite"),
         (("fit", "quickstart", "--run", __file__), "--run is no folder"),
-        (("recipes", "--copy", __file__), "this is none"),
+        (("recipes", "--copy", __file__), "this is not one"),
         (("report", "runs/x", "-o", "no/such/folder/report.html"), "--output"),
         (("audit", "runs/x"), "--step N or --sample"),
         (("train",), "train"),

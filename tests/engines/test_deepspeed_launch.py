@@ -78,7 +78,7 @@ def test_what_the_launch_says_without_a_file_is_refused_alike(
 
 
 def test_a_launch_without_a_file_may_say_what_the_recipe_says(launched: pytest.MonkeyPatch) -> None:
-    launched.setenv("ACCELERATE_GRADIENT_CLIPPING", str(training().clip_norm))
+    launched.setenv("ACCELERATE_GRADIENT_CLIPPING", str(training().max_grad_norm))
     launched.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     launched.setenv("ACCELERATE_USE_CPU", "False")
     check_engine(training())

@@ -78,7 +78,7 @@ def inner(left: Any, right: Any) -> float:
 def test_products_and_variances_are_those_of_autograd_whatever_the_clipping_and_the_momentum() -> None:
     rng = np.random.default_rng(2)
     held_out, rows = text(rng, 8), text(rng, 16)
-    with bench(micro_batch=4, clip_norm=1e-3) as on:
+    with bench(micro_batch=4, max_grad_norm=1e-3) as on:
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
         (found,) = read_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()

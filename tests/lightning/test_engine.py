@@ -137,7 +137,7 @@ def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint(place: Place,
     assert_same_run(run, alone, 2)
 
 
-BLOW_UP = ["training.learning_rate=1.0e+30", "training.clip_norm=1.0e+30", "training.schedule={kind: constant}"]
+BLOW_UP = ["training.learning_rate=1.0e+30", "training.max_grad_norm=1.0e+30", "training.schedule={kind: constant}"]
 
 
 def assert_blown_up(ended: Ended, run: Path) -> None:

@@ -51,7 +51,7 @@ TRAINING = TrainingConfig.model_validate(
         "learning_rate": 3e-3,
         "schedule": {"kind": "cosine", "warmup_steps": 3},
         "precision": "fp32",
-        "clip_norm": 0.5,
+        "max_grad_norm": 0.5,
     }
 )
 

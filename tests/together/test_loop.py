@@ -130,7 +130,7 @@ def test_a_kill_right_after_a_rollback_leaves_no_trace(place: Place, rolled_back
 
 def test_three_steps_that_are_not_finite_end_the_run_and_name_the_samples(place: Place, alone: Path) -> None:
     run = place.folder / "blown-up"
-    blow_up = ["training.learning_rate=1.0e+30", "training.clip_norm=1.0e+30", "training.schedule={kind: constant}"]
+    blow_up = ["training.learning_rate=1.0e+30", "training.max_grad_norm=1.0e+30", "training.schedule={kind: constant}"]
     ended = place.fit(run, *blow_up).wait()
     assert ended.code == 1
     found = lines(run, "nonfinite")

@@ -131,7 +131,7 @@ def test_a_changed_recipe_is_refused_and_the_difference_shown(place: Place, copi
 
 
 def test_keys_that_change_no_sample_may_change(place: Place, copied: Path) -> None:
-    allowed = [LONGER, "training.micro_batch=5", "checkpoint.every_steps=7", "evaluation.document_batch=3"]
+    allowed = [LONGER, "training.micro_batch=5", "checkpoint.every_steps=7", "evaluation.micro_batch=3"]
     ended = place.fit(copied, *allowed).wait()
     assert ended.code == 0, ended.output
     assert {step: int(batch_hash) for step, batch_hash in by_step(copied, "batch_hash").items()} == predicted(copied)

@@ -154,7 +154,7 @@ class AccelerateEngine:
 
     def _clip(self) -> "Tensor":
         """Scale the gradients down to the recipe's norm; the norm over all ranks before it, a plain scalar."""
-        limit = self._training.clip_norm if self._clips else torch.inf
+        limit = self._training.max_grad_norm if self._clips else torch.inf
         norm: Any = torch.nn.utils.clip_grad_norm_(self._model.parameters(), limit)
         whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
         return whole

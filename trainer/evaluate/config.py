@@ -56,7 +56,7 @@ class EvaluationConfig(Config):
     max_compute_share: float = Field(
         default=0.05, gt=0, le=1, description="most compute of the readings, as a part of the training between them"
     )
-    document_batch: int = Field(default=32, ge=1, description="windows per forward on one process")
+    micro_batch: int = Field(default=32, ge=1, description="windows per forward on one process")
     source_samples: int = Field(
         default=8, ge=0, description="fixed training samples of each source whose loss is read too; 0 for none"
     )

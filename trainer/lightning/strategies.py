@@ -156,7 +156,7 @@ def zero_config(stage: int, training: TrainingConfig) -> dict[str, Any]:
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "gradient_clipping": training.clip_norm,
+        "gradient_clipping": training.max_grad_norm,
         "train_micro_batch_size_per_gpu": training.micro_batch,
     }
     if training.precision == "bf16":

@@ -75,7 +75,7 @@ class TrainingConfig(Config):
     weight_decay: float = Field(default=0.1, ge=0, description="of matrices; vectors (norms, biases) are not decayed")
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="of AdamW, each from 0 to below 1")
     epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
-    clip_norm: float = Field(
+    max_grad_norm: float = Field(
         default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"
     )
     precision: Literal["fp32", "bf16"] = Field(

@@ -131,6 +131,7 @@ _SAME_VALUE: Mapping[str, tuple[str, ...]] = {
     "checkpoint.every_steps": ("save_steps", "save_every", "checkpoint_every"),
     "checkpoint.keep": ("save_total_limit", "keep_latest_k", "max_checkpoints"),
     "evaluation.every_steps": ("eval_steps", "eval_every", "eval_interval", "val_check_interval"),
+    "evaluation.micro_batch": ("eval_batch_size", "per_device_eval_batch_size", "document_batch"),
     "name": ("run_name", "wandb_run_name", "experiment_name"),
     "seed": ("random_seed", "data_seed", "manual_seed"),
     "monitor.wandb.project": ("wandb_project", "project_name"),

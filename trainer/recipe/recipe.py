@@ -48,7 +48,7 @@ ALLOWED_ON_RESUME = (
     "data.num_proc",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
     "data.sources.*.joins",  # of later steps; what has joined is compared with the ledger
-    "evaluation.document_batch",
+    "evaluation.micro_batch",
     "evaluation.max_compute_share",
     "evaluation.source_value.max_compute_share",
     "evaluation.alignment.max_compute_share",

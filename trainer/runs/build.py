@@ -135,7 +135,7 @@ def _reader(
         seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
-        document_batch=recipe.evaluation.document_batch,
+        document_batch=recipe.evaluation.micro_batch,
     )
 
 
@@ -199,7 +199,7 @@ def source_value_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Sourc
         seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
-        batch_rows=recipe.evaluation.document_batch,
+        batch_rows=recipe.evaluation.micro_batch,
     )
     return MeasurePlan(measure=measure, times=when)
 
@@ -226,7 +226,7 @@ def forgetting_plan(recipe: Recipe, data: "PreparedData") -> MeasurePlan[Forgett
         seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
-        batch_rows=recipe.evaluation.document_batch,
+        batch_rows=recipe.evaluation.micro_batch,
     )
     return MeasurePlan(measure=measure, times=when)
 

@@ -81,7 +81,7 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
         data.test,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
-        document_batch=recipe.evaluation.document_batch,
+        document_batch=recipe.evaluation.micro_batch,
     )
     run.journal.write("test", state.step, part="test", **summary(reader.read(engine, step=state.step, live={})))
     beat("finishing")

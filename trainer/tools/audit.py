@@ -244,7 +244,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
             part,
             sequence_length=data.sequence_length,
             end_of_document=data.end_of_document,
-            document_batch=run.recipe.evaluation.document_batch,
+            document_batch=run.recipe.evaluation.micro_batch,
         )
         figures[name] = summary(reader.read(engine, step=saved.step, live={}))
     return figures

@@ -239,7 +239,7 @@ def _owned_by_the_recipe(config: Mapping[str, Any], training: "TrainingConfig") 
     _check_keys(config)
     _check_zero(config.get("zero_optimization", {}))
     owned = {
-        "gradient_clipping": (training.clip_norm, "training.clip_norm"),
+        "gradient_clipping": (training.max_grad_norm, "training.max_grad_norm"),
         "gradient_accumulation_steps": (1, "mixture.global_batch and training.micro_batch"),
         "train_micro_batch_size_per_gpu": (training.micro_batch, "training.micro_batch"),
         "train_batch_size": ("auto", "mixture.global_batch"),
