@@ -4,15 +4,17 @@ A cell that is finished is not run again, and one that was interrupted goes on, 
 any time. What a cell came to is read from its run folder alone.
 """
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from trainer.tracking.schema import DecisionLine, EvaluationLine, StepLine, TestLine, read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,27 +54,28 @@ def result(folder: Path) -> dict[str, Any] | None:
     journal = folder / "journal.jsonl"
     if not journal.is_file():
         return None
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    reports = [line for line in lines if line["kind"] == "test"]
-    if not reports:
+    lines = list(read_journal(journal))
+    test = next((line.figures for line in reversed(lines) if isinstance(line, TestLine)), None)
+    if test is None:
         return None
-    steps = [line for line in lines if line["kind"] == "step"]
-    evaluations = [line for line in lines if line["kind"] == "evaluation"]
-    moves = [line for line in lines if line["kind"] == "decision" and line["action"] != "keep"]
-    lowest = {name: min(line["shares"][name] for line in steps) / 1e6 for name in steps[0]["shares"]}
+    steps = [line for line in lines if isinstance(line, StepLine)]
+    evaluations = [line for line in lines if isinstance(line, EvaluationLine)]
+    moves = [line for line in lines if isinstance(line, DecisionLine) and line.action != "keep"]
+    mixtures = [line.mixture for line in steps]
+    lowest = {name: min(mixture.shares[name] for mixture in mixtures) / 1e6 for name in mixtures[0].shares}
     commit = folder / "commit"
     return {
         "commit": commit.read_text() if commit.is_file() else "unknown",
-        "validation_nats_per_token": evaluations[-1]["nats_per_token"],
-        "test_nats_per_token": reports[-1]["nats_per_token"],
-        "test_bits_per_byte": reports[-1]["bits_per_byte"],
-        "test_slices": {name: one["nats_per_token"] for name, one in reports[-1]["slices"].items()},
-        "worst_slice": reports[-1]["worst_slice"],
-        "final_shares": {name: share / 1e6 for name, share in steps[-1]["shares"].items()},
+        "validation_nats_per_token": evaluations[-1].figures.nats_per_token,
+        "test_nats_per_token": test.nats_per_token,
+        "test_bits_per_byte": test.bits_per_byte,
+        "test_slices": {name: slice_.nats_per_token for name, slice_ in test.slices.items()},
+        "worst_slice": None if test.worst_slice is None else asdict(test.worst_slice),
+        "final_shares": {name: share / 1e6 for name, share in mixtures[-1].shares.items()},
         "lowest_shares": lowest,
-        "epochs": steps[-1]["epochs"],
-        "evaluation_steps": [line["step"] for line in evaluations],
-        "moves": [{"step": line["step"], "action": line["action"], "shares": line["shares"]} for line in moves],
+        "epochs": dict(mixtures[-1].epochs),
+        "evaluation_steps": [line.step for line in evaluations],
+        "moves": [{"step": line.step, "action": line.action, "shares": dict(line.shares)} for line in moves],
         "steps": len(steps),
     }
 

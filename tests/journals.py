@@ -12,9 +12,20 @@ import pytest
 
 from experiments.environments import ENVIRONMENTS
 from experiments.world import steered
-from trainer.base.records import Decision
+from trainer.base.records import Action, Decision, Kind, SourceValue
 from trainer.control import ControlConfig
+from trainer.tracking.figures import HeldOutFigures, SliceDrawn, SliceLoss, SourceFacts, StepMixture, WorstSlice
 from trainer.tracking.journal import AppendOnlyFile, Journal
+from trainer.tracking.schema import (
+    CheckpointLine,
+    DecisionLine,
+    EvaluationLine,
+    FinishLine,
+    SampleLine,
+    StartLine,
+    StepLine,
+    TestLine,
+)
 
 RECIPE = """\
 # trainer fit recipes/story.yaml
@@ -25,8 +36,8 @@ model: {{architecture: llama, config: {{hidden_size: 128, num_hidden_layers: 4}}
 mixture:
   global_batch: 32
 """
-KINDS = {"wikipedia": "real", "written": "synthetic", "invented": "synthetic", "spam": "synthetic"}
-WORTH = {"wikipedia": 0.4, "written": 0.9, "invented": 0.3, "spam": -0.6}
+KINDS: dict[str, Kind] = {"wikipedia": "real", "written": "synthetic", "invented": "synthetic", "spam": "synthetic"}
+SOURCE_VALUES = {"wikipedia": 0.4, "written": 0.9, "invented": 0.3, "spam": -0.6}
 SLICES = {"history": 0.0, "science": 0.12, "music": -0.08, "people": 0.31}
 GLOBAL_BATCH, SEQUENCE_LENGTH, EVERY_STEPS = 32, 128, 25
 
@@ -66,9 +77,9 @@ class Teller:
                 self.evaluation(step)
                 self.decision(step)
             if step % 100 == 0:
-                self.journal.write(
-                    "checkpoint", step, folder=f"checkpoints/step-{step:08d}", seconds=0.4, bytes=18_000_000
-                )
+                folder, size = f"step-{step:08d}", 18_000_000
+                saved = CheckpointLine(step=step, folder=folder, seconds=0.4, stalled_seconds=0.4, bytes=size)
+                self.journal.write(saved)
             if step == self.story.crash_at:
                 self.journal.close()
                 with (self.folder / "journal.jsonl").open("ab") as file:
@@ -77,15 +88,17 @@ class Teller:
         self.end()
 
     def start(self) -> None:
-        segments = {
-            name: {"num_samples": 900 + 700 * i, "kind": kind, "license": "CC-BY-SA-4.0" if i < 3 else None}
-            | {"num_tokens": (900 + 700 * i) * SEQUENCE_LENGTH, "num_documents": 400 + 310 * i}
+        sources = {
+            name: SourceFacts(
+                num_samples=900 + 700 * i, kind=kind, license="CC-BY-SA-4.0" if i < 3 else None,
+                num_tokens=(900 + 700 * i) * SEQUENCE_LENGTH, num_documents=400 + 310 * i,
+            )
             for i, (name, kind) in enumerate((self.names[name], kind) for name, kind in KINDS.items())
-        }
+        }  # fmt: skip
         environment = {"versions": {"python": "3.11.2", "torch": "2.13.0"}, "device": "cpu", "hostname": "node-1"}
-        self.journal.write(
-            "start", 0, recipe_name=self.story.name, world_size=2, environment=environment | {"git_commit": "0f3c2a1"},
-            resumed_from=None, segments=segments, store="store/5f2e", parameters=1_180_000,
+        self.journal.write(StartLine(
+            step=0, recipe_name=self.story.name, world_size=2, environment=environment | {"git_commit": "0f3c2a1"},
+            resumed_from=None, sources=sources, store="store/5f2e", parameters=1_180_000, validation_documents=256,
             quarantine={
                 "file": "quarantine.jsonl",
                 "sources": {
@@ -95,42 +108,42 @@ class Teller:
                 },
             },
             contamination={self.names["written"]: {"exact": 2, "near": 5, "dropped": 7}},
-        )  # fmt: skip
-        for name, segment in segments.items():
-            self.ledger.append({"fact": "segment", "step": 0, "source": name, "kind": segment["kind"], "segment": 0}
-                               | {"num_samples": segment["num_samples"], "fingerprint": "ab12"})  # fmt: skip
+        ))  # fmt: skip
+        for name, facts in sources.items():
+            self.ledger.append({"fact": "segment", "step": 0, "source": name, "kind": facts.kind, "segment": 0}
+                               | {"num_samples": facts.num_samples, "fingerprint": "ab12"})  # fmt: skip
         self.ledger.append({"fact": "batch", "step": 0, "global_batch": GLOBAL_BATCH})
         self.ledger.append({"fact": "shares", "step": 0, "shares": self.shares, "reason": "recipe"})
 
     def loss(self, step: int) -> float:
-        bad = sum(self.shares[self.names[name]] / 1e6 * max(0.0, -WORTH[name]) for name in KINDS)
+        bad = sum(self.shares[self.names[name]] / 1e6 * max(0.0, -SOURCE_VALUES[name]) for name in KINDS)
         return 4.1 + 4.2 * math.exp(-step / 90) + 0.25 * bad
 
     def step(self, step: int) -> None:
         counts = {name: round(GLOBAL_BATCH * share / 1e6) for name, share in self.shares.items()}
         for i, (name, count) in enumerate(counts.items()):
             self.epochs[name] += count / (900 + 700 * i)
-        self.journal.write(
-            "step", step, loss=self.loss(step) - 0.2 + self.rng.normal() * 0.06, learning_rate=1e-3 * min(1, step / 40),
-            grad_norm=float(self.rng.uniform(0.5, 1.5)), tokens=GLOBAL_BATCH * SEQUENCE_LENGTH, counts=counts,
-            shares=self.shares, epochs=self.epochs, batch_hash=str(self.rng.integers(2**62)), updated=True,
-            seconds=0.31,
-        )  # fmt: skip
+        loss, norm = self.loss(step) - 0.2 + self.rng.normal() * 0.06, float(self.rng.uniform(0.5, 1.5))
+        self.journal.write(step_line(
+            step, loss=loss, learning_rate=1e-3 * min(1, step / 40), grad_norm=norm, counts=counts, shares=self.shares,
+            tokens=GLOBAL_BATCH * SEQUENCE_LENGTH, epochs=self.epochs, batch_hash=str(self.rng.integers(2**62)),
+        ))  # fmt: skip
 
     def evaluation(self, step: int) -> None:
         loss = self.loss(step) + self.rng.normal() * 0.01
         source_value = {
-            self.names[name]: {"value": value + self.rng.normal() * 0.1, "standard_error": 0.12, "num_samples": 64}
-            for name, value in WORTH.items()
+            self.names[name]: SourceValue(value=value + self.rng.normal() * 0.1, standard_error=0.12, num_samples=64)
+            for name, value in SOURCE_VALUES.items()
         }
-        self.journal.write(
-            "evaluation", step, part="validation", nats_per_token=loss, standard_error=0.021, bits_per_byte=loss * 0.45,
-            worst_decile_nats_per_token=loss + 0.9,
-            source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
-            slices={name: {"nats_per_token": loss + more, "tokens": 4000} for name, more in SLICES.items()},
-            source_value=source_value, seconds=1.2, documents=256, drawn_unnamed=0.25,
-            drawn_slices={"people": {"real": 0.4, "drawn": 0.137}},
+        figures = HeldOutFigures(
+            nats_per_token=loss, standard_error=0.021, bits_per_byte=loss * 0.45, documents=256, tokens=16_000,
+            tail_nats_per_token=loss + 0.9, source_nats_per_token=dict.fromkeys(self.names.values(), loss - 0.3),
+            slices={name: SliceLoss(nats_per_token=loss + more, tokens=4000) for name, more in SLICES.items()},
         )  # fmt: skip
+        self.journal.write(EvaluationLine(
+            step=step, figures=figures, source_value=source_value, seconds=1.2, drawn_unnamed=0.25,
+            drawn_slices={"people": SliceDrawn(real=0.4, drawn=0.137)},
+        ))  # fmt: skip
 
     def decision(self, step: int) -> None:
         spam, written = self.names["spam"], self.names["written"]
@@ -139,7 +152,8 @@ class Teller:
             "evidence": 0.2, "warn_at": 10, "alarm_at": 2000,
         }  # fmt: skip
         before = dict(self.shares)
-        action, reason = "keep", "no source's worth differs from the others beyond 2 standard errors"
+        action: Action = "keep"
+        reason = "no source's value differs from the others beyond 2 standard errors"
         if self.story.steered and step == 100:
             self.shares = {**self.shares, spam: 125_000, written: 375_000}
             action, reason = "move", f"{spam} is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved"
@@ -159,9 +173,8 @@ class Teller:
             "shares_before": before,
             "progress": step / self.story.steps,
         }
-        self.journal.write(
-            "decision", step, from_step=step + 1, action=action, shares=self.shares, reason=reason, evidence=evidence
-        )
+        decided = Decision(from_step=step + 1, action=action, shares=self.shares, reason=reason, evidence=evidence)
+        self.journal.write(DecisionLine.of(decided, step=step, policy="feedback"))
         if action != "keep":
             self.ledger.append({"fact": "shares", "step": step + 1, "shares": self.shares, "reason": reason})
 
@@ -169,16 +182,18 @@ class Teller:
         steps = self.story.steps
         bits = self.loss(steps) * 0.45
         slices = {
-            name: {"bits_per_byte": bits + more * 0.4, "nats_per_token": 4.2 + more, "documents": 60}
+            name: SliceLoss(bits_per_byte=bits + more * 0.4, nats_per_token=4.2 + more, documents=60)
             for name, more in SLICES.items()
         }
-        self.journal.write(
-            "test", steps, part="test", bits_per_byte=bits, nats_per_token=bits / 0.45, standard_error=0.018,
-            slices=slices, worst_slice={"name": "people", "bits_per_byte": bits + 0.124},
+        figures = HeldOutFigures(
+            bits_per_byte=bits, nats_per_token=bits / 0.45, standard_error=0.018, documents=240, tokens=16_000,
+            slices=slices, worst_slice=WorstSlice(name="people", bits_per_byte=bits + 0.124),
         )  # fmt: skip
-        self.journal.write("sample", steps, prompt="The river", text=self.story.sample_text)
+        self.journal.write(TestLine(step=steps, figures=figures))
+        self.journal.write(SampleLine(step=steps, prompt="The river", text=self.story.sample_text))
         tokens = steps * GLOBAL_BATCH * SEQUENCE_LENGTH
-        self.journal.write("finish", steps, state="finished", reason="all steps done", seconds=131.5, tokens=tokens)
+        finished = FinishLine(step=steps, state="finished", reason="all steps done", seconds=131.5, tokens=tokens)
+        self.journal.write(finished)
         outcome = {"state": "finished", "step": steps, "reason": "all steps done", "exit_code": 0}
         (self.folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
         self.journal.close()
@@ -207,15 +222,45 @@ def decisions() -> list[Decision]:
     return steered(world, ControlConfig.model_validate({"policy": policy | {"real_floor": 0.001}}))
 
 
-def written(folder: Path, decided: Sequence[Decision], kinds: Mapping[str, str]) -> Path:
-    """A run folder in which only decisions are told."""
+def written(folder: Path, decided: Sequence[Decision], kinds: Mapping[str, Kind], policy: str = "priced") -> Path:
+    """A run folder in which there are only decisions."""
     journal = Journal(folder / "journal.jsonl")
-    segments = {name: {"kind": kind, "num_samples": 500, "num_tokens": 1000} for name, kind in kinds.items()}
-    journal.write("start", 0, recipe_name="decided", segments=segments)
-    for one in decided:
-        journal.write(
-            "decision", one.from_step - 1, from_step=one.from_step, action=one.action, shares=one.shares,
-            reason=one.reason, evidence=one.evidence,
-        )  # fmt: skip
+    sources = {name: SourceFacts(kind=kind, num_samples=500, num_tokens=1000) for name, kind in kinds.items()}
+    journal.write(start_line(sources))
+    for decision in decided:
+        journal.write(DecisionLine.of(decision, step=decision.from_step - 1, policy=policy))
     journal.close()
     return folder
+
+
+def start_line(sources: Mapping[str, SourceFacts]) -> StartLine:
+    """A first start of which only the sources matter."""
+    return StartLine(
+        step=0, recipe_name="decided", world_size=1, parameters=1000, resumed_from=None, sources=sources,
+        validation_documents=10, environment={},
+    )  # fmt: skip
+
+
+def step_line(
+    step: int,
+    *,
+    shares: Mapping[str, int],
+    counts: Mapping[str, int] | None = None,
+    epochs: Mapping[str, float] | None = None,
+    **figures: Any,
+) -> StepLine:
+    """A step of which only what is given matters."""
+    given: dict[str, Any] = {
+        "loss": 4.0, "source_loss": {}, "learning_rate": 1e-3, "grad_norm": 1.0, "tokens": 64, "batch_hash": "0",
+        "updated": True, "seconds": 0.31, **figures,
+    }  # fmt: skip
+    none = dict.fromkeys(shares, 0)
+    mixture = StepMixture(counts=counts or none, shares=dict(shares), epochs=dict(epochs or none))
+    return StepLine(step=step, mixture=mixture, **given)
+
+
+def evaluation_line(step: int, nats_per_token: float, **given: Any) -> EvaluationLine:
+    """An evaluation of which only what is given matters."""
+    figures = {"standard_error": None, "bits_per_byte": nats_per_token * 0.45, "documents": 10, "tokens": 1000}
+    held_out = HeldOutFigures(nats_per_token=nats_per_token, **(figures | given))
+    return EvaluationLine(step=step, figures=held_out, seconds=1.0)

@@ -13,7 +13,7 @@ from trainer.control.priced.estimators import against
 from trainer.report.explain import explain
 from trainer.report.explain_policies import estimates_against, priced_in_words
 
-START = {"kind": "start", "step": 0, "segments": {"real": {"kind": "real"}, "synthetic": {"kind": "synthetic"}}}
+START = {"kind": "start", "step": 0, "sources": {"real": {"kind": "real"}, "synthetic": {"kind": "synthetic"}}}
 
 
 def told(decision: Decision) -> str:

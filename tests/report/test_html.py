@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.journals import written
+from tests.journals import evaluation_line, step_line, written
 from trainer.base.errors import UserError
 from trainer.base.records import Decision
 from trainer.report.charts import figures
@@ -99,10 +99,9 @@ def test_a_run_that_died_at_its_start_has_a_report(tmp_path: Path) -> None:
 def test_losses_that_are_not_numbers_leave_gaps(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     for step, loss in enumerate([2.0, float("nan"), float("inf"), 1.0], start=1):
-        journal.write(
-            "step", step, loss=loss, tokens=10, counts={"a": 1}, shares={"a": 1_000_000}, epochs={"a": 0.1 * step}
-        )
-    journal.write("evaluation", 4, nats_per_token=float("nan"), standard_error=None, worst_decile_nats_per_token=None)
+        epochs = {"a": 0.1 * step}
+        journal.write(step_line(step, loss=loss, counts={"a": 1}, shares={"a": 1_000_000}, epochs=epochs))
+    journal.write(evaluation_line(4, float("nan")))
     write_report([tmp_path], tmp_path / "report.html")
     assert figures(read_history(tmp_path))["train"]["data"][0]["y"] == [2.0, None, None, 1.0]
 

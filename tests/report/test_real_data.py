@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.journals import written
+from tests.journals import step_line, written
 from trainer.base.records import Decision
 from trainer.report.history import read_history
 from trainer.report.real_data import real_note, real_rows
 from trainer.tracking.journal import Journal
+from trainer.tracking.schema import JoinLine, RetireLine
 
 REPEATS = 15.387756  # of arXiv 2305.16264
 
@@ -20,7 +21,7 @@ def test_repeats_are_discounted_and_the_plan_stands_below(decisions: list[Decisi
     journal = Journal(folder / "journal.jsonl")
     epochs = {"real": 3.0, "more": 0.5, "synthetic": 0.1}
     shares = {"real": 600_000, "more": 100_000, "synthetic": 300_000}
-    journal.write("step", 2000, loss=4.0, tokens=64, counts={"real": 2}, shares=shares, epochs=epochs)
+    journal.write(step_line(2000, counts={"real": 2}, shares=shares, epochs=epochs))
     journal.close()
     run = read_history(folder)
     rows = {row["name"]: row for row in real_rows(run)}
@@ -54,10 +55,10 @@ def test_what_was_drawn_of_retired_segments_counts(tmp_path: Path) -> None:
     folder = written(tmp_path, [], {"real": "real", "made": "synthetic"})
     journal = Journal(folder / "journal.jsonl")
     shares = {"real": 1_000_000, "made": 0}
-    journal.write("step", 1, loss=4.0, tokens=64, counts={"real": 900}, shares=shares, epochs={"real": 3.0})
-    journal.write("join", 1, source="real", segment=1, num_samples=200)
-    journal.write("retire", 1, source="real", segment=0)
-    journal.write("step", 2, loss=4.0, tokens=64, counts={"real": 100}, shares=shares, epochs={"real": 0.5})
+    journal.write(step_line(1, counts={"real": 900}, shares=shares, epochs={"real": 3.0}))
+    journal.write(JoinLine(step=1, source="real", segment=1, num_samples=200))
+    journal.write(RetireLine(step=1, source="real", segment=0))
+    journal.write(step_line(2, counts={"real": 100}, shares=shares, epochs={"real": 0.5}))
     journal.close()
     [row] = real_rows(read_history(folder))
     assert (row["drawn"], row["tokens"], row["epochs"]) == ("2,000", "1,000", "2.00")

@@ -156,7 +156,7 @@ def test_a_cap_is_journalled_and_moves_the_share_inside_its_kind(place: Place, a
     epochs = by_step(run, "epochs")
     assert cap["source"] == "bad"
     assert cap["epochs"] == pytest.approx(epochs[50]["bad"])
-    assert epochs[50]["bad"] <= 0.2 < epochs[50]["bad"] + 3 / lines(run, "start")[0]["segments"]["bad"]["num_samples"]
+    assert epochs[50]["bad"] <= 0.2 < epochs[50]["bad"] + 3 / lines(run, "start")[0]["sources"]["bad"]["num_samples"]
     assert by_step(run, "shares")[cap["step"]]["bad"] == 200_000
     assert by_step(run, "shares")[cap["step"] + 1] == cap["shares"] == {"real": 500_000, "good": 500_000, "bad": 0}
     explained = place.command("explain", str(run), "--step", "50").wait()

@@ -66,7 +66,7 @@ def test_no_sample_is_lost_or_doubled_within_an_epoch_through_every_leg(legs: Pa
     run = open_run(legs)
     used = Counter((slot.source, slot.epoch, slot.sample) for step in range(1, 61) for slot in slots_of(run, step))
     assert set(used.values()) == {1}
-    sizes = {name: source["num_samples"] for name, source in lines(legs, "start")[0]["segments"].items()}
+    sizes = {name: source["num_samples"] for name, source in lines(legs, "start")[0]["sources"].items()}
     newest = {name: max(epoch for source, epoch, _ in used if source == name) for name in sizes}
     assert newest["real"] >= 1, "no epoch of the real source was completed: the test shows nothing"
     for name, size in sizes.items():

@@ -2,17 +2,19 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.journals import start_line, step_line
 from trainer.base.errors import UserError
 from trainer.data.prepare import prepare
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares, Topology, to_record
 from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Plan
 from trainer.recipe import load_recipe, resolved_yaml
 from trainer.tools.audit import Slot, open_run, show_sample, show_step, slots_of, uses_of
-from trainer.tracking.journal import AppendOnlyFile
+from trainer.tracking.journal import AppendOnlyFile, Journal
 
 STEPS, SEED = SNAPSHOT_EVERY_STEPS + 300, 3  # the recipe's seed
 
@@ -40,12 +42,12 @@ def folder(tiny_recipe: Path, tmp_path: Path) -> Path:
     run.mkdir()
     (run / "recipe.yaml").write_text(resolved_yaml(load_recipe(tiny_recipe).recipe))
     plan = Plan(SEED, Ledger(facts()))
-    ledger, journal = AppendOnlyFile(run / "ledger.jsonl"), AppendOnlyFile(run / "journal.jsonl")
+    ledger, journal = AppendOnlyFile(run / "ledger.jsonl"), Journal(run / "journal.jsonl")
     for fact in [*facts(), plan.snapshot(plan.state(SNAPSHOT_EVERY_STEPS + 1))]:
         ledger.append(to_record(fact))
-    journal.append({"kind": "start", "step": 0, "store": str(tmp_path / "thrown-away")})
+    journal.write(replace(start_line({}), store=str(tmp_path / "thrown-away")))
     for step in range(1, STEPS + 1):
-        journal.append({"kind": "step", "step": step, "batch_hash": str(2**64 - step)})
+        journal.write(step_line(step, shares={}, batch_hash=str(2**64 - step)))
     ledger.close()
     journal.close()
     return run
@@ -135,7 +137,7 @@ def with_store(tiny_recipe: Path, tmp_path: Path) -> Path:
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text(resolved_yaml(loaded.recipe))
-    ledger, journal = AppendOnlyFile(run / "ledger.jsonl"), AppendOnlyFile(run / "journal.jsonl")
+    ledger, journal = AppendOnlyFile(run / "ledger.jsonl"), Journal(run / "journal.jsonl")
     segments = [
         Segment(step=1, source=name, kind=source.kind, segment=0, num_samples=source.segments[0].num_samples)
         for name, source in data.sources.items()
@@ -143,9 +145,9 @@ def with_store(tiny_recipe: Path, tmp_path: Path) -> Path:
     shares = Shares(step=1, shares={"real": 0, "good": 1_000_000, "bad": 0})
     for fact in [*segments, *facts()[3:4], shares, facts()[5]]:
         ledger.append(to_record(fact))
-    journal.append({"kind": "start", "step": 0, "store": str(data.folder)})
+    journal.write(replace(start_line({}), store=str(data.folder)))
     for step in range(1, 4):
-        journal.append({"kind": "step", "step": step, "batch_hash": "0"})
+        journal.write(step_line(step, shares={}))
     ledger.close()
     journal.close()
     return run

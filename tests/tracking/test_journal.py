@@ -14,19 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.journals import step_line
 from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable, number
 from trainer.tracking.journal import AppendOnlyFile, Journal, SilentJournal, cut, lost_path, read
+from trainer.tracking.record import JournalLine
+from trainer.tracking.schema import RetireLine, read_journal
 
 FOREVER = """
 import sys
 from pathlib import Path
 from trainer.tracking.journal import Journal
+from trainer.tracking.schema import SampleLine
 journal = Journal(Path(sys.argv[1]))
 step = 0
 while True:
     step += 1
-    journal.write("step", step, loss=1.0 / step, text="x" * (step % 3000))
+    journal.write(SampleLine(step=step, prompt="", text="x" * (step % 3000)))
 """
 
 CUT_KILLED_BEFORE_TRUNCATE = """
@@ -61,22 +65,14 @@ except OSError as error:
 
 
 def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "run" / "journal.jsonl")
-    journal.write(
-        "step", 1, loss=np.float32(2.5), counts={"real": np.int64(3)}, batch_hash=str(2**64 - 1), updated=np.bool_(True)
-    )
-    journal.write("sample", 2, text='quote " newline \n \u2028 \ud800 end', prompt=Path("a/b"), parts=np.arange(2))
-    journal.close()
+    text = 'quote " newline \n \u2028 \ud800 end'
+    file = AppendOnlyFile(tmp_path / "run" / "journal.jsonl")
+    file.append({"loss": np.float32(2.5), "counts": {"real": np.int64(3)}, "updated": np.bool_(True)})
+    file.append({"text": text, "prompt": Path("a/b"), "parts": np.arange(2)})
+    file.close()
     assert list(read(tmp_path / "run" / "journal.jsonl")) == [
-        {
-            "kind": "step",
-            "step": 1,
-            "loss": 2.5,
-            "counts": {"real": 3},
-            "batch_hash": "18446744073709551615",
-            "updated": True,
-        },
-        {"kind": "sample", "step": 2, "text": 'quote " newline \n \u2028 \ud800 end', "prompt": "a/b", "parts": [0, 1]},
+        {"loss": 2.5, "counts": {"real": 3}, "updated": True},
+        {"text": text, "prompt": "a/b", "parts": [0, 1]},
     ]
 
 
@@ -187,16 +183,34 @@ def test_kill_9_leaves_whole_lines_and_the_next_process_goes_on(tmp_path: Path) 
         assert [line["step"] for line in lines[start:end]] == list(range(1, end - start + 1))
 
 
-def test_views_see_the_line_as_it_stands_in_the_file(tmp_path: Path) -> None:
-    seen: list[object] = []
-    journal = Journal(tmp_path / "journal.jsonl", views=[seen.append])
-    journal.write("step", 1, loss=math.nan)
-    assert seen == list(read(tmp_path / "journal.jsonl")) == [{"kind": "step", "step": 1, "loss": "NaN"}]
+def test_views_see_the_line_that_stands_in_the_file(tmp_path: Path) -> None:
+    shown: list[JournalLine] = []
+    journal = Journal(tmp_path / "journal.jsonl", views=[shown.append])
+    line = step_line(1, shares={"real": 1_000_000}, loss=math.inf)
+    journal.write(line)
+    assert shown == [line] == list(read_journal(tmp_path / "journal.jsonl"))
+    assert next(read(tmp_path / "journal.jsonl"))["loss"] == "Infinity"
+
+
+def test_a_view_that_raises_is_one_warning_and_the_others_go_on(tmp_path: Path) -> None:
+    shown: list[JournalLine] = []
+    warnings: list[str] = []
+
+    def broken(line: JournalLine) -> None:
+        raise RuntimeError("no room on the screen")
+
+    journal = Journal(tmp_path / "journal.jsonl", views=[broken, shown.append], warn=warnings.append)
+    lines = [RetireLine(step=step, source="real", segment=0) for step in (1, 2, 3)]
+    for line in lines:
+        journal.write(line)
+    assert shown == lines == list(read_journal(tmp_path / "journal.jsonl"))
+    assert len(warnings) == 1
+    assert "RuntimeError: no room on the screen" in warnings[0]
 
 
 def test_the_silent_journal_touches_nothing() -> None:
     journal = SilentJournal()
-    journal.write("step", 1, loss=object())
+    journal.write(RetireLine(step=1, source="real", segment=0))
     journal.close()
     assert journal.sync() == 0
 

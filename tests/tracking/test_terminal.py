@@ -6,14 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainer.tracking.journal import read
+from tests.journals import step_line
+from trainer.tracking.schema import RollbackLine, read_journal
 from trainer.tracking.terminal import TerminalProgress, summary_table
 
 
 def shown(folder: Path, *, terminal: bool, every_s: float = 30.0, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
     with TerminalProgress(400, console=console, plain_every_s=every_s) as progress:
-        for line in read(folder / "journal.jsonl"):
+        for line in read_journal(folder / "journal.jsonl"):
             progress.note(line)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -21,7 +22,7 @@ def shown(folder: Path, *, terminal: bool, every_s: float = 30.0, width: int = 8
 
 def summary(folder: Path) -> str:
     console = Console(file=io.StringIO(), width=160)
-    console.print(summary_table(read(folder / "journal.jsonl")))
+    console.print(summary_table(read_journal(folder / "journal.jsonl")))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -48,8 +49,8 @@ def test_a_log_is_not_flooded(tell: Callable[..., Path]) -> None:
 def test_steps_taken_back_by_a_rollback_are_still_to_come() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=False, color_system=None)
     with TerminalProgress(400, discarded_steps=5, console=console, plain_every_s=0.0) as progress:
-        progress.note({"kind": "rollback", "step": 100, "to_step": 60, "reason": "the tail got worse"})
-        progress.note({"kind": "step", "step": 101, "loss": 4.0, "shares": {"real": 1_000_000}, "tokens": 10})
+        progress.note(RollbackLine(step=100, to_step=60, reason="the tail got worse"))
+        progress.note(step_line(101, shares={"real": 1_000_000}))
     assert isinstance(console.file, io.StringIO)
     assert "step 101/445" in console.file.getvalue()
 
@@ -61,10 +62,11 @@ def test_text_from_data_is_not_taken_for_markup(tell: Callable[..., Path]) -> No
         assert "[/oops]" in text
 
 
-def test_the_summary_has_the_report_the_sources_and_the_decisions(tell: Callable[..., Path]) -> None:
+def test_the_summary_has_the_test_loss_the_sources_and_the_decisions(tell: Callable[..., Path]) -> None:
     text = summary(tell())
     for words in (
         "finished at step 400: all steps done (2 min 12 s)",
+        "test loss",
         "bits per byte, all documents",
         "bits per byte, worst slice (people)",
         "written (synthetic): share 25 % -> 50 %, 3.25 epochs",
@@ -78,4 +80,4 @@ def test_the_summary_has_the_report_the_sources_and_the_decisions(tell: Callable
 def test_the_summary_of_a_crashed_run_says_so(tell: Callable[..., Path]) -> None:
     text = summary(tell(crash_at=60))
     assert "not finished, last step 60" in text
-    assert "held-out report" not in text
+    assert "test loss" not in text

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from trainer.tracking.journal import WandbConfig, read
+from tests.journals import step_line
+from trainer.tracking.journal import WandbConfig
+from trainer.tracking.schema import StepLine, read_journal
 from trainer.tracking.wandb import WandbMirror
 
 OFFLINE = WandbConfig(mode="offline", project="p")
@@ -23,12 +25,13 @@ BLOCK = 32 * 1024
 TELL_AND_DIE = """
 import os, signal, sys, time
 from pathlib import Path
-from trainer.tracking.journal import WandbConfig, read
+from trainer.tracking.journal import WandbConfig
+from trainer.tracking.schema import read_journal
 from trainer.tracking.wandb import WandbMirror
 folder = Path(sys.argv[1])
 mirror = WandbMirror(WandbConfig(mode="offline", project="p"), folder, name="story")
-for line in read(folder / "journal.jsonl"):
-    if line["step"] > 60:
+for line in read_journal(folder / "journal.jsonl"):
+    if line.step > 60:
         break
     mirror.note(line)
 while mirror._logged_step < 59:
@@ -82,7 +85,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def mirror_whole(folder: Path, **given: Any) -> WandbMirror:
     mirror = WandbMirror(OFFLINE, folder, name="story", **given)
-    for line in read(folder / "journal.jsonl"):
+    for line in read_journal(folder / "journal.jsonl"):
         mirror.note(line)
     mirror.finish()
     return mirror
@@ -124,7 +127,7 @@ def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(te
 
 def test_the_id_of_a_run_is_found_again_without_a_checkpoint(tmp_path: Path) -> None:
     first = WandbMirror(OFFLINE, tmp_path, name="n")
-    first.note({"kind": "decision", "step": 1, "action": "keep", "reason": "r", "shares": {"a": 1_000_000}})
+    first.note(step_line(1, shares={"a": 1_000_000}))
     first.finish()
     again = WandbMirror(WandbConfig(mode="off"), tmp_path, name="n")
     assert again.run_id == first.run_id
@@ -136,16 +139,14 @@ def test_mode_off_writes_nothing_and_does_not_import_wandb(tmp_path: Path) -> No
         "import sys; from pathlib import Path; from trainer.tracking.journal import WandbConfig;"
         "from trainer.tracking.wandb import WandbMirror;"
         f"m = WandbMirror(WandbConfig(mode='off'), Path({str(tmp_path / 'r')!r}), name='n');"
-        "m.note({'kind': 'step', 'step': 1}); m.finish(); assert 'wandb' not in sys.modules"
+        "m.note(None); m.finish(); assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize(
-    "bad", [{"kind": "step", "step": 1}, {"kind": "evaluation", "step": 1, "nats_per_token": "many"}]
-)
-def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: dict[str, Any]) -> None:
+@pytest.mark.parametrize("bad", [step_line(1, shares={}, loss="many"), step_line(1, shares={}, tokens="many")])
+def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: StepLine) -> None:
     warnings: list[str] = []
     mirror = WandbMirror(OFFLINE, tmp_path, name="n", warn=warnings.append)
     for _ in range(100):
@@ -161,7 +162,8 @@ def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) ->
         "from trainer.tracking.wandb import WandbMirror;"
         f"m = WandbMirror(WandbConfig(mode='online', project='p'), Path({str(tmp_path)!r}), name='n');"
         "start = time.monotonic();"
-        "[m.note({'kind': 'finish', 'step': s, 'state': 'finished'}) for s in range(1000)];"
+        "from trainer.tracking.schema import RollbackLine;"
+        "[m.note(RollbackLine(step=s, to_step=0, reason='r')) for s in range(1000)];"
         "noted = time.monotonic() - start; m.finish(timeout_s=2.0);"
         "print(noted, time.monotonic() - start)"
     )
@@ -181,11 +183,11 @@ WARNED = """
 import os, signal, sys, time
 from pathlib import Path
 from tests.tracking.test_wandb import OFFLINE, processes_under
-from trainer.tracking.journal import read
+from trainer.tracking.schema import read_journal
 from trainer.tracking.wandb import WandbMirror
 folder = Path(sys.argv[1])
 mirror = WandbMirror(OFFLINE, folder, name="story")
-lines = list(read(folder / "journal.jsonl"))
+lines = list(read_journal(folder / "journal.jsonl"))
 for line in lines[: len(lines) // 2]:
     mirror.note(line)
 while not (cores := processes_under(os.getpid(), "wandb-core")) or mirror._logged_step < 1:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 def jsonable(value: Any) -> Any:
     """The same value in types that JSON has.
 
-    numpy scalars and arrays become numbers and lists, paths become text. JSON has no NaN or infinity: they become the
-    texts "NaN", "Infinity" and "-Infinity", from which ``number`` (and plain ``float``) make the number again; null
-    would not say which it was. TypeError for anything else.
+    numpy scalars and arrays become numbers and lists, dataclasses become objects, paths become text. JSON has no NaN or
+    infinity: they become the texts "NaN", "Infinity" and "-Infinity", from which ``number`` (and plain ``float``) make
+    the number again; null would not say which it was. TypeError for anything else.
     """
     if isinstance(value, bool | str | int) or value is None:
         return value
@@ -29,6 +30,8 @@ def jsonable(value: Any) -> Any:
         return [jsonable(part) for part in value]
     if isinstance(value, Path):
         return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
     raise TypeError(f"a journal line cannot hold a {type(value).__name__}: {value!r}")
 
 

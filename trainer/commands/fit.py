@@ -43,6 +43,7 @@ from trainer.runs.resume import (
 from trainer.runs.start_and_finish import write_final_figures, write_finish, write_start
 from trainer.runs.watchdog import STOPPED_EARLY, Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal, read
+from trainer.tracking.schema import read_journal
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.loop import train
 from trainer.training.run import Outcome, Run, RunState
@@ -331,7 +332,7 @@ def _tell(folder: Path) -> None:
         write_report([folder], folder / "report.html")
     except OSError as error:  # a full disk must not turn a finished run into a failed one
         warn(f"report.html could not be written: {error}")
-    Console().print(summary_table(read(folder / "journal.jsonl")))
+    Console().print(summary_table(read_journal(folder / "journal.jsonl")))
 
 
 def _print(text: str) -> None:

@@ -10,7 +10,6 @@ processes reads the same documents.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from trainer.evaluate.eval_batches import (
 )
 from trainer.evaluate.ports import ForwardPort
 from trainer.evaluate.samples import live_segments
+from trainer.tracking.figures import HeldOutFigures, SliceLoss, WorstSlice
 
 FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6
 FEWEST_DOCUMENTS = 8  # below that a standard error means nothing: read even when the budget is smaller
@@ -173,39 +173,40 @@ def tail_documents(anchor_nats: FloatArray, tokens: IntArray) -> IntArray:
     return np.sort(worst)
 
 
-def summary(evaluation: Evaluation, anchor_nats: FloatArray | None = None) -> dict[str, Any]:
-    """The figures of a reading, JSON-able: mean with its standard error (clusters are documents), bits per byte, worst
-    decile, slices, worst slice.
+def summary(evaluation: Evaluation, anchor_nats: FloatArray | None = None) -> HeldOutFigures:
+    """The figures of an evaluation: mean loss with its standard error (clusters are documents), bits per byte, tail
+    loss, slices, worst slice.
 
-    ``worst_decile_nats_per_token`` is over ``tail_documents(anchor_nats)`` and None without an anchor. A slice without
-    documents is left out; the worst slice is the one with the most bits per byte.
+    The tail loss is over ``tail_documents(anchor_nats)`` and None without an anchor. A slice without documents is left
+    out; the worst slice is the one with the most bits per byte.
     """
-    slices = {}
+    slices: dict[str, SliceLoss] = {}
+    bits: dict[str, float] = {}
     for index, name in enumerate(evaluation.slices):
         inside = evaluation.slice_of == index
         if inside.any():
-            slices[name] = {
-                "nats_per_token": float(evaluation.nats[inside].sum() / evaluation.tokens[inside].sum()),
-                "bits_per_byte": float(evaluation.nats[inside].sum() / np.log(2) / evaluation.num_bytes[inside].sum()),
-                "documents": int(inside.sum()),
-                "tokens": int(evaluation.tokens[inside].sum()),
-            }
-    worst = max(slices, key=lambda name: float(slices[name]["bits_per_byte"]), default=None)
+            bits[name] = float(evaluation.nats[inside].sum() / np.log(2) / evaluation.num_bytes[inside].sum())
+            slices[name] = SliceLoss(
+                nats_per_token=float(evaluation.nats[inside].sum() / evaluation.tokens[inside].sum()),
+                bits_per_byte=bits[name],
+                documents=int(inside.sum()),
+                tokens=int(evaluation.tokens[inside].sum()),
+            )
+    worst = max(bits, key=lambda name: bits[name], default=None)
     tail = None if anchor_nats is None else tail_documents(anchor_nats, evaluation.tokens)
+    tail_loss = None if tail is None else float(evaluation.nats[tail].sum() / evaluation.tokens[tail].sum())
     error = ratio_standard_error(evaluation.nats, evaluation.tokens)
-    return {
-        "nats_per_token": evaluation.nats_per_token,
-        "standard_error": error if np.isfinite(error) else None,
-        "bits_per_byte": evaluation.bits_per_byte,
-        "documents": len(evaluation.nats),
-        "tokens": int(evaluation.tokens.sum()),
-        "worst_decile_nats_per_token": None
-        if tail is None
-        else float(evaluation.nats[tail].sum() / evaluation.tokens[tail].sum()),
-        "slices": slices,
-        "worst_slice": None if worst is None else {"name": worst, "bits_per_byte": slices[worst]["bits_per_byte"]},
-        "source_nats_per_token": dict(evaluation.source_nats_per_token),
-    }
+    return HeldOutFigures(
+        nats_per_token=evaluation.nats_per_token,
+        standard_error=error if np.isfinite(error) else None,
+        bits_per_byte=evaluation.bits_per_byte,
+        documents=len(evaluation.nats),
+        tokens=int(evaluation.tokens.sum()),
+        tail_nats_per_token=tail_loss,
+        slices=slices,
+        worst_slice=None if worst is None else WorstSlice(name=worst, bits_per_byte=bits[worst]),
+        source_nats_per_token=dict(evaluation.source_nats_per_token),
+    )
 
 
 def _nested_order(part: Part, seed: int) -> IntArray:

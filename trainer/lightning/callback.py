@@ -44,8 +44,10 @@ from trainer.report.html import write_report
 from trainer.runs.folder import BAD_INPUT, EXIT_CODES, FAILED, locked, write_outcome
 from trainer.runs.resume import newest_checkpoint, open_ledger, starting_state
 from trainer.runs.start_and_finish import environment_of, write_finish
-from trainer.tracking.journal import Journal, JournalWriter, Line, SilentJournal
-from trainer.tracking.wandb import row
+from trainer.tracking.figures import SourceFacts
+from trainer.tracking.journal import Journal, JournalWriter, SilentJournal
+from trainer.tracking.record import JournalLine
+from trainer.tracking.schema import StartLine, StepLine, TestLine
 from trainer.training import checkpoint
 from trainer.training.config import CheckpointConfig
 from trainer.training.loop import InFlightStep, Steps, save_checkpoint
@@ -269,10 +271,10 @@ class Steering(pl.Callback):
         if not devices.is_main:
             return SilentJournal()
 
-        def mirror(line: Line) -> None:
-            if line["kind"] == "step" and line["step"] % trainer.log_every_n_steps:
+        def mirror(line: JournalLine) -> None:
+            if isinstance(line, StepLine) and line.step % trainer.log_every_n_steps:
                 return
-            figures = {f"mixture/{key}": value for key, value in row(line).items() if isinstance(value, int | float)}
+            figures = {f"mixture/{metric}": value for metric, value in line.metrics().items()}
             for logger in trainer.loggers if figures else ():
                 logger.log_metrics(figures, step=trainer.global_step)
 
@@ -314,20 +316,20 @@ class Steering(pl.Callback):
     def _write_start(self, run: Run, saved: checkpoint.Checkpoint | None) -> None:
         if run.engine.is_main:
             (self.folder / "outcome.json").unlink(missing_ok=True)
-        run.journal.write(
-            "start",
-            saved.step if saved else 0,
+        line = StartLine(
+            step=saved.step if saved else 0,
             recipe_name=self.folder.resolve().name,
             world_size=run.engine.world_size,
             parameters=run.engine.num_parameters,
             resumed_from=saved.folder.name if saved else None,
-            segments={
-                name: {"kind": source.kind, "license": source.license, "num_samples": len(source.samples)}
+            sources={
+                name: SourceFacts(kind=source.kind, license=source.license, num_samples=len(source.samples))
                 for name, source in self.mixture.sources.items()
             },
             validation_documents=len(self.held_out),
             environment=environment_of(run.engine),
         )
+        run.journal.write(line)
 
     def _figures(self) -> PendingStep:
         """Figures of the step just made, on their way from the device."""
@@ -353,7 +355,7 @@ class Steering(pl.Callback):
         run, state = self._steps.run, self._steps.state
         if outcome.state == "finished" and self.test is not None:
             evaluation = self._reader(self.test, None).read(self._devices, step=state.step, live={})
-            run.journal.write("test", state.step, part="test", **summary(evaluation))
+            run.journal.write(TestLine(step=state.step, figures=summary(evaluation)))
         write_finish(run, state, outcome, seconds=time.monotonic() - self._began_s)
         self.outcome = outcome
         self._stack.close()

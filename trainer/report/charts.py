@@ -60,8 +60,8 @@ def held_out(run: History) -> Figure | None:
     _, error = series(evaluations, "standard_error")
     traces = band(step, loss, INTERVAL * np.nan_to_num(error), color(0))
     traces.append(curve("validation", step, loss, color(0), width=2.5))
-    if any(line.get("worst_decile_nats_per_token") is not None for line in evaluations):
-        worst = series(evaluations, "worst_decile_nats_per_token")[1]
+    if any(line.get("tail_nats_per_token") is not None for line in evaluations):
+        worst = series(evaluations, "tail_nats_per_token")[1]
         traces.append(curve("worst tenth of the documents", step, worst, color(3), dash="dot"))
     decisions = [line for line in run.lines.get("decision", []) if line["action"] != "keep"]
     if decisions:

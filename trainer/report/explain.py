@@ -73,7 +73,7 @@ def _kinds(journal: Sequence[Line]) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for line in journal:
         if line["kind"] == "start":
-            kinds |= {source: segment.get("kind", "") for source, segment in line.get("segments", {}).items()}
+            kinds |= {source: segment.get("kind", "") for source, segment in line.get("sources", {}).items()}
     return kinds
 
 
@@ -137,8 +137,8 @@ def _measured(journal: Sequence[Line], step: int) -> list[str]:
     if len(evaluations) > 1:
         change = number(evaluation["nats_per_token"]) - number(evaluations[-2]["nats_per_token"])
         text += f" ({change:+.3f} against step {evaluations[-2]['step']})"
-    if evaluation.get("worst_decile_nats_per_token") is not None:
-        text += f"; worst tenth {figure(evaluation['worst_decile_nats_per_token'])}"
+    if evaluation.get("tail_nats_per_token") is not None:
+        text += f"; worst tenth {figure(evaluation['tail_nats_per_token'])}"
     source_values = [
         _worth(source, source_value) for source, source_value in evaluation.get("source_value", {}).items()
     ]

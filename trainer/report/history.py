@@ -97,7 +97,7 @@ def read_history(folder: Path) -> History:
         rows.append((line["step"], number(line["loss"]), line["tokens"]))
         counts, epochs = line["counts"], line["epochs"]
         by_source.append({s: (counts.get(s, 0), share, epochs.get(s, 0.0)) for s, share in line["shares"].items()})
-    segments = {name: segment for line in lines.get("start", []) for name, segment in line.get("segments", {}).items()}
+    segments = {name: segment for line in lines.get("start", []) for name, segment in line.get("sources", {}).items()}
     sources = tuple(dict.fromkeys([*segments, *(name for row in by_source[-1:] for name in row)]))
     return History(
         folder=folder,

@@ -195,7 +195,7 @@ def _interval(value: float, error: float) -> str:
 
 def _sources(run: History) -> Iterator[dict[str, str]]:
     """What is known of each source: the facts of its data, and how much of it was used."""
-    segments = run.start.get("segments", {})
+    segments = run.start.get("sources", {})
     evaluations = [line for line in run.lines.get("evaluation", []) if line.get("source_value")]
     source_values = evaluations[-1]["source_value"] if evaluations else {}
     for index, source in enumerate(run.sources):

@@ -17,7 +17,7 @@ from trainer.tracking.journal import Line
 
 def real_rows(run: History) -> Iterator[dict[str, str]]:
     """A row of figures for each real source, for all of them where there are several, and for the last plan of all."""
-    segments, epochs = run.start.get("segments", {}), dict(zip(run.sources, _epochs(run), strict=True))
+    segments, epochs = run.start.get("sources", {}), dict(zip(run.sources, _epochs(run), strict=True))
     sizes = {
         name: int(segments[name]["num_tokens"])
         for name in run.sources

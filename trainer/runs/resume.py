@@ -26,6 +26,7 @@ from trainer.mixture.ledger import (
 from trainer.mixture.partition import accumulation
 from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import AppendOnlyFile, cut, read
+from trainer.tracking.schema import CheckpointLine, read_journal
 from trainer.training import checkpoint
 from trainer.training.loop import starting_facts
 from trainer.training.run import RunState
@@ -220,7 +221,7 @@ def newest_checkpoint(folder: Path, engine: Devices, warn: Callable[[str], None]
 
 def _had_checkpoint(folder: Path) -> bool:
     path = folder / "journal.jsonl"
-    return path.is_file() and any(line["kind"] == "checkpoint" for line in read(path))
+    return path.is_file() and any(isinstance(line, CheckpointLine) for line in read_journal(path))
 
 
 def starting_state(

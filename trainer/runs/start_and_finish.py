@@ -12,6 +12,8 @@ from trainer.base.heartbeat import beat
 from trainer.evaluate.held_out import summary, whole_part
 from trainer.evaluate.ports import Devices, Engine
 from trainer.recipe import Recipe
+from trainer.tracking.figures import SourceFacts
+from trainer.tracking.schema import FinishLine, SampleLine, StartLine, TestLine
 from trainer.training import checkpoint
 from trainer.training.run import Outcome, Run, RunState
 
@@ -35,9 +37,8 @@ def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoin
     parameters = run.engine.num_parameters
     if run.engine.is_main:
         checkpoint.require_space(run.folder / "checkpoints", 12 * parameters, recipe.checkpoint.keep)
-    run.journal.write(
-        "start",
-        saved.step if saved else 0,
+    line = StartLine(
+        step=saved.step if saved else 0,
         recipe_name=recipe.name,
         world_size=run.engine.world_size,
         parameters=parameters,
@@ -45,19 +46,20 @@ def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoin
         store=str(data.folder),
         quarantine=data.quarantine,
         contamination=data.contamination,
-        segments={
-            name: {
-                "kind": source.kind,
-                "license": source.license,
-                "num_samples": sum(segment.num_samples for segment in source.segments),
-                "num_tokens": sum(segment.num_tokens for segment in source.segments),
-                "num_documents": sum(segment.num_documents for segment in source.segments),
-            }
+        sources={
+            name: SourceFacts(
+                kind=source.kind,
+                license=source.license,
+                num_samples=sum(segment.num_samples for segment in source.segments),
+                num_tokens=sum(segment.num_tokens for segment in source.segments),
+                num_documents=sum(segment.num_documents for segment in source.segments),
+            )
             for name, source in data.sources.items()
         },
         validation_documents=len(run.reader.documents),
         environment=environment_of(run.engine),
     )
+    run.journal.write(line)
 
 
 def environment_of(engine: Devices) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
         end_of_document=data.end_of_document,
         document_batch=recipe.evaluation.micro_batch,
     )
-    run.journal.write("test", state.step, part="test", **summary(reader.read(engine, step=state.step, live={})))
+    figures = summary(reader.read(engine, step=state.step, live={}))
+    run.journal.write(TestLine(step=state.step, figures=figures))
     beat("finishing")
     _write_model(engine, run.folder / "model", data.tokenizer_folder)
     engine.broadcast(None)  # who waits for the texts has the whole patience of the watchdog for them
@@ -94,14 +97,13 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
     texts = engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
     if engine.is_main:
         for prompt, text in zip(prompts, texts, strict=True):
-            run.journal.write("sample", state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
+            run.journal.write(SampleLine(step=state.step, prompt=data.decode(prompt[1:]), text=data.decode(text)))
 
 
 def write_finish(run: Run, state: RunState, outcome: Outcome, *, seconds: float) -> None:
     """Journal how the run ended."""
-    run.journal.write(
-        "finish", state.step, state=outcome.state, reason=outcome.reason, seconds=seconds, tokens=state.tokens
-    )
+    how, why = outcome.state, outcome.reason
+    run.journal.write(FinishLine(step=state.step, state=how, reason=why, seconds=seconds, tokens=state.tokens))
 
 
 def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.base.errors import UserError
+from trainer.base.json_values import jsonable
 from trainer.data.config import segment_name
 from trainer.mixture import lookups
 from trainer.mixture.draw import Batch
@@ -22,6 +23,7 @@ from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
 from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import read
+from trainer.tracking.schema import StartLine, StepLine, read_journal
 from trainer.training import checkpoint
 
 if TYPE_CHECKING:
@@ -74,11 +76,11 @@ def open_run(folder: Path) -> RunFolder:
     facts = [from_record(record) for record in read(folder / "ledger.jsonl")]
     plan = Plan(recipe.seed, Ledger(facts))
     batch_hash, store = {}, None
-    for line in read(folder / "journal.jsonl"):
-        if line["kind"] == "step":
-            batch_hash[line["step"]] = int(line["batch_hash"])
-        elif line["kind"] == "start":
-            store = Path(line["store"])
+    for line in read_journal(folder / "journal.jsonl"):
+        if isinstance(line, StepLine):
+            batch_hash[line.step] = int(line.batch_hash)
+        elif isinstance(line, StartLine) and line.store is not None:
+            store = Path(line.store)
     return RunFolder(
         folder=folder,
         recipe=recipe,
@@ -246,7 +248,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
             end_of_document=data.end_of_document,
             document_batch=run.recipe.evaluation.micro_batch,
         )
-        figures[name] = summary(reader.read(engine, step=saved.step, live={}))
+        figures[name] = jsonable(summary(reader.read(engine, step=saved.step, live={})))
     return figures
 
 

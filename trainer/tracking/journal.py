@@ -16,9 +16,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
+from trainer.base import failures
 from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable
+from trainer.tracking.record import JournalLine
 
 Line = Mapping[str, Any]
 
@@ -92,7 +94,7 @@ class AppendOnlyFile:
 class JournalWriter(Protocol):
     """What a run needs of a journal; the main rank has a ``Journal``, the others a ``SilentJournal``."""
 
-    def write(self, kind: str, step: int, /, **fields: Any) -> None:
+    def write(self, line: JournalLine) -> None:
         """Write one line."""
 
     def sync(self) -> int:
@@ -103,17 +105,31 @@ class JournalWriter(Protocol):
 
 
 class Journal:
-    """The journal of the main rank: each line goes to the file first, then to the views (terminal, W&B)."""
+    """The journal of the main rank: each line goes to the file first, then to the views (terminal, trackers).
 
-    def __init__(self, path: Path, views: Sequence[Callable[[Line], None]] = ()) -> None:
-        self._file = AppendOnlyFile(path)
-        self._views = tuple(views)
+    A view is decoration: one that raises is switched off with a warning, and the run goes on.
+    """
 
-    def write(self, kind: str, step: int, /, **fields: Any) -> None:
-        """Write the line {"kind": kind, "step": step, ...fields} and show it to the views."""
-        line = self._file.append({"kind": kind, "step": step, **fields})
-        for view in self._views:
-            view(line)
+    def __init__(
+        self,
+        path: Path,
+        views: Sequence[Callable[[JournalLine], None]] = (),
+        *,
+        warn: Callable[[str], None] = failures.warn,
+    ) -> None:
+        self._file, self._warn = AppendOnlyFile(path), warn
+        self._views = list(views)
+
+    def write(self, line: JournalLine) -> None:
+        """Write the line and show it to the views. OSError when the disk is full."""
+        self._file.append(line.to_line())
+        for view in tuple(self._views):
+            try:
+                view(line)
+            except Exception as error:  # noqa: BLE001 -- whatever happens in a view, training goes on
+                self._views.remove(view)
+                name = getattr(view, "__qualname__", type(view).__name__)
+                self._warn(f"{name} is switched off for the rest of this run: {type(error).__name__}: {error}")
 
     def sync(self) -> int:
         """Wait until all lines are on the disk; the offset they reach."""
@@ -127,7 +143,7 @@ class Journal:
 class SilentJournal:
     """The journal of every rank but the main one: writes nothing."""
 
-    def write(self, kind: str, step: int, /, **fields: Any) -> None:
+    def write(self, line: JournalLine) -> None:
         """Nothing: the main rank writes."""
 
     def sync(self) -> int:

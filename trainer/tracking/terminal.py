@@ -7,9 +7,10 @@ of a day then has 2,880 of them, each of which can be found with grep.
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,12 +19,25 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.base.formatting import duration, figure, percent, plus_minus, shares_in_words
-from trainer.base.json_values import number
-from trainer.tracking.journal import Line
+from trainer.tracking.figures import HeldOutFigures, StepMixture
+from trainer.tracking.headlines import headline
+from trainer.tracking.record import JournalLine
+from trainer.tracking.schema import (
+    CapLine,
+    DecisionLine,
+    EvaluationLine,
+    FinishLine,
+    JoinLine,
+    NonFiniteLine,
+    RetireLine,
+    RollbackLine,
+    StartLine,
+    StepLine,
+    TestLine,
+)
 
 PLAIN_EVERY_S = 30.0
 SPEED_STEPS = 50  # the speed shown is the mean over so many steps
-EVENTS = ("decision", "join", "retire", "cap", "rollback", "nonfinite")
 
 
 class TerminalProgress:
@@ -70,25 +84,30 @@ class TerminalProgress:
             self._say(self._plain())
             self._recent.clear()
 
-    def note(self, line: Line) -> None:
+    def note(self, line: JournalLine) -> None:
         """Take a line of the journal."""
-        kind = line["kind"]
-        if kind == "step":
-            self._take_step(line)
-        elif kind == "evaluation":
-            self._held_out = plus_minus(line["nats_per_token"], line.get("standard_error"))
-        elif kind in EVENTS and line.get("action") != "keep":
-            self._say(event(line))
-        if kind == "rollback":  # the schedule goes back, steps do not: so many more are to come
-            self._last_step += line["step"] - line["to_step"]
-            self._bar.update(self._task, total=self._last_step)
+        match line:
+            case StepLine():
+                self._take_step(line)
+            case EvaluationLine():
+                self._held_out = plus_minus(line.figures.nats_per_token, line.figures.standard_error)
+            case DecisionLine() if line.action != "keep":
+                self._say(f"step {line.step}: {headline(line)} -> {shares_in_words(line.shares)}")
+            case RollbackLine():  # the schedule goes back, steps do not: so many more are to come
+                self._last_step += line.step - line.to_step
+                self._bar.update(self._task, total=self._last_step)
+                self._say(f"step {line.step}: {headline(line)}")
+            case JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
+                self._say(f"step {line.step}: {headline(line)}")
+            case _:
+                pass
 
-    def _take_step(self, line: Line) -> None:
-        self._step, self._loss = line["step"], figure(line["loss"])
-        self._shares = shares_in_words(line["shares"], " | ")
+    def _take_step(self, line: StepLine) -> None:
+        self._step, self._loss = line.step, figure(line.loss)
+        self._shares = shares_in_words(line.mixture.shares, " | ")
         self._bar.update(self._task, completed=self._step)
         now = time.monotonic()
-        self._recent.append((now, int(line["tokens"])))
+        self._recent.append((now, line.tokens))
         if self._live is None and now - self._printed_at >= self._plain_every_s:
             self._printed_at = now
             self._say(self._plain())
@@ -123,53 +142,43 @@ class TerminalProgress:
         self._console.print(Text(text), soft_wrap=True)
 
 
-def event(line: Line) -> str:
-    """One line of text for what is worth saying at once: a decision, a segment that joins or retires, a cap, a
-    rollback, a loss that is not finite.
-    """
-    step = line["step"]
-    match line["kind"]:
-        case "decision":
-            return f"step {step}: {line['action']}: {line['reason']} -> {shares_in_words(line['shares'])}"
-        case "join":
-            return f"step {step}: segment {line['segment']} of {line['source']} joins, {line['num_samples']} samples"
-        case "retire":
-            return f"step {step}: segment {line['segment']} of {line['source']} is retired"
-        case "cap":
-            return f"step {step}: {line['source']} has reached its cap of epochs -> {shares_in_words(line['shares'])}"
-        case "rollback":
-            return f"step {step}: rolled back to step {line['to_step']}: {line['reason']}"
-        case kind:
-            return f"step {step}: {kind}: loss {figure(line.get('loss'))}, no update"
+@dataclass(kw_only=True)
+class _Seen:
+    """What the table at the end is made of."""
+
+    kinds: dict[str, str] = field(default_factory=dict)  # of the sources
+    first: StepLine | None = None
+    last: StepLine | None = None
+    decisions: list[DecisionLine] = field(default_factory=list)
+    test: TestLine | None = None
+    finish: FinishLine | None = None
+
+    def note(self, line: JournalLine) -> None:
+        match line:
+            case StartLine():
+                self.kinds |= {source: facts.kind for source, facts in line.sources.items()}
+            case StepLine():
+                self.first, self.last = self.first or line, line
+            case DecisionLine():
+                self.decisions.append(line)
+            case TestLine():
+                self.test = line
+            case FinishLine():
+                self.finish = line
+            case _:
+                pass
 
 
-def summary_table(lines: Iterable[Line]) -> Table:
-    """The table at the end of a run: held-out figures, share and epochs per source, decisions with the last reason.
+def summary_table(lines: Iterable[JournalLine]) -> Table:
+    """The table at the end of a run: test figures, share and epochs per source, decisions with the last reason.
 
     Works on the lines of a run that did not end, too: what is not there is left out.
     """
-    first: Line | None = None
-    last: Line | None = None
-    report: Line | None = None
-    finish: Line | None = None
-    kinds: dict[str, str] = {}
-    decisions: list[Line] = []
+    run = _Seen()
     for line in lines:
-        match line["kind"]:
-            case "start":
-                kinds |= {source: segment["kind"] for source, segment in line.get("segments", {}).items()}
-            case "step":
-                first, last = first or line, line
-            case "decision":
-                decisions.append(line)
-            case "test":
-                report = line
-            case "finish":
-                finish = line
-            case _:
-                pass
+        run.note(line)
     table = Table(
-        title=Text(_title(finish, last), style="bold"),
+        title=Text(_title(run.finish, run.last), style="bold"),
         title_justify="left",
         show_header=False,
         box=None,
@@ -177,43 +186,41 @@ def summary_table(lines: Iterable[Line]) -> Table:
     )
     table.add_column(style="bold")
     table.add_column()
-    if report is not None:
-        _add_held_out(table, report)
-    if first is not None and last is not None:
-        _add_sources(table, first, last, kinds)
-    _add_decisions(table, decisions)
+    if run.test is not None:
+        _add_held_out(table, run.test.figures)
+    if run.first is not None and run.last is not None:
+        _add_sources(table, run.first.mixture, run.last.mixture, run.kinds)
+    _add_decisions(table, run.decisions)
     return table
 
 
-def _title(finish: Line | None, last: Line | None) -> str:
+def _title(finish: FinishLine | None, last: StepLine | None) -> str:
     if finish is not None:
-        return f"{finish['state']} at step {finish['step']}: {finish['reason']} ({duration(number(finish['seconds']))})"
-    return f"not finished, last step {last['step'] if last else 0}"
+        return f"{finish.state} at step {finish.step}: {finish.reason} ({duration(finish.seconds)})"
+    return f"not finished, last step {last.step if last else 0}"
 
 
-def _add_held_out(table: Table, report: Line) -> None:
-    bits, nats = number(report["bits_per_byte"]), number(report["nats_per_token"])
-    error = number(report.get("standard_error")) * bits / nats if nats else 0.0
-    table.add_row("held-out report", Text(f"{plus_minus(bits, error)} bits per byte, all documents"))
-    if worst := report.get("worst_slice"):
-        table.add_row("", Text(f"{figure(worst['bits_per_byte'])} bits per byte, worst slice ({worst['name']})"))
+def _add_held_out(table: Table, test: HeldOutFigures) -> None:
+    table.add_row("test loss", Text(f"{plus_minus(*test.bits_with_error())} bits per byte, all documents"))
+    if test.worst_slice is not None:
+        bits, name = figure(test.worst_slice.bits_per_byte), test.worst_slice.name
+        table.add_row("", Text(f"{bits} bits per byte, worst slice ({name})"))
 
 
-def _add_sources(table: Table, first: Line, last: Line, kinds: dict[str, str]) -> None:
-    for index, (source, share) in enumerate(last["shares"].items()):
-        change = f"{percent(first['shares'].get(source, 0))} -> {percent(share)}"
-        epochs = number(last["epochs"].get(source, 0.0))
+def _add_sources(table: Table, first: StepMixture, last: StepMixture, kinds: dict[str, str]) -> None:
+    for index, (source, share) in enumerate(last.shares.items()):
+        change = f"{percent(first.shares.get(source, 0))} -> {percent(share)}"
         kind = f" ({kinds[source]})" if source in kinds else ""
-        text = f"{source}{kind}: share {change}, {epochs:.2f} epochs"
+        text = f"{source}{kind}: share {change}, {last.epochs.get(source, 0.0):.2f} epochs"
         table.add_row("" if index else "sources", Text(text))
 
 
-def _add_decisions(table: Table, decisions: list[Line]) -> None:
-    counts = Counter(line["action"] for line in decisions)
-    reasons: dict[str, Any] = {line["action"]: line for line in decisions}
+def _add_decisions(table: Table, decisions: Sequence[DecisionLine]) -> None:
+    counts = Counter(line.action for line in decisions)
+    newest = {line.action: line for line in decisions}
     if not counts:
         table.add_row("decisions", Text("none"))
     for index, (action, count) in enumerate(counts.items()):
-        line = reasons[action]
-        text = f"{count} {action}, last after step {line['step']}: {line['reason']}"
+        line = newest[action]
+        text = f"{count} {action}, last after step {line.step}: {line.reason}"
         table.add_row("" if index else "decisions", Text(text))

@@ -17,69 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base import failures
-from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE
-from trainer.tracking.journal import Line, WandbConfig
+from trainer.tracking.headlines import headline
+from trainer.tracking.journal import WandbConfig
+from trainer.tracking.record import JournalLine
+from trainer.tracking.schema import DecisionLine, FinishLine, StartLine, StepLine, TestLine
 
 QUEUE_LINES = 10_000  # at 0.3 ms a line the thread is 3 s behind when it overflows; more means that it hangs
 FINISH_S = 60.0  # an upload gets a minute at the end of the run; what is missing then, `wandb sync` can send
 INIT_S = 60.0
 
 
-def row(line: Line) -> dict[str, Any]:
+def row(line: JournalLine) -> dict[str, Any]:
     """What a line of the journal contributes to the W&B row of its step, by panel key; empty when it has no panel."""
-    match line["kind"]:
-        case "step":
-            return _step_row(line)
-        case "evaluation":
-            return _evaluation_row(line)
-        case "decision":
-            return {"decision": f"{line['action']}: {line['reason']}"} | _shares(line["shares"], "target")
-        case "rollback" | "cap" | "nonfinite" | "skew" as kind:
-            what = line.get("reason") or line.get("source") or line.get("slice") or ""
-            return {"event": f"{kind}: {what}".rstrip(": ")}
-        case _:
-            return {}
-
-
-def _shares(shares: Mapping[str, int], what: str) -> dict[str, float]:
-    return {f"share/{source}/{what}": share / SHARE_ONE for source, share in shares.items()}
-
-
-def _step_row(line: Line) -> dict[str, Any]:
-    counts = line["counts"]
-    drawn = max(1, sum(counts.values()))
-    return {
-        "loss/train": number(line["loss"]),
-        "learning_rate": number(line["learning_rate"]),
-        "grad_norm": number(line["grad_norm"]),
-        "seconds": number(line["seconds"]),
-        **_shares(line["shares"], "target"),
-        **{f"share/{source}/drawn": count / drawn for source, count in counts.items()},
-        **{f"epochs/{source}": number(epochs) for source, epochs in line["epochs"].items()},
-        **{f"loss/train/{source}": number(nats) for source, nats in line.get("source_loss", {}).items()},
-    }
-
-
-def _evaluation_row(line: Line) -> dict[str, Any]:
-    values = {
-        "loss/held_out": number(line["nats_per_token"]),
-        "loss/held_out_standard_error": number(line.get("standard_error")),
-        "loss/worst_decile": number(line.get("worst_decile_nats_per_token")),
-        "bits_per_byte/held_out": number(line.get("bits_per_byte")),
-    }
-    for name, figures in line.get("slices", {}).items():
-        values[f"loss/slice/{name}"] = number(figures["nats_per_token"])
-    for source, nats in line.get("source_nats_per_token", {}).items():
-        values[f"loss/source/{source}"] = number(nats)
-    for source, source_value in line.get("source_value", {}).items():
-        values[f"source_value/{source}"] = number(source_value["value"])
-        values[f"source_value/{source}/standard_error"] = number(source_value["standard_error"])
-    for source, found in line.get("alignment", {}).items():
-        values[f"alignment/{source}"] = number(found["inner_product"])
-        values[f"alignment/{source}/standard_error"] = number(found["standard_error"])
-        values[f"gradient_variance/{source}"] = number(found["variance"])
-    return values
+    text = headline(line)
+    if isinstance(line, DecisionLine):
+        return {"decision": text, **line.metrics()}
+    return {"event": text, **line.metrics()} if text else dict(line.metrics())
 
 
 class WandbMirror:
@@ -107,13 +60,13 @@ class WandbMirror:
         self._row: dict[str, Any] = {}
         self._row_step = -1
         self._failed = False
-        self._lines: queue.Queue[Line | None] = queue.Queue(QUEUE_LINES)
+        self._lines: queue.Queue[JournalLine | None] = queue.Queue(QUEUE_LINES)
         self._thread: threading.Thread | None = None
         if config.mode != "off":
             self._thread = threading.Thread(target=self._mirror, name="wandb-mirror", daemon=True)
             self._thread.start()
 
-    def note(self, line: Line) -> None:
+    def note(self, line: JournalLine) -> None:
         """Take a line of the journal."""
         if self._thread is None or self._failed:
             return
@@ -177,21 +130,19 @@ class WandbMirror:
         self._logged_step = max(self._logged_step, run.step - 1)  # online, the server knows what it has
         return run
 
-    def _take(self, run: Any, line: Line) -> None:
-        step = int(line["step"])
-        if line["kind"] == "start":
-            run.config.update({"start": dict(line)}, allow_val_change=True)
-        elif line["kind"] in ("test", "finish"):
-            run.summary.update(
-                {line["kind"]: {key: value for key, value in line.items() if key not in ("kind", "step")}}
-            )
-        if step <= self._logged_step:
+    def _take(self, run: Any, line: JournalLine) -> None:
+        if isinstance(line, StartLine):
+            run.config.update({"start": line.to_line()}, allow_val_change=True)
+        elif isinstance(line, TestLine | FinishLine):
+            figures = {key: value for key, value in line.to_line().items() if key not in ("kind", "step")}
+            run.summary.update({line.kind: figures})
+        if line.step <= self._logged_step:
             return
-        if step > self._row_step:
+        if line.step > self._row_step:
             self._log(run)
-            self._row_step = step
-        if line["kind"] == "step":
-            self._tokens += int(line["tokens"])
+            self._row_step = line.step
+        if isinstance(line, StepLine):
+            self._tokens += line.tokens
         self._row |= row(line)
 
     def _log(self, run: Any) -> None:

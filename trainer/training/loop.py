@@ -12,7 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,23 @@ from trainer.mixture.advance import State
 from trainer.mixture.ledger import BatchSize, Fact, Retire, Rollback, Segment, Shares
 from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS
 from trainer.model.config import TrainingConfig
+from trainer.tracking.figures import StepMixture
+from trainer.tracking.schema import (
+    CapLine,
+    CheckpointLine,
+    DecisionLine,
+    DeficitLine,
+    EvaluationLine,
+    JoinLine,
+    NonFiniteLine,
+    RetireLine,
+    RollbackLine,
+    SpikeLine,
+    StepLine,
+)
 from trainer.training import checkpoint
 from trainer.training.run import Found, MeasurePlan, Outcome, Run, RunState
-from trainer.training.slice_skew import composition_line, drawn_slices, warned_of_skew
+from trainer.training.slice_skew import drawn_slices, slices_drawn, warned_of_skew
 from trainer.training.spikes import spike, with_latest
 
 if TYPE_CHECKING:
@@ -165,7 +179,7 @@ def _note_caps(run: Run, batch: "StepBatch") -> None:
     """Caps act inside the stream, at any step; here they are written down."""
     for source, epochs in batch.capped.items():
         shares = run.plan.shares(batch.step)
-        run.journal.write("cap", batch.step - 1, source=source, epochs=epochs, shares=shares)
+        run.journal.write(CapLine(step=batch.step - 1, source=source, epochs=epochs, shares=shares))
     if batch.capped:
         _note_deficits(run, run.plan.state(batch.step))
 
@@ -173,11 +187,12 @@ def _note_caps(run: Run, batch: "StepBatch") -> None:
 def _note_deficits(run: Run, state: State) -> None:
     for change in lookups.deficit_changes(run.plan, state):
         run.journal.write(
-            "deficit",
-            state.step - 1,
-            source=change.source,
-            before_millionths=change.before,
-            after_millionths=change.after,
+            DeficitLine(
+                step=state.step - 1,
+                source=change.source,
+                before_millionths=change.before,
+                after_millionths=change.after,
+            )
         )
 
 
@@ -188,10 +203,10 @@ def _take(run: Run, facts: Sequence[Fact]) -> None:
     run.stream.append(facts)
     for fact in facts:
         if isinstance(fact, Segment):
-            size = fact.num_samples
-            run.journal.write("join", fact.step - 1, source=fact.source, segment=fact.segment, num_samples=size)
+            step, size = fact.step - 1, fact.num_samples
+            run.journal.write(JoinLine(step=step, source=fact.source, segment=fact.segment, num_samples=size))
         elif isinstance(fact, Retire):
-            run.journal.write("retire", fact.step - 1, source=fact.source, segment=fact.segment)
+            run.journal.write(RetireLine(step=fact.step - 1, source=fact.source, segment=fact.segment))
     _note_deficits(run, run.stream.state)
 
 
@@ -208,21 +223,20 @@ def _settle(run: Run, state: RunState, launched: InFlightStep, *, since_s: float
     plan = run.plan
     counts = np.bincount(batch.plan.source, minlength=len(plan.sources)).tolist()
     losses = {name: loss for name, loss in zip(plan.sources, figures.losses, strict=False) if loss.tokens}
-    run.journal.write(
-        "step",
-        batch.step,
-        loss=figures.loss,
-        source_loss={name: loss.nats_per_token for name, loss in losses.items()},
+    line = StepLine.of(
+        figures,
+        step=batch.step,
+        losses=losses,
         learning_rate=launched.learning_rate,
-        grad_norm=figures.grad_norm,
         tokens=batch.target_tokens,
-        counts=dict(zip(plan.sources, counts, strict=True)),
-        shares=plan.shares(batch.step),
-        epochs=lookups.epochs(plan, batch.after),
-        batch_hash=str(figures.batch_hash),
-        updated=figures.updated,
+        mixture=StepMixture(
+            counts=dict(zip(plan.sources, counts, strict=True)),
+            shares=plan.shares(batch.step),
+            epochs=lookups.epochs(plan, batch.after),
+        ),
         seconds=time.monotonic() - since_s,
     )
+    run.journal.write(line)
     if batch.step % SNAPSHOT_EVERY_STEPS == 0:
         run.ledger.append(plan.snapshot(batch.after))
     if not figures.ledgers_agree:
@@ -249,15 +263,15 @@ def added(sums: Mapping[str, SourceLoss], more: Mapping[str, SourceLoss]) -> dic
 def _report_spike(run: Run, batch: "StepBatch", figures: StepFigures, recent: Sequence[float]) -> None:
     found = spike(figures.loss, recent)
     if found is not None:
-        run.journal.write(
-            "spike",
-            batch.step,
+        line = SpikeLine(
+            step=batch.step,
             loss=figures.loss,
             grad_norm=figures.grad_norm,
             median=found.median,
             spread=found.spread,
             samples=_samples_of(run, batch),
         )
+        run.journal.write(line)
         run.warn(
             f"step {batch.step}: loss {figures.loss:.4g} against a median of {found.median:.4g} in the steps before "
             f"(gradient norm {figures.grad_norm:.3g}); its samples: trainer audit {run.folder} --step {batch.step}"
@@ -271,7 +285,8 @@ def _samples_of(run: Run, batch: "StepBatch") -> list[str]:
 
 def _report_nonfinite(run: Run, batch: "StepBatch", figures: StepFigures, skipped: int) -> None:
     samples = _samples_of(run, batch)
-    run.journal.write("nonfinite", batch.step, loss=figures.loss, grad_norm=figures.grad_norm, samples=samples)
+    loss, norm = figures.loss, figures.grad_norm
+    run.journal.write(NonFiniteLine(step=batch.step, loss=loss, grad_norm=norm, samples=samples))
     run.warn(
         f"step {batch.step}: loss {figures.loss:g}, gradient norm {figures.grad_norm:g}: no rank updated its weights"
     )
@@ -314,17 +329,17 @@ def _evaluate_and_steer(run: Run, state: RunState, *, last: bool) -> tuple[RunSt
     forgetting = {} if last else _measured(run, state, run.forgetting)
     anchor = None if state.anchor is None else np.array(state.anchor)
     drawn = drawn_slices(run)
-    run.journal.write(
-        "evaluation",
-        state.step,
-        part="validation",
-        **summary(evaluation, anchor),
-        source_value={name: asdict(value) for name, value in source_value.items()},
-        alignment={name: asdict(value) for name, value in alignment.items()},
-        forgetting={name: asdict(value) for name, value in forgetting.items()},
-        **composition_line(drawn),
+    line = EvaluationLine(
+        step=state.step,
+        figures=summary(evaluation, anchor),
+        source_value=source_value,
+        alignment=alignment,
+        forgetting=forgetting,
+        drawn_slices=slices_drawn(drawn),
+        drawn_unnamed=None if drawn is None else drawn.unnamed,
         seconds=time.monotonic() - started_s,
     )
+    run.journal.write(line)
     evidence = Evidence(losses=state.losses, source_value=source_value, alignment=alignment, forgetting=forgetting)
     state = replace(warned_of_skew(run, state, drawn), losses={})
     if anchor is None:
@@ -375,15 +390,7 @@ def _decide(run: Run, state: RunState, evaluation: Evaluation, evidence: Evidenc
         decided = decide(run.control, dict(state.control), seen)
     control, decision = run.engine.broadcast(decided)
     state = replace(state, control=control, last_healthy_step=_accepted(state, decision.evidence))
-    run.journal.write(
-        "decision",
-        state.step,
-        from_step=decision.from_step,
-        action=decision.action,
-        shares=decision.shares,
-        reason=decision.reason,
-        evidence=decision.evidence,
-    )
+    run.journal.write(DecisionLine.of(decision, step=state.step, policy=run.control.policy.kind))
     if decision.action == "rollback":
         return _roll_back(run, state, decision), None
     if dict(decision.shares) != run.plan.shares(decision.from_step):
@@ -430,7 +437,7 @@ def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     root = run.folder / "checkpoints"
     is_main = run.engine.is_main
     checkpoint.together(run.engine.writers, lambda: checkpoint.discard_newer(root, saved.step) if is_main else None)
-    run.journal.write("rollback", state.step, to_step=saved.step, reason=decision.reason)
+    run.journal.write(RollbackLine(step=state.step, to_step=saved.step, reason=decision.reason))
     return replace(state, position=int(saved.state["position"]), skipped_in_a_row=0)
 
 
@@ -477,14 +484,14 @@ def finish_saving(run: Run) -> None:
     beat("saving")
     saved = run.saver.wait()
     if saved is not None:
-        run.journal.write(
-            "checkpoint",
-            saved.step,
+        line = CheckpointLine(
+            step=saved.step,
             folder=saved.folder.name,
             seconds=saved.seconds,
             stalled_seconds=saved.stalled_s,
             bytes=saved.num_bytes,
         )
+        run.journal.write(line)
 
 
 def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:

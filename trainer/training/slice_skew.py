@@ -1,9 +1,10 @@
 """Slices of what was drawn against those of the real data, told at each reading, and warned of where they part."""
 
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from trainer.mixture import lookups
+from trainer.tracking.figures import SliceDrawn
+from trainer.tracking.schema import SkewLine
 from trainer.training.run import Run, RunState
 from trainer.training.slice_composition import Composition, composition
 
@@ -20,11 +21,10 @@ def drawn_slices(run: Run) -> Composition | None:
     return composition(run.slice_tokens, epochs, real)
 
 
-def composition_line(drawn: Composition | None) -> dict[str, Any]:
-    """What the line of a reading says of it."""
-    if drawn is None:
-        return {}
-    return {"drawn_slices": {name: asdict(one) for name, one in drawn.slices.items()}, "drawn_unnamed": drawn.unnamed}
+def slices_drawn(drawn: Composition | None) -> dict[str, SliceDrawn]:
+    """What the line of an evaluation says of it, by slice."""
+    slices = {} if drawn is None else drawn.slices
+    return {name: SliceDrawn(real=part.real, drawn=part.drawn) for name, part in slices.items()}
 
 
 def warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
@@ -33,7 +33,7 @@ def warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunS
     skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
     for name, one in skewed.items():
         if name not in state.skewed:
-            run.journal.write("skew", state.step, slice=name, real=one.real, drawn=one.drawn)
+            run.journal.write(SkewLine(step=state.step, slice=name, real=one.real, drawn=one.drawn))
             run.warn(
                 f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
                 " (evaluation.slice_skew); a source without it, or full of it, has too large a share"

@@ -10,7 +10,7 @@ from trainer.base.errors import UserError
 from trainer.runs.folder import read_outcome
 from trainer.tools.slurm import cluster
 from trainer.tools.slurm.history import EVENTS, History, history
-from trainer.tracking.journal import read
+from trainer.tracking.schema import StepLine, read_journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,9 @@ def _in_words(past: History) -> str:
 
 def _last_step(run: Path) -> int:
     path = run / "journal.jsonl"
-    return max((line["step"] for line in read(path) if line["kind"] == "step"), default=0) if path.is_file() else 0
+    if not path.is_file():
+        return 0
+    return max((line.step for line in read_journal(path) if isinstance(line, StepLine)), default=0)
 
 
 def _steps(run: Path) -> int | None:
