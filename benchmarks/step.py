@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.figures import Figure, Result, alternated, figure, ratios
 from benchmarks.segments import starting_facts, write_segment
-from trainer.control.controller import ControlConfig
+from trainer.control.config import ControlConfig
 from trainer.data.loader import MicroBatch, Stream
 from trainer.data.store import PreparedSegment
 from trainer.engines.accelerate import AccelerateEngine

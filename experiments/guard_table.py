@@ -22,7 +22,7 @@ from river.drift import ADWIN, KSWIN, PageHinkley
 from experiments.cells import commit
 from experiments.streams import NEVER, Streams, damaged, delays, first_alarms, healthy
 from trainer.base.records import FloatArray, IntArray
-from trainer.control.guard.guard import GuardConfig
+from trainer.control.guard.config import GuardConfig
 
 RESULTS = Path(__file__).parent / "results" / "guard.json"
 SEED = 2026

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainer.base.records import FloatArray, IntArray
-from trainer.control.guard.detector import DetectorSettings, discoveries, empty_track, look, start_weight
-from trainer.control.guard.guard import GuardConfig, settings_of
-from trainer.control.guard.statistics import Schedule, empty_tracks, forecast_settings, global_evidence, look_at
+from trainer.control.guard.config import GuardConfig, detector_settings
+from trainer.control.guard.detector import DetectorSettings, discoveries, empty_state, start_weight, update
+from trainer.control.guard.forecast import Schedule, forecast_settings
+from trainer.control.guard.statistics import empty_detectors, global_evidence, update_all
 
 JITTER = 0.003  # nats per token, between checkpoints
 NEVER = 10**6
@@ -117,21 +118,21 @@ def damaged(streams: Streams, what: str, at: int) -> Streams:
 
 def first_alarms(streams: Streams, config: GuardConfig, *, parts: tuple[str, ...] = ("global", "slices")) -> IntArray:
     """Index of each stream's first alarm of the whole guard, ``NEVER`` where there is none, [S]."""
-    settings, found = settings_of(config), []
+    settings, alarms = detector_settings(config), []
     for start in range(0, len(streams.mean), AT_ONCE):
         some = streams.part(start, start + AT_ONCE)
         first = np.full(len(some.mean), NEVER)
         if "global" in parts:
             first = np.minimum(first, _first_global(some, settings, math.log(config.alarm_at)))
         if "slices" in parts:
-            first = np.minimum(first, _first_slices(some, settings, config.slice_error))
-        found.append(first)
-    return np.concatenate(found)
+            first = np.minimum(first, _first_slices(some, settings, config.advanced.slice_error))
+        alarms.append(first)
+    return np.concatenate(alarms)
 
 
 def _first_global(streams: Streams, settings: DetectorSettings, alarm: float) -> IntArray:
     num_streams, num = streams.mean.shape
-    tracks, first = empty_tracks(settings, num_streams), np.full(num_streams, NEVER)
+    detectors, first = empty_detectors(settings, num_streams), np.full(num_streams, NEVER)
     area = np.cumsum(streams.rate) / num
     kept = forecast_settings(settings).kept_evaluations
     for t in range(num):
@@ -141,20 +142,22 @@ def _first_global(streams: Streams, settings: DetectorSettings, alarm: float) ->
             area=np.concatenate([before, area[known]]), rate=np.concatenate([before, streams.rate[known]])
         )
         values = {"mean": streams.mean[:, t], "tail": streams.tail[:, t], "gap": streams.gap[:, t]}
-        tracks, looks = look_at(settings, tracks, values, schedule)
-        first = np.where((first == NEVER) & (global_evidence(looks) >= alarm), t, first)
+        detectors, scores = update_all(settings, detectors, values, schedule)
+        first = np.where((first == NEVER) & (global_evidence(scores) >= alarm), t, first)
     return first
 
 
 def _first_slices(streams: Streams, settings: DetectorSettings, error: float) -> IntArray:
     num_streams, num, num_slices = streams.slices.shape
-    track, first = empty_track(settings, num_streams * num_slices), np.full(num_streams, NEVER)
-    num_looks = 0
+    state, first = empty_state(settings, num_streams * num_slices), np.full(num_streams, NEVER)
+    num_evaluations = 0
     for t in range(num):
-        track, found = look(settings, track, streams.slices[:, t].reshape(-1), weight=start_weight(num_looks + 1))
-        num_looks += bool(found.ready.any())
-        risen = discoveries(found.log_evidence.reshape(num_streams, num_slices), error).any(axis=1)
-        first = np.where((first == NEVER) & risen & found.ready[0], t, first)
+        state, score = update(
+            settings, state, streams.slices[:, t].reshape(-1), weight=start_weight(num_evaluations + 1)
+        )
+        num_evaluations += bool(score.ready.any())
+        risen = discoveries(score.log_evidence.reshape(num_streams, num_slices), error).any(axis=1)
+        first = np.where((first == NEVER) & risen & score.ready[0], t, first)
     return first
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from trainer.base.records import Decision, Kind, Observation
-from trainer.control.controller import ControlConfig, decide, initial_state
+from trainer.control.config import ControlConfig
+from trainer.control.controller import decide, initial_state
 
 
 class World(Protocol):

@@ -148,7 +148,7 @@ class Teller:
     def decision(self, step: int) -> None:
         spam, written = self.names["spam"], self.names["written"]
         guard: dict[str, Any] = {
-            "nats_per_token": 4.31, "anchor_nats_per_token": 4.33, "difference": -0.02, "jitter_sd": 0.012, "z": -1.7,
+            "nats_per_token": 4.31, "expected_nats_per_token": 4.33, "difference": -0.02, "jitter_sd": 0.012, "z": -1.7,
             "evidence": 0.2, "warn_at": 10, "alarm_at": 2000,
         }  # fmt: skip
         before = dict(self.shares)
@@ -160,7 +160,7 @@ class Teller:
         elif self.story.steered and step == 200:
             self.shares = {**self.shares, spam: 0, written: 500_000}
             action, reason = "cut", f"guard: {spam} does harm in three readings"
-            guard |= {"z": 6.2, "evidence": 4100.0, "strikes": 1}
+            guard |= {"z": 6.2, "evidence": 4100.0, "alarm_count": 1}
         standing = {
             "source_value": -0.61,
             "source_value_standard_error": 0.12,

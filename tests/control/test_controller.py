@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainer.base.records import SHARE_ONE
-from trainer.control import ControlConfig, decide, initial_state, source_value_from
+from trainer.control import ControlConfig, decide, initial_state, restored_state, source_value_from
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
@@ -19,12 +19,16 @@ SCHEDULE = ControlConfig(
 POISON = {"real": 0.9, "written": 0.8, "bad": -0.5}
 
 
+def through_json(config, state):
+    return restored_state(config, json.loads(json.dumps(state.to_json(), allow_nan=False)))
+
+
 def steered(observe, config, losses, source_value=None, shares=SHARES):
-    """The decisions after readings whose held-out loss is shifted by ``losses``; the state goes through JSON."""
+    """The decisions after evaluations whose held-out loss is shifted by ``losses``; the state goes through JSON."""
     state, decisions = initial_state(config, shares, KINDS), []
     for number, loss in enumerate(losses):
         observation = observe(10 * number + 10, shares, source_value=source_value, loss=loss, steps=10 * len(losses))
-        state, decision = decide(config, json.loads(json.dumps(state, allow_nan=False)), observation)
+        state, decision = decide(config, through_json(config, state), observation)
         json.dumps(decision.evidence, allow_nan=False)
         shares = dict(decision.shares)
         decisions.append(decision)
@@ -37,7 +41,7 @@ def losses(healthy, raised, by=0.02):
     return values.tolist()
 
 
-def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
+def test_the_default_keeps_the_shares_and_needs_no_source_values(observe):
     assert source_value_from(ControlConfig()) is None
     decisions = steered(observe, ControlConfig(), losses(20, 0))
     assert {decision.action for decision in decisions} == {"keep"}
@@ -45,7 +49,7 @@ def test_the_default_keeps_the_shares_and_asks_for_no_worth(observe):
     assert [decision.from_step for decision in decisions] == [10 * n + 11 for n in range(20)]
 
 
-def test_worth_is_measured_when_policy_or_guard_want_it():
+def test_source_values_are_measured_when_policy_or_guard_need_them():
     assert source_value_from(FEEDBACK) == FEEDBACK.policy.warm_up
     assert source_value_from(ControlConfig(guard={"measure_source_value": True})) == 0
     assert source_value_from(ControlConfig(guard={"measure_source_value": True, "enabled": False})) is None
@@ -89,7 +93,7 @@ def test_a_warning_allows_a_move_towards_real_data(observe):
     assert all(decisions[i].shares["real"] > decisions[i - 1].shares["real"] for i in warned)
 
 
-def test_a_cut_is_zero_at_once_and_for_good_and_stays_within_the_kind(observe):
+def test_a_cut_source_has_no_share_from_the_next_step_on_and_the_kinds_keep_theirs(observe):
     config = ControlConfig(policy=SCHEDULE.policy, guard={"measure_source_value": True})
     decisions = steered(observe, config, losses(40, 20), POISON)
     at = next(i for i, decision in enumerate(decisions) if decision.action == "cut")
@@ -125,13 +129,13 @@ rows = st.lists(st.tuples(values, values, values, st.floats(-0.05, 0.05)), min_s
 @given(rows, st.sampled_from([FEEDBACK, SCHEDULE]))
 def test_any_history_gives_shares_that_sum_to_one_and_the_same_decisions_after_json(observe, history, config):
     outcomes = []
-    for through_json in (False, True):
+    for is_saved in (False, True):
         state, shares, decisions = initial_state(config, SHARES, KINDS), SHARES, []
         for number, (*source_value, loss) in enumerate(history):
             observation = observe(
                 number, shares, source_value=dict(zip(KINDS, source_value, strict=True)), loss=loss, steps=30
             )
-            state, decision = decide(config, json.loads(json.dumps(state)) if through_json else state, observation)
+            state, decision = decide(config, through_json(config, state) if is_saved else state, observation)
             shares = dict(decision.shares)
             assert sum(shares.values()) == SHARE_ONE
             assert min(shares.values()) >= 0
@@ -142,9 +146,9 @@ def test_any_history_gives_shares_that_sum_to_one_and_the_same_decisions_after_j
 
 def test_steering_leaves_its_inputs_as_they_were(observe):
     state = initial_state(FEEDBACK, SHARES, KINDS)
-    before = json.dumps(state)
+    before = json.dumps(state.to_json())
     decide(FEEDBACK, state, observe(200, SHARES, source_value=POISON))
-    assert json.dumps(state) == before
+    assert json.dumps(state.to_json()) == before
 
 
 def test_an_unknown_key_is_an_error():
@@ -152,7 +156,7 @@ def test_an_unknown_key_is_an_error():
         ControlConfig(policy={"kind": "feedback", "flor": 0.1})
 
 
-def test_a_schedule_moves_however_few_documents_are_read(observe):
+def test_a_schedule_moves_however_few_documents_are_evaluated(observe):
     whole = observe(200, SHARES).evaluation
     few = replace(whole, **{name: getattr(whole, name)[:9] for name in ("nats", "tokens", "num_bytes", "slice_of")})
     state = initial_state(SCHEDULE, SHARES, KINDS)
@@ -162,7 +166,7 @@ def test_a_schedule_moves_however_few_documents_are_read(observe):
 
 
 def test_a_rollback_takes_the_suspected_source_out_for_good(observe):
-    """``bad`` joins with the damage: no proof, but the rollback goes on without it."""
+    """``bad`` joins with the damage: a sign only, but training continues without it after the rollback."""
     before, after = {"real": 500_000, "written": 500_000, "bad": 0}, SHARES
     state, shares, actions = initial_state(ControlConfig(), before, KINDS), before, []
     for number, loss in enumerate(losses(40, 40)):

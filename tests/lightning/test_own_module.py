@@ -202,8 +202,8 @@ class Damaged(Module):
         return -loss if self.global_step >= 60 else loss
 
 
-GUARD = {"min_evaluations": 5, "history_evaluations": 8, "warn_at": 5}
-GUARD |= {"alarm_at": 10, "margin": 0, "cut": False, "stop": False, "freeze_evaluations": 0}
+GUARD = {"warn_at": 5, "alarm_at": 10, "cut": False, "stop": False}
+GUARD |= {"advanced": {"min_evaluations": 5, "history_evaluations": 8, "margin": 0, "freeze_evaluations": 0}}
 GUARDED: dict[str, Any] = {"control": {"guard": GUARD}, "every_steps": 2, "max_steps": 90}
 
 

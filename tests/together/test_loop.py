@@ -22,8 +22,8 @@ DAMAGE = [
     "mixture.shares={real: 1, good: 0, bad: 0}",
     "control.policy={kind: schedule, points: [{at: 0.4, shares: {real: 1, good: 0, bad: 0}},"
     " {at: 0.5, shares: {real: 0, good: 0, bad: 1}}]}",
-    "control.guard={min_documents: 8, min_evaluations: 5, history_evaluations: 8,"
-    " warn_at: 5, alarm_at: 10, margin: 0, cut: false, stop: false, freeze_evaluations: 0, max_rollbacks: 1}",
+    "control.guard={min_documents: 8, warn_at: 5, alarm_at: 10, cut: false, stop: false, max_rollbacks: 1,"
+    " advanced: {min_evaluations: 5, history_evaluations: 8, margin: 0, freeze_evaluations: 0}}",
 ]
 
 

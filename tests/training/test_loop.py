@@ -15,7 +15,8 @@ import pytest
 
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, bench, training
 from trainer.base.records import Kind, Observation, SourceLoss
-from trainer.control.controller import ControlConfig, decide, initial_state
+from trainer.control.config import ControlConfig
+from trainer.control.controller import decide, initial_state
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.held_out import whole_part
 from trainer.tracking.journal import Journal
@@ -87,7 +88,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
 
 def begun() -> RunState:
     kinds: dict[str, Kind] = {"real": "real", "made": "synthetic"}
-    return RunState(control=initial_state(ControlConfig(), {"real": 600_000, "made": 400_000}, kinds))
+    return RunState(control=initial_state(ControlConfig(), {"real": 600_000, "made": 400_000}, kinds).to_json())
 
 
 def go_on(run: Run, state: RunState) -> tuple[RunState, Outcome]:

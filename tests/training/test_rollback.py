@@ -12,7 +12,7 @@ from tests.training.test_checkpoint import Alone, fail, save_step
 from tests.training.test_loop import begun, go_on
 from tests.training.test_loop import run_in as training_in
 from trainer.base.records import Decision
-from trainer.control.controller import ControlConfig
+from trainer.control.config import ControlConfig
 from trainer.mixture.ledger import Fact
 from trainer.training import checkpoint
 from trainer.training.loop import _roll_back

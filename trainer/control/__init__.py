@@ -1,20 +1,24 @@
-"""Control, which decides the shares while the run goes on: a policy proposes, a guard disposes, ``decide`` decides."""
+"""Control, which decides the shares while the run goes on: a policy proposes, a guard may veto, ``decide`` decides."""
 
+from trainer.control.config import ControlConfig
 from trainer.control.controller import (
-    ControlConfig,
     decide,
     forgetting_from,
     gradient_alignment_from,
     initial_state,
     reads_losses,
+    restored_state,
     source_value_from,
 )
-from trainer.control.guard.guard import GuardConfig, judge
+from trainer.control.guard.config import GuardConfig
+from trainer.control.guard.guard import judge
 from trainer.control.policies import ConstantConfig, FeedbackConfig, PolicyConfig, ScheduleConfig, SchedulePoint
+from trainer.control.state import ControlState
 
 __all__ = [
     "ConstantConfig",
     "ControlConfig",
+    "ControlState",
     "FeedbackConfig",
     "GuardConfig",
     "PolicyConfig",
@@ -26,5 +30,6 @@ __all__ = [
     "initial_state",
     "judge",
     "reads_losses",
+    "restored_state",
     "source_value_from",
 ]

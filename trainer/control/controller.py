@@ -1,42 +1,37 @@
-"""Policy and guard make a decision: the policy proposes shares, the guard disposes.
+"""Policy and guard make a decision: the policy proposes shares, the guard may veto, cut, roll back or stop.
 
-Pure: configuration, state and observation in, state and decision out, all of it plain values, so that the same readings
-give the same decisions on every machine and after every resume (the state goes into the checkpoint as JSON, whose
-floats survive exactly).
+Pure: configuration, state and observation in, state and decision out, all of them plain values, so that the same
+evaluations give the same decisions on every machine and after every resume (the state goes into the checkpoint as JSON,
+whose floats survive exactly).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from pydantic import Field
-
-from trainer.base.config import Config
 from trainer.base.records import SHARE_ONE, Action, Decision, Kind, Observation, Proposal, Verdict
+from trainer.control.config import ControlConfig
 from trainer.control.guard import guard
-from trainer.control.guard.guard import GuardConfig
-from trainer.control.policies import POLICIES, ConstantConfig, PolicyConfig
+from trainer.control.guard.state import GuardState
+from trainer.control.policies import POLICIES
+from trainer.control.state import ControlState
 from trainer.mixture.shares import without
 
 
-class ControlConfig(Config):
-    """How the shares are steered, and what guards the run."""
+def initial_state(config: ControlConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> ControlState:
+    """The state before the first evaluation, from the start ``shares`` in millionths; ``UserError`` where they
+    contradict the policy's settings.
+    """
+    return ControlState(policy=POLICIES[config.policy.kind].begin(config.policy, shares, kinds))
 
-    policy: PolicyConfig = Field(default_factory=ConstantConfig, description="what proposes shares")
-    guard: GuardConfig = Field(default_factory=GuardConfig, description="what may veto, cut, roll back or stop")
 
-
-def initial_state(config: ControlConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """The state before the first reading, from the start ``shares`` in millionths; ``UserError`` where they do not
-    fit."""
-    return {
-        "policy": POLICIES[config.policy.kind].begin(config.policy, shares, kinds),
-        "guard": guard.begin(),
-        "cut": [],
-    }
+def restored_state(config: ControlConfig, saved: Mapping[str, Any]) -> ControlState:
+    """The state whose ``to_json`` was ``saved`` in a checkpoint of a run under ``config``."""
+    return ControlState(policy=saved["policy"], guard=GuardState.from_json(saved["guard"]), cut=tuple(saved["cut"]))
 
 
 def source_value_from(config: ControlConfig) -> float | None:
-    """Progress from which the worth of the sources has to be measured at each reading; None for never."""
+    """Progress from which source values have to be measured at each evaluation; None for never."""
     if config.guard.enabled and config.guard.measure_source_value:
         return 0.0
     return POLICIES[config.policy.kind].source_value_from(config.policy)
@@ -48,8 +43,9 @@ def gradient_alignment_from(config: ControlConfig) -> float | None:
 
 
 def forgetting_from(config: ControlConfig, max_epochs: float) -> float | None:
-    """Progress from which it has to be measured how fast the model forgets, with so many epochs of real data allowed;
-    None for never."""
+    """Progress from which the model's forgetting has to be measured, where real data may be repeated for ``max_epochs``
+    epochs; None for never.
+    """
     return POLICIES[config.policy.kind].forgetting_from(config.policy, max_epochs)
 
 
@@ -58,69 +54,64 @@ def reads_losses(config: ControlConfig) -> bool:
     return POLICIES[config.policy.kind].reads_losses
 
 
-def decide(config: ControlConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Decision]:
-    """The decision on ``observation`` and the state after it; shares sum to ``SHARE_ONE`` and hold from the next step
-    on.
+def decide(config: ControlConfig, state: ControlState, observation: Observation) -> tuple[ControlState, Decision]:
+    """The decision on ``observation`` and the state after it; shares sum to ``SHARE_ONE`` and are in force from the
+    next step on.
 
-    A reading that cannot decide keeps the shares and the state. Under a warning the policy may move, but not so that
-    any synthetic source gains. A source that the guard cut stays at 0 for the rest of the run, whatever the policy
+    An evaluation that is not usable keeps the shares and the state. Under a warning the policy may move, but not so
+    that any synthetic source gains. A source that the guard cut stays at 0 for the rest of the run, whatever the policy
     proposes.
     """
-    why_not = guard.fault(observation.evaluation)
-    if why_not is not None:
+    reason = guard.why_unusable(observation.evaluation)
+    if reason is not None:
         return state, _decision(
-            observation, "keep", observation.shares, f"The reading decides nothing: {why_not}.", {"usable": False}
+            observation, "keep", observation.shares, f"The evaluation decides nothing: {reason}.", {"usable": False}
         )
-    guard_state, verdict = guard.judge(config.guard, state["guard"], observation)
-    policy_state, proposal = POLICIES[config.policy.kind].propose(config.policy, state["policy"], observation)
-    state = {**state, "guard": guard_state, "policy": policy_state}
+    guard_state, verdict = guard.judge(config.guard, state.guard, observation)
+    policy_state, proposal = POLICIES[config.policy.kind].propose(config.policy, state.policy, observation)
+    state = replace(state, guard=guard_state, policy=policy_state)
     evidence = {"policy": dict(proposal.evidence), "guard": dict(verdict.evidence)}
     match verdict.action:
         case "cut" | "rollback" | "stop":
-            return _acted(state, observation, verdict, evidence)
+            return _enforced(state, observation, verdict, evidence)
         case "ok" | "warn":
-            shares, reason = _allowed(state, observation, verdict, proposal)
+            shares, reason = _permitted(state, observation, verdict, proposal)
             moved: Action = "keep" if shares == dict(observation.shares) else "move"
             action: Action = "warn" if verdict.action == "warn" else moved
             return state, _decision(observation, action, shares, reason, evidence)
 
 
-def _allowed(
-    state: dict[str, Any], observation: Observation, verdict: Verdict, proposal: Proposal
+def _permitted(
+    state: ControlState, observation: Observation, verdict: Verdict, proposal: Proposal
 ) -> tuple[dict[str, int], str]:
     """The proposal without the sources that were cut, or the shares in force when a warning forbids it; and why."""
-    wanted = without(proposal.shares, state["cut"], observation.kinds)
-    if wanted is None:
-        return dict(
-            observation.shares
-        ), f"{proposal.reason} Only sources that were cut would be left, so the shares stay."
+    in_force = dict(observation.shares)
+    proposed = without(proposal.shares, state.cut, observation.kinds)
+    if proposed is None:
+        return in_force, f"{proposal.reason} Only sources that were cut would be left, so the shares stay."
     if verdict.action == "ok":
-        return wanted, proposal.reason
-    gaining = [
-        name for name in wanted if observation.kinds[name] == "synthetic" and wanted[name] > observation.shares[name]
-    ]
+        return proposed, proposal.reason
+    gaining = [name for name in proposed if observation.kinds[name] == "synthetic" and proposed[name] > in_force[name]]
     if gaining:
-        return dict(
-            observation.shares
-        ), f"{verdict.reason} So {', '.join(gaining)} may not gain share now. {proposal.reason}"
-    return wanted, f"{verdict.reason} {proposal.reason}"
+        return in_force, f"{verdict.reason} So {', '.join(gaining)} may not gain share now. {proposal.reason}"
+    return proposed, f"{verdict.reason} {proposal.reason}"
 
 
-def _acted(
-    state: dict[str, Any], observation: Observation, verdict: Verdict, evidence: dict[str, Any]
-) -> tuple[dict[str, Any], Decision]:
-    """What the guard does, with the source that it blames or quarantines at 0, for good."""
+def _enforced(
+    state: ControlState, observation: Observation, verdict: Verdict, evidence: dict[str, Any]
+) -> tuple[ControlState, Decision]:
+    """What the guard does, with the source that it cuts or quarantines at 0 for the rest of the run."""
     action: Action = verdict.action if verdict.action != "ok" else "keep"
     if verdict.source is None:
         return state, _decision(observation, action, observation.shares, verdict.reason, evidence)
-    cut = [*state["cut"], verdict.source]
+    cut = (*state.cut, verdict.source)
     shares = without(observation.shares, cut, observation.kinds)
     if shares is None:  # nothing would be left to train on
-        reason = f"{verdict.reason} But {verdict.source} is all there is, so the shares stay."
+        reason = f"{verdict.reason} But {verdict.source} is the only source, so the shares stay."
         return state, _decision(
             observation, "warn" if action == "cut" else action, observation.shares, reason, evidence
         )
-    return {**state, "cut": cut}, _decision(observation, action, shares, verdict.reason, evidence)
+    return replace(state, cut=cut), _decision(observation, action, shares, verdict.reason, evidence)
 
 
 def _decision(

@@ -30,7 +30,8 @@ from typing_extensions import override
 from trainer.base.errors import UserError
 from trainer.base.failures import warn
 from trainer.base.records import SourceValue
-from trainer.control.controller import ControlConfig, gradient_alignment_from, reads_losses, source_value_from
+from trainer.control.config import ControlConfig
+from trainer.control.controller import gradient_alignment_from, reads_losses, source_value_from
 from trainer.engines.step_stats import PendingStep, SummedFigures
 from trainer.evaluate.config import EvaluationConfig, SourceValueConfig
 from trainer.evaluate.evidence.source_value import sized

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.base.errors import UserError
+from trainer.control.config import ControlConfig
 from trainer.control.controller import (
-    ControlConfig,
     forgetting_from,
     gradient_alignment_from,
     initial_state,

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from trainer.base.config import Config
 from trainer.base.errors import RecipeError
-from trainer.control.controller import ControlConfig
+from trainer.control.config import ControlConfig
 from trainer.data.config import DataConfig
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig

@@ -15,7 +15,7 @@ import numpy as np
 from trainer.base.formatting import figure
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE, FloatArray
-from trainer.report.explain_guard import STATISTICS
+from trainer.control.guard.explain import STATISTICS
 from trainer.report.explain_policies import advantage, estimates_against, is_feedback, is_priced
 from trainer.report.history import History
 from trainer.report.plotly_figures import MAX_SLICES, Figure, Trace, color, curve, framed, plain

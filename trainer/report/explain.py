@@ -18,7 +18,7 @@ from trainer.base.formatting import (
 )
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE
-from trainer.report.explain_guard import guard_told, is_judged
+from trainer.control.guard import explain as guard_explain
 from trainer.report.explain_policies import feedback_in_words, is_feedback, is_priced, priced_in_words
 from trainer.tracking.journal import Line
 
@@ -104,8 +104,8 @@ def _decided(journal: Sequence[Line], decision: Line, before: Line | None) -> li
     policy = evidence.get("policy", {})
     paragraphs += _proposed(policy, _kinds(journal))
     guard = evidence.get("guard", {})
-    judged = isinstance(guard, Mapping) and is_judged(guard)
-    paragraphs += [guard_told(guard)] if judged else _told("Guard", guard)
+    is_explained = isinstance(guard, Mapping) and guard_explain.is_explained(guard)
+    paragraphs += ["\n".join(guard_explain.explain(guard))] if is_explained else _told("Guard", guard)
     rest = {key: value for key, value in evidence.items() if key not in ("policy", "guard", "progress", *SHARE_NAMES)}
     if rest:
         paragraphs.append("Further evidence:\n" + _listed(rest))

@@ -24,8 +24,8 @@ from trainer.base.formatting import (
 )
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE
+from trainer.control.guard import explain as guard_explain
 from trainer.report import charts
-from trainer.report.explain_guard import guard_in_words
 from trainer.report.history import History, read_history
 from trainer.report.plotly_figures import INTERVAL, Figure, color
 from trainer.report.real_data import real_note, real_rows
@@ -281,7 +281,7 @@ def _decision(line: Line, before: Mapping[str, int]) -> dict[str, Any]:
         "action_class": {"move": "info", "keep": "", "warn": "warn"}.get(action, "bad"),
         "changes": changes_in_words(before, line["shares"]).replace("->", "→"),
         "reason": str(line["reason"]),
-        "guard": guard_in_words(guard),
+        "guard": guard_explain.summarize(guard),
         # What is not the policy's to do is the guard's; a guard that let the policy do as it liked said ok.
         "verdict": str(guard.get("action") or (action if action not in ("keep", "move") else "ok")),
         "evidence": list(evidence_in_words(evidence)),

@@ -111,8 +111,8 @@ def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
     blind = "the guard will not judge held-out loss"
     if guard.enabled and num_documents < guard.min_documents:
         warn(f"{blind}: {num_documents} documents are read, it needs {guard.min_documents}")
-    elif guard.enabled and evaluations < guard.min_evaluations:
-        warn(f"{blind}: the run has {evaluations} readings, it needs {guard.min_evaluations}")
+    elif guard.enabled and evaluations < guard.advanced.min_evaluations:
+        warn(f"{blind}: the run has {evaluations} evaluations, it needs {guard.advanced.min_evaluations}")
 
 
 def _reader(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from trainer.base.errors import UserError
-from trainer.control.controller import ControlConfig, initial_state
+from trainer.control.config import ControlConfig
+from trainer.control.controller import initial_state
 from trainer.data.config import DataConfig
 from trainer.evaluate.ports import Devices
 from trainer.mixture.config import MixtureConfig
@@ -230,7 +231,7 @@ def starting_state(
     """The state of the checkpoint, or that before the first step."""
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
-        return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds))
+        return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds).to_json())
     try:
         return RunState.from_json(saved.state)
     except KeyError as missing:

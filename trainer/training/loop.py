@@ -31,7 +31,7 @@ from trainer.base.records import (
     SourceValue,
     StepFigures,
 )
-from trainer.control.controller import decide
+from trainer.control.controller import decide, restored_state
 from trainer.evaluate.held_out import summary
 from trainer.evaluate.ports import Engine, PendingFigures
 from trainer.mixture import lookups
@@ -387,7 +387,8 @@ def _decide(run: Run, state: RunState, evaluation: Evaluation, evidence: Evidenc
             epochs=lookups.epochs(run.plan, run.stream.state),
             live=lookups.live_segments(run.plan, state.step + 1),
         )
-        decided = decide(run.control, dict(state.control), seen)
+        control_state, decision = decide(run.control, restored_state(run.control, state.control), seen)
+        decided = control_state.to_json(), decision
     control, decision = run.engine.broadcast(decided)
     state = replace(state, control=control, last_healthy_step=_accepted(state, decision.evidence))
     run.journal.write(DecisionLine.of(decision, step=state.step, policy=run.control.policy.kind))
@@ -405,7 +406,7 @@ def _accepted(state: RunState, evidence: Mapping[str, Any]) -> int:
     guard = evidence.get("guard", {})
     if not evidence.get("usable", True) or not guard.get("usable", True):
         return state.last_healthy_step
-    return int(guard.get("anchor_step", state.step))
+    return int(guard.get("last_healthy_step", state.step))
 
 
 def _roll_back(run: Run, state: RunState, decision: Decision) -> RunState:

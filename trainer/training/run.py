@@ -15,7 +15,7 @@ from trainer.base.records import (
     SourceLoss,
     SourceValue,
 )
-from trainer.control.controller import ControlConfig
+from trainer.control.config import ControlConfig
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.ports import Devices
 from trainer.evaluate.schedule import Times
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainer.data.loader import StepBatch
 
 
-CONTROL_FORM = 3  # of the state of policy and guard; one of another form cannot be gone on with
+CONTROL_FORM = 4  # of the state of policy and guard; one of another form cannot be gone on with
 
 
 @dataclass(frozen=True, kw_only=True)

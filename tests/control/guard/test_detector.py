@@ -6,28 +6,28 @@ import numpy as np
 import pytest
 
 from experiments.streams import JITTER, NEVER, damaged, delays, first_alarms, healthy, noise
+from trainer.control.guard.config import GuardConfig
 from trainer.control.guard.detector import (
     CLIP,
-    MOST_ASIDE,
+    MAX_HELD_BACK,
     DetectorSettings,
     discoveries,
-    empty_track,
-    look,
+    empty_state,
     start_weight,
+    update,
 )
-from trainer.control.guard.guard import GuardConfig
 
 CONFIG = GuardConfig()
 SETTINGS = DetectorSettings(history_evaluations=100, min_evaluations=10, margin=0.15, suspicion=math.log(5))
 
 
-def observation(rows, settings=SETTINGS, **options):
-    """The looks at each reading of ``rows`` [S, R], and the track after them."""
-    track, found = empty_track(settings, len(rows)), []
+def scored(rows, settings=SETTINGS, **options):
+    """The state after ``rows`` [S, R], and the scores of each evaluation."""
+    state, scores = empty_state(settings, len(rows)), []
     for values in rows.T:
-        track, one = look(settings, track, values, **options)
-        found.append(one)
-    return track, found
+        state, score = update(settings, state, values, **options)
+        scores.append(score)
+    return state, scores
 
 
 def within_one_percent(alarmed, num):
@@ -35,7 +35,7 @@ def within_one_percent(alarmed, num):
 
 
 @pytest.mark.parametrize("kind", ["white", "t5", "ar"])
-def test_at_most_one_healthy_run_in_a_hundred_is_alarmed_within_200_readings(kind):
+def test_at_most_one_healthy_run_in_a_hundred_is_alarmed_within_200_evaluations(kind):
     num = 200 if kind == "ar" else 80
     alarmed = first_alarms(healthy(kind, np.random.default_rng(21), num), CONFIG) < NEVER
     assert within_one_percent(alarmed.mean(), num)
@@ -47,7 +47,7 @@ def test_at_most_one_healthy_run_in_a_hundred_is_alarmed_within_200_readings(kin
     [lambda area, rate: -0.15 * (1 - rate), lambda area, rate: 0.6 * area**-0.4 - 0.1 * (1 - rate)],
     ids=["only the rate", "power law and rate"],
 )
-def test_a_falling_learning_rate_is_no_alarm(schedule, fall):
+def test_a_falling_learning_rate_raises_no_alarm(schedule, fall):
     streams = healthy("white", np.random.default_rng(22), 60, schedule=schedule, fall=fall)
     assert within_one_percent((first_alarms(streams, CONFIG, parts=("global",)) < NEVER).mean(), 60)
 
@@ -56,28 +56,28 @@ def test_a_falling_learning_rate_is_no_alarm(schedule, fall):
     ("kind", "what", "median", "most"),
     [("white", "step", 6, 12), ("ar", "step", 8, 16), ("white", "tail", 6, 12), ("ar", "tail", 8, 16)],
 )
-def test_a_lasting_rise_of_three_sigma_is_found_in_a_few_readings(kind, what, median, most):
+def test_a_lasting_rise_of_three_sigma_is_detected_in_a_few_evaluations(kind, what, median, most):
     streams = damaged(healthy(kind, np.random.default_rng(23), 200, 130), what, 100)
     first = first_alarms(streams, CONFIG, parts=("global",))
-    found = delays(first, 100)
-    assert len(found) >= 0.97 * 200
-    assert np.median(found) <= median
-    assert np.quantile(found, 0.9) <= most
+    delay = delays(first, 100)
+    assert len(delay) >= 0.97 * 200
+    assert np.median(delay) <= median
+    assert np.quantile(delay, 0.9) <= most
 
 
-def test_synthetic_loss_that_falls_while_real_loss_stands_is_found():
+def test_synthetic_loss_that_falls_while_real_loss_stands_is_detected():
     streams = healthy("white", np.random.default_rng(24), 100, 140)
-    found = delays(first_alarms(damaged(streams, "gap", 100), CONFIG, parts=("global",)), 100)
-    assert np.median(found) <= 12
+    delay = delays(first_alarms(damaged(streams, "gap", 100), CONFIG, parts=("global",)), 100)
+    assert np.median(delay) <= 12
 
 
-def test_a_gap_that_opens_while_real_loss_still_falls_is_no_alarm():
+def test_a_gap_that_opens_while_real_loss_still_falls_raises_no_alarm():
     streams = healthy("white", np.random.default_rng(24), 100, 140, fall=lambda area, rate: -0.5 * area)
     first = first_alarms(damaged(streams, "gap", 100), CONFIG, parts=("global",))
     assert (first < NEVER).mean() <= 0.03
 
 
-def test_a_slice_that_rises_alone_is_found_by_the_slices_only():
+def test_a_slice_that_rises_alone_is_detected_by_the_slices_only():
     streams = damaged(healthy("white", np.random.default_rng(25), 80, 140), "slice", 100)
     assert np.median(delays(first_alarms(streams, CONFIG, parts=("slices",)), 100)) <= 16
     assert (first_alarms(streams, CONFIG, parts=("global",)) < NEVER).mean() <= 0.03
@@ -100,78 +100,78 @@ def test_at_most_one_healthy_run_in_a_hundred_is_alarmed_of_two_thousand(kind):
 @pytest.mark.parametrize(("kind", "correlation"), [("white", 0.0), ("ar", 0.5)])
 def test_jitter_and_correlation_are_estimated_within_the_run(kind, correlation):
     rows = JITTER * noise(kind, np.random.default_rng(26), (200, 101)) - 0.001 * np.arange(101)
-    found = observation(rows)[1][-1]
-    assert np.median(found.jitter) == pytest.approx(JITTER, rel=0.08)
-    assert abs(np.median(found.correlation) - correlation) < 0.27  # half way to what is assumed before it is known
+    score = scored(rows)[1][-1]
+    assert np.median(score.jitter) == pytest.approx(JITTER, rel=0.08)
+    assert abs(np.median(score.correlation) - correlation) < 0.27  # half way to what is assumed before it is known
 
 
 def test_figures_of_a_healthy_stream_are_standard_normal_and_uncorrelated():
     settings = DetectorSettings(history_evaluations=100, min_evaluations=10, margin=0.0, suspicion=1e9)
-    _, found = observation(JITTER * noise("ar", np.random.default_rng(27), (300, 120)), settings)
-    z = np.array([one.z for one in found[60:]])
+    _, scores = scored(JITTER * noise("ar", np.random.default_rng(27), (300, 120)), settings)
+    z = np.array([score.z for score in scores[60:]])
     assert z.std() == pytest.approx(0.97, abs=0.06)  # clipped at 2.5
     assert -0.4 < z.mean() < 0.0  # below 0 by the error of what is expected
     assert abs(np.mean(z[1:] * z[:-1])) < 0.1
 
 
-def test_one_outlier_however_large_is_no_alarm():
+def test_a_single_outlier_however_large_raises_no_alarm():
     rows = JITTER * noise("white", np.random.default_rng(28), (50, 60))
     rows[:, 50] += 1000 * JITTER
-    _, found = observation(rows)
-    assert max(one.z.max() for one in found) <= CLIP
-    assert max(one.log_evidence.max() for one in found[50:]) < math.log(4 * CONFIG.alarm_at)
+    _, scores = scored(rows)
+    assert max(score.z.max() for score in scores) <= CLIP
+    assert max(score.log_evidence.max() for score in scores[50:]) < math.log(4 * CONFIG.alarm_at)
 
 
-def test_readings_under_suspicion_join_the_past_only_when_it_is_over():
+def test_suspicious_evaluations_join_the_past_only_when_the_suspicion_is_over():
     rows = JITTER * noise("white", np.random.default_rng(29), (1, 70))
     rows[:, 60:] += 6 * JITTER
-    track, found = observation(rows)
-    assert track.aside[0] >= 8
-    assert found[-1].expected[0] == pytest.approx(rows[0, :60].mean(), abs=JITTER)
+    state, scores = scored(rows)
+    assert state.held_back[0] >= 8
+    assert scores[-1].expected[0] == pytest.approx(rows[0, :60].mean(), abs=JITTER)
     calm = rows.copy()
     calm[:, 60:] -= 6 * JITTER
-    assert observation(calm)[0].aside[0] == 0
+    assert scored(calm)[0].held_back[0] == 0
 
 
-def test_readings_are_kept_aside_for_so_long_only():
-    rows = JITTER * noise("white", np.random.default_rng(30), (1, 60 + 3 * MOST_ASIDE))
+def test_evaluations_are_held_back_for_a_limited_time():
+    rows = JITTER * noise("white", np.random.default_rng(30), (1, 60 + 3 * MAX_HELD_BACK))
     rows[:, 60:] += 6 * JITTER
-    assert observation(rows)[0].aside[0] <= MOST_ASIDE
+    assert scored(rows)[0].held_back[0] <= MAX_HELD_BACK
 
 
-def test_a_missing_reading_leaves_the_evidence_as_it_was():
+def test_a_missing_evaluation_leaves_the_evidence_as_it_was():
     rows = JITTER * noise("white", np.random.default_rng(31), (1, 40))
-    track, _ = observation(rows)
-    after, one = look(SETTINGS, track, np.array([np.nan]))
-    assert after.log_evidence.tolist() == track.log_evidence.tolist()
-    assert not one.ready[0]
-    following = look(SETTINGS, after, np.array([100 * JITTER]))[1]
+    state, _ = scored(rows)
+    after, missing = update(SETTINGS, state, np.array([np.nan]))
+    assert after.log_evidence.tolist() == state.log_evidence.tolist()
+    assert not missing.ready[0]
+    following = update(SETTINGS, after, np.array([100 * JITTER]))[1]
     assert following.ready[0]
     assert following.z[0] == CLIP
 
 
-def test_nothing_is_proven_about_a_rate_that_the_past_has_not_shown():
+def test_nothing_is_detected_at_a_rate_outside_what_the_past_spans():
     rate = np.ones(SETTINGS.kept_evaluations + 1)
     rate[-1] = 0.5
-    law = np.column_stack([np.ones_like(rate), rate])
-    track, _ = observation(JITTER * noise("white", np.random.default_rng(32), (1, 60)))
-    _, found = look(SETTINGS, track, np.array([50 * JITTER]), laws=[law])
-    assert found.ready[0]
-    assert found.z[0] < 0.1
+    trend = np.column_stack([np.ones_like(rate), rate])
+    state, _ = scored(JITTER * noise("white", np.random.default_rng(32), (1, 60)))
+    _, score = update(SETTINGS, state, np.array([50 * JITTER]), trends=[trend])
+    assert score.ready[0]
+    assert score.z[0] < 0.1
 
 
-def test_an_e_process_weighs_all_its_starts_together_as_one():
+def test_the_weights_of_all_starts_of_an_e_process_sum_to_one():
     weights = [start_weight(number) for number in range(1, 200_000)]
     assert 0.99 < sum(weights) < 1.0
 
 
 def test_an_e_process_of_healthy_evaluations_has_a_mean_of_at_most_one():
     settings = DetectorSettings(history_evaluations=100, min_evaluations=10, margin=0.0, suspicion=1e9)
-    rows, track, total = noise("white", np.random.default_rng(33), (1500, 50)), empty_track(settings, 1500), []
+    rows, state, means = noise("white", np.random.default_rng(33), (1500, 50)), empty_state(settings, 1500), []
     for number, values in enumerate(rows.T):
-        track, found = look(settings, track, values, weight=start_weight(number + 1))
-        total.append(np.exp(found.log_evidence).mean())
-    assert max(total[20:]) < 1.0
+        state, score = update(settings, state, values, weight=start_weight(number + 1))
+        means.append(np.exp(score.log_evidence).mean())
+    assert max(means[20:]) < 1.0
 
 
 @pytest.mark.parametrize(
@@ -184,5 +184,5 @@ def test_an_e_process_of_healthy_evaluations_has_a_mean_of_at_most_one():
         ([101, 101, 101, 99], [False, False, False, False]),
     ],
 )
-def test_e_bh_takes_as_many_as_their_number_allows(evidence, risen):
+def test_e_bh_rejects_as_many_as_their_number_allows(evidence, risen):
     assert discoveries(np.log([evidence]), 0.01).tolist() == [risen]

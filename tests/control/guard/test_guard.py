@@ -1,4 +1,4 @@
-"""What the guard does about what it sees: the ladder, the blame, and its memory."""
+"""What the guard does about damage: how alarms escalate, what they are attributed to, and what it remembers."""
 
 import json
 from dataclasses import replace
@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from experiments.streams import JITTER, noise
 from trainer.base.records import Alignment, SourceLoss, SourceValue
-from trainer.control.guard import attribution, guard
-from trainer.control.guard.detector import empty_track, look
-from trainer.control.guard.guard import GuardConfig, judge, settings_of
+from trainer.control.guard import attribution
+from trainer.control.guard.config import GuardConfig, detector_settings
+from trainer.control.guard.detector import empty_state, update
+from trainer.control.guard.guard import judge
+from trainer.control.guard.state import AttributionState, GuardState
 
 CONFIG = GuardConfig()
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
@@ -19,11 +21,11 @@ NUM_DOCUMENTS = 40
 
 
 def judged(observe, shifts, config=CONFIG, source_value=None, shares=SHARES, state=None, **more):
-    """State and verdicts after readings whose held-out loss is raised by ``shifts``; ``more`` of the observation by
-    reading number.
+    """State and verdicts after evaluations whose held-out loss is raised by ``shifts``; ``more`` of the observation by
+    evaluation number.
     """
-    state, verdicts = state or guard.begin(), []
-    first = state["watch"]["steps"][-1] // 10 if state["watch"]["steps"] else 0
+    state, verdicts = state or GuardState(), []
+    first = state.monitor.steps[-1] // 10 if state.monitor.steps else 0
     for number, shift in enumerate(shifts, start=first):
         observation = observe(10 * (number + 1), shares, loss=shift, source_value=source_value, steps=100_000)
         observation = replace(observation, **{name: value(number) for name, value in more.items()})
@@ -39,31 +41,31 @@ def rise(healthy_evaluations=60, raised=40, by=6.0):
 
 
 def alarms(verdicts):
-    """The verdicts on which the ladder was climbed."""
-    return [verdict for verdict in verdicts if "strikes" in verdict.evidence]
+    """The verdicts on alarms."""
+    return [verdict for verdict in verdicts if "alarm_count" in verdict.evidence]
 
 
-def test_judging_reading_by_reading_is_what_the_calibration_measures(observe):
+def test_judging_one_evaluation_at_a_time_is_what_the_calibration_measures(observe):
     losses = rise()
-    settings = settings_of(CONFIG)
-    state, track = guard.begin(), empty_track(settings, 1)
+    settings = detector_settings(CONFIG)
+    state, detector = GuardState(), empty_state(settings, 1)
     for number, loss in enumerate(losses):
         observation = observe(number, SHARES, loss=loss, steps=1000)
-        track, found = look(settings, track, np.array([observation.evaluation.nats_per_token]))
+        detector, score = update(settings, detector, np.array([observation.evaluation.nats_per_token]))
         state, verdict = judge(CONFIG, state, observation)
         if "z" in verdict.evidence:
-            assert verdict.evidence["z"] == found.z[0]
-            assert verdict.evidence["jitter_sd"] == found.jitter[0]
-        if "strikes" in verdict.evidence:
+            assert verdict.evidence["z"] == score.z[0]
+            assert verdict.evidence["jitter_sd"] == score.jitter[0]
+        if "alarm_count" in verdict.evidence:
             return
-    pytest.fail("a rise of six sigma was not found")
+    pytest.fail("a rise of six sigma was not detected")
 
 
 def test_the_guard_is_silent_until_it_has_seen_enough(observe):
     losses = [0.0, 0.001, 0.0, 0.001, 0.0, 5.0, 5.0, 5.0, 5.0, 5.0]
     _, verdicts = judged(observe, losses)
     assert {verdict.action for verdict in verdicts} == {"ok"}
-    assert "of the 10 readings it needs" in verdicts[-1].reason
+    assert "of the 10 evaluations it needs" in verdicts[-1].reason
 
 
 def test_what_the_recipe_does_not_allow_is_not_done(observe):
@@ -89,13 +91,13 @@ def test_what_the_recipe_does_not_allow_is_not_done(observe):
         {},
     ],
 )
-def test_without_evidence_beyond_its_error_nobody_is_cut(observe, source_value):
+def test_without_evidence_beyond_its_error_no_source_is_cut(observe, source_value):
     _, verdicts = judged(observe, rise(), source_value=source_value)
-    assert any("no source is to blame" in verdict.reason for verdict in verdicts)
+    assert any("attributed to no source" in verdict.reason for verdict in verdicts)
     assert "cut" not in {verdict.action for verdict in verdicts}
 
 
-def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
+def test_an_evaluation_that_is_not_finite_or_too_small_changes_nothing(observe):
     state, _ = judged(observe, rise(20, 0))
     good = observe(300, SHARES).evaluation
     broken = replace(good, nats=np.where(np.arange(40) == 3, np.nan, good.nats))
@@ -103,39 +105,43 @@ def test_a_reading_that_is_not_finite_or_too_small_changes_nothing(observe):
     empty = replace(good, tokens=np.where(np.arange(40) == 3, 0, good.tokens))
     for evaluation, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
         after, verdict = judge(CONFIG, state, observe(300, SHARES, evaluation=evaluation))
-        assert after["watch"] == state["watch"]
+        assert after.monitor == state.monitor
         assert verdict.action == "ok"
         assert why in verdict.reason
 
 
+def through_json(state):
+    return GuardState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
+
+
 def test_the_state_survives_json_exactly(observe):
     losses = rise(40, 20, by=4.0)
-    plain, stored, seen_plain, seen_stored = guard.begin(), guard.begin(), [], []
+    plain, stored, verdicts_plain, verdicts_stored = GuardState(), GuardState(), [], []
     source_value = {"real": 0.9, "written": 0.8, "bad": -0.1}
     for number, loss in enumerate(losses):
         observation = observe(number, SHARES, loss=loss, source_value=source_value, rng=np.random.default_rng(number))
         plain, first = judge(CONFIG, plain, observation)
-        stored, second = judge(CONFIG, json.loads(json.dumps(stored, allow_nan=False)), observation)
+        stored, second = judge(CONFIG, through_json(stored), observation)
         json.dumps(first.evidence, allow_nan=False)
-        seen_plain.append(first)
-        seen_stored.append(second)
-    assert seen_plain == seen_stored
+        verdicts_plain.append(first)
+        verdicts_stored.append(second)
+    assert verdicts_plain == verdicts_stored
     assert plain == stored
 
 
-def test_without_a_source_to_blame_it_warns_then_rolls_back_then_stops(observe):
+def test_without_an_attribution_it_warns_then_rolls_back_then_stops(observe):
     state, verdicts = judged(observe, rise())
     assert [verdict.action for verdict in alarms(verdicts)][:2] == ["warn", "rollback"]
     assert verdicts[59].action == "ok"
     rollback = next(verdict for verdict in verdicts if verdict.action == "rollback")
     assert rollback.source is None
-    assert 500 < rollback.evidence["anchor_step"] <= 600  # the rise began after step 600
+    assert 500 < rollback.evidence["last_healthy_step"] <= 600  # the rise began after step 600
     assert "stop" in [verdict.action for verdict in judged(observe, rise(0, 60), state=state)[1]]
 
 
-def test_a_source_that_is_all_there_is_is_not_blamed_and_the_run_stops(observe):
-    """Blaming it would lead nowhere: it cannot be taken out, and the guard would only warn for ever."""
-    alone, state, verdicts = {"real": 0, "written": 0, "bad": 1_000_000}, guard.begin(), []
+def test_nothing_is_attributed_to_the_only_source_and_the_run_stops(observe):
+    """It cannot be removed: the guard would warn forever."""
+    alone, state, verdicts = {"real": 0, "written": 0, "bad": 1_000_000}, GuardState(), []
     rng = np.random.default_rng(9)
     for number, loss in enumerate(rise(raised=100)):
         observation = observe(number, alone, loss=loss)
@@ -147,11 +153,11 @@ def test_a_source_that_is_all_there_is_is_not_blamed_and_the_run_stops(observe):
     assert [verdict.action for verdict in alarms(verdicts)][:3] == ["warn", "rollback", "stop"]
 
 
-def test_the_source_that_the_evidence_blames_is_cut(observe):
+def test_a_source_to_which_the_damage_is_attributed_is_cut(observe):
     _, verdicts = judged(observe, rise(), source_value={"real": 0.9, "written": 0.9, "bad": -0.5})
     first = alarms(verdicts)[0]
     assert (first.action, first.source) == ("cut", "bad")
-    assert "bad is to blame: a token of it is worth -0.50" in first.reason
+    assert "attributed to bad: a token of it is worth -0.50" in first.reason
     assert first.evidence["sources"]["bad"]["source_value"] == pytest.approx(-0.5)
 
 
@@ -182,7 +188,7 @@ def poisoned_losses(source):
     return losses
 
 
-def test_a_hint_is_no_proof_but_a_rollback_quarantines_the_suspect(observe):
+def test_a_sign_is_not_a_finding_but_a_rollback_quarantines_the_suspected_source(observe):
     _, verdicts = judged(observe, rise(), losses=poisoned_losses("bad"))
     first, second = alarms(verdicts)[:2]
     assert first.action == "warn"
@@ -197,26 +203,26 @@ def test_a_source_that_just_joined_is_suspected_before_one_that_gained(observe):
     _, verdicts = judged(observe, rise(0, 40), shares=after, state=state)
     rollback = next(verdict for verdict in verdicts if verdict.action == "rollback")
     assert rollback.source == "bad"
-    assert rollback.evidence["sources"]["written"]["hints"] == [
+    assert rollback.evidence["sources"]["written"]["signs"] == [
         "its share was raised from 0.500 to 0.560 shortly before"
     ]
 
 
-def test_two_that_are_suspected_alike_are_both_let_go(observe):
+def test_of_two_sources_with_equal_signs_neither_is_suspected(observe):
     raised = {"real": 200_000, "written": 400_000, "bad": 400_000}
     state, _ = judged(observe, rise(60, 0))
     _, verdicts = judged(observe, rise(0, 40), shares=raised, state=state)
     assert next(verdict for verdict in verdicts if verdict.action == "rollback").source is None
 
 
-def test_where_no_rollback_is_left_the_suspect_is_cut(observe):
+def test_where_no_rollback_is_left_the_suspected_source_is_cut(observe):
     config = GuardConfig(max_rollbacks=0)
     first, second = alarms(judged(observe, rise(), config, losses=poisoned_losses("bad"))[1])[:2]
     assert (first.action, second.action, second.source) == ("warn", "cut", "bad")
 
 
 def test_what_is_not_lost_is_not_rolled_back(observe):
-    """Held-out loss stands, synthetic loss falls away from it: that costs nothing that going back would restore."""
+    """Held-out loss stands, synthetic loss falls away from it: that costs nothing that a rollback would restore."""
     noises = np.random.default_rng(41).normal(0, 0.01, (200, 2))
 
     def losses(number):
@@ -239,8 +245,8 @@ def with_documents(observe, number, rows, slices=("all",), slice_of=None):
     return replace(observation, evaluation=evaluation if slice_of is None else replace(evaluation, slice_of=slice_of))
 
 
-def test_damage_to_the_worst_documents_alone_is_found_in_the_tail(observe):
-    rng, state, found = np.random.default_rng(42), guard.begin(), []
+def test_damage_to_the_documents_of_highest_loss_alone_is_detected_in_the_tail(observe):
+    rng, state, verdicts = np.random.default_rng(42), GuardState(), []
     observation = observe(1, SHARES)
     worst = np.argsort(-observation.evaluation.nats / observation.evaluation.tokens)[:4]
     for number in range(70):
@@ -251,15 +257,15 @@ def test_damage_to_the_worst_documents_alone_is_found_in_the_tail(observe):
                 0.05 * observation.evaluation.tokens[worst].sum() / observation.evaluation.tokens.sum()
             )  # the mean stays
         state, verdict = judge(CONFIG, state, with_documents(observe, number, rows))
-        found.append(verdict)
-    assert sorted(state["watch"]["tail"]) == sorted(worst.tolist())
-    first = alarms(found)[0]
-    assert found.index(first) >= 50
-    assert first.reason.startswith("The loss of the worst tenth")
+        verdicts.append(verdict)
+    assert sorted(state.monitor.tail) == sorted(worst.tolist())
+    first = alarms(verdicts)[0]
+    assert verdicts.index(first) >= 50
+    assert first.reason.startswith("The tail loss (worst 10 %")
 
 
-def test_a_slice_that_rots_alone_is_named(observe):
-    rng, state, found = np.random.default_rng(43), guard.begin(), []
+def test_a_slice_that_is_damaged_alone_is_named(observe):
+    rng, state, verdicts = np.random.default_rng(43), GuardState(), []
     slice_of = np.arange(NUM_DOCUMENTS) % 4
     for number in range(80):
         rows = JITTER * rng.standard_normal() + rng.normal(0, 0.01, NUM_DOCUMENTS)
@@ -267,20 +273,20 @@ def test_a_slice_that_rots_alone_is_named(observe):
             rows = rows + 0.03 * (slice_of == 2) - 0.01 * (slice_of != 2)
         observation = with_documents(observe, number, rows, ("law", "art", "sport", "food"), slice_of)
         state, verdict = judge(CONFIG, state, observation)
-        found.append(verdict)
-    first = alarms(found)[0]
-    assert found.index(first) >= 50
+        verdicts.append(verdict)
+    first = alarms(verdicts)[0]
+    assert verdicts.index(first) >= 50
     assert first.evidence["risen_slices"] == ["sport"]
     bound = first.evidence["slice_alarm_at"]  # of one alone
-    highest = [verdict.evidence["slices"]["sport"] for verdict in found[: found.index(first) + 1]]
+    highest = [verdict.evidence["slices"]["sport"] for verdict in verdicts[: verdicts.index(first) + 1]]
     assert highest[-1] >= bound > max(highest[:-1])
     assert first.reason.startswith("Held-out loss of slice sport has risen")
 
 
-def test_what_is_missing_is_not_judged_and_said(observe):
+def test_what_is_missing_is_not_judged_and_reported(observe):
     observation = observe(10, SHARES)
     observation = replace(observation, horizon=replace(observation.horizon, rates=()))
-    _, verdict = judge(CONFIG, guard.begin(), observation)
+    _, verdict = judge(CONFIG, GuardState(), observation)
     assert verdict.evidence["not_judged"] == {
         "tail": "its documents are being chosen",
         "gap": "no loss on synthetic text was measured",
@@ -290,32 +296,32 @@ def test_what_is_missing_is_not_judged_and_said(observe):
 
 def test_after_an_alarm_synthetic_shares_stay_frozen_for_a_while(observe):
     _, verdicts = judged(observe, rise(60, 20))
-    alarm = next(i for i, verdict in enumerate(verdicts) if "strikes" in verdict.evidence)
+    alarm = next(i for i, verdict in enumerate(verdicts) if "alarm_count" in verdict.evidence)
     following = verdicts[alarm + 1 :]
-    again = next(i for i, verdict in enumerate(following) if "strikes" in verdict.evidence)
+    again = next(i for i, verdict in enumerate(following) if "alarm_count" in verdict.evidence)
     assert {verdict.action for verdict in following[:again]} == {"warn"}
-    calm = judged(observe, rise(60, 0)[: CONFIG.freeze_evaluations + 1], state={**guard.begin(), "frozen": 4})[1]
+    calm = judged(observe, rise(60, 0)[: CONFIG.advanced.freeze_evaluations + 1], state=GuardState(freeze_left=4))[1]
     assert [verdict.evidence["num_evaluations"] for verdict in calm] == list(range(5))
 
 
 def test_damage_does_not_become_normal_while_the_shares_are_frozen(observe):
     _, verdicts = judged(observe, rise(60, 9, by=8.0))
     assert alarms(verdicts)
-    assert verdicts[-1].evidence["anchor_nats_per_token"] < observe(0, SHARES).evaluation.nats_per_token + JITTER
+    assert verdicts[-1].evidence["expected_nats_per_token"] < observe(0, SHARES).evaluation.nats_per_token + JITTER
 
 
 def test_old_alarms_are_forgotten(observe):
-    calm = rise(CONFIG.memory_evaluations + 60, 0)
-    state, _ = judged(observe, calm, state={**guard.begin(), "strikes": 2, "quiet": 0})
-    assert state["strikes"] == 0
+    calm = rise(CONFIG.advanced.memory_evaluations + 60, 0)
+    state, _ = judged(observe, calm, state=GuardState(alarm_count=2))
+    assert state.alarm_count == 0
 
 
-def test_after_a_rollback_the_readings_that_were_thrown_away_are_forgotten(observe):
+def test_after_a_rollback_the_discarded_evaluations_are_forgotten(observe):
     state, _ = judged(observe, rise(60, 3))
     back = replace(observe(1000, SHARES), progress=0.0055)
     after, _ = judge(CONFIG, state, back)
-    assert after["watch"]["steps"] == [*range(10, 550, 10), 1000]
-    assert [len(row) for row in after["watch"]["tracks"]["mean"]["values"]] == [55]
+    assert after.monitor.steps == (*range(10, 550, 10), 1000)
+    assert [len(row) for row in after.monitor.detectors["mean"].values] == [55]
 
 
 def test_other_held_out_documents_start_a_new_comparison(observe):
@@ -323,62 +329,62 @@ def test_other_held_out_documents_start_a_new_comparison(observe):
     good = observe(300, SHARES).evaluation
     fewer = replace(good, nats=good.nats[:35], tokens=good.tokens[:35], num_bytes=good.num_bytes[:35])
     after, verdict = judge(CONFIG, state, observe(300, SHARES, evaluation=replace(fewer, slice_of=good.slice_of[:35])))
-    assert after["watch"]["steps"] == [300]
-    assert "readings it needs" in verdict.reason
+    assert after.monitor.steps == (300,)
+    assert "evaluations it needs" in verdict.reason
 
 
-def test_a_constant_loss_is_in_order(observe):
+def test_a_constant_loss_is_healthy(observe):
     _, verdicts = judged(observe, [0.0] * 40)
     assert {verdict.action for verdict in verdicts} == {"ok"}
 
 
-def test_the_state_holds_no_documents_times_readings(observe):
+def test_the_state_does_not_grow_with_documents_times_evaluations(observe):
     state, _ = judged(observe, rise(145, 0))
-    before = len(json.dumps(state))
-    after = len(json.dumps(judged(observe, rise(15, 0), state=state)[0]))
+    before = len(json.dumps(state.to_json()))
+    after = len(json.dumps(judged(observe, rise(15, 0), state=state)[0].to_json()))
     assert after < 1.02 * before < 60_000
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    for wrong in ({"warn_at": 4000}, {"min_evaluations": 200}):
+    for wrong in ({"warn_at": 4000}, {"advanced": {"min_evaluations": 200}}):
         with pytest.raises(ValidationError, match="must"):
             GuardConfig(**wrong)
 
 
 def cuts(observe, source_values, shares=SHARES, config=CONFIG):
-    """Sources cut by reading number, held-out loss being in order."""
-    state, found = guard.begin(), {}
+    """Verdicts that cut a source by evaluation number, while held-out loss is healthy."""
+    state, verdicts = GuardState(), {}
     for number, source_value in enumerate(source_values):
         state, verdict = judge(
             config, state, observe(10 * (number + 1), shares, source_value=source_value, steps=100_000)
         )
         if verdict.action == "cut":
-            found[number] = verdict
-    return found
+            verdicts[number] = verdict
+    return verdicts
 
 
 GOOD, BAD = {"real": 0.9, "written": 0.4, "bad": 0.4}, {"real": 0.9, "written": 0.4, "bad": -2.0}
 
 
-def test_a_source_that_is_proven_to_harm_twice_running_is_cut_before_held_out_loss_shows_it(observe):
-    found = cuts(observe, [GOOD, {}, GOOD, {}, BAD, {}, BAD])
-    assert list(found) == [6]
-    assert found[6].source == "bad"
-    assert "bad does harm: a token of it was worth -2.00 ± 0.08 and -2.00 ± 0.08 fresh real ones" in found[6].reason
+def test_a_source_that_two_consecutive_measurements_show_to_be_harmful_is_cut_before_held_out_loss_shows_it(observe):
+    verdicts = cuts(observe, [GOOD, {}, GOOD, {}, BAD, {}, BAD])
+    assert list(verdicts) == [6]
+    assert verdicts[6].source == "bad"
+    assert "bad is harmful: a token of it was worth -2.00 ± 0.08 and -2.00 ± 0.08 fresh real ones" in verdicts[6].reason
 
 
 @pytest.mark.parametrize(
     "source_values",
     [
-        [BAD, GOOD, BAD, GOOD],  # not twice running
+        [BAD, GOOD, BAD, GOOD],  # not in two consecutive measurements
         [{**GOOD, "real": -2.0}] * 4,  # real data are never cut
-        [dict.fromkeys(GOOD, -2.0)] * 4,  # nobody is better
+        [dict.fromkeys(GOOD, -2.0)] * 4,  # none is better
         [{**GOOD, "bad": -0.6}] * 4,  # below the bound, but within three errors of it
         [BAD, {**GOOD, "bad": -0.4}] * 2,  # the mean is far below, but not each of them
         [{**GOOD, "bad": SourceValue(value=-2.0, standard_error=0.8, num_samples=9)}] * 4,
     ],
 )
-def test_what_is_not_proven_harm_is_not_cut_without_an_alarm(observe, source_values):
+def test_without_sure_harm_nothing_is_cut_before_an_alarm(observe, source_values):
     assert cuts(observe, source_values) == {}
     assert cuts(observe, [BAD] * 4, config=GuardConfig(cut=False)) == {}
 
@@ -388,33 +394,35 @@ def test_useless_sources_are_not_taken_for_harmful_ones_by_chance(observe):
     shares = {"real": 500_000, "dull": 500_000}
     cut_runs = 0
     for _ in range(runs):
-        state = attribution.begin()
+        state = AttributionState()
         for number in range(20):
             source_value = {
                 name: SourceValue(value=rng.normal(mean, error), standard_error=error, num_samples=9)
                 for name, mean in (("real", 0.2), ("dull", 0.0))
             }
             observation = observe(number, shares, source_value=source_value)
-            state = attribution.note(state, observation)
+            state = attribution.record(state, observation)
             cut_runs += (
-                attribution.harmful(state, observation, z=CONFIG.attribution_z, value_below=CONFIG.cut_below)
+                attribution.harmful_source(
+                    state, observation, z=CONFIG.advanced.attribution_z, value_below=CONFIG.advanced.cut_below
+                )
                 is not None
             )
     assert cut_runs == 0
 
 
-def test_harm_is_proven_by_rehearsals_even_where_too_few_documents_are_read(observe):
+def test_source_values_show_harm_even_where_too_few_documents_are_evaluated(observe):
     config = GuardConfig(min_documents=100)
     assert list(cuts(observe, [GOOD, BAD, BAD], config=config)) == [2]
     doubtful = {**BAD, "bad": SourceValue(value=-1.8, standard_error=0.5, num_samples=9)}
-    assert list(cuts(observe, [doubtful, BAD])) == [1]  # together they prove what the first alone does not
+    assert list(cuts(observe, [doubtful, BAD])) == [1]  # together they show what the first alone does not
 
 
-def test_a_segment_that_joins_with_another_loss_is_no_collapse(observe):
-    """Held-out loss stands; the loss on a synthetic source falls by 0.3 nats when it is read on other samples."""
+def test_a_segment_that_joins_with_another_loss_is_not_a_collapse(observe):
+    """Held-out loss stands; the loss on a synthetic source falls by 0.3 nats when it is measured on other samples."""
     losses = JITTER * noise("white", np.random.default_rng(3), (90,))
     for changes, alarmed in ((True, False), (False, True)):
-        state, actions = guard.begin(), []
+        state, actions = GuardState(), []
         for number, loss in enumerate(losses):
             joined = number >= 40
             evaluation = replace(
@@ -427,8 +435,8 @@ def test_a_segment_that_joins_with_another_loss_is_no_collapse(observe):
         assert (set(actions) > {"ok"}) == alarmed, actions
 
 
-def test_harm_of_a_segment_that_is_gone_is_not_held_against_the_next(observe):
-    state, acts = guard.begin(), []
+def test_harm_of_a_retired_segment_does_not_count_against_the_next(observe):
+    state, acts = GuardState(), []
     for number, source_value in enumerate([GOOD, BAD, BAD, BAD]):
         observation = observe(10 * (number + 1), SHARES, source_value=source_value, steps=100_000)
         state, verdict = judge(CONFIG, state, replace(observation, live={"bad": (0,) if number < 2 else (1,)}))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from trainer.base.records import SHARE_ONE, Forgetting
-from trainer.control import ControlConfig, decide, forgetting_from, initial_state
+from trainer.control import ControlConfig, decide, forgetting_from, initial_state, restored_state
 from trainer.control.priced.forgetting import LONGEST_WAIT, SURE_Z, curvature, measured, noted
 from trainer.control.priced.real_budget import MOST_CONCENTRATED_EPOCHS
 
@@ -39,7 +39,9 @@ def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0,
         observation = replace(
             observation, horizon=horizon, forgetting=probes.get(number, {}), epochs={"real": used / unique, "made": 0.5}
         )
-        state, decision = decide(control, json.loads(json.dumps(state, allow_nan=False)), observation)
+        state, decision = decide(
+            control, restored_state(control, json.loads(json.dumps(state.to_json(), allow_nan=False))), observation
+        )
         json.dumps(decision.evidence, allow_nan=False)
         decisions.append(decision)
         shares = shares if number == veto_at else dict(decision.shares)

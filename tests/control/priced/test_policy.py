@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, SourceValue
-from trainer.control import ControlConfig, decide, initial_state
+from trainer.control import ControlConfig, decide, initial_state, restored_state
 from trainer.control.policies import POLICIES, PricedConfig
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
@@ -35,7 +35,9 @@ def followed(observe, config, source_values, shares=SHARES, kinds=KINDS, unique=
         observation = replace(observation, horizon=horizon)
         if epochs:
             observation = replace(observation, epochs=dict.fromkeys(shares, epochs[number]))
-        state, decision = decide(config, json.loads(json.dumps(state, allow_nan=False)), observation)
+        state, decision = decide(
+            config, restored_state(config, json.loads(json.dumps(state.to_json(), allow_nan=False))), observation
+        )
         json.dumps(decision.evidence, allow_nan=False)
         shares = dict(decision.shares)
         decisions.append(decision)
@@ -152,7 +154,9 @@ def test_evidence_that_is_no_number_is_passed_over(observe):
     shares = dict(SHARES)
     for step in range(10, 130, 10):
         observation = replace(observe(step, shares, source_value=none, kinds=KINDS, loss=-0.001 * step), alignment=bad)
-        state, decision = decide(config, json.loads(json.dumps(state, allow_nan=False)), observation)
+        state, decision = decide(
+            config, restored_state(config, json.loads(json.dumps(state.to_json(), allow_nan=False))), observation
+        )
         shares = dict(decision.shares)
     assert sum(shares.values()) == SHARE_ONE
 
@@ -209,7 +213,7 @@ def test_after_a_rollback_old_losses_are_not_compared_with_new_ones(observe):
     state = initial_state(config, SHARES, KINDS)
     state, decision = decide(config, state, observe(100, SHARES, kinds=KINDS))
     state, _ = decide(config, state, observe(60, decision.shares, kinds=KINDS))
-    assert len(state["policy"]["spans"]) == 1
+    assert len(state.policy["spans"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -323,5 +327,5 @@ def test_a_source_that_is_left_alone_is_compared_with_nobody(observe):
         state, decision = decide(
             config, state, observe(step, alone, source_value={"real": source_value["real"]}, kinds=kinds)
         )
-        json.dumps(state, allow_nan=False)
+        json.dumps(state.to_json(), allow_nan=False)
         assert decision.shares == alone

@@ -1,0 +1,3 @@
+from tests.journals import decisions
+
+__all__ = ["decisions"]
