@@ -31,7 +31,7 @@ def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
     """Train one cell, or go on with it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "commit").write_text(commit())
-    sets = [word for item in ["monitor.wandb.mode=off", *overrides] for word in ("--set", item)]
+    sets = [word for item in ["tracking.trackers=[]", *overrides] for word in ("--set", item)]
     command = [sys.executable, "-m", "trainer", "fit", str(recipe), "--run", str(folder), *sets]
     with (folder / "log.txt").open("a") as log:
         code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode

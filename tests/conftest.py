@@ -47,7 +47,7 @@ training:
   schedule: {kind: cosine, warmup_steps: 2}
   precision: fp32
 checkpoint: {every_steps: 4, keep: 2}
-monitor: {wandb: {mode: "off"}}
+tracking: {trackers: []}
 """
 
 _NUM_DOCUMENTS = 80

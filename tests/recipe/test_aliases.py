@@ -52,7 +52,7 @@ SCHEDULE, LENGTH = "schedule: {kind: cosine, warmup_steps: 2}", "sequence_length
         (MICRO, MICRO + "\n  adam_epsilon: 1.0e-8", "`training.epsilon: 1e-08`"),
         ("seed: 3\n", "seed: 3\nlora_r: 16\n", "LoRA is not yet available"),
         ("seed: 3\n", "seed: 3\ndeepspeed: ds.json\n", "chosen at launch"),
-        ("seed: 3\n", "seed: 3\nwandb_project: mine\n", "`monitor.wandb.project: mine`"),
+        ("seed: 3\n", "seed: 3\nwandb_project: mine\n", "`tracking: {trackers: [{kind: wandb,"),
         ("seed: 3\n", "seed: 3\ndatasets: [{path: a.jsonl}]\n", "`data.sources:"),
     ],
 )

@@ -18,7 +18,7 @@ from typing import Any
 from trainer.data.loader import Stream
 from trainer.engines import accelerate
 from trainer.mixture.ledger import Fact, Shares
-from trainer.tracking.wandb import WandbMirror
+from trainer.tracking.tracker import BackgroundTracker
 from trainer.training import loop
 from trainer.training.run import Run
 
@@ -152,13 +152,13 @@ def no_locks(_step: int) -> None:
 
 def ends_late(_step: int) -> None:
     """The upload at the end takes its time."""
-    finish = WandbMirror.finish
+    close = BackgroundTracker.close
 
-    def late(mirror: WandbMirror, *arguments: Any) -> None:
+    def late(tracker: BackgroundTracker, *arguments: Any) -> None:
         time.sleep(6.0)
-        finish(mirror, *arguments)
+        close(tracker, *arguments)
 
-    WandbMirror.finish = late  # type: ignore[method-assign]
+    BackgroundTracker.close = late  # type: ignore[method-assign]
 
 
 REAL_TIME = time.time

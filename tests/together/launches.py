@@ -67,7 +67,7 @@ training:
   schedule: {{kind: cosine, warmup_steps: 5}}
   precision: fp32
 checkpoint: {{every_steps: {SAVE_EVERY}, keep: 2}}
-monitor: {{wandb: {{mode: "off"}}}}
+tracking: {{trackers: []}}
 """
 
 ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_evaluations: 2, samples: 8}"]

@@ -117,10 +117,10 @@ def test_wandb_online_without_a_login_fails_and_with_a_key_does_not(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    online = load_recipe(tiny_recipe, ["monitor.wandb.mode=online"])
+    online = load_recipe(tiny_recipe, ["tracking.trackers=[{kind: wandb, mode: online}]"])
     assert [one.state for one in check_wandb(online)] == ["fail"]
     assert [one.state for one in check_wandb(None)] == ["warn"]
-    assert [one.state for one in check_wandb(load_recipe(tiny_recipe, ["monitor.wandb.mode=off"]))] == ["ok"]
+    assert [one.state for one in check_wandb(load_recipe(tiny_recipe, ["tracking.trackers=[]"]))] == ["ok"]
     (tmp_path / "netrc").write_text(f"machine {doctor.WANDB_HOST}\n login user\n password {'k' * 40}\n")
     (tmp_path / "netrc").chmod(0o600)
     assert [one.state for one in check_wandb(online)] == ["ok"]

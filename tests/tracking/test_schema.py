@@ -134,6 +134,13 @@ def test_metrics_are_named_and_converted_by_the_schema() -> None:
     assert EVERY[3].metrics() == {"share/real/target": 1.0}
 
 
+def test_test_figures_are_never_plotted_as_those_that_steer() -> None:
+    steering = EVERY[2].metrics()
+    test = EVERY[13].metrics()
+    assert test["test/loss/held_out"] == 3.5
+    assert not set(test) & set(steering)
+
+
 def test_the_line_of_a_step_has_all_its_figures() -> None:
     figures = StepFigures(
         loss=2.5,

@@ -1,4 +1,4 @@
-"""The W&B mirror writes real offline files, once each step, and cannot hurt training."""
+"""The W&B tracker writes real offline files, once each step, and cannot hurt training."""
 
 import json
 import os
@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tests.journals import step_line
-from trainer.tracking.journal import WandbConfig
+from trainer.tracking.config import WandbConfig
 from trainer.tracking.schema import StepLine, read_journal
-from trainer.tracking.wandb import WandbMirror
+from trainer.tracking.tracker import BackgroundTracker, RunInfo
+from trainer.tracking.wandb import WandbTracker
 
 OFFLINE = WandbConfig(mode="offline", project="p")
 BLOCK = 32 * 1024
@@ -25,16 +26,18 @@ BLOCK = 32 * 1024
 TELL_AND_DIE = """
 import os, signal, sys, time
 from pathlib import Path
-from trainer.tracking.journal import WandbConfig
+from trainer.tracking.config import WandbConfig
 from trainer.tracking.schema import read_journal
-from trainer.tracking.wandb import WandbMirror
+from trainer.tracking.tracker import BackgroundTracker, RunInfo
+from trainer.tracking.wandb import WandbTracker
 folder = Path(sys.argv[1])
-mirror = WandbMirror(WandbConfig(mode="offline", project="p"), folder, name="story")
+wandb = WandbTracker(WandbConfig(mode="offline", project="p"))
+tracker = BackgroundTracker("wandb", lambda: wandb, RunInfo(name="story", folder=folder))
 for line in read_journal(folder / "journal.jsonl"):
     if line.step > 60:
         break
-    mirror.note(line)
-while mirror._logged_step < 59:
+    tracker.note(line)
+while wandb._logged_step < 59:
     time.sleep(0.01)
 time.sleep(2.0)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -83,18 +86,25 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def mirror_whole(folder: Path, **given: Any) -> WandbMirror:
-    mirror = WandbMirror(OFFLINE, folder, name="story", **given)
+def tracker_of(folder: Path, config: WandbConfig = OFFLINE, **given: Any) -> BackgroundTracker:
+    return BackgroundTracker("wandb", lambda: WandbTracker(config), RunInfo(name="story", folder=folder), **given)
+
+
+def track_whole(folder: Path, **given: Any) -> None:
+    tracker = tracker_of(folder, **given)
     for line in read_journal(folder / "journal.jsonl"):
-        mirror.note(line)
-    mirror.finish()
-    return mirror
+        tracker.note(line)
+    tracker.close()
+
+
+def run_id(folder: Path) -> str:
+    return str(json.loads((folder / "wandb" / "logged.json").read_text())["run_id"])
 
 
 def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -> None:
     folder = tell(steps=100)
     warnings: list[str] = []
-    mirror_whole(folder, warn=warnings.append)
+    track_whole(folder, warn=warnings.append)
     wait_for_the_end(folder, 100)
     logged = rows(folder)
     assert warnings == []
@@ -116,55 +126,57 @@ def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(te
     before = [row["step"] for row in rows(folder)]
     assert before == list(range(1, len(before) + 1))
     time.sleep(1.1)  # wandb names folders by the second
-    mirror = mirror_whole(folder)
+    track_whole(folder)
     wait_for_the_end(folder, 100)
     steps = [row["step"] for row in rows(folder)]
     assert len(steps) == len(set(steps))
     assert steps[len(before) :] == list(range(60, 101))  # all that was not handed to W&B before the kill
     assert rows(folder)[-1]["tokens"] == 100 * 32 * 128
-    assert all(mirror.run_id in path.name for path in (folder / "wandb").glob("offline-run-*"))
+    assert all(run_id(folder) in path.name for path in (folder / "wandb").glob("offline-run-*"))
 
 
 def test_the_id_of_a_run_is_found_again_without_a_checkpoint(tmp_path: Path) -> None:
-    first = WandbMirror(OFFLINE, tmp_path, name="n")
-    first.note(step_line(1, shares={"a": 1_000_000}))
-    first.finish()
-    again = WandbMirror(WandbConfig(mode="off"), tmp_path, name="n")
-    assert again.run_id == first.run_id
-    assert len(first.run_id) == 8
+    ids = []
+    for step in (1, 2):
+        tracker = tracker_of(tmp_path)
+        tracker.note(step_line(step, shares={"a": 1_000_000}))
+        tracker.close()
+        ids.append(run_id(tmp_path))
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 8
 
 
-def test_mode_off_writes_nothing_and_does_not_import_wandb(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from trainer.tracking.journal import WandbConfig;"
-        "from trainer.tracking.wandb import WandbMirror;"
-        f"m = WandbMirror(WandbConfig(mode='off'), Path({str(tmp_path / 'r')!r}), name='n');"
-        "m.note(None); m.finish(); assert 'wandb' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert not (tmp_path / "r").exists()
+def test_without_wandb_there_is_one_warning_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    warnings: list[str] = []
+    tracker = tracker_of(tmp_path, warn=warnings.append)
+    tracker.note(step_line(1, shares={"a": 1_000_000}))
+    tracker.close()
+    assert len(warnings) == 1
+    assert "pip install 'hybrid-trainer[wandb]', or --set tracking.trackers=[]" in warnings[0]
 
 
 @pytest.mark.parametrize("bad", [step_line(1, shares={}, loss="many"), step_line(1, shares={}, tokens="many")])
 def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: StepLine) -> None:
     warnings: list[str] = []
-    mirror = WandbMirror(OFFLINE, tmp_path, name="n", warn=warnings.append)
+    tracker = tracker_of(tmp_path, warn=warnings.append)
     for _ in range(100):
-        mirror.note(bad)
-    mirror.finish()
+        tracker.note(bad)
+    tracker.close()
     assert len(warnings) == 1
     assert "switched off" in warnings[0]
 
 
 def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) -> None:
     code = (
-        "import time, sys; from pathlib import Path; from trainer.tracking.journal import WandbConfig;"
-        "from trainer.tracking.wandb import WandbMirror;"
-        f"m = WandbMirror(WandbConfig(mode='online', project='p'), Path({str(tmp_path)!r}), name='n');"
-        "start = time.monotonic();"
+        "import time; from pathlib import Path; from tests.tracking.test_wandb import *;"
         "from trainer.tracking.schema import RollbackLine;"
-        "[m.note(RollbackLine(step=s, to_step=0, reason='r')) for s in range(1000)];"
-        "noted = time.monotonic() - start; m.finish(timeout_s=2.0);"
+        f"t = tracker_of(Path({str(tmp_path)!r}), WandbConfig(mode='online', project='p'));"
+        "start = time.monotonic();"
+        "[t.note(RollbackLine(step=s, to_step=0, reason='r')) for s in range(1000)];"
+        "noted = time.monotonic() - start; t.close(timeout_s=2.0);"
         "print(noted, time.monotonic() - start)"
     )
     environment = {**os.environ, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
@@ -184,24 +196,26 @@ import os, signal, sys, time
 from pathlib import Path
 from tests.tracking.test_wandb import OFFLINE, processes_under
 from trainer.tracking.schema import read_journal
-from trainer.tracking.wandb import WandbMirror
+from trainer.tracking.tracker import BackgroundTracker, RunInfo
+from trainer.tracking.wandb import WandbTracker
 folder = Path(sys.argv[1])
-mirror = WandbMirror(OFFLINE, folder, name="story")
+wandb = WandbTracker(OFFLINE)
+tracker = BackgroundTracker("wandb", lambda: wandb, RunInfo(name="story", folder=folder))
 lines = list(read_journal(folder / "journal.jsonl"))
 for line in lines[: len(lines) // 2]:
-    mirror.note(line)
-while not (cores := processes_under(os.getpid(), "wandb-core")) or mirror._logged_step < 1:
+    tracker.note(line)
+while not (cores := processes_under(os.getpid(), "wandb-core")) or wandb._logged_step < 1:
     time.sleep(0.05)
 for process in cores:
     os.kill(process, signal.SIGUSR1)
 time.sleep(1.0)
 for line in lines[len(lines) // 2 :]:
-    mirror.note(line)
-mirror.finish()
+    tracker.note(line)
+tracker.close()
 """
 
 
-def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_mirror(tell: Callable[..., Path]) -> None:
+def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_tracker(tell: Callable[..., Path]) -> None:
     """W&B's own process gets it too. (SIGTERM does end it, whatever is done: then the journal has the rest.)"""
     folder = tell(steps=120)
     alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours

@@ -44,6 +44,8 @@ from trainer.runs.start_and_finish import write_final_figures, write_finish, wri
 from trainer.runs.watchdog import STOPPED_EARLY, Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.tracking.schema import read_journal
+from trainer.tracking.tracker import RunInfo
+from trainer.tracking.trackers import following
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.loop import train
 from trainer.training.run import Outcome, Run, RunState
@@ -290,7 +292,7 @@ class _Job:
 
 @contextmanager
 def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
-    """Keep every rank until the main rank has closed the journal and its mirrors: a launcher that sees some go waits
+    """Keep every rank until the main rank has closed the journal and its trackers: a launcher that sees some go waits
     only so long for the last.
     """
     yield
@@ -299,21 +301,17 @@ def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def _journal(folder: Path, recipe: Recipe, progress: "TerminalProgress | None") -> Iterator[JournalWriter]:
-    """The journal with its views (terminal, W&B) on the main rank, a silent one elsewhere."""
-    from trainer.tracking.wandb import WandbMirror
-
+    """The journal with its views (terminal, trackers) on the main rank, a silent one elsewhere."""
     if progress is None:
         yield SilentJournal()
         return
-    mirror = WandbMirror(
-        recipe.monitor.wandb, folder, name=recipe.name, recipe=recipe.model_dump(mode="json"), warn=warn
-    )
-    journal = Journal(folder / "journal.jsonl", [progress.note, mirror.note])
-    try:
-        yield journal
-    finally:
-        journal.close()
-        mirror.finish()
+    run = RunInfo(name=recipe.name, folder=folder, recipe=recipe.model_dump(mode="json"))
+    with following(recipe.tracking, run, warn=warn) as views:
+        journal = Journal(folder / "journal.jsonl", [progress.note, *views], warn=warn)
+        try:
+            yield journal
+        finally:
+            journal.close()
 
 
 def _replayed_before(saved: Checkpoint | None) -> Path | None:

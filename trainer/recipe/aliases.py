@@ -134,8 +134,6 @@ _SAME_VALUE: Mapping[str, tuple[str, ...]] = {
     "evaluation.micro_batch": ("eval_batch_size", "per_device_eval_batch_size", "document_batch"),
     "name": ("run_name", "wandb_run_name", "experiment_name"),
     "seed": ("random_seed", "data_seed", "manual_seed"),
-    "monitor.wandb.project": ("wandb_project", "project_name"),
-    "monitor.wandb.entity": ("wandb_entity",),
 }
 
 ALIASES: Mapping[str, Alias] = {
@@ -182,9 +180,14 @@ ALIASES: Mapping[str, Alias] = {
     "fsdp_config": _not_available("Sharding is chosen at launch", "accelerate launch --config_file with a launch file"),
     "strategy": _not_available("Sharding is chosen at launch", "Use a launch file, or `engine: lightning`"),
     "sample_packing": _not_available("Documents are always packed"),
-    "report_to": Alias(("monitor.wandb.mode",), "Write `monitor.wandb.mode: online`, offline or off"),
-    "wandb": Alias(("monitor.wandb",), "Write `monitor.wandb: {mode: online, project: ...}`"),
-    "use_wandb": Alias(("monitor.wandb.mode",), "Write `monitor.wandb.mode: online`, offline or off"),
+    **dict.fromkeys(
+        ("report_to", "wandb", "use_wandb", "wandb_project", "wandb_entity", "wandb_mode", "project_name"),
+        Alias(("tracking.trackers",), "Write `tracking: {trackers: [{kind: wandb, mode: online, project: ...}]}`"),
+    ),
+    **dict.fromkeys(
+        ("tensorboard", "use_tensorboard", "logging_dir"),
+        Alias(("tracking.trackers",), "Write `tracking: {trackers: [{kind: tensorboard}]}`"),
+    ),
     **dict.fromkeys(
         ("lora", "peft", "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit"),
         _not_available(_NO_LORA),

@@ -31,7 +31,7 @@ from trainer.recipe.loading import Document, apply_override, read_file, read_map
 from trainer.recipe.messages import note_mistakes
 from trainer.recipe.resolve import EXTENDS, resolve_extends, resolve_paths, resolve_shares
 from trainer.recipe.shipped import recipe_path
-from trainer.tracking.journal import MonitorConfig
+from trainer.tracking.config import TrackingConfig
 from trainer.training.config import CheckpointConfig
 
 # What a run may change when it resumes: how long it trains, how the same samples are partitioned, what is saved and
@@ -42,7 +42,7 @@ ALLOWED_ON_RESUME = (
     "training.timeout_s",
     "mixture.global_batch",
     "mixture.max_epochs*",
-    "monitor.*",
+    "tracking.*",
     "checkpoint.*",
     "data.cache",
     "data.num_proc",
@@ -74,8 +74,8 @@ class Recipe(Config):
     )
     training: TrainingConfig = Field(description="steps, learning rate, precision")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="when to save and what to keep")
-    monitor: MonitorConfig = Field(
-        default_factory=MonitorConfig, description="where figures are shown beside the journal"
+    tracking: TrackingConfig = Field(
+        default_factory=TrackingConfig, description="where the run is shown besides its own journal"
     )
 
 

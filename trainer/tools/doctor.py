@@ -325,11 +325,12 @@ def _lock(descriptor: int) -> bool:
 
 
 def check_wandb(loaded: "LoadedRecipe | None") -> Iterator[Finding]:
-    """Whether the mirror in W&B that the recipe asks for (any, without a recipe) can be had."""
-    mode = loaded.recipe.monitor.wandb.mode if loaded is not None else None
-    if mode == "off":
+    """Whether the run in W&B that the recipe asks for (any, without a recipe) can be had."""
+    modes = [tracker.mode for tracker in loaded.recipe.tracking.trackers if tracker.kind == "wandb"] if loaded else []
+    if loaded is not None and not modes:
         yield Finding("wandb", "ok", "off in the recipe")
         return
+    mode = modes[0] if modes else None
     bad: State = "fail" if mode == "online" else "warn"
     try:
         version = metadata.version("wandb")
@@ -341,7 +342,7 @@ def check_wandb(loaded: "LoadedRecipe | None") -> Iterator[Finding]:
     elif _has_key():
         yield Finding("wandb", "ok", f"{version}, logged in")
     else:
-        yield Finding("wandb", bad, f"{version}, not logged in", "wandb login, or monitor.wandb.mode: offline")
+        yield Finding("wandb", bad, f"{version}, not logged in", "wandb login, or mode: offline in tracking.trackers")
 
 
 def _has_key() -> bool:

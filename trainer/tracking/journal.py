@@ -12,12 +12,9 @@ import os
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from pydantic import Field
+from typing import Any, Protocol
 
 from trainer.base import failures
-from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable
 from trainer.tracking.record import JournalLine
@@ -25,21 +22,6 @@ from trainer.tracking.record import JournalLine
 Line = Mapping[str, Any]
 
 TAIL_BYTES = 1 << 20  # how much is read at once when the last newline of a file is looked for
-
-
-class WandbConfig(Config):
-    """The mirror of the journal in Weights & Biases; ``offline`` writes files that ``wandb sync`` can upload later."""
-
-    mode: Literal["off", "offline", "online"] = Field("offline", description="off, offline (files only) or online")
-    project: str = Field("hybrid-trainer", min_length=1, description="W&B project")
-    entity: str | None = Field(None, description="W&B team or user; null means the default of the account")
-    name: str | None = Field(None, description="name of the run in W&B; null means the recipe's name")
-
-
-class MonitorConfig(Config):
-    """What a run reports beside its own journal, which is always written."""
-
-    wandb: WandbConfig = Field(default_factory=WandbConfig, description="Weights & Biases")
 
 
 class AppendOnlyFile:

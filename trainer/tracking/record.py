@@ -23,7 +23,8 @@ class About:
 
     ``metric`` is the name under which trackers plot it; ``{}`` in it stands for the key of a mapping. For a mapping of
     records it is a metric for each attribute that is plotted. ``convert`` makes the plotted value of the recorded one.
-    ``inline``: the record's own fields stand in the line, not under the field's name.
+    ``inline``: the record's own fields stand in the line, not under the field's name; ``metric`` is then put before the
+    names of their metrics.
     """
 
     description: str
@@ -105,7 +106,10 @@ def _fields_as_json(record: JournalLine) -> dict[str, Any]:
 def _metrics(record: object) -> Iterator[tuple[str, float]]:
     for name, about in fields_of(type(record)).items():
         value = getattr(record, name)
-        yield from _metrics(value) if about.inline else _plotted(value, about)
+        if about.inline:
+            yield from ((f"{about.metric}{metric}", plotted) for metric, plotted in _metrics(value))
+        else:
+            yield from _plotted(value, about)
 
 
 def _plotted(value: Any, about: About) -> Iterator[tuple[str, float]]:

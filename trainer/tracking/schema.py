@@ -250,7 +250,7 @@ class TestLine(JournalLine):
 
     kind: ClassVar[str] = "test"
     __test__: ClassVar[bool] = False  # not a test class of pytest's
-    figures: Annotated[HeldOutFigures, About("test figures", inline=True)]
+    figures: Annotated[HeldOutFigures, About("test figures", metric="test/", inline=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
