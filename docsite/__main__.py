@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from docsite import api_reference, cli_reference, recipe_reference, results
+from docsite import api_reference, cli_reference, journal_reference, recipe_reference, results
 from docsite.pages import PAGES, between_markers
 
 WHOLE = {
     "reference/recipe.md": recipe_reference.page,
     "reference/cli.md": cli_reference.page,
+    "reference/journal.md": journal_reference.page,
     "reference/python-api.md": api_reference.page,
 }
 

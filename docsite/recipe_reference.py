@@ -3,8 +3,8 @@
 import json
 import re
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -127,33 +127,34 @@ def _sentence(text: str) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    shown = _shown(field.annotation)
+    shown = shown_type(field.annotation)
     bounds = [words for item in field.metadata if (words := _bound(item))]
     return ", ".join([shown, *bounds])
 
 
-def _shown(annotation: Any) -> str:
+def shown_type(annotation: Any) -> str:
+    """A type in words."""
     if annotation in PLAIN:
         return PLAIN[annotation]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         return "section"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(code(member.value) for member in annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         bounds = [words for item in arguments[1:] if (words := _bound(item))]
-        return ", ".join([_shown(arguments[0]), *bounds])
+        return ", ".join([shown_type(arguments[0]), *bounds])
     if origin is Literal:
         return " or ".join(code(_yaml(choice)) for choice in arguments)
     if origin in (Union, types.UnionType):
-        shown = dict.fromkeys(_shown(choice) for choice in arguments)
+        shown = dict.fromkeys(shown_type(choice) for choice in arguments)
         if {PLAIN[int], PLAIN[float]} <= shown.keys():
             del shown[PLAIN[int]]
         return " or ".join(shown)
-    if origin in (tuple, list):
-        return f"list of {_shown(arguments[0])}" if arguments else "list"
+    if origin in (tuple, list, Sequence):
+        return f"list of {shown_type(arguments[0])}" if arguments else "list"
     if origin in (dict, Mapping):
-        return f"NAME: {_shown(arguments[1])}" if arguments else "mapping"
+        return f"NAME: {shown_type(arguments[1])}" if arguments else "mapping"
     return "any value" if annotation is Any else str(getattr(annotation, "__name__", annotation))
 
 
