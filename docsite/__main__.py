@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from functools import partial
 
 from docsite import api_reference, cli_reference, journal_reference, recipe_reference, results
-from docsite.pages import PAGES, between_markers
+from docsite.pages import PAGES, ROOT, between_markers
 
 WHOLE = {
     "reference/recipe.md": recipe_reference.page,
@@ -14,10 +15,24 @@ WHOLE = {
 }
 
 
+EXAMPLES = {
+    "extend/policy.md": "policy.py",
+    "extend/filter.md": "filter.py",
+    "extend/tracker.md": "tracker.py",
+}
+
+
+def _code(file: str) -> str:
+    """A file of the example package, as a code block."""
+    path = ROOT / "examples" / "plugin" / "hybrid_trainer_example" / file
+    return f"```python\n{path.read_text(encoding='utf-8').strip()}\n```"
+
+
 def made() -> dict[str, str]:
     """Every generated page by its path under docs/."""
     pages = {path: write() for path, write in WHOLE.items()}
-    for path, blocks in results.BLOCKS.items():
+    blocks_by_page = {**results.BLOCKS, **{page: {"example": partial(_code, file)} for page, file in EXAMPLES.items()}}
+    for path, blocks in blocks_by_page.items():
         text = (PAGES / path).read_text(encoding="utf-8")
         for name, write in blocks.items():
             text = between_markers(text, name, write())

@@ -1,0 +1,1 @@
+"""A policy, a filter and a tracker for hybrid-trainer, in a package of their own."""
