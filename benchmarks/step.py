@@ -24,7 +24,7 @@ from benchmarks.segments import starting_facts, write_segment
 from trainer.control.config import ControlConfig
 from trainer.data.loader import MicroBatch, Stream
 from trainer.data.store import PreparedSegment
-from trainer.engines.accelerate import AccelerateEngine
+from trainer.engines import open_engine
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.ledger import Ledger
 from trainer.mixture.partition import RankPartition
@@ -151,7 +151,7 @@ def open_stream(setting: Setting, segments: dict[str, PreparedSegment]) -> Strea
 def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Path) -> Callable[[], StepTime]:
     """A block of `loop.train`; it ends with the checkpoint that every run ends with, outside the timed steps."""
     clock, stream = Clock(setting.device), open_stream(setting, segments)
-    engine = AccelerateEngine(setting.build(), setting.training(), seed=1)
+    engine = open_engine(setting.build(), setting.training(), seed=1)
     run = Run(
         seed=1,
         num_steps=setting.training().steps,

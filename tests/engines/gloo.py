@@ -35,7 +35,7 @@ def on_ranks(
     trace if one fails. ``ddp`` on one rank is a process without a launcher.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.engines.accelerate", "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload(["trainer.engines.engine", "transformers.models.llama.modeling_llama"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,6 +1,6 @@
 """What the ranks do in the tests of an engine: real steps of a tiny model on batches of a real plan."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from trainer.base.records import SourceLoss
 from trainer.data.loader import Stream
 from trainer.engines import open_engine
-from trainer.engines.accelerate import AccelerateEngine
+from trainer.engines.engine import TrainingEngine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
@@ -73,7 +73,7 @@ def tiny_model() -> Any:
 class Bench:
     """An engine, its model, and the stream that feeds it."""
 
-    engine: AccelerateEngine
+    engine: TrainingEngine
     model: Any
     stream: Stream
 
@@ -87,17 +87,22 @@ class Bench:
     def first_moments(self) -> dict[str, Any]:
         """0.1 x the clipped gradients after the first step."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        inner = self.engine._optimizer.optimizer
+        inner = self.engine.sharding.optimizer
         return {names[id(parameter)]: state["exp_avg"].numpy().copy() for parameter, state in inner.state.items()}
 
     def optimizer_steps(self) -> set[int]:
         """How often the optimizer has stepped, by its own count."""
-        return {int(state["step"]) for state in self.engine._optimizer.optimizer.state.values()}
+        return {int(state["step"]) for state in self.engine.sharding.optimizer.state.values()}
 
 
 @contextmanager
-def bench(micro_batch: int = 3, global_batch: int = 12, **more: Any) -> Iterator[Bench]:
+def bench(
+    micro_batch: int = 3, global_batch: int = 12, prepare: Callable[[Any], None] | None = None, **more: Any
+) -> Iterator[Bench]:
+    """An engine on a tiny model, to which ``prepare`` has done something first."""
     model = tiny_model()
+    if prepare is not None:
+        prepare(model)
     engine = open_engine(model, training(micro_batch=micro_batch, **more), seed=SEED)
     plan = plan_of(global_batch)
     partition = RankPartition(rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch)

@@ -20,8 +20,8 @@ from tests.engines.steps import (
 )
 from trainer.base.errors import UserError
 from trainer.engines import check_engine
-from trainer.engines.accelerate import step_seed
 from trainer.engines.launch import NUM_PROCESSES_VARIABLE, check_launch
+from trainer.engines.seeds import step_seed
 
 REMEDY = "accelerate launch --multi_gpu"
 

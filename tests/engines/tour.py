@@ -19,7 +19,7 @@ PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
 
 def local_state(on: Bench) -> list[torch.Tensor]:
     """Masters and moments on this rank, however they are spread."""
-    return [part.to_local() if hasattr(part, "to_local") else part for part in on.engine._state_tensors()]
+    return [part.to_local() if hasattr(part, "to_local") else part for part in on.engine.sharding.state_tensors()]
 
 
 def held(on: Bench) -> list[Any]:
@@ -45,7 +45,7 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
             "begun": all(torch.equal(whole[name], parameter) for name, parameter in expected.items()),
             "compiled": sorted(path.name for path in built.rglob("*")),
             "counted": {int(part) for part in local_state(on) if part.ndim == 0},
-            "rates": {group["lr"] for group in on.engine._optimizer.param_groups},
+            "rates": {group["lr"] for group in on.engine.sharding.param_groups},
             "part": sum(tensor.numel() for tensor in local_state(on)) / on.engine.num_parameters,
             "restored": restored(on, folder),
             "trial_steps": trial_steps(on),
@@ -80,10 +80,10 @@ def aligned(on: Bench) -> tuple[Any, Any, Any]:
     """All that is held before and after alignments were measured, and what they are. Parts of one, two and three rows:
     ranks without a row, or with padding.
     """
-    before, settings = held(on), [(group["lr"], group["betas"]) for group in on.engine._optimizer.param_groups]
+    before, settings = held(on), [(group["lr"], group["betas"]) for group in on.engine.sharding.param_groups]
     parts = [samples(0, start) for start in range(0, 12, 3)]
     found = read_alignment(parts, {"real": samples(0, 12, 20), "made": samples(1, 0, 14)}, on.engine, step=3, seed=1)
-    assert settings == [(group["lr"], group["betas"]) for group in on.engine._optimizer.param_groups]
+    assert settings == [(group["lr"], group["betas"]) for group in on.engine.sharding.param_groups]
     return before, held(on), found
 
 

@@ -97,7 +97,7 @@ def test_copies_that_do_not_differ_say_nothing(earlier: Any) -> None:
 
 def everything(on: Any) -> Any:
     """Copies of weights, gradients and what the optimizer holds."""
-    state = on.engine._optimizer.optimizer.state_dict()["state"]
+    state = on.engine.sharding.optimizer.state_dict()["state"]
     return copy.deepcopy((on.weights(), state, [parameter.grad for parameter in on.model.parameters()]))
 
 

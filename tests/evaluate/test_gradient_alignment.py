@@ -48,7 +48,7 @@ def full(rows: Any) -> Samples:
 def practised(on: Bench, steps: int = 12) -> None:
     """Steps on text as the held-out text is, so that the optimizer knows its gradients."""
     rng = np.random.default_rng(1)
-    for group in on.engine._optimizer.param_groups:
+    for group in on.engine.sharding.param_groups:
         group["lr"] = 1e-2
     for number in range(steps):
         ids = torch.from_numpy(text(rng, 12))
@@ -82,7 +82,7 @@ def test_products_and_variances_are_those_of_autograd_whatever_the_clipping_and_
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
         (found,) = read_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
-        states = {weight: on.engine._optimizer.state[weight] for weight in on.model.parameters()}
+        states = {weight: on.engine.sharding.optimizer.state[weight] for weight in on.model.parameters()}
         theirs = [by_hand(on.model, states, part, training()) for part in np.split(held_out, HELD_OUT_PARTS)]
         ours = [by_hand(on.model, states, part, training()) for part in np.split(rows, SOURCE_PARTS)]
     table = np.array([[inner(left, right) for right in ours] for left in theirs])
@@ -115,7 +115,7 @@ def test_the_alignment_foretells_what_a_small_step_gains() -> None:
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
         (found,) = read_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
-        states = {weight: on.engine._optimizer.state[weight] for weight in on.model.parameters()}
+        states = {weight: on.engine.sharding.optimizer.state[weight] for weight in on.model.parameters()}
         direction = by_hand(on.model, states, rows, training())
         scale = by_hand_scales(on.model, states)
         before, rate = loss_of(on.model, held_out), 1e-5

@@ -216,7 +216,7 @@ def held_out(worlds: Any) -> Any:
 
 def everything(on: Any) -> Any:
     """Copies of weights, gradients and what the optimizer holds, its step counts included."""
-    state = on.engine._optimizer.optimizer.state_dict()["state"]
+    state = on.engine.sharding.optimizer.state_dict()["state"]
     return copy.deepcopy((on.weights(), state, [parameter.grad for parameter in on.model.parameters()]))
 
 
@@ -276,7 +276,7 @@ def test_rehearsed_steps_are_real_steps_at_the_scaled_rate_which_the_next_traini
             assert on.optimizer_steps() == {steps}
             assert np.array_equal(on.weights()["lm_head.weight"], before)
             on.step()
-            assert {group["lr"] for group in on.engine._optimizer.param_groups} == {1e-2}
+            assert {group["lr"] for group in on.engine.sharding.param_groups} == {1e-2}
             before = on.weights()["lm_head.weight"]
     assert moved == pytest.approx([5e-3, 5e-3, 2.5e-3, 2.5e-3], rel=1e-2)
 

@@ -8,7 +8,8 @@ import torch
 
 from tests.together.smoke_engine import SEED, TRAINING, new_model, open_stream, starting_ledger
 from trainer.data.loader import StepBatch
-from trainer.engines.accelerate import AccelerateEngine
+from trainer.engines import open_engine
+from trainer.engines.engine import TrainingEngine
 from trainer.mixture.plan import Plan
 
 pytestmark = [
@@ -23,8 +24,8 @@ def model() -> Any:
 
 
 @pytest.fixture
-def engine(model: Any) -> AccelerateEngine:
-    return AccelerateEngine(model, TRAINING, seed=SEED)
+def engine(model: Any) -> TrainingEngine:
+    return open_engine(model, TRAINING, seed=SEED)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def weights(model: Any) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def test_a_step_is_launched_without_waiting_for_the_device(engine: AccelerateEngine, batches: list[StepBatch]) -> None:
+def test_a_step_is_launched_without_waiting_for_the_device(engine: TrainingEngine, batches: list[StepBatch]) -> None:
     first, second, *_ = batches
     assert engine.train_step(first, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated
     torch.cuda.set_sync_debug_mode("error")
@@ -50,7 +51,7 @@ def test_a_step_is_launched_without_waiting_for_the_device(engine: AccelerateEng
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_the_next_step_trains(
-    engine: AccelerateEngine, model: Any, batches: list[StepBatch]
+    engine: TrainingEngine, model: Any, batches: list[StepBatch]
 ) -> None:
     first, second, third, _ = batches
     assert engine.train_step(first, learning_rate=1e-3, stop=False, ledger_digest=1).result().updated

@@ -9,7 +9,7 @@ import torch
 
 import trainer.lightning.strategies as launch
 from trainer.commands.cli import main
-from trainer.engines.deepspeed.engine import _leave_out_shared_memory_op
+from trainer.engines.deepspeed.sharding import leave_out_shared_memory_op
 
 
 class OnCPUs(launch.StepwiseDeepSpeed):
@@ -28,7 +28,7 @@ class OnCPUs(launch.StepwiseDeepSpeed):
 
 
 if __name__ == "__main__":
-    _leave_out_shared_memory_op()
+    leave_out_shared_memory_op()
     launch.StepwiseDeepSpeed = OnCPUs
     launch.require_deepspeed = lambda name: None
     sys.argv[0] = "trainer"

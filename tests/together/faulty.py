@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.loader import Stream
-from trainer.engines import accelerate
+from trainer.engines import engine as engines
 from trainer.mixture.ledger import Fact, Shares
 from trainer.tracking.tracker import BackgroundTracker
 from trainer.training import loop
@@ -91,8 +91,8 @@ def dawdles(step: int) -> None:
 
 def scaled_loss(step: int, factor: float) -> None:
     """The losses of one step times the factor, gradient included."""
-    current, losses = [0], accelerate.token_losses
-    train_step = accelerate.AccelerateEngine.train_step
+    current, losses = [0], engines.token_losses
+    train_step = engines.TrainingEngine.train_step
 
     def noting(engine: Any, batch: Any, **how: Any) -> Any:
         current[0] = batch.step
@@ -103,8 +103,8 @@ def scaled_loss(step: int, factor: float) -> None:
     def broken(*arguments: Any) -> Any:
         return losses(*arguments) * (factor if current[0] == step else 1.0)
 
-    accelerate.AccelerateEngine.train_step = noting  # type: ignore[method-assign]
-    accelerate.token_losses = broken
+    engines.TrainingEngine.train_step = noting  # type: ignore[method-assign]
+    engines.token_losses = broken
 
 
 def disagrees(step: int) -> None:

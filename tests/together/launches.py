@@ -158,7 +158,7 @@ def _server() -> Any:
     context.set_forkserver_preload(
         [
             "trainer.commands.fit",
-            "trainer.engines.accelerate",
+            "trainer.engines.engine",
             "trainer.tools.audit",
             "trainer.data.prepare",
             "trainer.report.html",

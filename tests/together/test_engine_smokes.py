@@ -37,7 +37,7 @@ LAUNCHES: dict[str, tuple[list[str], dict[str, str]]] = {
     ),
 }
 ZEROS = ("zero1", "zero2", "zero3")
-ENGINES = {"ddp": "AccelerateEngine", "fsdp2": "ShardedEngine", **dict.fromkeys(ZEROS, "DeepSpeedEngine")}
+ENGINES = {"ddp": "Replicated", "fsdp2": "FullySharded", **dict.fromkeys(ZEROS, "ZeroSharding")}
 NEEDS = dict.fromkeys(ZEROS, "deepspeed")
 
 

@@ -83,7 +83,7 @@ def test_after_a_rollback_the_run_still_trains_all_positions_of_its_schedule(rol
 def test_a_rollback_restores_weights_and_optimizer(rolled_back: Path) -> None:
     """The steps after it are repeated by a fresh engine that starts from the checkpoint it went back to."""
     from trainer.data.loader import Stream
-    from trainer.engines.accelerate import AccelerateEngine
+    from trainer.engines import open_engine
     from trainer.mixture.partition import RankPartition
     from trainer.model.build import build_model
 
@@ -98,7 +98,7 @@ def test_a_rollback_restores_weights_and_optimizer(rolled_back: Path) -> None:
         sequence_length=data.sequence_length,
         seed=run.recipe.seed,
     )
-    engine = AccelerateEngine(model, run.recipe.training, seed=run.recipe.seed)
+    engine = open_engine(model, run.recipe.training, seed=run.recipe.seed)
     engine.restore(rolled_back / "checkpoints" / f"step-{line['to_step']:08d}")
     stream = Stream(
         run.plan,

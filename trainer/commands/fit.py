@@ -52,7 +52,7 @@ from trainer.training.run import Outcome, Run, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
-    from trainer.engines.accelerate import AccelerateEngine
+    from trainer.engines.engine import TrainingEngine
     from trainer.tracking.terminal import TerminalProgress
 
 TELLING_S = 3.0
@@ -225,7 +225,7 @@ class _Job:
         """From here until ``begin`` the ranks come together: a signal ends this one wherever it waits."""
         self._waiting.enter_context(self._watchdog.leaving_on_a_signal())
 
-    def begin(self, engine: "AccelerateEngine") -> tuple[Run, RunState]:
+    def begin(self, engine: "TrainingEngine") -> tuple[Run, RunState]:
         """Bring back the newest checkpoint, if there is one, and put the parts together."""
         loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
         self._stack.enter_context(closing(engine))

@@ -1,27 +1,32 @@
-"""Engines: who runs a step on which devices. Each is an adapter of the verbs that ``parts.Engine`` names.
+"""Engines: who runs a step on which devices. An engine has a launcher and a sharding (``protocols``).
 
 What is launched is the launcher's business (``accelerate launch`` leaves it in the environment), so the choice of the
-engine is read from there and stands in one place.
+sharding is read from there, and in this place only.
 """
 
 import logging
 import os
 from typing import TYPE_CHECKING, Literal
 
+from trainer.base.errors import UserError
+
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import PreTrainedModel
 
-    from trainer.engines.accelerate import AccelerateEngine
+    from trainer.engines.engine import TrainingEngine
+    from trainer.engines.evaluation import EvaluationEngine
+    from trainer.engines.protocols import Launcher, Sharding
     from trainer.model.config import TrainingConfig
 
 # Importing accelerate imports deepspeed where it is installed, which then warns every CPU run that there is no GPU.
 logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
-Sharding = Literal["none", "deepspeed", "fsdp"]
+ShardingKind = Literal["none", "deepspeed", "fsdp"]
 
 
-def launched_sharding() -> Sharding:
-    """What the launcher asks to spread over the ranks, beside the batch."""
+def launched_sharding() -> ShardingKind:
+    """What the launcher asks to spread over the ranks in addition to the batch."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         return "deepspeed"
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
@@ -37,7 +42,7 @@ def check_engine(training: "TrainingConfig") -> None:
     check_settings(training)
     match launched_sharding():
         case "deepspeed":
-            from trainer.engines.deepspeed.engine import check_deepspeed_launch
+            from trainer.engines.deepspeed.launch_checks import check_deepspeed_launch
 
             check_deepspeed_launch(training)
         case "fsdp":
@@ -48,18 +53,62 @@ def check_engine(training: "TrainingConfig") -> None:
             pass
 
 
-def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: int) -> "AccelerateEngine":
-    """The engine that the launcher describes, with the model on its devices. Every rank calls it."""
-    match launched_sharding():
+def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: int) -> "TrainingEngine":
+    """(all) The engine that the launch describes, with the model on its devices."""
+    from trainer.engines.accelerate import AccelerateLauncher
+    from trainer.engines.engine import TrainingEngine
+    from trainer.engines.launch import open_accelerator
+
+    kind = launched_sharding()
+    if kind == "deepspeed":
+        from trainer.engines.deepspeed.sharding import quieten_deepspeed
+
+        quieten_deepspeed()
+    accelerator = open_accelerator(training)
+    if training.compile:
+        model.compile()
+    launcher = AccelerateLauncher(accelerator)
+    return TrainingEngine(launcher, _sharded(kind, model, training, accelerator, launcher), training, seed=seed)
+
+
+def _sharded(
+    kind: ShardingKind,
+    model: "PreTrainedModel",
+    training: "TrainingConfig",
+    accelerator: "Accelerator",
+    launcher: "Launcher",
+) -> "Sharding":
+    of_the_model = {"kind": type(model), "config": model.config}  # as it is now: sharding changes the class
+    match kind:
         case "deepspeed":
-            from trainer.engines.deepspeed.engine import DeepSpeedEngine
+            from trainer.engines.deepspeed.sharding import ZeroSharding, prepare_zero
 
-            return DeepSpeedEngine(model, training, seed=seed)
+            wrapped, exact = prepare_zero(model, training, accelerator)
+            return ZeroSharding(wrapped, launcher, exact=exact, **of_the_model)
         case "fsdp":
-            from trainer.engines.fsdp import ShardedEngine
+            from trainer.engines.fsdp import FullySharded, prepare_fsdp
 
-            return ShardedEngine(model, training, seed=seed)
+            sharded, optimizer = prepare_fsdp(model, training, accelerator)
+            return FullySharded(sharded, optimizer, launcher, max_grad_norm=training.max_grad_norm, **of_the_model)
         case "none":
-            from trainer.engines.accelerate import AccelerateEngine
+            from trainer.engines.replicated import Replicated, prepare_replicated
 
-            return AccelerateEngine(model, training, seed=seed)
+            placed, optimizer = prepare_replicated(model, training, accelerator)
+            return Replicated(placed, optimizer, launcher, max_grad_norm=training.max_grad_norm)
+
+
+def open_evaluation_engine(model: "PreTrainedModel", training: "TrainingConfig") -> "EvaluationEngine":
+    """(all) The model on the devices of the launch, whole on each rank and without an optimizer, under the recipe's
+    precision: a recipe of any engine is evaluated so. ``UserError`` for a launch that asks for sharding.
+    """
+    from trainer.engines.evaluation import EvaluationEngine
+    from trainer.engines.launch import check_launch
+
+    check_launch()
+    if launched_sharding() != "none":
+        raise UserError(
+            "an evaluation holds the whole model on each device, but the launch asks for sharding",
+            got=launched_sharding(),
+            remedy="Run trainer evaluate without a launcher, or with launch/accelerate/ddp.yaml",
+        )
+    return EvaluationEngine(model, training)

@@ -63,14 +63,21 @@ def open_writers(timeout: timedelta | None = None) -> Writers:
     )
 
 
-def training_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, "Tensor"]:
-    """By name the very tensors that training changes, on this rank: ``model.NAME`` and, of each weight that is trained,
-    ``step.NAME`` and Adam's two moments. Evaluation into them restores model and optimizer.
+def model_state(model: torch.nn.Module) -> dict[str, "Tensor"]:
+    """By name the very tensors of a model that are saved: ``model.NAME``, parameters (tied ones once) and persistent
+    buffers.
     """
     kept = model.state_dict().keys()
     state = {f"model.{name}": buffer for name, buffer in model.named_buffers() if name in kept}
-    for name, parameter in model.named_parameters():  # tied weights once
-        state[f"model.{name}"] = parameter
+    return state | {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+
+
+def training_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, "Tensor"]:
+    """``model_state`` and, of each weight that is trained, ``step.NAME`` and Adam's two moments. Reading into them
+    restores model and optimizer.
+    """
+    state = model_state(model)
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             state |= {f"{key}.{name}": value for key, value in adam_state(optimizer, parameter).items()}
     return state

@@ -22,7 +22,7 @@ from trainer.base.config import Config
 from trainer.base.errors import UserError
 from trainer.base.records import Kind
 from trainer.data.loader import StepBatch
-from trainer.engines.accelerate import seed_dropout, step_seed
+from trainer.engines.seeds import seed_dropout, step_seed
 from trainer.mixture.advance import State
 from trainer.mixture.config import MixtureConfig
 from trainer.mixture.draw import Batch

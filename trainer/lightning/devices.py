@@ -16,8 +16,8 @@ from pytorch_lightning.utilities import GradClipAlgorithmType
 
 from trainer.base.errors import UserError
 from trainer.base.records import FloatArray
-from trainer.engines.accelerate import summed_over_ranks
 from trainer.engines.checkpoint_io import Writers, open_writers
+from trainer.engines.ranks import summed_over_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor

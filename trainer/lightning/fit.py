@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
-from trainer.engines.deepspeed.engine import exact_weights
+from trainer.engines.deepspeed.sharding import exact_weights
+from trainer.engines.engine import TrainingEngine
 from trainer.evaluate.ports import Engine
-from trainer.lightning.engine import LightningEngine, engine_on
+from trainer.lightning.engine import engine_on
 from trainer.lightning.strategies import ZERO_STAGES, shard, strategy_name, trainer_arguments
 from trainer.model.config import TrainingConfig
 from trainer.model.optimizer import build_optimizer
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from trainer.data.loader import StepBatch
 
-Begin = Callable[[LightningEngine], tuple[Run, RunState]]
+Begin = Callable[[TrainingEngine], tuple[Run, RunState]]
 Finish = Callable[[Run, Engine, RunState, Outcome], Outcome]
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

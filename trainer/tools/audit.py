@@ -218,13 +218,11 @@ def _in_words(document: dict[str, Any]) -> str:
 def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     """Held-out figures of the newest whole checkpoint on both parts, computed now; ``warn`` names damaged ones."""
     from trainer.data.store import open_prepared
-    from trainer.engines import check_engine
-    from trainer.engines.accelerate import AccelerateEngine
+    from trainer.engines import open_evaluation_engine
     from trainer.evaluate.held_out import summary, whole_part
     from trainer.model.build import build_model
 
     run = open_run(folder)
-    check_engine(run.recipe.training)
     if run.store is None:
         raise UserError("the journal does not say where the prepared data are", file=folder / "journal.jsonl")
     data = open_prepared(run.store)
@@ -238,7 +236,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
         sequence_length=data.sequence_length,
         seed=run.recipe.seed,
     )
-    engine = AccelerateEngine(model, run.recipe.training, seed=run.recipe.seed)
+    engine = open_evaluation_engine(model, run.recipe.training)
     engine.restore(saved.folder)
     figures: dict[str, Any] = {"step": saved.step}
     for name, part in (("validation", data.validation), ("test", data.test)):

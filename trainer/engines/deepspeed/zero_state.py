@@ -1,9 +1,11 @@
-"""What DeepSpeed ZeRO keeps of a model: flat fp32 buffers, of which each rank holds its part, seen weight by weight.
+"""What DeepSpeed ZeRO keeps of a model: flat fp32 buffers, of which each rank holds its part, addressed by weight.
 
 DeepSpeed's own checkpoints are pickles, one per rank, that only the same number of ranks at the same stage reads back;
-its converter to other numbers wants a second pass over the disk. Seen by weight the state is that of any other engine,
-so it is saved in the one form of ``engines.tensors`` and read back on any number of ranks, at any stage, or without
+its converter to other numbers needs a second pass over the disk. By weight the state is that of any other sharding,
+so it is saved in the one form of ``checkpoint_io`` and read back on any number of ranks, at any stage, or without
 DeepSpeed. Where a weight lies follows from two of DeepSpeed's tables, one for stages 1 and 2, one for stage 3.
+
+A frozen weight has no master: what is saved of it is what the forward uses, which under bf16 DeepSpeed has rounded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,7 @@ from torch import Tensor
 from trainer.engines.adam_scales import AdamPart
 from trainer.engines.checkpoint_io import MOMENTS, adam_state, read
 
-READ_AT_ONCE = 1 << 28  # numbers of whole weights in host memory while reading: 3 GiB with their moments
+READ_AT_ONCE = 1 << 28  # numbers of whole weights in host memory during a read: 3 GiB with their moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,39 +84,41 @@ class ZeroState:
             delattr(self._zero, name)
 
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
-        """(all) Set the masters to whole weights, by name."""
+        """(all) Set the masters to whole weights, by name; frozen weights have none."""
         for name, whole in weights.items():
+            if not self._parameters[name].requires_grad:
+                continue
             place = self._place(self._parameters[name])
             self._put(place, place.flat, whole)
         self.publish()
 
-    def dealt(self) -> dict[str, Tensor]:
-        """(all) Weights and moments whole, by name as in ``engines.tensors``, in host memory; each is given to one
-        rank, so that all write about as much.
+    def partitioned(self) -> dict[str, Tensor]:
+        """(all) Weights and moments whole, by name as in ``checkpoint_io``, in host memory; each on one rank, so that
+        all write about as much.
         """
         load, mine = [0] * self._world_size, dict[str, Tensor]()
         for name, parameter in self._parameters.items():
             owner = load.index(min(load))
             load[owner] += _size(parameter)
-            weight, moments = self._place(parameter), adam_state(self._adam, self._place(parameter).flat)
-            for key, flat in {"model": weight.flat, **{moment: moments[moment] for moment in MOMENTS}}.items():
+            for key, flat in self._kept(parameter).items():
                 whole = self._whole(parameter, flat, owner=owner)
                 if whole is not None:
                     mine[f"{key}.{name}"] = whole
-            if self._rank == owner:
-                mine[f"step.{name}"] = moments["step"].detach().cpu().clone()
+            if self._rank == owner and parameter.requires_grad:
+                step = adam_state(self._adam, self._place(parameter).flat)["step"]
+                mine[f"step.{name}"] = step.detach().cpu().clone()
         if self._rank == 0:
             mine |= {f"model.{name}": buffer.cpu().clone() for name, buffer in self._buffers().items()}
         return mine
 
     def whole_weights(self) -> dict[str, Tensor]:
         """(all) On the main rank the weights and persistent buffers by name, in host memory; elsewhere nothing."""
-        found = {
-            name: self._whole(parameter, self._place(parameter).flat, owner=0)
-            for name, parameter in self._parameters.items()
-        }
+        weights = dict[str, Tensor]()
+        for name, parameter in self._parameters.items():
+            whole = self._whole(parameter, self._place(parameter).flat, owner=0)
+            if whole is not None:
+                weights[name] = whole
         buffers = self._buffers() if self._rank == 0 else {}
-        weights = {name: whole for name, whole in found.items() if whole is not None}
         return weights | {name: buffer.cpu().clone() for name, buffer in buffers.items()}
 
     def fill(self, folder: Path) -> None:
@@ -124,17 +128,31 @@ class ZeroState:
         for names in _chunks({name: _size(parameter) for name, parameter in self._parameters.items()}):
             whole: dict[str, Tensor] = {}
             for name in names:
-                shape = _shape(self._parameters[name])
-                whole |= {f"{key}.{name}": torch.empty(shape) for key in ("model", *MOMENTS)}
-                whole[f"step.{name}"] = torch.empty(())
+                parameter = self._parameters[name]
+                whole |= {f"{key}.{name}": torch.empty(_shape(parameter)) for key in self._kept(parameter)}
+                if parameter.requires_grad:
+                    whole[f"step.{name}"] = torch.empty(())
             read(folder, whole)
             for name in names:
-                place = self._place(self._parameters[name])
-                state = adam_state(self._adam, place.flat)
-                state["step"].copy_(whole[f"step.{name}"])  # of all weights alike
-                for key, flat in {"model": place.flat, **{moment: state[moment] for moment in MOMENTS}}.items():
-                    self._put(place, flat, whole[f"{key}.{name}"])
+                self._load(name, whole)
         self.publish()
+
+    def _load(self, name: str, whole: Mapping[str, Tensor]) -> None:
+        """Set this rank's part of a weight and its moments from what was read."""
+        parameter = self._parameters[name]
+        place = self._place(parameter)
+        if parameter.requires_grad:
+            adam_state(self._adam, place.flat)["step"].copy_(whole[f"step.{name}"])  # of all weights alike
+        for key, flat in self._kept(parameter).items():
+            self._put(place, flat, whole[f"{key}.{name}"])
+
+    def _kept(self, parameter: Any) -> dict[str, Tensor]:
+        """The buffers in which this rank keeps its part of a weight, and of its moments where it is trained."""
+        flat = self._place(parameter).flat
+        if not parameter.requires_grad:
+            return {"model": flat}
+        moments = adam_state(self._adam, flat)
+        return {"model": flat, **{moment: moments[moment] for moment in MOMENTS}}
 
     def _flats(self) -> list[Tensor]:
         flats: list[Tensor] = (
@@ -147,6 +165,8 @@ class ZeroState:
         return {name: buffer for name, buffer in self._module.named_buffers() if name in kept}
 
     def _place(self, parameter: Any) -> Place:
+        if not parameter.requires_grad:
+            return self._place_of_frozen(parameter)
         if self._is_stage_3:  # every rank has an equal part, the last ones filled up with zeros
             number, offset, count = self._zero.grad_position[self._zero.get_param_id(parameter)]
             start = min(self._rank * count, parameter.ds_numel)
@@ -158,6 +178,16 @@ class ZeroState:
         held, of_weight = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
         return Place(flat=flat, offset=held.start, start=of_weight.start, count=held.numel)
 
+    def _place_of_frozen(self, parameter: Any) -> Place:
+        """Stage 3 spreads a frozen weight too, outside of the flat buffers; below it every rank has all of it."""
+        if not self._is_stage_3:
+            return Place(flat=parameter.detach().view(-1), offset=0, start=0, count=parameter.numel())
+        count = parameter.ds_tensor.ds_numel
+        start = min(self._rank * count, parameter.ds_numel)
+        return Place(
+            flat=parameter.ds_tensor.detach(), offset=0, start=start, count=min(count, parameter.ds_numel - start)
+        )
+
     def _put(self, place: Place, flat: Tensor, whole: Tensor) -> None:
         """Copy this rank's part of a whole tensor to its place in a buffer like ``flat``."""
         part = whole.flatten().narrow(0, place.start, place.count)
@@ -166,6 +196,9 @@ class ZeroState:
     def _whole(self, parameter: Any, flat: Tensor, *, owner: int) -> Tensor | None:
         """(all) The whole of what the ranks keep of a weight in buffers like ``flat``, on its owner's CPU."""
         place = self._place(parameter)
+        if not parameter.requires_grad and not self._is_stage_3:
+            own = flat.detach().float().reshape(_shape(parameter))
+            return own.cpu().clone() if self._rank == owner else None
         whole = torch.zeros(_size(parameter), dtype=torch.float32, device=self._device)
         part = flat.detach().narrow(0, place.offset, place.count)
         whole.narrow(0, place.start, place.count).copy_(part)

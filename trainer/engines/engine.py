@@ -1,0 +1,210 @@
+"""The engine: a launcher's processes with a language model on them, and the step that is the same for every sharding.
+
+Gradients are those of the mean over the global batch, clipped over all ranks, and left out where they are not finite;
+nothing between the first forward and the figures of a step waits for the device. Measurements are real steps that are
+undone, so no sharding needs a way of its own to measure.
+"""
+
+# B rows (of a micro-batch, or of a step on this rank), T tokens, V vocabulary, K sources
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainer.base.heartbeat import beat
+from trainer.data.loader import MicroBatch
+from trainer.engines.adam_scales import scales
+from trainer.engines.checkpoint_io import Writers, open_writers, write
+from trainer.engines.launch import collective_timeout
+from trainer.engines.protocols import Launcher, Sharding
+from trainer.engines.ranks import LaunchedRanks
+from trainer.engines.seeds import seed_dropout, step_seed
+from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
+from trainer.model.config import TrainingConfig
+from trainer.model.loss import normalized, token_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data.loader import StepBatch
+
+
+class TrainingEngine(LaunchedRanks):
+    """A launcher and a sharding; see ``evaluate.ports.Engine`` for the methods."""
+
+    def __init__(self, launcher: Launcher, sharding: Sharding, training: TrainingConfig, *, seed: int) -> None:
+        super().__init__(launcher)
+        self.sharding = sharding
+        self._training, self._seed = training, seed
+        sharding.model.train()
+        self.writers: Writers = open_writers(collective_timeout(training))
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, tied ones counted once."""
+        return self.sharding.num_parameters
+
+    # A step
+
+    def train_step(self, batch: "StepBatch", *, learning_rate: float, stop: bool, ledger_digest: int) -> PendingStep:
+        """One optimizer step on this rank's part of the global batch, launched; nothing here waits for the device."""
+        for group in self.sharding.param_groups:
+            group["lr"] = learning_rate
+        seed_dropout(step_seed(self._seed, batch.step, self.rank), self.device)
+        nats_B = torch.cat(self._accumulate(batch.micro_batches, batch.target_tokens))
+        sources_B = batch.row_sources.to(self.device, non_blocking=True)
+        summed = SummedFigures(
+            by_source(nats_B, sources_B, num_sources=len(batch.source_targets)),
+            batch_hash=batch.batch_hash,
+            stop=stop,
+            ledger_digest=ledger_digest,
+            world_size=self.world_size,
+        )
+        norm, skipped = self.sharding.step(summed.nats)
+        return PendingStep(batch, summed, norm, skipped)
+
+    def _accumulate(self, micro_batches: Sequence[MicroBatch], target_tokens: int) -> list["Tensor"]:
+        """Gradients of all micro-batches; nats [B] of the rows of each, float64."""
+        nats = []
+        for number, micro in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            with self.sharding.accumulating(last=last):
+                nats.append(self._forward_backward(micro, target_tokens, last=last))
+        return nats
+
+    def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> "Tensor":
+        """Nats [B] of the rows, float64."""
+        input_ids = micro.input_ids.to(self.device, non_blocking=True)
+        num_valid = micro.num_valid.to(self.device, non_blocking=True)
+        losses_BT = token_losses(self.sharding.model(input_ids=input_ids).logits, input_ids, num_valid)
+        # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them knows of the accumulation
+        loss = normalized(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
+        self.sharding.backward(loss, last=last)
+        return losses_BT.detach().sum(1, dtype=torch.float64)
+
+    # Measuring
+
+    def eval_logits(self, input_ids_BT: "Tensor") -> "Tensor":
+        """Logits [B, T, V] in evaluation mode, without gradient, under the run's autocast."""
+        model = self.sharding.model
+        model.eval()
+        with torch.no_grad():
+            logits: Tensor = model(input_ids=input_ids_BT).logits
+        model.train()
+        self.sharding.release()
+        return logits
+
+    @contextmanager
+    def trial(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
+        """Keep weights and optimizer: a call of the value, and the exit, restore them bit for bit. Steps inside are
+        made at ``rate_scale`` times the current learning rate.
+        """
+        groups = self.sharding.param_groups
+        rates = [group["lr"] for group in groups]
+        tensors = self.sharding.state_tensors()
+        kept = [tensor.clone() for tensor in tensors]
+
+        def undo() -> None:
+            for tensor, old in zip(tensors, kept, strict=True):
+                tensor.copy_(old)
+            self.sharding.publish()
+
+        try:
+            for group in groups:
+                group["lr"] *= rate_scale
+            yield undo
+        finally:
+            undo()
+            self.sharding.clear_gradients()
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def trial_step(self, input_ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> None:
+        """One optimizer step on the rows of all ranks, in micro-batches; a step that is not finite is left out."""
+        seed_dropout(seed, self.device)
+        size = self._training.micro_batch
+        self._accumulate(
+            [
+                MicroBatch(input_ids=input_ids_BT[start : start + size], num_valid=num_valid_B[start : start + size])
+                for start in range(0, len(input_ids_BT), size)
+            ],
+            target_tokens,
+        )
+        self.sharding.step()
+
+    @contextmanager
+    def scaled_gradients(self) -> Iterator[Callable[..., list["Tensor"]]]:
+        """Inside, a call gives this rank's part of a gradient, scaled as ``adam_scales`` says; weights and optimizer
+        are kept, as in ``trial``.
+
+        A step without momentum leaves the gradient in Adam's first moment, reduced and spread as the sharding does it:
+        no sharding needs a way of its own to show gradients.
+        """
+        groups = self.sharding.param_groups
+        betas = [group["betas"] for group in groups]
+        with self.trial(rate_scale=0.0), self.sharding.unclipped():
+            parts = self.sharding.adam_parts()
+            factors = scales(parts, num_weights=self.sharding.num_trained, reduce=self.reduce, device=self.device)
+
+            def gradient(ids_BT: "Tensor", num_valid_B: "Tensor", *, target_tokens: int, seed: int) -> list["Tensor"]:
+                for part in parts:
+                    part.first.zero_()  # what is read where the step is left out
+                self.trial_step(ids_BT, num_valid_B, target_tokens=target_tokens, seed=seed)
+                return [part.first * factor for part, factor in zip(parts, factors, strict=True)]
+
+            try:
+                for group, (_, beta2) in zip(groups, betas, strict=True):
+                    group["betas"] = (0.0, beta2)
+                yield gradient
+            finally:
+                for group, before in zip(groups, betas, strict=True):
+                    group["betas"] = before
+
+    # State
+
+    def capture(self, *, detached: bool) -> Callable[[Path], None]:
+        """A function that writes this rank's part of weights and optimizer into a folder; all ranks call it.
+        ``detached`` copies all to the host, so that training may continue meanwhile.
+        """
+        captured = self.sharding.captured(detached=detached)
+        return lambda folder: write(folder, captured, self.writers)
+
+    def restore(self, folder: Path) -> None:
+        """Load what ``capture`` wrote, under whatever engine and on however many ranks."""
+        self.sharding.restore(folder)
+
+    def save_model(self, folder: Path) -> None:
+        """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
+        model = self.sharding.whole_model()
+        if model is not None:
+            model.save_pretrained(str(folder))
+
+    def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
+        """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt; none off the main rank."""
+        model: Any = self.sharding.whole_model()
+        if model is None:
+            for _ in prompts:  # as many as on the main rank
+                beat()
+            return []
+        model.eval()
+        texts = []
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            for prompt in prompts:
+                beat()
+                ids = torch.tensor([list(prompt)], device=model.device)
+                out = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=num_tokens,
+                    do_sample=True,
+                    temperature=0.8,
+                    top_k=50,
+                    synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
+                )
+                texts.append(out[0, len(prompt) :].tolist())
+        model.train()
+        return texts
