@@ -411,7 +411,7 @@ def test_content_and_settings_name_the_store_and_nothing_else_does(folder: Path)
 def test_only_a_complete_store_is_opened(folder: Path) -> None:
     data = prepared(folder, recipe())
     (data.folder / "complete").unlink()
-    with pytest.raises(UserError, match="no complete prepared store"):
+    with pytest.raises(UserError, match="not a complete prepared store"):
         open_prepared(data.folder)
     (data.folder / "store.json").unlink()
     assert all_ids(prepared(folder, recipe()), "web") == all_ids(data, "web")

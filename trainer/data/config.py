@@ -5,7 +5,7 @@ installed package (found without importing it: data packages import whatever the
 and by hash bucket, int(sha256(value)) mod n, because a hash splits the same documents the same way in every order,
 file format and language.
 
-A source is a list of segments. Most have one; further ones join from a step on, beside those before them or in their
+A source is a list of segments. Most have one; further ones join from a step on, alongside those before them or in their
 place. All of them are prepared before the first step, but what the run begins with decides what is fixed for the run:
 held-out documents and a trained tokenizer come from the first segments alone, so that data which arrives while the run
 is interrupted can join it.
@@ -14,15 +14,41 @@ is interrupted can join it.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from trainer.base.config import Config
+from trainer.base.errors import UserError
 from trainer.base.records import Kind
+from trainer.base.seams import OUTSIDE_PATTERN
+from trainer.data.filters import FilterConfig
+from trainer.data.readers import READERS
 
-Format = Literal["jsonl", "json", "csv", "text", "parquet", "arrow"]
+
+def _existing_format(kind: str) -> str:
+    try:
+        READERS.resolve(kind)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return kind
+
+
+Format = Annotated[
+    str,
+    AfterValidator(_existing_format),
+    WithJsonSchema({"anyOf": [{"enum": [*READERS.builtin]}, {"type": "string", "pattern": OUTSIDE_PATTERN}]}),
+]
 Scalar = str | int | float | bool
 PACKAGE = r"^[A-Za-z_]\w*$"
-PLACE = ("path", "package", "hub", "configuration", "revision")
+HELD_OUT_SEGMENTS = ("held_out.validation", "held_out.test")  # names of held-out data sets of their own
+ORIGIN = ("path", "package", "hub", "configuration", "revision")
 
 
 class SampleConfig(Config):
@@ -40,54 +66,9 @@ class SampleConfig(Config):
         return self
 
 
-class JoinConfig(Config):
-    """A further segment of a source: from which step on it is drawn, and where its rows come from.
+class Rows(Config):
+    """Where rows come from, how they are read, and which of them are taken."""
 
-    A key that is null is the source's. Only the place is a whole: where ``path`` or ``hub`` is named, nothing is taken
-    from the source's ``path``, ``package``, ``hub``, ``configuration`` and ``revision``.
-    """
-
-    from_step: int = Field(ge=2, description="the first step whose batch can hold samples of this segment")
-    retires: bool = Field(False, description="from that step on the segments before it are drawn no more")
-    path: str | None = Field(None, description="file, glob or folder, as the source's")
-    hub: str | None = Field(None, description="id of a data set on the Hugging Face hub")
-    package: str | None = Field(None, pattern=PACKAGE, description="name of an installed package that holds `path`")
-    format: Format | None = Field(None, description="format of the files")
-    configuration: str | None = Field(None, description="name of the hub data set's configuration")
-    revision: str | None = Field(None, description="commit or tag of the hub data set")
-    split: str | None = Field(None, description="split of a hub data set or of a saved arrow folder")
-    streaming: bool | None = Field(None, description="read row by row through a one-time local index")
-    text_column: str | None = Field(None, description="column that holds the text")
-    id_column: str | None = Field(None, description="column that names the document")
-    text_unit: Literal["line", "file"] | None = Field(None, description="what is one document of a text file")
-    where: dict[str, Scalar | tuple[Scalar, ...]] | None = Field(
-        None, description="keep rows whose column has the value(s), instead of the source's"
-    )
-    sample: SampleConfig | None = Field(None, description="train on some hash buckets only")
-    max_rows: int | None = Field(None, gt=0, description="read only so many rows, the first ones")
-    max_documents: int | None = Field(None, gt=0, description="stop after so many training documents")
-
-    @model_validator(mode="after")
-    def _package_has_a_path(self) -> "JoinConfig":
-        if self.package and self.hub:
-            raise ValueError("`package` goes with `path` only, without `hub`")
-        return self
-
-    def changed(self) -> dict[str, Any]:
-        """The source's keys that are others in this segment, with their values."""
-        own = {name: getattr(self, name) for name in JoinConfig.model_fields if name not in ("from_step", "retires")}
-        place = dict.fromkeys(PLACE) if self.path or self.hub else {}
-        return {**place, **{name: value for name, value in own.items() if value is not None}}
-
-
-class SourceConfig(Config):
-    """A named data set, real or synthetic: a list of rows with a text each."""
-
-    kind: Kind = Field(description="real: written by people; synthetic: written by a model or a program")
-    share: float | None = Field(
-        None, ge=0, le=1, exclude=True, description="starting share of the batch; those of all sources sum to 1"
-    )  # moves to mixture.shares when a recipe is loaded
-    license: str = Field("unknown", min_length=1, description="SPDX expression; `unknown` is allowed and reported")
     path: str | None = Field(
         None, description="file, glob or folder, relative to the recipe; with `package`: the file inside it"
     )
@@ -95,7 +76,10 @@ class SourceConfig(Config):
     package: str | None = Field(
         None, pattern=PACKAGE, description="name of an installed Python package that holds `path`"
     )
-    format: Format | None = Field(None, description="format of the files; default: from the file's suffix")
+    format: Format | None = Field(
+        None,
+        description="jsonl, json, csv, text, parquet, arrow or `package.module:Name`; default: by the file's suffix",
+    )
     configuration: str | None = Field(None, description="name of the hub data set's configuration")
     revision: str | None = Field(None, description="commit or tag of the hub data set")
     split: str = Field("train", description="split of a hub data set or of a saved arrow folder")
@@ -104,10 +88,6 @@ class SourceConfig(Config):
     )
     text_column: str = Field("text", description="column that holds the text")
     id_column: str | None = Field(None, description="column that names the document; default: file and line")
-    slice: str | None = Field(None, description="column that names the document's slice")
-    provenance: tuple[str, ...] = Field(
-        (), description="further columns kept with each document (generator, prompt, seed ...)"
-    )
     text_unit: Literal["line", "file"] = Field("line", description="what is one document of a text file")
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         default_factory=dict, description="keep rows whose column has the value(s)"
@@ -119,39 +99,80 @@ class SourceConfig(Config):
         None, gt=0, description="read only so many rows, the first ones: a part of an endless stream"
     )
     max_documents: int | None = Field(None, gt=0, description="stop after so many training documents, in reading order")
+
+    def contradiction(self) -> str | None:
+        """What these keys cannot mean together; None where there is nothing."""
+        if (self.path is None) == (self.hub is None):
+            return "a source needs exactly one of `path` and `hub` (and `package` only with `path`)"
+        if self.package and (self.hub or self.streaming):
+            return "`package` goes with `path` only, without `hub` and `streaming`"
+        if self.hub is None and (self.configuration or self.revision):
+            return "`configuration` and `revision` have an effect only with `hub`"
+        if self.text_unit == "file" and self.format not in (None, "text"):
+            return f"`text_unit: file` has an effect only on text files, got format {self.format}"
+        return None
+
+
+class JoinConfig(Rows):
+    """A further segment of a source: from which step on it is drawn, and where its rows come from.
+
+    A key that is not given, or null, is the source's. Only the origin is a whole: where ``path`` or ``hub`` is named,
+    nothing is taken from the source's ``path``, ``package``, ``hub``, ``configuration`` and ``revision``.
+    """
+
+    from_step: int = Field(ge=2, description="the first step whose batch can hold samples of this segment")
+    retires: bool = Field(False, description="from that step on the segments before it are drawn no more")
+
+    def changed(self) -> dict[str, Any]:
+        """The source's keys that are others in this segment, with their values."""
+        given = {name: getattr(self, name) for name in Rows.model_fields if name in self.model_fields_set}
+        origin = dict.fromkeys(ORIGIN) if self.path or self.hub else {}
+        return {**origin, **{name: value for name, value in given.items() if value is not None}}
+
+    @model_serializer(mode="wrap")
+    def _given_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what was given: a default written out would replace the source's value when it is read again."""
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
+class SourceConfig(Rows):
+    """A named data set, real or synthetic: a list of rows with a text each."""
+
+    kind: Kind = Field(description="real: written by people; synthetic: written by a model or a program")
+    license: str = Field("unknown", min_length=1, description="SPDX expression; `unknown` is allowed and reported")
+    share: float | None = Field(
+        None, ge=0, le=1, exclude=True, description="starting share of the batch; those of all sources sum to 1"
+    )  # moves to mixture.shares when a recipe is loaded
+    slice: str | None = Field(None, description="column that names the document's slice")
+    provenance: tuple[str, ...] = Field(
+        (), description="further columns kept with each document (generator, prompt, seed ...)"
+    )
+    filters: tuple[FilterConfig, ...] = Field(
+        (), description="drop training documents, after data.filters; held-out documents taken from it are kept"
+    )
     joins: tuple[JoinConfig, ...] = Field(
         (),
-        description="further segments, each drawn from a step on, beside those before it or in their place; not where "
-        "the source has no share by then, be it cut by the guard or at its cap of epochs",
+        description="further segments, each drawn from a step on, alongside those before it or in their place; not "
+        "where the source has no share by then, because the guard cut it or it reached its cap of epochs",
     )
 
-    _bucket_columns: tuple[str, ...] = PrivateAttr(())  # what `held_out` hashes of this source; set by DataConfig
-
     @model_validator(mode="after")
-    def _one_origin(self) -> "SourceConfig":
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("a source needs exactly one of `path` and `hub` (and `package` only beside `path`)")
-        if self.package and (self.hub or self.streaming):
-            raise ValueError("`package` goes with `path` only, without `hub` and `streaming`")
-        if self.hub is None and (self.configuration or self.revision):
-            raise ValueError("`configuration` and `revision` have an effect only with `hub`")
-        if self.text_unit == "file" and self.format not in (None, "text"):
-            raise ValueError(f"`text_unit: file` has an effect only on text files, got format {self.format}")
+    def _rows_agree(self) -> "SourceConfig":
+        if problem := self.contradiction():
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
     def _joins_follow_each_other(self) -> "SourceConfig":
-        last_step, live = 1, [self._first()]
+        last_step, live = 1, [self.segments[0]]
         for number, (join, segment) in enumerate(zip(self.joins, self.segments[1:], strict=True)):
             if join.from_step <= last_step:
                 raise ValueError(
                     f"joins.{number}.from_step must be above {last_step}, from which the segment before it is drawn, "
                     f"got {join.from_step}"
                 )
-            try:
-                SourceConfig.model_validate(segment.model_dump())
-            except ValidationError as error:
-                raise ValueError(f"joins.{number}: {error.errors()[0]['ctx']['error']}") from None
+            if problem := segment.contradiction():
+                raise ValueError(f"joins.{number}: {problem}")
             if segment in live:
                 raise ValueError(
                     f"joins.{number} has the rows of a segment that is drawn already: name a `path`, `where` or "
@@ -160,22 +181,11 @@ class SourceConfig(Config):
             last_step, live = join.from_step, [segment] if join.retires else [*live, segment]
         return self
 
-    def _first(self) -> "SourceConfig":
-        return self.model_copy(update={"joins": ()})
-
     @property
     def segments(self) -> "tuple[SourceConfig, ...]":
         """Where the rows of each segment come from: of the first, then of those that join."""
-        first = self._first()
+        first = self.model_copy(update={"joins": ()})
         return first, *(first.model_copy(update=join.changed()) for join in self.joins)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Every column that preparation needs, each once."""
-        sample = (self.sample.by,) if self.sample else ()
-        optional = tuple(column for column in (self.id_column, self.slice) if column)
-        names = (self.text_column, *optional, *self.provenance, *self.where, *sample, *self._bucket_columns)
-        return tuple(dict.fromkeys(names))
 
 
 class HeldOutByBucket(Config):
@@ -279,6 +289,9 @@ class DataConfig(Config):
     tokenizer: TokenizerConfig
     sources: dict[str, SourceConfig] = Field(min_length=1)
     held_out: HeldOutConfig
+    filters: tuple[FilterConfig, ...] = Field(
+        (), description="drop training documents of all sources, in this order; never held-out documents"
+    )
     contamination: ContaminationConfig = ContaminationConfig()
     max_row_bytes: int = Field(8_000_000, gt=0, description="a longer row goes to the quarantine")
     max_quarantined_share: float = Field(
@@ -298,7 +311,7 @@ class DataConfig(Config):
         """
         rule = self.held_out
         own = (
-            {"held_out.validation": rule.validation, "held_out.test": rule.test}
+            dict(zip(HELD_OUT_SEGMENTS, (rule.validation, rule.test), strict=True))
             if isinstance(rule, HeldOutDataset)
             else {}
         )
@@ -330,6 +343,25 @@ class DataConfig(Config):
                 )
         if self.tokenizer.train_bpe and not real:
             raise ValueError("`train_bpe` is trained on real sources, and there is none")
-        if isinstance(self.held_out, HeldOutByBucket):
-            self.sources[self.held_out.source]._bucket_columns = (self.held_out.by,)
         return self
+
+
+def filters_of(config: DataConfig, name: str) -> tuple[Any, ...]:
+    """The configurations of the filters of segment ``name``: those for all sources of its kind, then its own."""
+    segment = config.every_segment[name]
+    if isinstance(config.held_out, HeldOutDataset) and name in HELD_OUT_SEGMENTS:
+        return segment.filters
+    shared = (each for each in config.filters if getattr(each, "only", None) in (None, segment.kind))
+    own = (each for each in segment.filters if getattr(each, "only", None) in (None, segment.kind))
+    return *shared, *own
+
+
+def needed_columns(config: DataConfig, name: str) -> tuple[str, ...]:
+    """Every column that preparation needs of segment ``name`` (``segment_name``), each once."""
+    segment, rule = config.every_segment[name], config.held_out
+    optional = tuple(column for column in (segment.id_column, segment.slice) if column)
+    sample = (segment.sample.by,) if segment.sample else ()
+    held_out = (rule.by,) if isinstance(rule, HeldOutByBucket) and rule.source == name.partition(":")[0] else ()
+    filtered = (column for each in filters_of(config, name) for column in getattr(each, "columns", ()))
+    names = (segment.text_column, *optional, *segment.provenance, *segment.where, *sample, *held_out, *filtered)
+    return tuple(dict.fromkeys(names))

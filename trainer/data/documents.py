@@ -1,4 +1,4 @@
-"""Turns rows into documents and deals each one to a part: training, `validation`, `test`, or none.
+"""Turns rows into documents and assigns each one to a part: training, `validation`, `test`, or none.
 
 A document belongs to a part by a hash of what it is, never by where it stands, so that adding, removing or reordering
 rows moves no other document from held-out to training. Held-out documents are taken before a source is narrowed by
@@ -7,15 +7,18 @@ rows moves no other document from held-out to training. Held-out documents are t
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig
-from trainer.data.files import index_file, is_indexed, local_files
+from trainer.data.account import RowTally
+from trainer.data.columns import ColumnCheck
+from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig, filters_of
+from trainer.data.files import files_of, is_indexed, read_options
+from trainer.data.filters import FilterChain
 from trainer.data.quarantine import Quarantine
-from trainer.data.rows import ColumnCheck, Malformed, Row, read_rows
+from trainer.data.readers import Malformed, OpenableFile, Row, read_rows
 
 Part = Literal["train", "validation", "test", "none"]
 
@@ -67,47 +70,62 @@ def defect_of(text: object) -> str | None:
     return None
 
 
-def files_of(config: SourceConfig, base: Path, cache: Path) -> list[Path]:
-    """The files that are read: the source's own, or its local index."""
-    return [index_file(config, base, cache)] if is_indexed(config) else local_files(config, base)
-
-
-class Reader:
-    """Reads sources as documents; at the first complete reading of each, malformed rows go to the quarantine."""
+class DocumentReader:
+    """Reads segments as documents; at the first complete pass over each, malformed rows go to the quarantine."""
 
     def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, quarantine: Quarantine) -> None:
         self.config, self._seed, self._base, self._cache, self._quarantine = config, seed, base, cache, quarantine
 
-    def documents(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
-        """Every well-formed document of a segment that `where` lets through, with its part. ``name`` is the segment's
-        (``segment_name``).
+    def documents(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
+        """Every well-formed document of segment ``name`` (``segment_name``) that `where` and the filters keep, with its
+        part. Rows that are not yielded, and held-out ones, are counted in ``tally``.
 
-        ``record=False`` for a reading that may stop half-way: it leaves the quarantine alone. UserError at the end when
+        ``record=False`` for a pass that may stop half-way: it leaves the quarantine alone. UserError at the end when
         the recipe names a column that no row had.
         """
-        is_first, num_rows = record and not self._quarantine.knows(name), 0
-        files = files_of(source, self._base, self._cache)
-        as_read = source.model_copy(update={"format": "jsonl"}) if is_indexed(source) else source
-        rows = read_rows(files, as_read, self.config.max_row_bytes)
-        check = ColumnCheck(name, as_read)
-        for row in islice(rows, source.max_rows):
+        tally = RowTally() if tally is None else tally
+        segment, is_first, num_rows = self.config.every_segment[name], record and not self._quarantine.knows(name), 0
+        options, filters = read_options(self.config, name), FilterChain(filters_of(self.config, name))
+        if is_indexed(segment):
+            options = replace(options, format="jsonl")
+        files = [OpenableFile(str(file)) for file in files_of(self.config, name, self._base, self._cache)]
+        check = ColumnCheck(name, segment, options)
+        for row in islice(read_rows(files, options), segment.max_rows):
+            tally.read += 1
             if isinstance(row, Row):
-                check.saw(row.columns)
-                if not matches(row.columns, source.where):
+                check.add(row.columns)
+                if not matches(row.columns, segment.where):
+                    tally.not_selected += 1
                     continue
             num_rows += 1
-            document = self._document(name, source, row) if isinstance(row, Row) else row
+            document = self._document(name, segment, row) if isinstance(row, Row) else row
             if isinstance(document, Document):
-                yield document
-            elif is_first:
+                assert isinstance(row, Row)
+                if self._is_kept(document, row, filters, tally):
+                    yield document
+                continue
+            tally.quarantined += 1
+            if is_first:
                 self._quarantine.add(name, document)
         if is_first:
             self._quarantine.close_source(name, num_rows)
         check.refuse_unknown(files)
 
-    def training(self, name: str, source: SourceConfig, *, record: bool = True) -> Iterator[Document]:
+    def training(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """The segment's training documents, before decontamination."""
-        return (document for document in self.documents(name, source, record=record) if document.part == "train")
+        documents = self.documents(name, record=record, tally=tally)
+        return (document for document in documents if document.part == "train")
+
+    def _is_kept(self, document: Document, row: Row, filters: FilterChain, tally: RowTally) -> bool:
+        """Counts what does not become a training document; only training documents are filtered."""
+        if document.part == "none":
+            tally.not_sampled += 1
+        elif document.part != "train":
+            tally.held_out += 1
+        elif dropped := filters.dropped_by(document.text, row.columns):
+            tally.add_filtered(*dropped, document.id, document.text)
+            return False
+        return True
 
     def _document(self, name: str, source: SourceConfig, row: Row) -> Document | Malformed:
         columns = row.columns

@@ -1,5 +1,5 @@
-"""Finds the files of a source, and pins what is not a local file into one: hubs and streams pass once through a local
-index.
+"""Finds the files of a source, and pins what is not a local file into one: hubs, remote files and streams pass once
+through a local index.
 
 A stream has no random access and a hub can change under a run. Written once as plain jsonl, then read like
 any other file, both become local, repeatable and equal on all ranks; the index is kept until it is deleted or the
@@ -9,20 +9,20 @@ recipe names another revision.
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from trainer.base.atomic import replacing
 from trainer.base.errors import UserError
-from trainer.data.config import SourceConfig
-from trainer.data.rows import COMPRESSED, FORMAT_OF_SUFFIX, Malformed, Row, dataset_rows, format_of, unknown_columns
+from trainer.data.columns import ColumnCheck
+from trainer.data.config import DataConfig, Rows, needed_columns
+from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, formats_by_suffix, hub, read_rows
 
 _HASH_BLOCK_BYTES = 1 << 22
 
 
-def local_files(config: SourceConfig, base: Path) -> list[Path]:
+def local_files(config: Rows, base: Path) -> list[Path]:
     """The source's local files in a fixed order. Raises UserError where there is none."""
     if config.path is None:
         raise ValueError("a hub source has no local files before it is indexed")
@@ -35,24 +35,47 @@ def local_files(config: SourceConfig, base: Path) -> list[Path]:
     if root.is_dir():
         if (root / "dataset_info.json").exists() or (root / "dataset_dict.json").exists():
             return [root.resolve()]  # an arrow folder, as `save_to_disk` writes it
-        found = [file for file in sorted(root.rglob("*")) if file.is_file() and _looks_like_data(file, config)]
+        files = [file for file in sorted(root.rglob("*")) if file.is_file() and _looks_like_data(file.name, config)]
     else:
         anchor = Path(root.anchor)
-        found = [file for file in sorted(anchor.glob(str(root.relative_to(anchor)))) if file.is_file()]
-    if not found:
+        files = [file for file in sorted(anchor.glob(str(root.relative_to(anchor)))) if file.is_file()]
+    if not files:
         raise UserError(
             "a source has no files", got=config.path, remedy="Paths are relative to the recipe's file", file=root
         )
-    return [file.resolve() for file in found]
+    return [file.resolve() for file in files]
 
 
-def _looks_like_data(file: Path, config: SourceConfig) -> bool:
-    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in COMPRESSED]
-    if file.name.startswith(".") or not suffixes or suffixes[-1] not in FORMAT_OF_SUFFIX:
+def remote_files(config: Rows) -> list[OpenableFile]:
+    """The files behind a URL with a scheme that fsspec knows: one file, those of a glob, or those of a folder."""
+    import fsspec
+
+    url = str(config.path)
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        if any(sign in path for sign in "*?["):
+            paths = sorted(system.glob(path))
+        elif system.isdir(path):
+            paths = [file for file in sorted(system.find(path)) if _looks_like_data(Path(file).name, config)]
+        else:
+            paths = [path] if system.exists(path) else []
+    except (ImportError, OSError, ValueError) as error:  # ImportError: the scheme needs a package such as s3fs
+        remedy = "Check the path, the credentials and the network"
+        raise UserError("remote files cannot be listed", got=url, remedy=f"{error}. {remedy}") from error
+    if not paths:
+        raise UserError("a source has no files", got=url, remedy="Check the path")
+    return [OpenableFile(str(system.unstrip_protocol(file))) for file in paths]
+
+
+def _looks_like_data(name: str, config: Rows) -> bool:
+    formats, suffix = formats_by_suffix(), OpenableFile(name).suffix
+    if config.format and config.format not in formats.values():
+        return not name.startswith(".")  # a reader from outside that claims no suffix is given every file
+    if name.startswith(".") or suffix not in formats:
         return False
     if config.format:
-        return FORMAT_OF_SUFFIX[suffixes[-1]] == config.format
-    return file.stem.upper() not in ("README", "LICENSE")  # documentation beside the data is not data
+        return formats[suffix] == config.format
+    return Path(name).stem.upper() not in ("README", "LICENSE")  # documentation next to the data is not data
 
 
 def _package_file(package: str, path: str) -> Path:
@@ -66,89 +89,91 @@ def _package_file(package: str, path: str) -> Path:
     return file.resolve()
 
 
-def is_indexed(config: SourceConfig) -> bool:
+def is_indexed(config: Rows) -> bool:
     """Whether the source is read through a local index."""
-    return config.hub is not None or config.streaming
+    return config.hub is not None or config.streaming or _is_remote(config)
 
 
-def index_file(config: SourceConfig, base: Path, cache: Path) -> Path:
-    """Where the index of a hub or streaming source lies: named after all that decides its content."""
-    origin = config.hub or str(base / str(config.path))
+def _is_remote(config: Rows) -> bool:
+    return config.path is not None and "://" in config.path
+
+
+def read_options(config: DataConfig, name: str) -> ReadOptions:
+    """How the rows of segment ``name`` are read where they come from."""
+    segment = config.every_segment[name]
+    return ReadOptions(
+        text_column=segment.text_column,
+        columns=needed_columns(config, name),
+        format=segment.format,
+        text_unit=segment.text_unit,
+        split=segment.split,
+        max_row_bytes=config.max_row_bytes,
+    )
+
+
+def files_of(config: DataConfig, name: str, base: Path, cache: Path) -> list[Path]:
+    """The files that segment ``name`` is read from: its own, or its local index."""
+    segment = config.every_segment[name]
+    return [index_file(config, name, base, cache)] if is_indexed(segment) else local_files(segment, base)
+
+
+def index_file(config: DataConfig, name: str, base: Path, cache: Path) -> Path:
+    """Where the index of a hub, remote or streaming segment lies: named after all that decides its content."""
+    segment, options = config.every_segment[name], read_options(config, name)
+    origin = segment.hub or (str(segment.path) if _is_remote(segment) else str(base / str(segment.path)))
     key = [
         origin,
-        config.configuration,
-        config.revision,
-        config.split,
-        config.format,
-        sorted(config.columns),
-        config.max_rows,
+        segment.configuration,
+        segment.revision,
+        segment.max_rows,
+        sorted(options.columns),
+        options.format,
+        options.split,
+        options.text_unit,
+        options.max_row_bytes,
     ]
     return cache / "index" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.jsonl"
 
 
-def write_index(config: SourceConfig, base: Path, file: Path, note: Callable[[int], None]) -> None:
-    """Reads the hub or stream once into ``file`` (written aside, then renamed). A malformed row stays malformed, on
-    its own line.
+def write_index(config: DataConfig, name: str, base: Path, file: Path, note: Callable[[int], None]) -> None:
+    """Reads a hub, remote files or a stream once into ``file``, with the needed columns. A malformed row stays
+    malformed, on its own line. UserError where a column is missing or the data cannot be read to its end.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8") as stream:
-            for number, row in enumerate(islice(_stream_rows(config, base), config.max_rows), start=1):
-                line = (
-                    f"malformed: {row.reason}"
-                    if isinstance(row, Malformed)
-                    else json.dumps(dict(row.columns), default=str)
-                )
-                stream.write(line + "\n")
-                if number % 1000 == 0:
-                    note(number)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)  # gone already when all went well
+    segment, options = config.every_segment[name], read_options(config, name)
+    files = [] if segment.hub else _indexed_files(segment, base)
+    check = ColumnCheck(name, segment, options)
+    with replacing(file) as aside, aside.open("w", encoding="utf-8") as stream:
+        for number, row in enumerate(islice(_rows_to_index(segment, files, options), segment.max_rows), start=1):
+            stream.write(_index_line(row, options) + "\n")
+            if isinstance(row, Row):
+                check.add(row.columns)
+            if number % 1000 == 0:
+                note(number)
+        check.refuse_unknown(files)
 
 
-def _stream_rows(config: SourceConfig, base: Path) -> Iterator[Row | Malformed]:
-    import datasets
-    import pyarrow
-
-    name = config.hub or str(config.path)
-    data = _load(config, base)
-    known = set(data.column_names or config.columns)  # a stream may not know its columns before its first row
-    if missing := [column for column in config.columns if column not in {*known, config.text_column}]:
-        raise unknown_columns(name, config, missing, known)
-    try:
-        yield from dataset_rows(data, config, name)
-    except (OSError, datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
-        remedy = "A stream cannot be read past a broken row; without `streaming` a local file can"
-        raise UserError(f"a data set broke off while it was indexed: {name}", got=str(error), remedy=remedy) from error
+def _indexed_files(segment: Rows, base: Path) -> list[OpenableFile]:
+    if _is_remote(segment):
+        return remote_files(segment)
+    return [OpenableFile(str(file)) for file in local_files(segment, base)]
 
 
-def _load(config: SourceConfig, base: Path) -> Any:
-    import datasets
+def _rows_to_index(segment: Rows, files: list[OpenableFile], options: ReadOptions) -> Iterator[Row | Malformed]:
+    if segment.hub is None:
+        return read_rows(files, options)
+    return hub.read(
+        segment.hub,
+        options,
+        configuration=segment.configuration,
+        revision=segment.revision,
+        streaming=segment.streaming,
+    )
 
-    try:
-        if config.hub:
-            return datasets.load_dataset(
-                config.hub,
-                config.configuration,
-                split=config.split,
-                revision=config.revision,
-                streaming=config.streaming,
-            )
-        where = str(config.path)
-        remote = "://" in where
-        kind = format_of(Path(where), config) if remote else format_of(local_files(config, base)[0], config)
-        builder = "json" if kind == "jsonl" else kind
-        names = where if remote else [str(file) for file in local_files(config, base)]
-        return datasets.load_dataset(builder, data_files=names, split="train", streaming=True)
-    except (OSError, ValueError) as error:  # hub errors and unknown configurations are OSError and ValueError
-        remedy = "Check the id, the configuration, the split and the network (HF_HUB_OFFLINE, HF_TOKEN)"
-        raise UserError(
-            f"a data set cannot be loaded: {config.hub or config.path}", got=str(error), remedy=remedy
-        ) from error
+
+def _index_line(row: Row | Malformed, options: ReadOptions) -> str:
+    if isinstance(row, Malformed):
+        return f"malformed: {row.reason}"
+    return json.dumps({name: row.columns[name] for name in options.columns if name in row.columns}, default=str)
 
 
 def content_hash(file: Path) -> str:

@@ -1,7 +1,7 @@
 """Names a store after what decides its content, and finds it again without reading the data.
 
 The fingerprint is a hash of the files' content and of the settings that change a byte of the store; paths, file times
-and the number of processes are no part of it. Evaluation 4 GB to find out that nothing changed would cost seconds at
+and the number of processes are no part of it. Reading 4 GB to find out that nothing changed would cost seconds at
 every start, so a second, cheap key (paths, sizes, times of change) leads to the fingerprint found last time.
 """
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.config import DataConfig, HeldOutByShare, HeldOutDataset
-from trainer.data.documents import files_of
-from trainer.data.files import content_hash, is_indexed, stamp
+from trainer.data.files import content_hash, files_of, is_indexed, stamp
 from trainer.data.store import STORE_FORMAT
 
 CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"
@@ -56,8 +55,9 @@ def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
 def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
     """The fingerprint, and the inputs behind it: {segment: [{file, sha256}]}."""
     inputs: dict[str, Any] = {}
-    for name, segment in config.every_segment.items():
-        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files_of(segment, base, cache)]
+    for name in config.every_segment:
+        files = files_of(config, name, base, cache)
+        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files]
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
@@ -72,7 +72,7 @@ def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
     """A key that all processes of a run compute alike, reading no data. Raises UserError where a file is missing."""
     stamps: dict[str, Any] = {}
     for name, segment in config.every_segment.items():
-        files = files_of(segment, base, cache)
+        files = files_of(config, name, base, cache)
         stamps[name] = [str(file) for file in files] if is_indexed(segment) else [stamp(file) for file in files]
     stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
     segments = {name: segment.model_dump(mode="json") for name, segment in config.every_segment.items()}

@@ -1,20 +1,35 @@
 """Collects the held-out documents of both parts and makes sure that they share no document.
 
 `validation` is read by policy and guard, `test` only by the final figures; one document in both would make the final
-figures partly those that were steered by. Two rows with the same words are the same document, whatever their ids.
+figures partly those that decided. Two rows with the same words are the same document, whatever their ids.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from trainer.base.errors import UserError
-from trainer.data.config import DataConfig, HeldOutDataset
+from trainer.data.account import RowAccount, RowTally
+from trainer.data.config import HELD_OUT_SEGMENTS, DataConfig, HeldOutDataset
 from trainer.data.decontamination import HeldOutIndex
-from trainer.data.documents import BATCH_DOCUMENTS, Document, Reader
+from trainer.data.documents import BATCH_DOCUMENTS, Document, DocumentReader
 
 
-def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document], list[Document], dict[str, int]]:
-    """Documents of `validation` and `test`, and what was found about them. Held in memory: held-out data is the small
-    part.
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The held-out documents, and where the rows of held-out data sets of their own went, by segment name.
+
+    ``left_validation_for_test`` counts the documents that left `validation` because `test` has them too.
+    """
+
+    validation: list[Document]
+    test: list[Document]
+    left_validation_for_test: int
+    accounts: dict[str, RowAccount]
+
+
+def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
+    """The documents of `validation` and `test`, held in memory: held-out data is the small part.
 
     They are taken from the first segment of a source; what the rule would take from later ones is trained on neither,
     so that the part is the same whatever joins the run.
@@ -24,16 +39,15 @@ def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document]
     """
     rule = config.held_out
     parts: dict[str, list[Document]] = {"validation": [], "test": []}
+    accounts: dict[str, RowAccount] = {}
     if isinstance(rule, HeldOutDataset):
-        for part, source in (("validation", rule.validation), ("test", rule.test)):
-            sampled = (
-                document for document in reader.documents(f"held_out.{part}", source) if document.part == "train"
-            )
-            parts[part] = [
-                document for _, document in zip(range(source.max_documents or 1 << 62), sampled, strict=False)
-            ]
+        for part, name, source in zip(parts, HELD_OUT_SEGMENTS, (rule.validation, rule.test), strict=True):
+            tally = RowTally()
+            parts[part] = list(islice(reader.training(name, tally=tally), source.max_documents))
+            tally.used = len(parts[part])
+            accounts[name] = tally.account()
     else:
-        for document in reader.documents(rule.source, config.sources[rule.source]):
+        for document in reader.documents(rule.source):
             if document.part in parts:
                 parts[document.part].append(document)
     overlap = _in_both(parts["validation"], parts["test"])
@@ -50,7 +64,9 @@ def collect_held_out(reader: Reader, config: DataConfig) -> tuple[list[Document]
                 f"the held-out part `{part}` has no documents",
                 remedy="Check data.held_out: its source, column and buckets",
             )
-    return parts["validation"], parts["test"], {"left_validation_for_test": len(overlap)}
+    return HeldOut(
+        validation=parts["validation"], test=parts["test"], left_validation_for_test=len(overlap), accounts=accounts
+    )
 
 
 def chunks(documents: Sequence[Document]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base.errors import UserError
-from trainer.data.rows import Malformed
+from trainer.data.readers import Malformed
 
 TOLERATED_ROWS = 10
 
@@ -27,7 +27,7 @@ class Quarantine:
         self._stream = file.open("w", encoding="utf-8")
 
     def knows(self, source: str) -> bool:
-        """Whether the source has been read to its end once: its malformed rows are then written down already."""
+        """Whether the source was read to its end once: its malformed rows are then written down already."""
         return source in self._rows
 
     def add(self, source: str, row: Malformed) -> None:
@@ -47,7 +47,7 @@ class Quarantine:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self._reasons[source].most_common())
             raise UserError(
                 f"{num_bad} of {num_rows} rows of source {source!r} are malformed ({reasons})",
-                remedy=f"Mend them, or raise data.max_quarantined_share ({self.max_share}). Listed in {self.kept_at}",
+                remedy=f"Fix them, or raise data.max_quarantined_share ({self.max_share}). Listed in {self.kept_at}",
             )
 
     @property

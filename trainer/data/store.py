@@ -21,8 +21,9 @@ from tokenizers import Tokenizer
 
 from trainer.base.errors import UserError
 from trainer.base.records import Kind
+from trainer.data.account import RowAccount
 
-STORE_FORMAT = 2
+STORE_FORMAT = 3
 MANIFEST = "store.json"
 COMPLETE = "complete"
 Ints = NDArray[np.int64]
@@ -184,9 +185,10 @@ class PreparedData:
     """A complete store: sources in the recipe's order, the two held-out parts, the tokenizer, and what preparation
     found.
 
-    ``quarantine``: {file, sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``contamination``:
-    {segment: {exact, near, dropped}}, segments named by ``segment_name``; ``held_out``: {left_validation_for_test:
-    documents of `validation` dropped because `test` has them too}.
+    ``rows``: where every row of each segment went; ``quarantine``: {file, sources: {segment: {rows, quarantined,
+    reasons: {reason: count}}}}; ``contamination``: {segment: {exact, near, dropped}}, segments named by
+    ``segment_name``; ``held_out``: {left_validation_for_test: documents of `validation` dropped because `test` has them
+    too}.
     """
 
     folder: Path
@@ -198,6 +200,7 @@ class PreparedData:
     vocabulary_size: int
     end_of_document: int
     sequence_length: int
+    rows: dict[str, RowAccount]
     quarantine: dict[str, Any]
     contamination: dict[str, Any]
     held_out: dict[str, Any]
@@ -216,7 +219,7 @@ class PreparedData:
         return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
 
     def document_texts(self, source: str, sample: int, segment: int = 0) -> list[str]:
-        """The whole texts of the documents that have tokens in a sample (they may go on in the samples beside it)."""
+        """The whole texts of the documents that have tokens in a sample (they may continue in neighboring samples)."""
         part = self.sources[source].segments[segment]
         return [self.decode(part.document_tokens(ref.document)) for ref in part.documents(sample)]
 
@@ -236,7 +239,7 @@ def open_prepared(folder: Path) -> PreparedData:
     other folder.
     """
     if not is_complete(folder):
-        raise UserError("this is no complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
+        raise UserError("not a complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if manifest["format"] != STORE_FORMAT:
         remedy = "Delete it; it is prepared anew at the next start"
@@ -264,6 +267,7 @@ def open_prepared(folder: Path) -> PreparedData:
         vocabulary_size=manifest["vocabulary_size"],
         end_of_document=manifest["end_of_document"],
         sequence_length=manifest["sequence_length"],
+        rows={name: RowAccount.from_json(record) for name, record in manifest["rows"].items()},
         quarantine=manifest["quarantine"],
         contamination=manifest["contamination"],
         held_out=manifest["held_out"],

@@ -10,22 +10,27 @@ import datasets
 import pytest
 import zstandard
 
-from tests.data.corpus import write_jsonl
+from tests.data.corpus import recipe, write_jsonl
 from trainer.base.errors import UserError
-from trainer.data.config import SourceConfig
-from trainer.data.files import index_file, local_files, write_index
-from trainer.data.rows import Malformed, Row, read_rows
+from trainer.data.config import DataConfig
+from trainer.data.files import index_file, local_files, read_options, write_index
+from trainer.data.readers import Malformed, OpenableFile, Row, read_rows
 
 TEXTS = ["the first text", "a second, with \u00e9 and \u6f22", "third"]
 
 
-def source(**keys: Any) -> SourceConfig:
-    return SourceConfig.model_validate({"kind": "real", **keys})
+def data(max_row_bytes: int = 1000, **keys: Any) -> DataConfig:
+    """A data section whose source `web` has these keys."""
+    web = {"kind": "real", **keys}
+    return DataConfig.model_validate(
+        recipe(sources={"web": web}, held_out={"kind": "share", "source": "web"}, max_row_bytes=max_row_bytes)
+    )
 
 
 def read(folder: Path, max_row_bytes: int = 1000, **keys: Any) -> list[Row | Malformed]:
-    config = source(**keys)
-    return list(read_rows(local_files(config, folder), config, max_row_bytes))
+    config = data(max_row_bytes, **keys)
+    files = [OpenableFile(str(file)) for file in local_files(config.sources["web"], folder)]
+    return list(read_rows(files, read_options(config, "web")))
 
 
 def texts(rows: list[Row | Malformed]) -> list[Any]:
@@ -77,10 +82,10 @@ def test_text_csv_and_json_files_are_read(tmp_path: Path) -> None:
 
 
 def test_parquet_and_arrow_folders_are_read(tmp_path: Path) -> None:
-    data = datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3]})
-    data.to_parquet(str(tmp_path / "p.parquet"))
-    data.save_to_disk(str(tmp_path / "saved"))
-    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(str(tmp_path / "splits"))
+    rows = datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3]})
+    rows.to_parquet(str(tmp_path / "p.parquet"))
+    rows.save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(str(tmp_path / "splits"))
     assert texts(read(tmp_path, path="p.parquet")) == TEXTS
     assert texts(read(tmp_path, path="saved", format="arrow")) == TEXTS
     assert texts(read(tmp_path, path="splits", format="arrow", split="test")) == TEXTS[:1]
@@ -167,9 +172,9 @@ def test_a_hub_data_set_passes_once_through_a_local_index(tmp_path: Path, stream
     datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3], "unused": [0, 0, 0]}).to_parquet(
         str(hub / "train.parquet")
     )
-    config = source(hub=str(hub), streaming=streaming, id_column="n", max_rows=2)
-    index = index_file(config, tmp_path, tmp_path / "cache")
-    write_index(config, tmp_path, index, lambda documents: None)
+    config = data(hub=str(hub), streaming=streaming, id_column="n", max_rows=2)
+    index = index_file(config, "web", tmp_path, tmp_path / "cache")
+    write_index(config, "web", tmp_path, index, lambda documents: None)
     assert [json.loads(line) for line in index.read_text().splitlines()] == [
         {"text": TEXTS[i], "n": i + 1} for i in range(2)
     ]
@@ -178,15 +183,15 @@ def test_a_hub_data_set_passes_once_through_a_local_index(tmp_path: Path, stream
 def test_a_hub_that_cannot_be_loaded_is_a_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    config = source(hub="nobody/no-such-data-set")
+    config = data(hub="nobody/no-such-data-set")
     with pytest.raises(UserError, match="cannot be loaded: nobody/no-such-data-set"):
-        write_index(config, tmp_path, tmp_path / "i.jsonl", lambda documents: None)
+        write_index(config, "web", tmp_path, tmp_path / "i.jsonl", lambda documents: None)
     assert not list(tmp_path.glob("i.*"))
 
 
 def test_a_local_stream_is_indexed_too(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"text": text, "n": 0} for text in TEXTS])
-    config = source(path="a.jsonl", streaming=True)
-    index = index_file(config, tmp_path, tmp_path)
-    write_index(config, tmp_path, index, lambda documents: None)
+    config = data(path="a.jsonl", streaming=True)
+    index = index_file(config, "web", tmp_path, tmp_path)
+    write_index(config, "web", tmp_path, index, lambda documents: None)
     assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": text} for text in TEXTS]

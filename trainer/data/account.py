@@ -1,0 +1,101 @@
+"""Where every row went: what was read of a segment, used, and dropped for which reason. The counts add up.
+
+``read = used + held_out + quarantined + not_selected + not_sampled + filtered + contaminated + beyond_limit``
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+EXAMPLES_PER_REASON = 3
+_EXAMPLE_CHARACTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredRow:
+    """One example of what a filter dropped: the document's id and the beginning of its text."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredRows:
+    """The rows of a segment that the filter of kind ``filter`` dropped for one reason, with the first few of them."""
+
+    filter: str
+    reason: str
+    num_rows: int
+    examples: tuple[FilteredRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowAccount:
+    """The rows of one segment by what became of them."""
+
+    read: int
+    used: int  # training documents
+    held_out: int  # in the parts validation or test, whether or not they stayed there
+    quarantined: int  # malformed
+    not_selected: int  # by `where`
+    not_sampled: int  # by `sample`
+    contaminated: int  # the words of a held-out document
+    beyond_limit: int  # after `max_documents`
+    filters: tuple[FilteredRows, ...] = ()
+
+    @property
+    def filtered(self) -> int:
+        """Rows that a filter dropped."""
+        return sum(rows.num_rows for rows in self.filters)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows that are not used, by reason; filters as ``filter KIND: REASON``."""
+        names = ("held_out", "quarantined", "not_selected", "not_sampled", "contaminated", "beyond_limit")
+        counts = {name: getattr(self, name) for name in names}
+        return counts | {f"filter {rows.filter}: {rows.reason}": rows.num_rows for rows in self.filters}
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """What ``to_json`` gave."""
+        filters = tuple(
+            FilteredRows(**{**rows, "examples": tuple(FilteredRow(**example) for example in rows["examples"])})
+            for rows in record["filters"]
+        )
+        return cls(**{**record, "filters": filters})
+
+
+@dataclass
+class RowTally:
+    """Counts the rows of one pass over a segment."""
+
+    read: int = 0
+    used: int = 0
+    held_out: int = 0
+    quarantined: int = 0
+    not_selected: int = 0
+    not_sampled: int = 0
+    contaminated: int = 0
+    beyond_limit: int = 0
+    _filtered: dict[tuple[str, str], int] = field(default_factory=dict)
+    _examples: dict[tuple[str, str], list[FilteredRow]] = field(default_factory=dict)
+
+    def add_filtered(self, kind: str, reason: str, document_id: str, text: str) -> None:
+        """Counts a row that a filter dropped."""
+        self._filtered[kind, reason] = self._filtered.get((kind, reason), 0) + 1
+        examples = self._examples.setdefault((kind, reason), [])
+        if len(examples) < EXAMPLES_PER_REASON:
+            examples.append(FilteredRow(id=document_id, text=text[:_EXAMPLE_CHARACTERS]))
+
+    def account(self) -> RowAccount:
+        """The counts so far; largest filter counts first."""
+        filters = tuple(
+            FilteredRows(filter=kind, reason=reason, num_rows=count, examples=tuple(self._examples[kind, reason]))
+            for (kind, reason), count in sorted(self._filtered.items(), key=lambda item: -item[1])
+        )
+        counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return RowAccount(**counts, filters=filters)

@@ -1,0 +1,72 @@
+"""Filters: what keeps or drops training documents, with a reason that is counted.
+
+A filter from outside is ``package.module:Name``, or an entry point of the group ``hybrid_trainer.filters``. It is
+called with its configuration and gives a ``Filter``: a function of a document's text and its row's columns that
+returns the reason to drop it, or None. Its attribute ``Config`` is a ``trainer.base.config.Config`` with a field
+``kind: str``; where that has ``columns``, those columns are read too, and where it has ``only``, only sources of that
+kind are filtered. The configuration is part of what decides whether data is prepared again; the code is not, so give
+``Config`` a field such as ``version`` and raise it when the rule changes.
+
+Held-out documents are never filtered by ``data.filters`` or by the filters of the source that they are taken from:
+what is measured must not depend on what is trained on. Only a held-out data set of its own can have ``filters``.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from trainer.base.errors import UserError
+from trainer.base.seams import OpenUnion, Seam
+from trainer.data.filters import rules
+from trainer.data.filters.config import (
+    ExactDuplicateConfig,
+    LengthConfig,
+    PatternConfig,
+    RepetitionConfig,
+    ScoreConfig,
+)
+from trainer.data.filters.duplicates import exact_duplicate
+from trainer.data.filters.protocol import Filter, FilterFactory
+from trainer.data.filters.repetition import repetition
+
+__all__ = ["FILTERS", "Filter", "FilterChain", "FilterConfig", "FilterFactory"]
+
+FILTERS: Seam[FilterFactory] = Seam(
+    "filters",
+    {
+        "length": rules.length,
+        "repetition": repetition,
+        "regex": rules.regex,
+        "score": rules.score,
+        "exact_duplicate": exact_duplicate,
+    },
+    requires=("__call__",),
+)
+FilterConfig = Annotated[
+    LengthConfig | RepetitionConfig | PatternConfig | ScoreConfig | ExactDuplicateConfig, OpenUnion(FILTERS)
+]
+
+
+class FilterChain:
+    """The filters of a segment, in the recipe's order, for one pass over it; the first to drop a document decides."""
+
+    def __init__(self, configs: Iterable[Any]) -> None:
+        self._filters = [(config.kind, FILTERS.resolve(config.kind)(config)) for config in configs]
+
+    def dropped_by(self, text: str, columns: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Kind of the filter that drops the document, and its reason; None where all keep it."""
+        for kind, document_filter in self._filters:
+            try:
+                reason = document_filter(text, columns)
+            except Exception as error:  # whatever a filter of the user's does
+                what = f"the filter {kind!r} failed: {type(error).__name__}: {error}"
+                raise UserError(what, got=text[:60], remedy="See the cause above") from error
+            if reason is None:
+                continue
+            if not isinstance(reason, str):
+                raise UserError(
+                    f"the filter {kind!r} must give None or a reason",
+                    got=reason,
+                    remedy="Return None to keep a document, and a text that says why it is dropped",
+                )
+            return kind, reason
+        return None

@@ -1,0 +1,79 @@
+"""Readers: one per format, each giving the rows of a file one by one.
+
+One bad byte in a million rows must cost one row: a malformed row is a value, not an exception. A reader is a module,
+class or object with
+
+    read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]
+
+It raises ``UserError`` where a file as a whole cannot be read. It may have ``SUFFIXES``, the file names that it is
+chosen for by default, and ``columns(file, options)``, all columns of a file whose rows hold only those asked for. A
+recipe names it by ``format``: a key of ``READERS``, ``package.module:Name``, or an entry point of the group
+``hybrid_trainer.readers``.
+"""
+
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from trainer.base.errors import UserError
+from trainer.base.seams import Seam
+from trainer.data.readers import arrow, csv_file, json_file, jsonl, parquet, text
+from trainer.data.readers.rows import COMPRESSED, Malformed, OpenableFile, ReadOptions, Row
+
+__all__ = ["COMPRESSED", "READERS", "Malformed", "OpenableFile", "ReadOptions", "Reader", "Row", "read_rows"]
+
+
+class Reader(Protocol):
+    """Gives the rows of a file; see the module's description."""
+
+    def read(self, file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
+        """The rows of ``file`` in order."""
+        ...
+
+
+_BUILTIN: dict[str, Reader] = {
+    "jsonl": jsonl,
+    "json": json_file,
+    "csv": csv_file,
+    "text": text,
+    "parquet": parquet,
+    "arrow": arrow,
+}
+READERS: Seam[Reader] = Seam("readers", _BUILTIN, requires=("read",))
+
+
+def formats_by_suffix() -> dict[str, str]:
+    """The format that a suffix stands for; built-in formats come first, those of installed entry points are added."""
+    formats: dict[str, str] = {}
+    for kind in READERS.kinds():
+        for suffix in getattr(READERS.resolve(kind), "SUFFIXES", ()):
+            formats.setdefault(suffix, kind)
+    return formats
+
+
+def format_of(file: OpenableFile, options: ReadOptions) -> str:
+    """The format named in the recipe, else the one of the suffix."""
+    if options.format:
+        return options.format
+    formats = formats_by_suffix()
+    if file.suffix not in formats:
+        raise UserError(
+            "the format of a data file cannot be told from its name",
+            got=file.name,
+            remedy=f"Name it: `format: {' | '.join(sorted(set(formats.values())))}`",
+            file=file.path,
+        )
+    return formats[file.suffix]
+
+
+def read_rows(files: Iterable[OpenableFile], options: ReadOptions) -> Iterator[Row | Malformed]:
+    """All rows of the files in order. Raises UserError where a file as a whole cannot be read."""
+    for file in files:
+        reader = READERS.resolve(format_of(file, options))
+        try:
+            yield from reader.read(file, options)
+        except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+            raise UserError(
+                "a data file cannot be read to its end", got=str(error), remedy="Is it whole?", file=file.path
+            ) from error

@@ -1,0 +1,222 @@
+"""Writes a store: split, decontaminate, tokenize, pack, one source after the other."""
+
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.base.errors import UserError
+from trainer.data.account import RowAccount, RowTally
+from trainer.data.config import DataConfig, SourceConfig, segment_name
+from trainer.data.decontamination import HeldOutIndex, Match
+from trainer.data.documents import Document, DocumentReader, batches
+from trainer.data.files import files_of
+from trainer.data.held_out_split import chunks, collect_held_out
+from trainer.data.packing import SegmentWriter, write_part
+from trainer.data.quarantine import Quarantine
+from trainer.data.store import MANIFEST, STORE_FORMAT, segment_folder
+from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
+
+Progress = Callable[[str, int], None]  # what is being done, documents done so far
+Encoded = tuple[NDArray[Any], NDArray[np.int64]]
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What every source is packed with."""
+
+    index: HeldOutIndex
+    held_out_ids: list[str]
+    tokenizer: TokenizerFacts
+
+
+class StoreWriter:
+    """One preparation, from files to a complete folder."""
+
+    def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
+        self.config, self.base, self.folder, self.note = config, base, folder, note
+        self._source_bytes = {
+            name: sum(file.stat().st_size for file in files_of(config, name, base, cache)) for name in config.sources
+        }
+        self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
+        self.reader = DocumentReader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
+        self.contamination: dict[str, dict[str, int]] = {}
+        self.accounts: dict[str, RowAccount] = {}
+
+    def write(self, fingerprint: str, inputs: dict[str, Any]) -> None:
+        """Writes everything. On any error the quarantine is kept next to the stores."""
+        try:
+            held_out = collect_held_out(self.reader, self.config)
+            validation, test = held_out.validation, held_out.test
+            self.accounts |= held_out.accounts
+            self.note("held-out documents", len(validation) + len(test))
+            index = HeldOutIndex([*chunks(validation), *chunks(test)], self.config.contamination.threshold)
+            # chunks() restarts at `test`, so documents are numbered as in validation + test.
+            ids = [document.id for document in (*validation, *test)]
+            tokenizer = build_tokenizer(
+                self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
+            )
+            tools = _Tools(index, ids, tokenizer)
+            sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
+            encoder = Encoder.load(tokenizer)
+            for part, documents in (("validation", validation), ("test", test)):
+                write_part(self.folder / part, documents, *_encode_chunks(encoder, documents))
+        except UserError:
+            self.quarantine.keep()
+            raise
+        finally:
+            self.quarantine.close()
+        manifest = {
+            "format": STORE_FORMAT,
+            "fingerprint": fingerprint,
+            "sequence_length": self.config.sequence_length,
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "end_of_document": tokenizer.end_of_document,
+            "sources": sources,
+            "rows": {name: account.to_json() for name, account in self.accounts.items()},
+            "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
+            "contamination": self.contamination,
+            "held_out": {"left_validation_for_test": held_out.left_validation_for_test},
+            "inputs": inputs,
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
+        """Real training text, spread evenly over the first segments of the real sources where there is more than the
+        tokenizer needs.
+        """
+        real = {name: source for name, source in self.config.sources.items() if source.kind == "real"}
+        budget = self.config.tokenizer.max_training_bytes
+        stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
+        for name, source in real.items():
+            left = source.max_documents or sys.maxsize
+            for number, batch in enumerate(batches(self.reader.training(name, record=False))):
+                if left <= 0 or budget <= 0:
+                    break
+                if number % stride == 0:
+                    clean, _ = _without_held_out(batch[:left], index)
+                    budget -= sum(document.num_bytes for document in clean)
+                    yield [document.text for document in clean]
+                left -= len(batch)
+
+    def _write_source(self, number: int, name: str, tools: _Tools) -> dict[str, Any]:
+        source = self.config.sources[name]
+        segments = [
+            self._write_segment(segment_folder(self.folder, number, place), segment_name(name, place), segment, tools)
+            for place, segment in enumerate(source.segments)
+        ]
+        return {"name": name, "kind": source.kind, "license": source.license, "segments": segments}
+
+    def _write_segment(self, folder: Path, name: str, source: SourceConfig, tools: _Tools) -> dict[str, Any]:
+        contaminated, tally = _Contaminated(name), RowTally()
+        end, dtype = tools.tokenizer.end_of_document, tools.tokenizer.dtype
+        writer = SegmentWriter(folder, self.config.sequence_length, end, dtype)
+        clean = self._clean_batches(name, source.max_documents, tools.index, contaminated, tally)
+        for batch, (ids, lengths) in self._tokenized(clean, tools.tokenizer):
+            writer.append(batch, ids, lengths)
+            self.note(f"prepare {name}", tally.used)
+        segment, account = writer.close(), tally.account()
+        if self.config.contamination.action == "fatal":
+            contaminated.refuse(tools.held_out_ids)
+        if not account.used:
+            dropped = ", ".join(f"{reason}: {count}" for reason, count in account.dropped.items() if count)
+            remedy = "Check its `where`, `sample`, `filters`, `text_column`, and data.held_out"
+            what = f"source {name!r} has no training documents"
+            raise UserError(what, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
+        self.contamination[name] = {**contaminated.counts, "dropped": contaminated.num_documents}
+        self.accounts[name] = account
+        return {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
+
+    def _clean_batches(
+        self, name: str, limit: int | None, index: HeldOutIndex, contaminated: "_Contaminated", tally: RowTally
+    ) -> Iterator[list[Document]]:
+        """Training batches without held-out documents, up to ``limit`` documents."""
+        left = sys.maxsize if limit is None else limit
+        for batch in batches(self.reader.training(name, tally=tally)):
+            if not left:  # the source is only read to its end, for its malformed rows
+                tally.beyond_limit += len(batch)
+                continue
+            clean, matches = _without_held_out(batch, index)
+            contaminated.add(batch, matches)
+            taken = clean[:left]
+            tally.contaminated += len(matches)
+            tally.beyond_limit += len(clean) - len(taken)
+            tally.used += len(taken)
+            left -= len(taken)
+            yield taken
+
+    def _tokenized(
+        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
+    ) -> Iterator[tuple[list[Document], Encoded]]:
+        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenized."""
+        workers = self.config.num_proc
+        executor: Executor
+        encode: Callable[[list[str]], Encoded]
+        if workers == 1:
+            executor, encode = ThreadPoolExecutor(1), Encoder.load(tokenizer).encode_documents
+        else:
+            # spawn: a forked copy of the tokenizer's threads would hang
+            context = get_context("spawn")
+            executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(tokenizer,))
+            encode = encode_in_worker
+        waiting: deque[tuple[list[Document], Future[Encoded]]] = deque()
+        with executor:
+            for batch in stream:
+                waiting.append((batch, executor.submit(encode, [document.text for document in batch])))
+                if len(waiting) > 2 * workers:
+                    first, encoded = waiting.popleft()
+                    yield first, encoded.result()
+            while waiting:
+                first, encoded = waiting.popleft()
+                yield first, encoded.result()
+
+
+class _Contaminated:
+    """The training documents of one segment that are held-out documents: how many, and the first few."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.counts = source, {"exact": 0, "near": 0}
+        self._examples: list[tuple[str, int]] = []
+
+    @property
+    def num_documents(self) -> int:
+        """Exact and near ones."""
+        return sum(self.counts.values())
+
+    def add(self, batch: list[Document], matches: list[Match]) -> None:
+        """Counts the matches of a batch."""
+        for match in matches:
+            self.counts[match.kind] += 1
+            if len(self._examples) < _EXAMPLES:
+                self._examples.append((batch[match.document].id, match.held_out))
+
+    def refuse(self, held_out_ids: list[str]) -> None:
+        """Raises UserError if there is any."""
+        if self.num_documents:
+            exact, near = self.counts["exact"], self.counts["near"]
+            raise UserError(
+                f"{self.num_documents} documents of source {self.source!r} are held out "
+                f"({exact} exactly, {near} nearly)",
+                got=[f"{document} is {held_out_ids[held_out]}" for document, held_out in self._examples],
+                remedy="Take them out of the source, or write `contamination: {action: drop}`",
+            )
+
+
+def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match]]:
+    matches = index.match([document.text for document in batch])
+    found = {match.document for match in matches}
+    return [document for place, document in enumerate(batch) if place not in found], matches
+
+
+def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:
+    encoded = [encoder.encode(texts) for texts in chunks(documents)]
+    return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])
