@@ -12,8 +12,9 @@ from trainer.base.records import Decision
 from trainer.report import decision_charts
 from trainer.report.charts import figures
 from trainer.report.history import read_history
-from trainer.report.html import TITLES, write_report
+from trainer.report.html import write_report
 from trainer.report.plotly_figures import Figure, Trace
+from trainer.report.titles import TITLES
 
 KINDS = {"real": "real", "made": "synthetic", "spam": "synthetic"}
 GROUNDS = {"value", "significance", "price", "budget", "harm", "slice-harm"}

@@ -66,13 +66,14 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
         "spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved", "written 25 % → 37.5 %, spam 25 % → 12.5 %",
         "1 cut, 9 ok", "evidence of harm 4,100 (warns at 10, alarms at 2,000)", "worth -0.61 ± 0.12", "CC-BY-SA-4.0",
         "missing text 3, bad JSON 1", "exact 2, near 5, dropped 7", "The river rises", "0f3c2a1", "global_batch: 32",
-        "40.0%", "13.7%", "Real data As good as: so many different tokens would do as much", "wikipedia 115,200 2.22",
+        "40.0%", "13.7%", "Real data As good as: that many different tokens would do as much", "wikipedia 115,200 2.22",
     ):  # fmt: skip
         assert words in page.text
     names = {key.removeprefix("run0-") for key in charts_of(page)}
     assert names == {
         "held-out", "shares", "epochs", "source_value", "value", "significance", "harm", "slices",
-        "source-loss", "train",
+        "source-loss", "train", "metric-learning_rate", "metric-grad_norm", "metric-seconds",
+        "metric-bits_per_byte/held_out", "metric-seconds/evaluation",
     }  # fmt: skip
     assert {value for name, value in page.attributes if name == "id"} >= set(charts_of(page))
 
@@ -82,7 +83,7 @@ def test_a_crashed_run_has_a_report(tell: Callable[..., Path], tmp_path: Path) -
     page = made([folder], tmp_path / "report.html")
     assert "unfinished" in page.text
     assert "the last step in its journal is 130" in page.text
-    assert "no final report yet" in page.text
+    assert "no test figures yet" in page.text
     assert "run0-held-out" in charts_of(page)
 
 

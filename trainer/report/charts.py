@@ -5,13 +5,16 @@ them. Those of what its decisions rested on are in ``trainer.report.decision_cha
 # N steps, K sources
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from trainer.base.json_values import number
+from trainer.base.records import FloatArray
 from trainer.report import decision_charts
 from trainer.report.history import History, thin
+from trainer.report.metric_charts import metric_charts
 from trainer.report.plotly_figures import (
     INTERVAL,
     MAX_SLICES,
@@ -22,16 +25,17 @@ from trainer.report.plotly_figures import (
     curve,
     framed,
     plain,
-    series,
 )
-from trainer.tracking.journal import Line
+from trainer.tracking.figures import HeldOutFigures
+from trainer.tracking.headlines import headline
+from trainer.tracking.schema import DecisionLine, EvaluationLine
 
 DRAWN_POINTS = 100  # the drawn share is counted over a hundredth of the run, else one batch's rounding is all one sees
 
 
 def figures(run: History) -> dict[str, Figure]:
     """All charts of one run, by name; a chart without data is left out."""
-    made = {
+    charts = {
         "held-out": held_out(run),
         "shares": shares(run),
         "epochs": epochs(run),
@@ -45,50 +49,56 @@ def figures(run: History) -> dict[str, Figure]:
         "slices": slices(run),
         "source-loss": source_loss(run),
         "train": train_loss(run),
+        **metric_charts(run),
     }
-    return {name: figure for name, figure in made.items() if figure is not None}
+    return {name: figure for name, figure in charts.items() if figure is not None}
 
 
 def held_out(run: History) -> Figure | None:
-    """Held-out loss on the validation part with its 95 % interval, the worst tenth, the decisions, and the final
-    report.
-    """
-    evaluations = run.lines.get("evaluation", [])
+    """Held-out loss on the validation part with its 95 % interval, the tail loss, the decisions, and the test loss."""
+    evaluations = run.evaluations
     if not evaluations:
         return None
-    step, loss = series(evaluations, "nats_per_token")
-    _, error = series(evaluations, "standard_error")
+    step, loss, error = losses(evaluations)
     traces = band(step, loss, INTERVAL * np.nan_to_num(error), color(0))
     traces.append(curve("validation", step, loss, color(0), width=2.5))
-    if any(line.get("tail_nats_per_token") is not None for line in evaluations):
-        worst = series(evaluations, "tail_nats_per_token")[1]
-        traces.append(curve("worst tenth of the documents", step, worst, color(3), dash="dot"))
-    decisions = [line for line in run.lines.get("decision", []) if line["action"] != "keep"]
+    tail = [number(line.figures.tail_nats_per_token) for line in evaluations]
+    if any(map(math.isfinite, tail)):
+        traces.append(curve("tail loss (worst 10 %)", step, tail, color(3), dash="dot"))
+    decisions = [line for line in run.of(DecisionLine) if line.action != "keep"]
     if decisions:
-        at = [number(line["step"]) for line in decisions]
+        at = [float(line.step) for line in decisions]
         traces.append(
             {
                 "type": "scatter", "mode": "markers", "name": "decision", "x": at,
                 "y": plain(np.interp(at, step, loss)), "hovertemplate": "%{text}<extra></extra>",
-                "text": [html.escape(f"{line['action']}: {line['reason']}") for line in decisions],
+                "text": [html.escape(headline(line)) for line in decisions],
                 "marker": {"size": 11, "symbol": "diamond", "color": color(1), "line": {"width": 1, "color": "#fff"}},
             }
         )  # fmt: skip
     if run.test is not None:
-        traces.append(_report_point(run, run.test))
+        traces.append(_test_point(run, run.test.figures))
     return framed(traces, "nats per token")
 
 
-def _report_point(run: History, report: Line) -> Trace:
+def losses(evaluations: Sequence[EvaluationLine]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Steps, held-out loss and its standard error (NaN where unknown), each [N]."""
+    rows = [(line.step, line.figures.nats_per_token, number(line.figures.standard_error)) for line in evaluations]
+    step, loss, error = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    return step, loss, error
+
+
+def _test_point(run: History, test: HeldOutFigures) -> Trace:
+    error = plain([INTERVAL * number(test.standard_error)])
     return {
-        "type": "scatter", "mode": "markers", "name": "report (final)", "x": [run.last_step],
-        "y": [number(report["nats_per_token"])], "marker": {"size": 9, "color": color(2)},
-        "error_y": {"type": "data", "array": plain([INTERVAL * number(report.get("standard_error"))]), "visible": True},
+        "type": "scatter", "mode": "markers", "name": "test (final)", "x": [run.last_step],
+        "y": plain([test.nats_per_token]), "marker": {"size": 9, "color": color(2)},
+        "error_y": {"type": "data", "array": error, "visible": True},
     }  # fmt: skip
 
 
 def shares(run: History) -> Figure | None:
-    """Target shares as stacked areas, and over them the shares really drawn, stacked likewise."""
+    """Target shares as stacked areas, and over them the shares actually drawn, stacked likewise."""
     if not len(run.steps.step):
         return None
     traces: list[Trace] = []
@@ -116,35 +126,37 @@ def epochs(run: History) -> Figure | None:
 
 
 def source_value(run: History) -> Figure | None:
-    """SourceValue of a token of each source with its standard error, from the readings that measured it."""
+    """Source value of a token of each source with its standard error, from the evaluations that measured it."""
     traces = []
     for index, source in enumerate(run.sources):
-        known = [line for line in run.lines.get("evaluation", []) if source in line.get("source_value", {})]
-        if known:
-            value = [number(line["source_value"][source]["value"]) for line in known]
-            error = [number(line["source_value"][source]["standard_error"]) for line in known]
-            trace = curve(source, [line["step"] for line in known], value, color(index)) | {"mode": "lines+markers"}
-            bars = {"type": "data", "array": plain(error), "visible": True, "thickness": 1, "width": 3}
-            traces.append(trace | {"error_y": bars})
-    return framed(traces, "worth, in fresh real tokens", yaxis={"zeroline": True}) if traces else None
+        measured = [(line.step, line.source_value[source]) for line in run.evaluations if source in line.source_value]
+        if measured:
+            steps = [step for step, _ in measured]
+            trace = curve(source, steps, [estimate.value for _, estimate in measured], color(index))
+            errors = plain([estimate.standard_error for _, estimate in measured])
+            bars = {"type": "data", "array": errors, "visible": True, "thickness": 1, "width": 3}
+            traces.append(trace | {"mode": "lines+markers", "error_y": bars})
+    return framed(traces, "source value, in fresh real tokens", yaxis={"zeroline": True}) if traces else None
 
 
 def slices(run: History) -> Figure | None:
-    """Held-out loss of each slice; of many, those that are worst in the last reading."""
-    evaluations = [line for line in run.lines.get("evaluation", []) if line.get("slices")]
+    """Held-out loss of each slice; of many, those that are worst in the last evaluation."""
+    evaluations = [line for line in run.evaluations if line.figures.slices]
     if not evaluations:
         return None
-    last = evaluations[-1]["slices"]
-    names = sorted(last, key=lambda name: -number(last[name]["nats_per_token"]))[:MAX_SLICES]
-    return framed(_curves(evaluations, "slices", names, "nats_per_token"), "nats per token")
+    last = evaluations[-1].figures.slices
+    names = sorted(last, key=lambda name: -number(last[name].nats_per_token))[:MAX_SLICES]
+    points = {
+        line.step: {name: slice_.nats_per_token for name, slice_ in line.figures.slices.items()} for line in evaluations
+    }
+    return framed(_curves(points, names), "nats per token")
 
 
 def source_loss(run: History) -> Figure | None:
     """Loss on a fixed sample of each training source."""
-    evaluations = [line for line in run.lines.get("evaluation", []) if line.get("source_nats_per_token")]
-    if not evaluations:
-        return None
-    return framed(_curves(evaluations, "source_nats_per_token", run.sources, None), "nats per token")
+    points = {line.step: line.figures.source_nats_per_token for line in run.evaluations}
+    traces = _curves(points, run.sources)
+    return framed(traces, "nats per token") if traces else None
 
 
 def train_loss(run: History) -> Figure | None:
@@ -159,11 +171,10 @@ def compared(runs: Mapping[str, History]) -> Figure | None:
     """Held-out loss of several runs, by label."""
     traces: list[Trace] = []
     for index, (label, run) in enumerate(runs.items()):
-        evaluations = run.lines.get("evaluation", [])
-        if evaluations:
-            step, loss = series(evaluations, "nats_per_token")
-            error = np.nan_to_num(series(evaluations, "standard_error")[1])
-            traces += [*band(step, loss, INTERVAL * error, color(index)), curve(label, step, loss, color(index))]
+        if run.evaluations:
+            step, loss, error = losses(run.evaluations)
+            half = INTERVAL * np.nan_to_num(error)
+            traces += [*band(step, loss, half, color(index)), curve(label, step, loss, color(index))]
     return framed(traces, "nats per token") if traces else None
 
 
@@ -178,11 +189,11 @@ def compared_synthetic(runs: Mapping[str, History]) -> Figure | None:
     return framed(traces, "synthetic share, %", yaxis={"range": [0, 101]}) if traces else None
 
 
-def _curves(evaluations: Sequence[Line], key: str, names: Sequence[str], inner: str | None) -> list[Trace]:
+def _curves(points: Mapping[int, Mapping[str, float]], names: Sequence[str]) -> list[Trace]:
+    """A line for each name that has a value at any step."""
     traces = []
     for index, name in enumerate(names):
-        known = [line for line in evaluations if name in line[key]]
-        values = [number(line[key][name][inner] if inner else line[key][name]) for line in known]
-        if known:
-            traces.append(curve(name, [line["step"] for line in known], values, color(index)))
+        measured = [(step, values[name]) for step, values in points.items() if name in values]
+        if measured:
+            traces.append(curve(name, [step for step, _ in measured], [value for _, value in measured], color(index)))
     return traces

@@ -1,31 +1,35 @@
 """One run as its folder tells it: the columns that are drawn, and the lines that are quoted.
 
-A folder is all that is needed, whether the run ended, crashed or still goes on. A run of a million steps has a journal
-of half a gigabyte: of a step only the drawn numbers are kept while reading, and ``thin`` brings them down to at most
-1,000 stretches, which is more than a screen can show.
+A folder is all that is needed, whether the run ended, crashed or is still running. A run of a million steps has a
+journal of half a gigabyte: of a step only the drawn numbers are kept while reading, and ``thin`` brings them down to at
+most 1,000 stretches, which is more than a screen can show.
 """
 
-# N steps, K sources, P points that are drawn
+# N steps, K sources, P points that are drawn, R steps with a measurement
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from trainer.base.errors import UserError
-from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE, FloatArray
-from trainer.tracking.journal import Line, read
+from trainer.tracking.figures import StepMixture
+from trainer.tracking.record import JournalLine, fields_of
+from trainer.tracking.schema import EvaluationLine, FinishLine, StartLine, StepLine, TestLine, read_journal
 
+L = TypeVar("L", bound=JournalLine)
 MAX_POINTS = 1_000
 
 
 @dataclass(kw_only=True)
 class Steps:
-    """What each step said: step, loss and tokens [N]; by source counts, shares (0 to 1) and epochs so far [N, K]."""
+    """What each step measured: step, loss and tokens [N]; by source counts, shares (0 to 1) and epochs so far [N, K];
+    ``scalars`` the other metrics that are one number, by metric name, each [N].
+    """
 
     step: FloatArray
     loss: FloatArray
@@ -33,30 +37,50 @@ class Steps:
     counts: FloatArray
     shares: FloatArray
     epochs: FloatArray
+    scalars: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
 class History:
-    """A run: ``sources`` in recipe order with their ``kinds``, its ``steps``, and every other line by kind."""
+    """A run: ``sources`` in recipe order with their ``kinds``, its ``steps``, and every other line by type."""
 
     folder: Path
     name: str
     sources: tuple[str, ...]
     kinds: Mapping[str, str]
     steps: Steps
-    lines: Mapping[str, list[Line]]
+    records: Mapping[type[JournalLine], Sequence[JournalLine]]
     outcome: Mapping[str, Any] | None
     recipe: str
 
-    @property
-    def start(self) -> Line:
-        """The first start line; empty when the run died before it."""
-        return next(iter(self.lines.get("start", [])), {})
+    def of(self, kind: type[L]) -> list[L]:
+        """The lines of one kind, in order; those of steps are in ``steps``."""
+        return [line for line in self.records.get(kind, ()) if isinstance(line, kind)]
 
     @property
-    def test(self) -> Line | None:
-        """The final figures, when the run got so far."""
-        return next(reversed(self.lines.get("test", [])), None)
+    def lines(self) -> dict[str, list[Mapping[str, Any]]]:
+        """The lines as JSON, by kind."""
+        return {kind.kind: [line.to_line() for line in lines] for kind, lines in self.records.items()}
+
+    @property
+    def start(self) -> StartLine | None:
+        """The first start; None when the run died before it."""
+        return next(iter(self.of(StartLine)), None)
+
+    @property
+    def finish(self) -> FinishLine | None:
+        """How the last launch ended; None when it runs or was killed."""
+        return next(reversed(self.of(FinishLine)), None)
+
+    @property
+    def test(self) -> TestLine | None:
+        """The test figures, when the run got so far."""
+        return next(reversed(self.of(TestLine)), None)
+
+    @property
+    def evaluations(self) -> list[EvaluationLine]:
+        """All evaluations on the validation documents."""
+        return self.of(EvaluationLine)
 
     @property
     def last_step(self) -> int:
@@ -65,19 +89,19 @@ class History:
 
     @property
     def state(self) -> str:
-        """How it ended, in the outcome's words; "unfinished" when nothing says so: it runs still, or was killed."""
-        finish = next(reversed(self.lines.get("finish", [])), None)
-        told = self.outcome or finish
-        return str(told["state"]) if told else "unfinished"
+        """How it ended, in the outcome's words; "unfinished" when nothing says so: it is running, or was killed."""
+        if self.outcome:
+            return str(self.outcome["state"])
+        return self.finish.state if self.finish else "unfinished"
 
     @property
     def reason(self) -> str:
         """Why it ended."""
-        finish = next(reversed(self.lines.get("finish", [])), None)
-        told = self.outcome or finish
-        if told is None:
-            return f"the last step in its journal is {self.last_step}; it was killed, or runs still"
-        return str(told.get("reason") or "")
+        if self.outcome:
+            return str(self.outcome.get("reason") or "")
+        if self.finish:
+            return self.finish.reason
+        return f"the last step in its journal is {self.last_step}; it was killed, or is still running"
 
     def synthetic_share(self) -> FloatArray:
         """Sum of the shares of the synthetic sources at each step, [N]."""
@@ -85,41 +109,66 @@ class History:
         return np.asarray(self.steps.shares[:, synthetic].sum(axis=1))
 
 
+def columns(folder: Path) -> dict[str, FloatArray]:
+    """All metrics of steps and evaluations by metric name, each [R] over the steps in ``step``; NaN where a metric was
+    not measured after a step. ``UserError`` when the folder has no journal, or a line in the middle of it is broken.
+
+    The names and units are those of ``trainer.tracking.schema``.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for line in read_journal(folder / "journal.jsonl"):
+        if isinstance(line, StepLine | EvaluationLine):
+            rows.setdefault(line.step, {}).update(line.metrics())
+    ordered = [rows[step] for step in sorted(rows)]
+    names = dict.fromkeys(name for row in ordered for name in row)
+    measured = {name: np.array([row.get(name, np.nan) for row in ordered], dtype=np.float64) for name in names}
+    return {"step": np.array(sorted(rows), dtype=np.float64), **measured}
+
+
 def read_history(folder: Path) -> History:
     """Read a run folder. UserError when it has no journal, a line in the middle of it is broken, or outcome.json is."""
-    rows: list[tuple[float, float, float]] = []
-    by_source: list[Mapping[str, tuple[float, float, float]]] = []
-    lines: dict[str, list[Line]] = {}
-    for line in read(folder / "journal.jsonl"):
-        if line["kind"] != "step":
-            lines.setdefault(line["kind"], []).append(line)
-            continue
-        rows.append((line["step"], number(line["loss"]), line["tokens"]))
-        counts, epochs = line["counts"], line["epochs"]
-        by_source.append({s: (counts.get(s, 0), share, epochs.get(s, 0.0)) for s, share in line["shares"].items()})
-    segments = {name: segment for line in lines.get("start", []) for name, segment in line.get("sources", {}).items()}
-    sources = tuple(dict.fromkeys([*segments, *(name for row in by_source[-1:] for name in row)]))
+    rows: list[tuple[float, ...]] = []
+    mixtures: list[StepMixture] = []
+    records: dict[type[JournalLine], list[JournalLine]] = {}
+    scalars = _scalars()
+    for line in read_journal(folder / "journal.jsonl"):
+        if isinstance(line, StepLine):
+            rows.append((line.step, line.loss, line.tokens, *(getattr(line, name) for name in scalars)))
+            mixtures.append(line.mixture)
+        else:
+            records.setdefault(type(line), []).append(line)
+    starts = [line for line in records.get(StartLine, []) if isinstance(line, StartLine)]
+    facts = {name: source for line in starts for name, source in line.sources.items()}
+    sources = tuple(dict.fromkeys([*facts, *(name for mixture in mixtures[-1:] for name in mixture.shares)]))
     return History(
         folder=folder,
-        name=str(lines["start"][0]["recipe_name"]) if lines.get("start") else folder.name,
+        name=starts[0].recipe_name if starts else folder.name,
         sources=sources,
-        kinds={name: str(segment.get("kind", "")) for name, segment in segments.items()},
-        steps=_columns(rows, by_source, sources),
-        lines=lines,
+        kinds={name: source.kind for name, source in facts.items()},
+        steps=_columns(rows, mixtures, sources, list(scalars.values())),
+        records=records,
         outcome=_json(folder / "outcome.json"),
         recipe=_text(folder / "recipe.yaml"),
     )
 
 
+def _scalars() -> dict[str, str]:
+    """Fields of a step that are one number to plot, and the names of their metrics; but for the loss."""
+    others = {name: about for name, about in fields_of(StepLine).items() if name != "loss" and not about.inline}
+    metrics = {name: about.metric for name, about in others.items() if isinstance(about.metric, str)}
+    return {name: metric for name, metric in metrics.items() if metric and "{" not in metric}
+
+
 def _columns(
-    rows: list[tuple[float, float, float]],
-    by_source: list[Mapping[str, tuple[float, float, float]]],
-    sources: tuple[str, ...],
+    rows: list[tuple[float, ...]], mixtures: list[StepMixture], sources: tuple[str, ...], scalars: list[str]
 ) -> Steps:
-    step, loss, tokens = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    absent = (0.0, 0.0, 0.0)
-    table = [[row.get(source, absent) for source in sources] for row in by_source]
-    counts, shares, epochs = np.moveaxis(np.array(table, dtype=np.float64).reshape(len(rows), len(sources), 3), 2, 0)
+    step, loss, tokens, *others = np.array(rows, dtype=np.float64).reshape(-1, 3 + len(scalars)).T
+    by_source = [
+        [(each.counts.get(name, 0), each.shares.get(name, 0), each.epochs.get(name, 0.0)) for name in sources]
+        for each in mixtures
+    ]
+    shape = (len(rows), len(sources), 3)
+    counts, shares, epochs = np.moveaxis(np.array(by_source, dtype=np.float64).reshape(shape), 2, 0)
     return Steps(
         step=step,
         loss=loss,
@@ -127,27 +176,38 @@ def _columns(
         counts=counts,
         shares=shares / SHARE_ONE,
         epochs=epochs,
+        scalars=dict(zip(scalars, others, strict=True)),
     )
 
 
 def thin(steps: Steps, max_points: int = MAX_POINTS) -> Steps:
-    """The same run in at most ``max_points`` stretches: mean loss, sum of counts and tokens, else the last value."""
+    """The same run in at most ``max_points`` stretches: mean loss and scalars, sum of counts and tokens, else the last
+    value.
+    """
     count = len(steps.step)
     if count <= max_points:
         return steps
     ends = np.unique(np.linspace(0, count, max_points + 1).astype(np.int64))
     first, last = ends[:-1], ends[1:] - 1
-    finite = np.isfinite(steps.loss)
-    known = np.add.reduceat(finite.astype(np.float64), first)
-    total = np.add.reduceat(np.where(finite, steps.loss, 0.0), first)
     return Steps(
         step=steps.step[last],
-        loss=np.divide(total, known, out=np.full(len(first), np.nan), where=known > 0),
+        loss=_means(steps.loss, first),
         tokens=np.add.reduceat(steps.tokens, first),
         counts=np.add.reduceat(steps.counts, first, axis=0),
         shares=steps.shares[last],
         epochs=steps.epochs[last],
+        scalars={name: _means(values, first) for name, values in steps.scalars.items()},
     )
+
+
+def _means(values: FloatArray, first: "np.ndarray[Any, np.dtype[np.int64]]") -> FloatArray:
+    """Mean of the finite values of each stretch that begins at ``first``; NaN where there is none."""
+    finite = np.isfinite(values)
+    count = np.add.reduceat(finite.astype(np.float64), first)
+    total = np.add.reduceat(np.where(finite, values, 0.0), first)
+    means = np.full(len(first), np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    return means
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:

@@ -1,6 +1,6 @@
 """What every chart of the report is made of: curves and bands as plotly has them, colors, numbers that JSON can hold.
 
-Colours go by the source's place in the recipe, so that a source looks the same in every chart; they are chosen to be
+Colors go by the source's place in the recipe, so that a source looks the same in every chart; they are chosen to be
 told apart on white and on black, also by color-blind readers (Okabe and Ito, 2008, a little lighter). Axis and font
 colors are left to the page, which knows whether it is dark; so is the color of a trace that is marked ``ink``.
 """
@@ -8,21 +8,19 @@ colors are left to the page, which knows whether it is dark; so is the color of 
 # N steps
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from trainer.base.json_values import number
 from trainer.base.records import FloatArray
-from trainer.tracking.journal import Line
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]
 
 COLORS = ("#3b8fd4", "#e8973a", "#2fa58a", "#d9634f", "#a071c9", "#c9a51f", "#5bb5e0", "#d277a6", "#8a8f98", "#7aa63c")
 INTERVAL = 1.96  # standard errors: 95 % under a normal law
-MAX_SLICES = 12  # lines that can still be told apart; the worst ones are drawn
+MAX_SLICES = 12  # lines that can still be told apart; the worst are drawn
 
 
 def color(index: int) -> str:
@@ -30,27 +28,21 @@ def color(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def series(lines: Sequence[Line], key: str) -> tuple[FloatArray, FloatArray]:
-    """Steps and the numbers under ``key``, each [N]; NaN where a line lacks it."""
-    step = np.array([line["step"] for line in lines], dtype=np.float64)
-    return step, np.array([number(line.get(key)) for line in lines], dtype=np.float64)
-
-
 def curve(
-    name: str, x: Any, y: Any, paint: str, *, width: float = 1.8, dash: str = "solid", shape: str = "linear"
+    name: str, x: Any, y: Any, line_color: str, *, width: float = 1.8, dash: str = "solid", shape: str = "linear"
 ) -> Trace:
     """One line through the points, with an entry in the legend."""
-    line = {"color": paint, "width": width, "dash": dash, "shape": shape}
+    line = {"color": line_color, "width": width, "dash": dash, "shape": shape}
     return {
         "type": "scatter", "mode": "lines", "name": html.escape(name), "x": plain(x), "y": plain(y), "line": line,
     }  # fmt: skip
 
 
-def band(x: FloatArray, y: FloatArray, half: FloatArray, paint: str) -> list[Trace]:
+def band(x: FloatArray, y: FloatArray, half: FloatArray, line_color: str) -> list[Trace]:
     """The interval y - half to y + half as a filled area without an entry in the legend."""
     edge = {"showlegend": False, "hoverinfo": "skip", "line": {"width": 0}}
-    lower = curve("", x, y - half, paint) | edge
-    upper = curve("", x, y + half, paint) | edge | {"fill": "tonexty", "fillcolor": paint + "33"}
+    lower = curve("", x, y - half, line_color) | edge
+    upper = curve("", x, y + half, line_color) | edge | {"fill": "tonexty", "fillcolor": line_color + "33"}
     return [lower, upper]
 
 

@@ -13,22 +13,24 @@ from trainer.control.priced.repeats import effective_tokens, repeat_value
 from trainer.report.explain_policies import is_priced
 from trainer.report.history import History
 from trainer.tracking.journal import Line
+from trainer.tracking.schema import JoinLine, RetireLine
 
 
 def real_rows(run: History) -> Iterator[dict[str, str]]:
     """A row of figures for each real source, for all of them where there are several, and for the last plan of all."""
-    segments, epochs = run.start.get("sources", {}), dict(zip(run.sources, _epochs(run), strict=True))
+    facts = run.start.sources if run.start else {}
+    epochs = dict(zip(run.sources, _epochs(run), strict=True))
     sizes = {
-        name: int(segments[name]["num_tokens"])
+        name: facts[name].num_tokens or 0
         for name in run.sources
-        if run.kinds.get(name) == "real" and segments.get(name, {}).get("num_tokens")
+        if run.kinds.get(name) == "real" and name in facts and facts[name].num_tokens
     }
     if not sizes:
         return
-    grown = {line["source"] for kind in ("join", "retire") for line in run.lines.get(kind, [])}
+    grown = {line.source for line in run.of(JoinLine)} | {line.source for line in run.of(RetireLine)}
     samples = dict(zip(run.sources, run.steps.counts.sum(axis=0).tolist(), strict=True))
     drawn = {  # the epochs of a source whose segments changed are those of the segments at the end
-        name: samples[name] * tokens / segments[name]["num_samples"] if name in grown else epochs[name] * tokens
+        name: samples[name] * tokens / facts[name].num_samples if name in grown else epochs[name] * tokens
         for name, tokens in sizes.items()
     }
     for name, tokens in sizes.items():
