@@ -41,7 +41,7 @@ from trainer.runs.resume import (
     starting_state,
 )
 from trainer.runs.start_and_finish import write_final_figures, write_finish, write_start
-from trainer.runs.watchdog import STOPPED_EARLY, Watchdog
+from trainer.runs.watchdog.watcher import STOPPED_EARLY, Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal, read
 from trainer.tracking.schema import read_journal
 from trainer.tracking.tracker import RunInfo
@@ -105,7 +105,7 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
     except StoppedEarly:
         outcome = Outcome(state="interrupted", step=0, reason=STOPPED_EARLY)
     except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
-        watchdog.tell_error(error)
+        watchdog.report_error(error)
         return FAILED
     code = EXIT_CODES[outcome.state]
     if _is_main():
@@ -266,7 +266,7 @@ class _Job:
             stop_requested=self._stop_requested,
         )
         self._stack.callback(run.stream.close)
-        self._stack.enter_context(self._watchdog.telling())
+        self._stack.enter_context(self._watchdog.reporting_errors())
         write_start(run, recipe, data, saved)
         self._started_s = time.monotonic()
         return run, dataclasses.replace(state, documents=run.reader.documents.tolist())

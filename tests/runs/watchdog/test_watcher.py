@@ -1,7 +1,6 @@
-"""Whom the watchdog blames: a real process that stands still, beside the signs of life of ranks on other hosts."""
+"""What the watchdog does: a real process that stands still, with the signs of life of ranks on other hosts."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -13,16 +12,16 @@ from typing import Any
 import pytest
 
 from trainer.base.failures import in_words, is_echo
-from trainer.runs.watchdog import Sign
 
 STANDS_STILL = """
 import sys, time
 from pathlib import Path
-import trainer.runs.watchdog as watchdog
+import trainer.runs.watchdog.attribution as attribution
+from trainer.runs.watchdog.watcher import Watchdog
 from trainer.base.heartbeat import beat
 
-watchdog.LOST_S = float(sys.argv[2])
-with watchdog.Watchdog(Path(sys.argv[1])) as dog:
+attribution.LOST_S = float(sys.argv[2])
+with Watchdog(Path(sys.argv[1])) as dog:
     dog.watch(2, float(sys.argv[3]), lambda value: value)
     for step in (1, 2, 3):
         beat("training", step)
@@ -53,17 +52,17 @@ def give_sign(run: Path, count: int, **changed: Any) -> None:
 def ended(process: "subprocess.Popen[str]", run: Path) -> tuple[float, dict[str, Any]]:
     started_s = time.monotonic()
     assert process.wait(30) == 1
-    told: dict[str, Any] = json.loads((run / "outcome.json").read_text())
-    return time.monotonic() - started_s, told
+    outcome: dict[str, Any] = json.loads((run / "outcome.json").read_text())
+    return time.monotonic() - started_s, outcome
 
 
 def test_a_rank_whose_host_is_gone_is_named_by_its_silence(tmp_path: Path) -> None:
     process = stand_still(tmp_path, lost_s=3, timeout_s=60)
     give_sign(tmp_path, 1, phase="training")
-    seconds, told = ended(process, tmp_path)
-    assert (told["rank"], told["host"]) == (1, "elsewhere")
-    assert "no sign of life" in told["reason"]
-    assert "trainer/data/stream.py:7 next" in told["traceback"]
+    seconds, outcome = ended(process, tmp_path)
+    assert (outcome["rank"], outcome["host"]) == (1, "elsewhere")
+    assert "no sign of life" in outcome["reason"]
+    assert "trainer/data/stream.py:7 next" in outcome["traceback"]
     assert seconds < 9
 
 
@@ -72,7 +71,7 @@ def test_a_rank_whose_host_is_gone_is_named_by_its_silence(tmp_path: Path) -> No
     [{"host": socket.gethostname(), "space": "another container", "born": "1"}, {"phase": "saving"}],
     ids=["container", "saving"],
 )
-def test_a_rank_that_may_well_live_is_not_called_dead(tmp_path: Path, changed: dict[str, str]) -> None:
+def test_a_rank_that_may_live_is_not_called_dead(tmp_path: Path, changed: dict[str, str]) -> None:
     """In another container of this host, which /proc does not show; or saving, where signs wait for the disk too."""
     lost_s = 60.0 if "host" in changed else 2.0
     process = stand_still(tmp_path, lost_s=lost_s, timeout_s=60)
@@ -85,8 +84,10 @@ def test_a_rank_that_may_well_live_is_not_called_dead(tmp_path: Path, changed: d
         process.kill()
 
 
-@pytest.mark.parametrize(("place", "blamed"), [({"step": 2}, 1), ({"step": 4}, 0)])
-def test_among_ranks_that_live_the_one_behind_is_blamed(tmp_path: Path, place: dict[str, int], blamed: int) -> None:
+@pytest.mark.parametrize(("place", "attributed"), [({"step": 2}, 1), ({"step": 4}, 0)])
+def test_among_ranks_that_live_the_stall_is_attributed_to_the_one_behind(
+    tmp_path: Path, place: dict[str, int], attributed: int
+) -> None:
     process = stand_still(tmp_path)
     over = threading.Event()
 
@@ -99,24 +100,24 @@ def test_among_ranks_that_live_the_one_behind_is_blamed(tmp_path: Path, place: d
     thread = threading.Thread(target=live)
     thread.start()
     try:
-        _, told = ended(process, tmp_path)
+        _, outcome = ended(process, tmp_path)
     finally:
         over.set()
         thread.join()
-    assert told["rank"] == blamed
-    assert "made no progress for 6 s" in told["reason"]
+    assert outcome["rank"] == attributed
+    assert "made no progress for 6 s" in outcome["reason"]
 
 
-def tell_failure(run: Path, launch: str) -> None:
-    (run / "outcome.json").write_text(json.dumps({"state": "failed", "reason": "told before", "launch": launch}))
+def report_failure(run: Path, launch: str) -> None:
+    (run / "outcome.json").write_text(json.dumps({"state": "failed", "reason": "reported before", "launch": launch}))
 
 
-def test_a_rank_leaves_when_another_has_told_why(tmp_path: Path) -> None:
+def test_a_rank_leaves_when_another_has_reported(tmp_path: Path) -> None:
     process = stand_still(tmp_path)
     give_sign(tmp_path, 1)
-    tell_failure(tmp_path, f"{socket.gethostname()}-{process.pid}")
-    seconds, told = ended(process, tmp_path)
-    assert told["reason"] == "told before"
+    report_failure(tmp_path, f"{socket.gethostname()}-{process.pid}")
+    seconds, outcome = ended(process, tmp_path)
+    assert outcome["reason"] == "reported before"
     assert seconds < 5
 
 
@@ -124,7 +125,7 @@ def test_a_rank_does_not_leave_when_another_launch_has_failed(tmp_path: Path) ->
     process = stand_still(tmp_path, timeout_s=60)
     try:
         give_sign(tmp_path, 1)
-        tell_failure(tmp_path, "elsewhere-29500")
+        report_failure(tmp_path, "elsewhere-29500")
         time.sleep(5)
         assert process.poll() is None
     finally:
@@ -143,13 +144,6 @@ def test_signs_keep_their_size_so_that_a_full_disk_does_not_silence_a_rank(tmp_p
         process.kill()
 
 
-def test_a_later_process_of_the_same_number_is_not_taken_for_the_rank() -> None:
-    sign = Sign(
-        rank=1, host="here", space="", pid=os.getpid(), born="1", count=1, step=1, beats=1, phase="training", stack=()
-    )
-    assert sign.state() is None
-
-
 @pytest.mark.parametrize(
     ("error", "echo"),
     [
@@ -164,6 +158,6 @@ def test_a_broken_collective_is_an_echo_and_an_error_of_this_rank_is_not(error: 
     assert is_echo(error) is echo
 
 
-def test_an_error_is_told_in_one_line_with_its_type_where_the_message_says_nothing() -> None:
+def test_an_error_is_said_in_one_line_with_its_type_where_the_message_says_nothing() -> None:
     assert in_words(KeyError("loss")) == "KeyError: 'loss'"
     assert in_words(RuntimeError("out\nof memory")) == "out of memory"
