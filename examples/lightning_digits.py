@@ -1,9 +1,9 @@
 # .venv/bin/python examples/lightning_digits.py
 """An image classifier, a ``LightningModule`` like any other, on few real digits and two generators; half a minute.
 
-One generator blends real scans of the same digit, the other does the same and writes any label on the result. What
-their samples are worth is found on held-out scans while training goes on, and the bad one loses its share. Nothing
-here is text.
+One generator blends real scans of the same digit, the other does the same and writes any label on the result. The
+value of their samples is measured on held-out scans during training, and the bad one loses its share. Nothing here is
+text.
 
     python examples/lightning_digits.py [--run DIR] [--steps N] [--devices N]
 """
@@ -62,7 +62,7 @@ def scans() -> dict[str, TensorDataset]:
 
 
 def generated(real: TensorDataset, count: int, *, labels_are_kept: bool, seed: int) -> TensorDataset:
-    """``count`` digits, each between two scans of the same digit and a little smeared, under its label or under any."""
+    """``count`` digits, each a noisy blend of two scans of the same digit, with its label or with a random one."""
     rng = np.random.default_rng(seed)
     images, labels = (tensor.numpy() for tensor in real.tensors)
     first = rng.integers(len(labels), size=count)
@@ -74,16 +74,16 @@ def generated(real: TensorDataset, count: int, *, labels_are_kept: bool, seed: i
 
 
 def main() -> None:
-    """Train, and say what became of the shares."""
+    """Train, and print how the run ended."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/digits"), help="run folder; asked again, it goes on")
+    parser.add_argument("--run", type=Path, default=Path("runs/digits"), help="run folder; run again, it resumes")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--devices", type=int, default=1)
     asked = parser.parse_args()
     pl.seed_everything(17, verbose=False)
     real = scans()
 
-    # The integration: ten lines.
+    # The integration.
     sources = {
         "scans": Source(samples=real["train"], kind="real"),
         "blended": Source(samples=generated(real["train"], 2000, labels_are_kept=True, seed=1), kind="synthetic"),
@@ -105,7 +105,7 @@ def main() -> None:
 
     if trainer.is_global_zero:
         print(steering.outcome)
-        print(f"open {asked.run / 'report.html'}, or ask: trainer explain {asked.run} --step {asked.steps // 2}")
+        print(f"open {asked.run / 'report.html'}, or run: trainer explain {asked.run} --step {asked.steps // 2}")
 
 
 if __name__ == "__main__":
