@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from trainer.base.config import Config
+from trainer.base.records import Kind
 
 
 class RepeatedLinesConfig(Config):
@@ -14,6 +15,7 @@ class RepeatedLinesConfig(Config):
 
     kind: str
     most: int = Field(default=3, ge=1, description="how often one line may occur")
+    only: Kind | None = Field(default=None, description="filter real or synthetic sources only; default: both")
     version: int = Field(default=1, description="raise it when the rule changes: the data is then prepared again")
 
 
