@@ -56,7 +56,7 @@ class Story:
 
 
 class Teller:
-    """Tells one story into a run folder."""
+    """Writes one story into a run folder."""
 
     def __init__(self, folder: Path, story: Story) -> None:
         self.story, self.folder = story, folder
@@ -159,7 +159,7 @@ class Teller:
             action, reason = "move", f"{spam} is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved"
         elif self.story.steered and step == 200:
             self.shares = {**self.shares, spam: 0, written: 500_000}
-            action, reason = "cut", f"guard: {spam} does harm in three readings"
+            action, reason = "cut", f"guard: {spam} does harm in three evaluations"
             guard |= {"z": 6.2, "evidence": 4100.0, "alarm_count": 1}
         standing = {
             "source_value": -0.61,

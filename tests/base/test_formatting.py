@@ -1,4 +1,4 @@
-"""Numbers in words keep what they are worth and no more."""
+"""Numbers in text keep the digits that they support and no more."""
 
 import math
 

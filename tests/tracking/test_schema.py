@@ -1,4 +1,4 @@
-"""Every line of the journal is a record: it comes back as it was written; what a field holds is said in one place."""
+"""Every line of the journal is a record: it comes back as it was written, and one place describes each field."""
 
 import json
 import math

@@ -28,7 +28,7 @@ class KeepingConfig(Config):
 
 
 class Keeping:
-    """A user's own tracker: keeps what it is told, and fails in the method that its configuration names."""
+    """A user's own tracker: keeps what it is given, and fails in the method that its configuration names."""
 
     Config = KeepingConfig
     made: ClassVar[list["Keeping"]] = []
@@ -79,7 +79,7 @@ def followed(folder: Path, trackers: TrackingConfig, warn: Callable[[str], None]
     return list(read_journal(folder / "journal.jsonl"))
 
 
-def test_a_tracker_from_outside_is_told_of_the_run_of_every_line_and_of_the_end(tmp_path: Path) -> None:
+def test_a_tracker_from_outside_gets_the_run_every_line_and_the_end(tmp_path: Path) -> None:
     warnings: list[str] = []
     lines = followed(tmp_path, config({"kind": OWN}), warnings.append)
     [kept] = Keeping.made

@@ -77,13 +77,13 @@ def records(path: Path) -> Iterator[Any]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All history rows under a run folder, in the order in which they were written."""
-    found = []
+    rows_ = []
     for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
         for record in records(path):
             if record.WhichOneof("record_type") == "history":
                 items = record.history.item
-                found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return found
+                rows_.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows_
 
 
 def tracker_of(folder: Path, config: WandbConfig = OFFLINE, **given: Any) -> BackgroundTracker:
@@ -238,5 +238,5 @@ def wait_for_the_end(folder: Path, step: int) -> None:
 def processes_under(parent: int, name: str) -> list[int]:
     """Children of a process whose command line has the name."""
     children = Path(f"/proc/{parent}/task").glob("*/children")
-    found = [int(child) for file in children for child in file.read_text().split()]
-    return [child for child in found if name in Path(f"/proc/{child}/cmdline").read_text()]
+    processes = [int(child) for file in children for child in file.read_text().split()]
+    return [child for child in processes if name in Path(f"/proc/{child}/cmdline").read_text()]

@@ -1,4 +1,4 @@
-"""Numbers and evidence as a person reads them: one wording for the terminal, the explanation and the report."""
+"""Numbers and evidence as text: one wording for the terminal, the explanation and the report."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,17 +61,17 @@ def changes_in_words(before: Mapping[str, int], after: Mapping[str, int]) -> str
 def evidence_in_words(evidence: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(name, value) for every leaf of nested evidence, names joined by spaces.
 
-    A value that has its standard error beside it (``gap`` and ``gap_standard_error``, or ``value`` and
+    A value with its standard error next to it (``gap`` and ``gap_standard_error``, or ``value`` and
     ``standard_error``) is one entry: "0.31 ± 0.06".
     """
     for key, value in evidence.items():
         name = key.replace("_", " ")
-        beside = "standard_error" if key == "value" else f"{key}_standard_error"
+        error_key = "standard_error" if key == "value" else f"{key}_standard_error"
         if isinstance(value, Mapping):
             for inner, text in evidence_in_words(value):
                 yield (name if inner == "value" else f"{name} {inner}"), text
-        elif beside in evidence:
-            yield name, plus_minus(value, evidence[beside])
+        elif error_key in evidence:
+            yield name, plus_minus(value, evidence[error_key])
         elif not _is_error_of_another(key, evidence):
             yield name, _leaf(value)
 

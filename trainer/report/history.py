@@ -1,4 +1,4 @@
-"""One run as its folder tells it: the columns that are drawn, and the lines that are quoted.
+"""One run, read from its folder: the columns that are drawn, and the lines that are quoted.
 
 A folder is all that is needed, whether the run ended, crashed or is still running. A run of a million steps has a
 journal of half a gigabyte: of a step only the drawn numbers are kept while reading, and ``thin`` brings them down to at

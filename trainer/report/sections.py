@@ -61,7 +61,7 @@ def _interval(value: float, error: float) -> str:
 
 
 def source_rows(run: History) -> Iterator[dict[str, str]]:
-    """What is known of each source: the facts of its data, and how much of it was used."""
+    """Each source: the facts of its data, and how much of it was used."""
     measured = [line.source_value for line in run.evaluations if line.source_value]
     source_values = measured[-1] if measured else {}
     sources = run.start.sources if run.start else {}

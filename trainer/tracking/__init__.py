@@ -1,1 +1,1 @@
-"""Tracking: the journal, and the views that follow it while a run goes on (terminal, W&B)."""
+"""Tracking: the journal, and the views that follow it during a run (terminal, trackers)."""

@@ -26,7 +26,7 @@ class SourceFacts:
     """The data of one source."""
 
     kind: Annotated[Kind, About("real or synthetic")]
-    license: Annotated[str | None, About("license; null where nobody told")] = None
+    license: Annotated[str | None, About("license; null where it was not given")] = None
     num_samples: Annotated[int, About("samples in all its segments")]
     num_tokens: Annotated[int | None, About("tokens in all its segments; null where samples are not of text")] = None
     num_documents: Annotated[int | None, About("documents in all its segments")] = None
@@ -60,7 +60,7 @@ class SliceDrawn:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutFigures:
-    """What one evaluation on held-out real documents found."""
+    """The result of one evaluation on held-out real documents."""
 
     nats_per_token: Annotated[float, About("held-out loss", "nats per token", "loss/held_out")]
     standard_error: Annotated[

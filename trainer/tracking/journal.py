@@ -1,4 +1,4 @@
-"""The run's own record: append-only JSON lines that survive kill -9, used for the journal and for the ledger.
+"""The run's own record: append-only JSON lines that survive kill -9, for the journal and for the ledger.
 
 A line is one ``os.write`` on a descriptor opened with O_APPEND, newline included, so a process that dies leaves whole
 lines and at most one torn one at the end; a line counts only when its newline is there. A write takes 70 us on a busy
@@ -14,20 +14,20 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.base import failures
+from trainer.base import atomic, failures
 from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable
 from trainer.tracking.record import JournalLine
 
 Line = Mapping[str, Any]
 
-TAIL_BYTES = 1 << 20  # how much is read at once when the last newline of a file is looked for
+TAIL_BYTES = 1 << 20  # how much is read in one piece when the last newline of a file is looked for
 
 
 class AppendOnlyFile:
     """A JSONL file that only grows, with one writer; any thread of it may append. ``offset`` is its length in bytes.
 
-    A torn last line found on opening (the process before this one was killed) is moved to the ``.lost`` file first.
+    A torn last line on opening (the process before this one was killed) is moved to the ``.lost`` file first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class AppendOnlyFile:
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._lock = threading.Lock()
         self.offset = os.fstat(self._descriptor).st_size
-        _sync_folder(path.parent)
+        atomic.sync_folder(path.parent)
 
     def append(self, record: Line) -> dict[str, Any]:
         """Write one line and return the record as written. OSError when the disk is full; no half line is left then."""
@@ -74,7 +74,7 @@ class AppendOnlyFile:
 
 
 class JournalWriter(Protocol):
-    """What a run needs of a journal; the main rank has a ``Journal``, the others a ``SilentJournal``."""
+    """What a run needs of a journal: a ``Journal`` on the main rank, a ``SilentJournal`` on the others."""
 
     def write(self, line: JournalLine) -> None:
         """Write one line."""
@@ -89,7 +89,7 @@ class JournalWriter(Protocol):
 class Journal:
     """The journal of the main rank: each line goes to the file first, then to the views (terminal, trackers).
 
-    A view is decoration: one that raises is switched off with a warning, and the run goes on.
+    A view is decoration: one that raises is switched off with a warning, and the run continues.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Journal:
         for view in tuple(self._views):
             try:
                 view(line)
-            except Exception as error:  # noqa: BLE001 -- whatever happens in a view, training goes on
+            except Exception as error:  # noqa: BLE001 -- whatever happens in a view, training continues
                 self._views.remove(view)
                 name = getattr(view, "__qualname__", type(view).__name__)
                 self._warn(f"{name} is switched off for the rest of this run: {type(error).__name__}: {error}")
@@ -176,12 +176,12 @@ def cut(path: Path, offset: int) -> int:
     Crash-safe: the rest is on the disk under its new name before the file is shortened, so a kill between the two
     leaves it in both, and the next cut, finding it at the end of the lost file, does not add it again. A torn line is
     kept as {"torn": text}. UserError when the file is shorter than ``offset`` or ``offset`` is not the end of a line:
-    then it is not the file the checkpoint knew.
+    then it is not the file that the checkpoint refers to.
     """
     size = path.stat().st_size if path.exists() else 0
     if offset < 0 or size < offset:
         raise UserError(
-            f"the file has {size} bytes, fewer than the checkpoint knew",
+            f"the file has {size} bytes, fewer than the checkpoint says",
             got=offset,
             file=path,
             remedy="It was changed after the checkpoint was saved: restore it, or start in a new run folder",
@@ -201,18 +201,10 @@ def cut(path: Path, offset: int) -> int:
 
 
 def _keep(lost: Path, rest: bytes) -> None:
-    """Add ``rest`` to the lost file by writing it anew beside it and renaming, so that it is never half there."""
+    """Add ``rest`` to the lost file, unless it ends with it already; the file is never there in part."""
     before = lost.read_bytes() if lost.exists() else b""
-    if before.endswith(rest):
-        return
-    aside = lost.with_name(lost.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(before)
-        file.write(rest)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(lost)
-    _sync_folder(lost.parent)
+    if not before.endswith(rest):
+        atomic.write_bytes(lost, before + rest)
 
 
 def _whole_lines(rest: bytes) -> bytes:
@@ -235,11 +227,3 @@ def _end_of_last_line(path: Path) -> int:
                 return start + newline + 1
             end = start
     return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -60,7 +60,7 @@ class JournalLine:
             ) from None
 
     def metrics(self) -> dict[str, float]:
-        """What trackers plot of it, by metric name; NaN where it is not known."""
+        """What trackers plot of it, by metric name; NaN where it was not measured."""
         return dict(_metrics(self))
 
 

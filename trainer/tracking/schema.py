@@ -41,7 +41,7 @@ class StartLine(JournalLine):
     quarantine: Annotated[Mapping[str, Any], About("rows that could not be used, by source, with reasons")] = field(
         default_factory=dict
     )
-    contamination: Annotated[Mapping[str, Any], About("training documents also found in held-out, by source")] = field(
+    contamination: Annotated[Mapping[str, Any], About("training documents also in held-out data, by source")] = field(
         default_factory=dict
     )
 
@@ -99,7 +99,7 @@ class EvaluationLine(JournalLine):
     source_value: Annotated[
         Mapping[str, SourceValue],
         About(
-            "what a token of each source is worth now", "fresh real tokens",
+            "source value: held-out improvement per token of each source", "fresh real tokens",
             {"value": "source_value/{}", "standard_error": "source_value/{}/standard_error"},
         ),
     ] = field(default_factory=dict)  # fmt: skip

@@ -1,8 +1,8 @@
-"""What the terminal shows while a run goes on, and the table at its end; both drawn from the journal's lines alone.
+"""What the terminal shows while a run goes on, and the table at its end; both from the journal's lines alone.
 
 On a terminal there is one live bar with losses and shares under it, drawn at most 4 times a second, so that it costs
 less than 1 % of a fast step. Where stdout is a file (SLURM, CI) it is one plain line every 30 seconds instead: the log
-of a day then has 2,880 of them, each of which can be found with grep.
+of a day then has 2,880 of them, each of which grep can find.
 """
 
 import time
@@ -143,7 +143,7 @@ class TerminalProgress:
 
 
 @dataclass(kw_only=True)
-class _Seen:
+class _Summary:
     """What the table at the end is made of."""
 
     kinds: dict[str, str] = field(default_factory=dict)  # of the sources
@@ -174,7 +174,7 @@ def summary_table(lines: Iterable[JournalLine]) -> Table:
 
     Works on the lines of a run that did not end, too: what is not there is left out.
     """
-    run = _Seen()
+    run = _Summary()
     for line in lines:
         run.note(line)
     table = Table(

@@ -22,7 +22,7 @@ CLOSE_S = 60.0  # an upload gets a minute at the end of the run
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a tracker is told of the run when it begins."""
+    """What a tracker gets to know of the run when it begins."""
 
     name: str
     folder: Path
@@ -50,7 +50,7 @@ TrackerFactory = Callable[[Any], Tracker]  # from its configuration
 
 
 class BackgroundTracker:
-    """One tracker in a thread of its own. ``note`` returns at once, whatever the tracker does, and nothing raises."""
+    """One tracker in a thread of its own. Whatever the tracker does, ``note`` returns immediately and nothing raises."""
 
     def __init__(
         self, kind: str, make: Callable[[], Tracker], run: RunInfo, *, warn: Callable[[str], None] = failures.warn
@@ -89,7 +89,7 @@ class BackgroundTracker:
             while (line := self._lines.get()) is not None and not self._is_off:
                 tracker.note(line)
             tracker.close()
-        except Exception as error:  # noqa: BLE001 -- whatever happens in a tracker, training goes on
+        except Exception as error:  # noqa: BLE001 -- whatever happens in a tracker, training continues
             self._switch_off(failures.in_words(error))
 
     def _switch_off(self, reason: str) -> None:
