@@ -27,8 +27,8 @@ TITLES: Mapping[str, tuple[str, str]] = {  # title and note of a chart, by its n
     "price": (
         "Price of a real token",
         "By how much the value of a real token has to exceed that of a synthetic one for it to be drawn beyond the"
-        " plan, and by how much it does now (dotted); 0 where the budget sets no limit, beyond the top where no source reaches"
-        " it.",
+        " plan, and by how much it does now (dotted); 0 where the budget sets no limit, beyond the top where no source"
+        " reaches it.",
     ),
     "budget": (
         "Real data: planned and used",

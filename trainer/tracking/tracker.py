@@ -50,7 +50,7 @@ TrackerFactory = Callable[[Any], Tracker]  # from its configuration
 
 
 class BackgroundTracker:
-    """One tracker in a thread of its own. Whatever the tracker does, ``note`` returns immediately and nothing raises."""
+    """One tracker in a thread of its own: whatever it does, ``note`` returns immediately and nothing raises."""
 
     def __init__(
         self, kind: str, make: Callable[[], Tracker], run: RunInfo, *, warn: Callable[[str], None] = failures.warn
