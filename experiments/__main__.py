@@ -37,12 +37,12 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 
 def arms() -> dict[str, dict[str, Any]]:
     """Settings of every policy in the table of policies, by the name they are shown under."""
-    found = {}
+    settings_by_name = {}
     for kind in POLICIES:
         for settings in SETTINGS.get(kind, [{}]):
             shown = [f"{key}={value}" for key, value in settings.items()] if len(SETTINGS.get(kind, [])) > 1 else []
-            found[" ".join([kind, *shown])] = {"kind": kind, **settings}
-    return found
+            settings_by_name[" ".join([kind, *shown])] = {"kind": kind, **settings}
+    return settings_by_name
 
 
 def cell(environment: Environment, policy: dict[str, Any], seed: int) -> float:
@@ -74,11 +74,14 @@ def table_of(results: dict[str, Any]) -> Table:
     table.add_column("policy")
     for name in results["environments"]:
         table.add_column(name, justify="right")
-    found = results["environments"].values()
-    table.add_row("(optimum itself)", *(f"{one['optimum']:.3g}" for one in found))
-    table.add_row("best static", *(f"{one['best_static'] - one['optimum']:.3g}" for one in found), end_section=True)
+    environments = results["environments"].values()
+    optima = [environment["optimum"] for environment in environments]
+    table.add_row("(optimum itself)", *(f"{optimum:.3g}" for optimum in optima))
+    best = [environment["best_static"] - environment["optimum"] for environment in environments]
+    table.add_row("best static", *(f"{excess:.3g}" for excess in best), end_section=True)
     for policy in arms():
-        table.add_row(policy, *(_shown(one["excess"].get(policy), one["optimum"]) for one in found))
+        excesses = [environment["excess"].get(policy) for environment in environments]
+        table.add_row(policy, *(_shown(excess, optimum) for excess, optimum in zip(excesses, optima, strict=True)))
     return table
 
 
@@ -90,7 +93,7 @@ def _shown(excess: list[float] | None, optimum: float) -> str:
     return f"{over.mean():.3g} ± {error:.1g}" if error > 1e-3 * abs(over.mean()) else f"{over.mean():.3g}"
 
 
-def complaints(results: dict[str, Any]) -> list[str]:
+def problems_of(results: dict[str, Any]) -> list[str]:
     """What is missing from the stored cells, and whether one of them, drawn at random, comes out again."""
     missing = [
         f"{environment.name}, {policy}: missing from {RESULTS.name}"
@@ -120,10 +123,10 @@ def main() -> int:
         RESULTS.write_text(json.dumps(measured(), indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     Console(width=20 + 16 * (1 + len(ENVIRONMENTS))).print(table_of(results))
-    found = complaints(results)
-    for complaint in found:
-        print(complaint, file=sys.stderr)
-    return 1 if found else 0
+    problems = problems_of(results)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

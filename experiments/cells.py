@@ -1,6 +1,6 @@
 """Cells: a variant of a recipe with one seed, as an ordinary run of ``trainer fit`` in a folder of its own.
 
-A cell that is finished is not run again, and one that was interrupted goes on, so a batch of cells can be stopped at
+A cell that is finished is not run again, and one that was interrupted resumes, so a batch of cells can be stopped at
 any time. What a cell came to is read from its run folder alone.
 """
 
@@ -28,7 +28,7 @@ def run_missing(cells: Mapping[str, Sequence[str]], runs: Path, recipe: Path, *,
 
 
 def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
-    """Train one cell, or go on with it."""
+    """Train one cell, or resume it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "commit").write_text(commit())
     sets = [word for item in ["tracking.trackers=[]", *overrides] for word in ("--set", item)]

@@ -40,7 +40,7 @@ class Environment:
 
 
 def _generations(name: str, family: Family, real_generations: int | None) -> Environment:
-    """Real data without end, from a real share of one half; or a budget, from the share that lasts to the end."""
+    """Unlimited real data, from a real share of one half; or a budget, from the share that lasts to the end."""
     is_scarce = real_generations is not None
     most = real_generations / GENERATIONS if is_scarce else 1.0
     best = at_the_end(GENERATIONS, real_generations if is_scarce else GENERATIONS)
@@ -61,7 +61,7 @@ def _generations(name: str, family: Family, real_generations: int | None) -> Env
 
 
 def _quadratic(name: str, problem: Quadratic, real_share: float) -> Environment:
-    """Steps on a quadratic from a real share at the start, with a reading every twenty of them."""
+    """Steps on a quadratic from a real share at the start, with an evaluation every twenty of them."""
     return Environment(
         name=name,
         world=partial(QuadraticWorld, problem=problem, real_share=real_share, every_steps=20),

@@ -11,7 +11,7 @@ _SPREAD -= _SPREAD.mean()
 
 
 def evaluation(step: int, loss: float) -> Evaluation:
-    """A reading whose mean is ``loss`` above the level, in nats per token."""
+    """an evaluation whose mean is ``loss`` above the level, in nats per token."""
     tokens = np.full(DOCUMENTS, TOKENS)
     return Evaluation(
         step=step,

@@ -3,7 +3,7 @@
 Step n is one generation: the model is fitted to M samples, as many of them real as the shares say (exact counts), the
 rest its own of the generation before. What it is a model of is a ``Family`` (experiments/tokens.py, sharpened.py). All
 that control sees is measured on samples, as a run measures it: held-out real documents, the training loss on what was
-drawn, rehearsals that are undone, gradients on a few samples. A budget of real samples may end them: then synthetic
+drawn, trial steps that are undone, gradients on a few samples. A budget of real samples may end them: then synthetic
 ones take their place.
 """
 
@@ -77,7 +77,7 @@ class Family(Protocol):
 
 @dataclass(kw_only=True)
 class GenerationsWorld:
-    """A run of ``num_generations`` of ``num_samples`` each, with a reading after each, from the truth on."""
+    """A run of ``num_generations`` of ``num_samples`` each, with an evaluation after each, from the truth on."""
 
     family: Family
     seed: int
@@ -144,11 +144,11 @@ class GenerationsWorld:
             evaluation=self._evaluation(),
             losses=self._losses,
             alignment=self._alignment(),
-            source_value=self._worth(),
+            source_value=self._source_values(),
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": synthetic / total},
-            forgetting=self._fading(),
+            forgetting=self._forgetting(),
         )
 
     def _of(self, source: str, num_samples: int) -> Any:
@@ -171,8 +171,8 @@ class GenerationsWorld:
             },
         )
 
-    def _worth(self) -> dict[str, SourceValue]:
-        """TrialSteps: a tenth of the way to a fit on one source alone, undone; gains on the same held-out samples."""
+    def _source_values(self) -> dict[str, SourceValue]:
+        """Trial steps: a tenth of the way to a fit on one source alone, undone; gains on the same held-out samples."""
         read = self._of("real", READ_SAMPLES)
         before_N = self.family.nats(self._parameters, read)
         gains, errors = {}, {}
@@ -192,9 +192,9 @@ class GenerationsWorld:
             for name in KINDS
         }
 
-    def _fading(self) -> dict[str, Forgetting]:
-        """A probe as a run makes it: two copies go on on the same samples, and are read on the same held-out ones. A
-        generation is a step at rate 1; steps on few samples go the smaller part of the way to a fit to them."""
+    def _forgetting(self) -> dict[str, Forgetting]:
+        """A probe as a run makes it: two copies continue on the same samples, and are evaluated on the same held-out
+        ones. A generation is a step at rate 1; steps on few samples go the smaller part of the way to a fit to them."""
         times = probe_times(num_steps=self.num_generations, every_steps=1)
         if not times.due(self.position, self.position):
             return {}
@@ -216,23 +216,23 @@ class GenerationsWorld:
                 if number + 1 in (TRIAL_STEPS + SETTLING_STEPS, TRIAL_STEPS + SETTLING_STEPS + LASTING_STEPS):
                     nats.append(self.family.nats(parameters, read))
         one_each = np.ones(len(read), dtype=np.int64)
-        found = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)
-        return {} if found is None else {"synthetic": found}
+        forgetting = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)
+        return {} if forgetting is None else {"synthetic": forgetting}
 
     def _alignment(self) -> dict[str, Alignment]:
         """Inner products of mean gradients on few samples, with the errors that so few make."""
         held_out_NP = self.family.gradients(self._parameters, self._of("real", READ_SAMPLES))
-        found = {}
+        alignments = {}
         for name in KINDS:
             gradient_NP = self.family.gradients(self._parameters, self._of(name, ALIGNED_SAMPLES))
             ours_N, theirs_N = gradient_NP @ held_out_NP.mean(axis=0), held_out_NP @ gradient_NP.mean(axis=0)
-            found[name] = Alignment(
+            alignments[name] = Alignment(
                 inner_product=float(ours_N.mean()),
                 standard_error=float(np.sqrt(ours_N.var() / len(ours_N) + theirs_N.var() / len(theirs_N))),
                 variance=float(gradient_NP.var(axis=0, ddof=1).sum()),
                 num_samples=ALIGNED_SAMPLES,
             )
-        return found
+        return alignments
 
 
 def at_the_end(num_generations: int, real_generations: float) -> FloatArray:

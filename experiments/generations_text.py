@@ -1,4 +1,4 @@
-"""Generations of text: models that train on what the models before them wrote, as published, and with `priced` beside.
+"""Generations of text: models that train on what the models before them wrote, as published, and with `priced`.
 
 Generation 0 trains on real text; each later one is a new model, trained from scratch by an ordinary run on as many
 tokens, of what its arm gives it. The text of a generation is sampled from its model at temperature 1, as many tokens as
@@ -160,9 +160,9 @@ def cells() -> dict[str, Cell]:
 def streams(
     model: PreTrainedModel, end_of_document: int, *, num_streams: int, num_tokens: int, temperature: float, seed: int
 ) -> IntArray:
-    """Token ids [S, L] that the model goes on with after the end of a document, across the ends that it sets itself.
+    """Token ids [S, L] that the model continues with after the end of a document, across the ends that it sets itself.
 
-    A window that is full goes on from its later half, so a document may be longer than what the model sees.
+    A window that is full continues from its later half, so a document may be longer than what the model sees.
     """
     window = model.config.max_position_embeddings
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "use_cache": True}
@@ -299,28 +299,28 @@ def make(cell: Cell) -> None:
     if cell.text.is_file():
         return
     train(cell)
-    asked = judge(cell.seed)
-    end = asked.data.end_of_document
+    scorer = judge(cell.seed)
+    end = scorer.data.end_of_document
     written_SL = streams(
         _model(cell),
         end,
         num_streams=STREAMS,
-        num_tokens=-(-asked.num_real_tokens // STREAMS),
+        num_tokens=-(-scorer.num_real_tokens // STREAMS),
         temperature=TEMPERATURE,
         seed=cell.own_seed,
     )
     provenance = {"generator": cell.name, "generation": cell.generation}
     sampled = {"temperature": TEMPERATURE, "seed": cell.own_seed}
-    write(cell.text, documents(written_SL, end, asked.data.decode), provenance | sampled)
+    write(cell.text, documents(written_SL, end, scorer.data.decode), provenance | sampled)
 
 
 def made(cell: Cell) -> dict[str, Any]:
     """What is stored of a cell; makes it where it is missing."""
     train(cell)
     make(cell)
-    asked = judge(cell.seed)
-    found = {"seed": cell.seed, **(result(cell.folder) or {}), "text": asked.measured(read(cell.text))}
-    return found if cell.before else found | {"real_text": asked.measured(asked.real_texts())}
+    scorer = judge(cell.seed)
+    found = {"seed": cell.seed, **(result(cell.folder) or {}), "text": scorer.measured(read(cell.text))}
+    return found if cell.before else found | {"real_text": scorer.measured(scorer.real_texts())}
 
 
 def forget(cell: Cell) -> None:
@@ -389,17 +389,17 @@ def missing(stored: Mapping[str, Any]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None, results: Path = RESULTS) -> int:
-    """Run what is asked for, store, and print the table; the exit code."""
+    """Run what was requested, store, and print the table; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true", help="run the cells that are missing, one at a time")
     parser.add_argument("--only", default="", help="run only cells whose name starts so (several: with commas)")
     parser.add_argument("--anew", action="store_true", help="with --run: and those that are there, and what follows")
-    asked = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     stored = json.loads(results.read_text()) if results.is_file() else {}
-    if asked.run:
-        only = tuple(asked.only.split(","))
+    if arguments.run:
+        only = tuple(arguments.only.split(","))
         try:
-            _run(stored, only, anew=asked.anew)
+            _run(stored, only, anew=arguments.anew)
         finally:
             results.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
     print("\n".join(table(stored)))

@@ -1,10 +1,10 @@
-"""The guard's calibration: false alarms and delays on simulated readings, beside detectors that one would take instead.
+"""The guard's calibration: false alarms and delays on simulated evaluations, compared with common drift detectors.
 
     python -m experiments.guard_table [--streams 2000] [--out experiments/results/guard.json]
 
-False alarms are counted over 200 readings from the first one on, jitter and expectation estimated in the stream, with a
-look at each; delays from the first damaged reading, the 101st, to the alarm. The others get the same readings in nats
-per token: the detectors of ``river`` as they come, and the paired test over documents with a look at each reading.
+False alarms are counted over 200 evaluations from the first one on, jitter and expectation estimated in the stream, one
+test at each; delays from the first damaged evaluation, the 101st, to the alarm. The others get the same ones in nats
+per token: the detectors of ``river`` as they come, and the paired test over documents, one at each evaluation.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "guard.json"
 SEED = 2026
 NUM_EVALUATIONS = 200
 CHANGE_AT = 100
-AFTER = 60  # readings after a change
+AFTER = 60  # evaluations after a change
 RIVER_STREAMS = 200  # a stream at a time
 DOCUMENT_ERROR = 0.06 / math.sqrt(2000)  # of a paired difference over 2,000 documents, nats per token
 
@@ -46,7 +46,7 @@ def _power_law(area: FloatArray, rate: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table: what the readings are like, and what happens to them (None: nothing)."""
+    """One row of the table: what the evaluations are like, and what happens to them (None: nothing)."""
 
     name: str
     noise: str
@@ -55,7 +55,7 @@ class Row:
     change: str | None = None
 
     def streams(self, num_streams: int) -> Streams:
-        """So many of them; the same for every method."""
+        """``num_streams`` of them, the same for every method."""
         num = NUM_EVALUATIONS if self.change is None else CHANGE_AT + AFTER
         rng = np.random.default_rng([SEED, *self.name.encode()])
         streams = healthy(self.noise, rng, num_streams, num, schedule=self.schedule, fall=self.fall)
@@ -80,27 +80,27 @@ ROWS = [
 
 
 def guard(streams: Streams) -> IntArray:
-    """All of it, at defaults."""
+    """The whole guard at its defaults."""
     return first_alarms(streams, GuardConfig())
 
 
 def _river(make: Callable[[], Any]) -> Method:
     def first(streams: Streams) -> IntArray:
-        found = np.full(len(streams.mean), NEVER)
+        first_alarm = np.full(len(streams.mean), NEVER)
         for number, values in enumerate(streams.mean):
             detector = make()
             for t, value in enumerate(values):
                 detector.update(float(value))
                 if detector.drift_detected:
-                    found[number] = t
+                    first_alarm[number] = t
                     break
-        return found
+        return first_alarm
 
     return first
 
 
 def naive(streams: Streams) -> IntArray:
-    """Paired test against the first ten readings at 5 %, one-sided, the documents its only error."""
+    """Paired test against the first ten evaluations at 5 %, one-sided, the documents its only error."""
     z = (streams.mean[:, 10:] - streams.mean[:, :10].mean(axis=1, keepdims=True)) / DOCUMENT_ERROR
     above = z > 1.645
     return np.where(above.any(axis=1), above.argmax(axis=1) + 10, NEVER)
@@ -118,18 +118,18 @@ METHODS: dict[str, tuple[Method, int | None]] = {  # and on how many streams at 
 def measured(row: Row, method: str, num_streams: int) -> dict[str, Any]:
     """One cell: false alarms with their standard error, or delays of the streams not alarmed before the change."""
     run, most = METHODS[method]
-    wanted = num_streams if row.change is None else num_streams // 4  # a median asks for fewer than a rare event
+    wanted = num_streams if row.change is None else num_streams // 4  # a median needs fewer than a rare event
     first = run(row.streams(min(wanted, most or wanted)))
     cell: dict[str, Any] = {"row": row.name, "method": method, "streams": len(first)}
     if row.change is None:
         share = float((first < NEVER).mean())
         return cell | {"false_alarms": share, "standard_error": math.sqrt(share * (1 - share) / len(first))}
-    found = delays(first, CHANGE_AT)
+    delay = delays(first, CHANGE_AT)
     cell["alarmed_before"] = float((first < CHANGE_AT).mean())
-    cell["found"] = float((found < AFTER + 1).mean()) if len(found) else None
+    cell["detected"] = float((delay < AFTER + 1).mean()) if len(delay) else None
     for name, part in (("median", 0.5), ("p90", 0.9)):
-        at = float(np.quantile(found, part)) if len(found) else math.inf
-        cell[name] = at if at <= AFTER else None  # None: not within ``AFTER`` readings
+        at = float(np.quantile(delay, part)) if len(delay) else math.inf
+        cell[name] = at if at <= AFTER else None  # None: not within ``AFTER`` evaluations
     return cell
 
 

@@ -18,7 +18,7 @@ from experiments.evaluations import evaluation
 from trainer.base.records import SHARE_ONE, FloatArray, Horizon, Observation, SourceValue
 
 KINDS = {"real": "real", "written": "synthetic"}
-TRIAL_PART = 0.25  # of the tokens between two readings
+TRIAL_PART = 0.25  # of the tokens between two evaluations
 
 
 def zipf(beta: float, ranks: int) -> FloatArray:
@@ -70,8 +70,8 @@ class MemoryWorld:
         """Whether ``written`` is head-only in the coming span."""
         return self.position >= self.joins
 
-    def _draw(self, seen: NDArray[np.bool_], tokens: float, q: FloatArray) -> NDArray[np.bool_]:
-        return seen | (self._rng.random(self.ranks) < -np.expm1(tokens * np.log1p(-q)))
+    def _draw(self, drawn: NDArray[np.bool_], tokens: float, q: FloatArray) -> NDArray[np.bool_]:
+        return drawn | (self._rng.random(self.ranks) < -np.expm1(tokens * np.log1p(-q)))
 
     def _of(self, name: str) -> FloatArray:
         return self._head_p if name == "written" and self.position > self.joins else self.p
@@ -85,11 +85,11 @@ class MemoryWorld:
             self._seen = self._draw(self._seen, tokens, q)
         self.whole.append(whole)
 
-    def _miss(self, seen: NDArray[np.bool_]) -> float:
-        return float(self._documents[~seen].sum() / self.held_out)
+    def _miss(self, drawn: NDArray[np.bool_]) -> float:
+        return float(self._documents[~drawn].sum() / self.held_out)
 
     def observation(self, shares: Mapping[str, int]) -> Observation:
-        """What a run would know here: misses on held-out tokens, and rehearsals on a few more tokens of each source."""
+        """What a run would know here: misses on held-out tokens, and trial steps on a few tokens of each source."""
         progress = self.position / self.evaluations
         return Observation(
             step=self.position,
@@ -103,13 +103,13 @@ class MemoryWorld:
             evaluation=evaluation(self.position, self._miss(self._seen)),
             losses={},
             alignment={},
-            source_value=self._worth(),
+            source_value=self._source_values(),
             shares=dict(shares),
             kinds=self.kinds,
             epochs=dict.fromkeys(shares, progress),
         )
 
-    def _worth(self) -> Mapping[str, SourceValue]:
+    def _source_values(self) -> Mapping[str, SourceValue]:
         tokens = TRIAL_PART * self.span_tokens
         gained = {}
         for name, q in (("", self.p), ("real", self.p), ("written", self._of("written"))):
@@ -144,6 +144,6 @@ class MemoryWorld:
         return float(behind[-1] + 1 if len(behind) else 0) * self.span_tokens / fine
 
     def oracle(self) -> list[float]:
-        """Tokens of the whole distribution by span when the source is dropped at the first reading that could tell."""
+        """Tokens of the whole distribution by span if it is dropped at the first one that can show it."""
         first = self.span_tokens * (1 - self.shares["written"] / SHARE_ONE)
         return [first if number == self.joins else float(self.span_tokens) for number in range(self.evaluations)]

@@ -8,11 +8,11 @@ from trainer.evaluate.schedule import Times
 
 
 def probe_times(*, num_steps: int, every_steps: int) -> Times:
-    """Of the policy ``priced`` in a run with a reading every so many steps."""
+    """Of the policy ``priced`` in a run with an evaluation every so many steps."""
     needed_from = PricedConfig(kind="priced").warm_up
-    found = forgetting_times(SourceValueConfig(), needed_from, num_steps=num_steps, every_steps=every_steps)
-    assert found is not None
-    return found
+    times = forgetting_times(SourceValueConfig(), needed_from, num_steps=num_steps, every_steps=every_steps)
+    assert times is not None
+    return times
 
 
 def probe_counts(times: Times, *, num_steps: int, batch: int) -> SourceValueCounts:

@@ -1,4 +1,4 @@
-"""E8 and E9: SGD on a quadratic from two sources, the real one right and noisy, the synthetic one cheap and off center.
+"""E8 and E9: SGD on a quadratic from two sources: real (right, noisy) and synthetic (plentiful, off center).
 
 theta <- theta - eta_t (theta - batch mean); a part pi_t of the batch is synthetic: mean Delta instead of 0, variance
 sigma_s^2 < sigma_r^2 in each of d dimensions. With c_t = eta_t prod_{s>t} (1 - eta_s) the final excess loss is
@@ -11,7 +11,7 @@ without end: at a constant rate the best share is eta d (sigma_r^2 - sigma_s^2) 
 budget of real samples, none drawn twice: the best placement is a quadratic program, solved here through its dual in one
 variable. The published figures are met (tests/experiments/test_quadratic.py), with two remarks: the optimum at a tenth
 of real data is 0.0468, the top-c_t placement itself; and a rule that looks one step ahead, however exact its gradients,
-comes to nearly twice the best synthetic share, because noise fades twice as fast as the mean (``pacing.noise_rate``).
+comes to nearly twice the best synthetic share, because noise decays twice as fast as the mean.
 """
 
 # T steps, d dimensions
@@ -94,14 +94,16 @@ class Quadratic:
             taken = np.maximum(wanted, cost < 0)
             return float(cost @ taken) - m**2 / 2
 
-        found = minimize_scalar(lambda m: -lower_bound(m), bounds=(0, delta), options={"xatol": 1e-9}, method="bounded")
-        return -float(found.fun) + self.excess(np.zeros(self.num_steps))
+        minimum = minimize_scalar(
+            lambda m: -lower_bound(m), bounds=(0, delta), options={"xatol": 1e-9}, method="bounded"
+        )
+        return -float(minimum.fun) + self.excess(np.zeros(self.num_steps))
 
 
 @dataclass(kw_only=True)
 class QuadraticWorld:
     """A run of it. Evaluations every so many steps on ``held_out`` documents, whose own mean is a little off;
-    alignments and rehearsals cost what they would cost and err as they would.
+    alignments and trial steps cost what they would cost and err as they would.
     """
 
     problem: Quadratic
@@ -136,7 +138,7 @@ class QuadraticWorld:
         return self.problem.excess(np.array(self.path))
 
     def train(self, shares: Mapping[str, int]) -> None:
-        """Up to the next reading; real samples end with the budget, and synthetic ones take their place."""
+        """Up to the next evaluation; real samples end with the budget, and synthetic ones take their place."""
         problem, steps = self.problem, min(self.every_steps, self.problem.num_steps - self.position)
         self._wanted += shares["real"] / SHARE_ONE * steps * problem.batch
         most = np.inf if problem.real_samples is None else problem.real_samples
@@ -156,7 +158,7 @@ class QuadraticWorld:
         batch: int,
         rng: np.random.Generator | None = None,
     ) -> FloatArray:
-        """theta after steps of these rates: the sum of Gaussian steps, drawn at once, from ``rng`` if not the run's."""
+        """theta after steps of these rates: the sum of Gaussian steps, drawn together, from ``rng`` or the run's."""
         problem = self.problem
         after = np.concatenate([np.cumprod((1 - rates)[::-1])[::-1][1:], [1.0]])
         variance = synthetic * problem.synthetic_variance + (1 - synthetic) * problem.real_variance
@@ -186,11 +188,11 @@ class QuadraticWorld:
             evaluation=evaluation(self.position, self._loss(self._theta, self._held_out_mean)),
             losses={},
             alignment=self._alignment(),
-            source_value=self._worth(),
+            source_value=self._source_values(),
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": 0.5},
-            forgetting=self._fading(),
+            forgetting=self._forgetting(),
         )
 
     def _sources(self) -> Mapping[str, tuple[FloatArray, float]]:
@@ -202,22 +204,22 @@ class QuadraticWorld:
 
     def _alignment(self) -> Mapping[str, Alignment]:
         """Inner products of gradients on a few samples, with the errors that such samples make."""
-        problem, found = self.problem, {}
+        problem, alignments = self.problem, {}
         held_out = self._theta - self._normal(problem.real_variance / ALIGNED_HELD_OUT)
         for name, (center, variance) in self._sources().items():
             gradient = self._theta - center - self._normal(variance / ALIGNED_SAMPLES)
             error = (gradient @ gradient) * problem.real_variance / ALIGNED_HELD_OUT
             error += (held_out @ held_out) * variance / ALIGNED_SAMPLES
-            found[name] = Alignment(
+            alignments[name] = Alignment(
                 inner_product=float(held_out @ gradient),
                 standard_error=float(np.sqrt(error)),
                 variance=problem.dimensions * variance,
                 num_samples=ALIGNED_SAMPLES,
             )
-        return found
+        return alignments
 
-    def _worth(self) -> Mapping[str, SourceValue]:
-        """TrialSteps: steps on one source alone at a smaller batch and rate, then undone; gains on held-out samples."""
+    def _source_values(self) -> Mapping[str, SourceValue]:
+        """Trial steps on one source alone at a smaller batch and rate, then undone; gains on held-out samples."""
         problem = self.problem
         scale = np.sqrt(TRIAL_SAMPLES / problem.batch)
         rate = problem.rates[min(self.position, problem.num_steps - 1)]
@@ -241,8 +243,8 @@ class QuadraticWorld:
             for name in ("real", "synthetic")
         }
 
-    def _fading(self) -> Mapping[str, Forgetting]:
-        """A probe as a run makes it: two copies go on on the same samples, and are read on the same held-out ones.
+    def _forgetting(self) -> Mapping[str, Forgetting]:
+        """A probe as a run makes it: two copies continue on the same samples, evaluated on the same held-out ones.
 
         Its draws are its own, so that what is drawn otherwise is the same with and without it.
         """
@@ -263,8 +265,8 @@ class QuadraticWorld:
                 theta = self._after(theta, np.full(steps, rate), 0.5, size, common)
                 nats.append(0.5 * ((theta - rows) ** 2).sum(axis=1))
         one_each = np.ones(len(rows), dtype=np.int64)
-        found = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=rate_scale)
-        return {} if found is None else {"synthetic": found}
+        forgetting = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=rate_scale)
+        return {} if forgetting is None else {"synthetic": forgetting}
 
 
 def _shares(real: float) -> dict[str, int]:
@@ -273,7 +275,7 @@ def _shares(real: float) -> dict[str, int]:
 
 
 def greedy_excess(problem: Quadratic) -> float:
-    """Real data first, as any rule that looks at the next reading alone would spend them."""
+    """Real data first, as any rule that looks at the next evaluation alone would use them."""
     real_steps = (problem.real_samples or 0) / problem.batch
     synthetic = np.clip(np.arange(problem.num_steps) + 1 - real_steps, 0, 1)
     return problem.excess(synthetic)

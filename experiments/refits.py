@@ -1,4 +1,4 @@
-"""E4 to E7: a mean is fitted anew at each reading, to weighted averages of what the sources gave.
+"""E4 to E7: a mean is fitted anew at each evaluation, to weighted averages of what the sources gave.
 
 theta = sum_k w_k xbar_k, w the shares; the risk is |theta|^2, as the truth lies at 0 and samples scatter by 1 in each
 of d dimensions. Per dimension, n real samples, m synthetic ones:
@@ -6,12 +6,12 @@ of d dimensions. Per dimension, n real samples, m synthetic ones:
 * E4, fresh real and synthetic from the model before: n risk / d -> f(w) = [w^2 + k (1-w)^2] / [w (2-w)], k = n/m, least
   at w* with w*^2 + k w* - k = 0, where f(w*) = w*. The rule that makes the next generation best (a steady-state Kalman
   gain) has the same fixed point, so a controller that looks one generation ahead is not misled here.
-* E5, the same real samples for ever: n risk / d = 1 + k (1-w)^2 / (1 - (1-w)^2), least at w = 1.
+* E5, the same real samples forever: n risk / d = 1 + k (1-w)^2 / (1 - (1-w)^2), least at w = 1.
 * E6, finite sets off center by delta_k: risk = w'(diag(d/m_k) + Delta Delta')w, a quadratic program on the simplex.
   What is said of the expected risk holds for a draw up to 1/sqrt(d).
 * E7, n1 real samples and as many synthetic ones as give the share p in the pool: risk = d (1-p)/n1 + p^2 c^2, least
   at p* = d / (2 n1 c^2). The alignment of gradients on the pool is blind to the variance that more samples take away
-  (its zero is p = 0), so worth is rehearsed: refitted with some more of a source, and undone.
+  (its zero is p = 0), so source value is measured by trial steps: refitted with some more of a source, and undone.
 
 All checked by simulation (tests/experiments/test_refits.py).
 """
@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 from experiments.evaluations import evaluation
 from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Horizon, Kind, Observation, SourceValue
 
-TRIAL_SHARE = 0.05  # moved by a rehearsal
+TRIAL_SHARE = 0.05  # moved by trial steps
 
 
 def kept_weight(k: float) -> float:
@@ -105,11 +105,11 @@ class RefitWorld(ABC):
 
     @abstractmethod
     def _drawn(self, weights: Mapping[str, float]) -> dict[str, FloatArray]:
-        """Mean of the samples of each source that the fit at this reading is made on."""
+        """Mean of the samples of each source that the fit at this evaluation is made on."""
 
     @property
     def is_done(self) -> bool:
-        """All readings made."""
+        """All evaluations made."""
         return self.position >= self.evaluations
 
     def train(self, shares: Mapping[str, int]) -> None:
@@ -142,7 +142,7 @@ class RefitWorld(ABC):
             evaluation=evaluation(self.position, self._loss(self._theta)),
             losses={},
             alignment=self._alignment(),
-            source_value=self._worth(shares),
+            source_value=self._source_values(shares),
             shares=dict(shares),
             kinds=self.kinds,
             epochs={name: drawn[name] * batch / self.unique[name] for name in shares},
@@ -150,18 +150,18 @@ class RefitWorld(ABC):
 
     def _alignment(self) -> Mapping[str, Alignment]:
         """Inner products of gradients; their errors from the scatter over dimensions, which are alike."""
-        found = {}
+        alignments = {}
         for name, mean in self._means.items():
             products = (self._theta - self._held_out_mean) * (self._theta - mean)
-            found[name] = Alignment(
+            alignments[name] = Alignment(
                 inner_product=float(products.sum()),
                 standard_error=float(products.std() * np.sqrt(self.dimensions)),
                 variance=float(self.dimensions),
                 num_samples=self.unique[name],
             )
-        return found
+        return alignments
 
-    def _worth(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:
+    def _source_values(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:
         return {}
 
 
@@ -251,7 +251,7 @@ class OffsetWorld(RefitWorld):
 
 
 class PooledWorld(RefitWorld):
-    """E7: n1 real samples, and a pool of fresh synthetic ones as large as their share asks for."""
+    """E7: n1 real samples, and a pool of fresh synthetic ones as large as their share requires."""
 
     def __init__(
         self, *, real: int, offset_squared: float, dimensions: int, evaluations: int, seed: int, held_out: int | None
@@ -278,9 +278,9 @@ class PooledWorld(RefitWorld):
     def _alignment(self) -> Mapping[str, Alignment]:
         return {}
 
-    def _worth(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:
+    def _source_values(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:
         """Refits with 5 % of the pool more of a source: new synthetic samples, the same real ones again (fewer
-        synthetic ones beside them), or, for the unit, new real ones. Measured on other held-out documents each time."""
+        synthetic ones alongside), or, for the unit, new real ones. Measured on other held-out documents each time."""
         now = {name: share / SHARE_ONE for name, share in shares.items()}
         size, mean = self._pool(now), self._means["synthetic"]
         held_out = self._normal(1 / self.held_out) if self.held_out else np.zeros(self.dimensions)

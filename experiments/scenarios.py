@@ -1,4 +1,4 @@
-"""The scenarios of the text laboratory: what there is to train on, which shares are swept, which rules are asked.
+"""The scenarios of the text laboratory: what there is to train on, which shares are swept, which rules are compared.
 
 A cell is a scenario, an arm and a seed: overrides of one recipe (text.yaml).
 """
@@ -13,9 +13,9 @@ SEEDS = tuple(range(17, 27))  # an arm with n seeds has the first n of them
 TURNING, TURNS_BAD_AT = "turning", 151  # the source that turns bad, and the first step of that
 
 UNGUARDED = "control.guard={enabled: false}"
-# Thirty documents are what the guard needs, and a reading of them each 25 steps costs the 5 % of evaluation.
+# Thirty documents are what the guard needs, and an evaluation of them each 25 steps costs the 5 % of evaluation.
 GUARDED = "evaluation.every_steps=25"
-ARMS = {  # beside the static sweep; all of them start from half real data
+ARMS = {  # in addition to the static sweep; all of them start from half real data
     "anneal": ("control.policy={kind: anneal, real_share: 1, start: 0.6}", UNGUARDED),
     "odm": ("control.policy={kind: odm}", UNGUARDED),
     "fms-odm": ("control.policy={kind: fms_odm}", UNGUARDED),
@@ -53,7 +53,7 @@ TURN = f"{{from_step: {TURNS_BAD_AT}, retires: true, {BAD}}}"
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What there is to train on, for how many steps; which real shares are swept (the rest goes in equal parts to the
-    synthetic sources) and which arms are asked, each with how many seeds."""
+    synthetic sources) and which arms run, each with how many seeds."""
 
     says: str
     real: str
@@ -133,7 +133,7 @@ SCENARIOS = {
         arms={"priced": 5},
     ),
     "brief": Scenario(
-        says="the same in a run so short that three rehearsals are all it can pay for",
+        says="the same in a run so short that it affords three measurements of source value only",
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
         sweep={1.0: 3, 0.5: 3},
@@ -166,7 +166,7 @@ SCENARIOS = {
         sweep={},
         arms={"priced": 10, "spared": 10},
         steps=400,
-        # in so short a run few rehearsals would fall after the turn, and three sources leave too few documents
+        # few source values would be measured after the turn in so short a run, and three sources leave few documents
         also=["evaluation.source_value.until=0.8", "evaluation.validation_documents=30"],
     ),
     "equal": Scenario(

@@ -6,7 +6,7 @@ sharper (variance lambda < 1 times its own, as by a low temperature). Means bein
     s' = rho + (1 - rho) lambda s,   s -> rho / (1 - (1 - rho) lambda),   rho(v) = v (1 - lambda) / (1 - v lambda)
 
 where rho(v) is the share that keeps the variance v: 0.79 for v = 0.95 at lambda = 0.8, so a little sharpening costs
-much real data. For samples without end; a fit to M of them has the sampling noise of E1 beside it. Derived so and
+much real data. For infinitely many samples; a fit to M of them also has the sampling noise of E1. Derived so and
 confirmed by simulation. The excess of a run is that of its loss on real data, KL = (1/s - 1 + ln s) / 2, for samples
 without end; real data is best spent in the last generation, which alone counts.
 """
@@ -74,6 +74,6 @@ class Sharpened:
         return np.stack([-z_N, (1 - z_N**2) / 2], axis=1)
 
     def expected_excess(self, real_N: FloatArray, num_samples: int) -> float:
-        """KL from real data, for samples without end."""
+        """KL from real data, for infinitely many samples."""
         variance = variance_after(real_N, self.sharpness)
         return float((1 / variance - 1 + np.log(variance)) / 2)

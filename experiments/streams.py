@@ -1,9 +1,9 @@
-"""Streams of readings with nothing wrong, or one thing, many at once: what the guard's calibration is measured on.
+"""Many streams of evaluations with nothing wrong, or one thing: what the guard's calibration is measured on.
 
 Figures are in units of the jitter's SD, 0.003 nats per token, as large as it was between checkpoints of small models.
 """
 
-# S streams, R readings, N slices
+# S streams, R evaluations, N slices
 
 import math
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def noise(kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatA
 
 
 def rates(kind: str, num_evaluations: int) -> FloatArray:
-    """The learning rate at each reading: ``constant``, ``cosine`` to 0, ``linear`` to 0 or ``wsd`` (the last fifth
+    """The learning rate at each evaluation: ``constant``, ``cosine`` to 0, ``linear`` to 0 or ``wsd`` (the last fifth
     falls)."""
     at = (np.arange(num_evaluations) + 1) / num_evaluations
     by_kind = {
@@ -91,8 +91,8 @@ def healthy(
 
 
 def damaged(streams: Streams, what: str, at: int) -> Streams:
-    """With a lasting change from reading ``at`` on, in SDs of the statistic that it hits: ``step`` of 3 in the mean and
-    all that follows it, ``ramp`` of 1/6 more at each reading, ``tail``, ``slice`` and ``gap`` 3 in these alone.
+    """With a lasting change from evaluation ``at`` on, in SDs of the statistic that it hits: ``step`` of 3 in the mean
+    and all that follows it, ``ramp`` of 1/6 more at each evaluation, ``tail``, ``slice`` and ``gap`` 3 in these alone.
     """
     num = streams.mean.shape[1]
     since = np.maximum(np.arange(num) - at + 1, 0)
@@ -136,10 +136,10 @@ def _first_global(streams: Streams, settings: DetectorSettings, alarm: float) ->
     area = np.cumsum(streams.rate) / num
     kept = forecast_settings(settings).kept_evaluations
     for t in range(num):
-        known = slice(max(0, t - kept), t + 1)
-        before = np.zeros(kept + 1 - (known.stop - known.start))
+        kept_range = slice(max(0, t - kept), t + 1)
+        before = np.zeros(kept + 1 - (kept_range.stop - kept_range.start))
         schedule = Schedule(
-            area=np.concatenate([before, area[known]]), rate=np.concatenate([before, streams.rate[known]])
+            area=np.concatenate([before, area[kept_range]]), rate=np.concatenate([before, streams.rate[kept_range]])
         )
         values = {"mean": streams.mean[:, t], "tail": streams.tail[:, t], "gap": streams.gap[:, t]}
         detectors, scores = update_all(settings, detectors, values, schedule)

@@ -1,4 +1,4 @@
-"""The text laboratory: what each rule is worth on real text, against the best share that one would have to know.
+"""The text laboratory: how well each rule does on real text, against the best share that one would have to know.
 
 A scenario is a set of sources, an arm a rule for their shares, a cell both with one seed: an ordinary run. All cells of
 a scenario train on equally many tokens. The best static share is chosen by the loss on ``validation`` documents and
@@ -34,29 +34,31 @@ def again(stored: Mapping[str, Any], seed: int | None) -> bool:
     name = random.Random(seed).choice(sorted(stored))
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder) / "again", cells()[name], RECIPE)
-        found = result(Path(folder) / "again")
-    loss = None if found is None else found["test_nats_per_token"]
+        cell = result(Path(folder) / "again")
+    loss = None if cell is None else cell["test_nats_per_token"]
     before = stored[name]["test_nats_per_token"]
     print(f"{name} again: {loss}, stored {before} (commit {stored[name]['commit']})")
     return loss is not None and abs(loss - before) <= SAME
 
 
 def main() -> int:
-    """Run what is asked for, store, and print the table; the exit code."""
+    """Run what was requested, store, and print the table; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true", help="run the cells that are missing")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="", help="run only cells whose name starts so (several: with commas)")
     parser.add_argument("--again", action="store_true", help="run one stored cell again and compare")
     parser.add_argument("--pick", type=int, help="seed by which --again picks its cell")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     plan = cells()
     stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if asked.run:
+    if arguments.run:
         wanted = {
-            name: plan[name] for name in plan if name.startswith(tuple(asked.only.split(","))) and name not in stored
+            name: plan[name]
+            for name in plan
+            if name.startswith(tuple(arguments.only.split(","))) and name not in stored
         }
-        run_missing(wanted, RUNS, RECIPE, jobs=asked.jobs)
+        run_missing(wanted, RUNS, RECIPE, jobs=arguments.jobs)
         stored |= {name: found for name in plan if (found := result(RUNS / name)) is not None}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
@@ -65,7 +67,7 @@ def main() -> int:
     print(f"\n{len(plan) - len(missing)} of {len(plan)} cells are stored")
     if missing:
         print(f"missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    same = again(stored, asked.pick) if asked.again and stored else True
+    same = again(stored, arguments.pick) if arguments.again and stored else True
     return int(bool(missing) or not same)
 
 

@@ -23,18 +23,18 @@ def table(stored: Mapping[str, Any]) -> list[str]:
         rows += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
         best = _best(_statics(stored, name))
         for arm, seeds in scenario.seeds().items():
-            found = _by_seed(stored, f"{name}/{arm}", seeds)
-            if not found:
+            by_seed = _by_seed(stored, f"{name}/{arm}", seeds)
+            if not by_seed:
                 continue
             cells = [
-                spread(_losses(found)),
+                spread(_losses(by_seed)),
                 "chosen" if arm == best else interval(_regrets(stored, name, arm)),
                 _percent(stored, name, arm),
-                f"{mean(one['worst_slice']['bits_per_byte'] for one in found.values()):.3f}",
-                _epochs(found),
-                _guarded(found),
+                f"{mean(cell['worst_slice']['bits_per_byte'] for cell in by_seed.values()):.3f}",
+                _epochs(by_seed),
+                _guarded(by_seed),
             ]
-            rows.append(f"| {arm} | {len(found)} | {' | '.join(cells)} |")
+            rows.append(f"| {arm} | {len(by_seed)} | {' | '.join(cells)} |")
     return [*rows, *_overview(stored), *_rules(stored), *_sums(stored), *_repeated(stored), *_poisoned(stored)]
 
 
@@ -43,10 +43,10 @@ def _regrets(stored: Mapping[str, Any], name: str, arm: str, seeds: Collection[i
     have."""
     statics = _statics(stored, name)
     best = _best(statics)
-    found = _by_seed(stored, f"{name}/{arm}", SCENARIOS[name].seeds()[arm])
+    by_seed = _by_seed(stored, f"{name}/{arm}", SCENARIOS[name].seeds()[arm])
     return [
-        one["test_nats_per_token"] - statics[best][seed]["test_nats_per_token"]
-        for seed, one in found.items()
+        cell["test_nats_per_token"] - statics[best][seed]["test_nats_per_token"]
+        for seed, cell in by_seed.items()
         if best is not None and seed in statics[best] and seed in seeds
     ]
 
@@ -58,19 +58,19 @@ def _percent(stored: Mapping[str, Any], name: str, arm: str) -> str:
     return f"{100 * mean(regrets) / mean(_losses(statics[best])):+.2f}" if best is not None and regrets else ""
 
 
-def _epochs(found: Mapping[int, Any]) -> str:
+def _epochs(by_seed: Mapping[int, Any]) -> str:
     """Of real data, on average over the seeds."""
-    return f"{mean(one['epochs']['real'] for one in found.values()):.1f}"
+    return f"{mean(cell['epochs']['real'] for cell in by_seed.values()):.1f}"
 
 
-def _guarded(found: Mapping[int, Any]) -> str:
+def _guarded(by_seed: Mapping[int, Any]) -> str:
     """How often the guard did what, over the seeds."""
-    acts = Counter(move["action"] for one in found.values() for move in one["moves"] if move["action"] != "move")
+    acts = Counter(move["action"] for cell in by_seed.values() for move in cell["moves"] if move["action"] != "move")
     return ", ".join(f"{count} {action}" for action, count in sorted(acts.items())) or "silent"
 
 
 def _overview(stored: Mapping[str, Any]) -> list[str]:
-    """A row for each scenario that has a sweep: the chosen static share, and `priced` beside it."""
+    """A row for each scenario that has a sweep: the chosen static share, and `priced` next to it."""
     rows = ["", "**Overview**: `priced` against the best static share.", ""]
     rows += ["| scenario | shares swept | spread, in SD of a seed | best static | its test loss | real epochs |"]
     rows[-1] += " priced: test loss | real epochs | paired seeds | regret, nats per token | in % | guard |"
@@ -100,7 +100,7 @@ def _overview(stored: Mapping[str, Any]) -> list[str]:
 
 
 def _rules(stored: Mapping[str, Any]) -> list[str]:
-    """The regrets of every arm where more rules than `priced` were asked."""
+    """The regrets of every arm where more rules than `priced` were arguments."""
     wide = [name for name, scenario in SCENARIOS.items() if scenario.sweep and len(scenario.arms) > 1]
     rows = ["", "**Rules**: regrets, nats per token (seeds).", ""]
     rows += [f"| arm | {' | '.join(wide)} |", "|" + " --- |" * (1 + len(wide))]
@@ -149,16 +149,16 @@ def _repeated(stored: Mapping[str, Any]) -> list[str]:
 def _poisoned(stored: Mapping[str, Any]) -> list[str]:
     """How soon a source that turned bad was gone, and what it had cost by the end."""
     seeds = SCENARIOS["poisoned"].arms["priced"]
-    found, spared = (_by_seed(stored, f"poisoned/{arm}", SEEDS[:seeds]) for arm in ("priced", "spared"))
-    both = sorted(found.keys() & spared.keys())
+    poisoned, spared = (_by_seed(stored, f"poisoned/{arm}", SEEDS[:seeds]) for arm in ("priced", "spared"))
+    both = sorted(poisoned.keys() & spared.keys())
     if not both:
         return []
-    late = [evaluations_until_gone(found[seed]) for seed in both]
+    late = [evaluations_until_gone(poisoned[seed]) for seed in both]
     gone = [count for count in late if count is not None]
     rows = ["", f"**Poisoned**: {len(gone)} of {len(late)} sources that turned bad were at a share of 0 by the end"]
     if gone:
         rows[-1] += f", after {median(gone):g} evaluations (median), {quantile(gone, 0.9):g} (90th percentile)"
-    losses = ([one[seed]["test_nats_per_token"] for seed in both] for one in (found, spared))
+    losses = ([cells[seed]["test_nats_per_token"] for seed in both] for cells in (poisoned, spared))
     percent = [100 * (with_it / without - 1) for with_it, without in zip(*losses, strict=True)]
     return [*rows, f"Final loss against the runs that never saw it: {interval(percent)} %."]
 
@@ -169,14 +169,14 @@ def evaluations_until_gone(cell: Mapping[str, Any]) -> int | None:
     return sum(TURNS_BAD_AT <= step <= gone[0] for step in cell["evaluation_steps"]) if gone else None
 
 
-def _losses(found: Mapping[int, Any]) -> list[float]:
-    return [one["test_nats_per_token"] for one in found.values()]
+def _losses(by_seed: Mapping[int, Any]) -> list[float]:
+    return [cell["test_nats_per_token"] for cell in by_seed.values()]
 
 
 def _statics(stored: Mapping[str, Any], name: str) -> dict[str, dict[int, Any]]:
     """The cells of the static sweep by arm and seed."""
     arms = {arm: seeds for arm, seeds in SCENARIOS[name].seeds().items() if arm.startswith("static-")}
-    return {arm: found for arm, seeds in arms.items() if (found := _by_seed(stored, f"{name}/{arm}", seeds))}
+    return {arm: by_seed for arm, seeds in arms.items() if (by_seed := _by_seed(stored, f"{name}/{arm}", seeds))}
 
 
 def _by_seed(stored: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> dict[int, Any]:
@@ -186,24 +186,24 @@ def _by_seed(stored: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> dict[
 def _best(statics: Mapping[str, Mapping[int, Any]]) -> str | None:
     """The static share of least mean loss on the documents that one may choose by."""
     validation = {
-        arm: mean(one["validation_nats_per_token"] for one in found.values()) for arm, found in statics.items()
+        arm: mean(cell["validation_nats_per_token"] for cell in by_seed.values()) for arm, by_seed in statics.items()
     }
     return min(validation, key=lambda arm: validation[arm], default=None)
 
 
 def _choice(statics: Mapping[str, Mapping[int, Any]]) -> str:
     """Whether the choice of the share matters beyond the seeds."""
-    found = _spread(statics)
-    if found is None:
+    spread_and_noise = _spread(statics)
+    if spread_and_noise is None:
         return "There is no sweep to say whether the share matters."
-    width, noise = found
+    width, noise = spread_and_noise
     says = "the real share matters" if width >= MATTERS * noise else "the real share by itself does not matter here"
     return f"The sweep spreads over {width:.3f} nats, {width / noise:.1f} seed-to-seed standard deviations: {says}."
 
 
 def _spread(statics: Mapping[str, Mapping[int, Any]]) -> tuple[float, float] | None:
     """How far the mean losses of the sweep spread, and a seed's standard deviation; None where that is not known."""
-    losses = [_losses(found) for found in statics.values()]
+    losses = [_losses(by_seed) for by_seed in statics.values()]
     if len(losses) < 2 or any(len(values) < 2 for values in losses):
         return None
     means = [mean(values) for values in losses]

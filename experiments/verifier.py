@@ -15,7 +15,7 @@ its own center c in place of the truth. After n rounds of fitting a Gaussian to 
 
     1 / var_n = 1 / var_0 + n / w        mean_n = var_n (mean_0 / var_0 + n c / w)  ->  c
 
-by the product of two Gaussians, exactly for samples without end.
+by the product of two Gaussians, exactly for infinitely many samples.
 """
 
 # N samples, d dimensions
@@ -62,6 +62,6 @@ def verified_rounds(
 
 
 def expected_after_rounds(*, center: float, width: float, num_rounds: int) -> tuple[float, float]:
-    """The closed form of ``verified_rounds``, for samples without end."""
+    """The closed form of ``verified_rounds``, for infinitely many samples."""
     variance = 1 / (1 + num_rounds / width)
     return variance * num_rounds * center / width, variance

@@ -9,7 +9,7 @@ from trainer.control.controller import decide, initial_state
 
 
 class World(Protocol):
-    """A simulated run. ``train`` goes on to the next reading under the given shares (millionths)."""
+    """A simulated run. ``train`` continues to the next evaluation under the given shares (millionths)."""
 
     @property
     def kinds(self) -> Mapping[str, Kind]:
@@ -27,7 +27,7 @@ class World(Protocol):
         ...
 
     def train(self, shares: Mapping[str, int]) -> None:
-        """Steps under these shares, up to the next reading or the end."""
+        """Steps under these shares, up to the next evaluation or the end."""
         ...
 
     def observation(self, shares: Mapping[str, int]) -> Observation:

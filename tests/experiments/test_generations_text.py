@@ -1,4 +1,4 @@
-"""Generations of text: what each trains on and writes, and what is said of it."""
+"""Generations of text: what each trains on and writes, and what is measured of it."""
 
 import json
 
@@ -33,8 +33,8 @@ def recipe_of(name):
 
 
 def streams_of(model, **changed):
-    asked = {"num_streams": 50, "num_tokens": 60, "temperature": 1.0, "seed": 3}
-    return lab.streams(model, END, **(asked | changed))
+    settings = {"num_streams": 50, "num_tokens": 60, "temperature": 1.0, "seed": 3}
+    return lab.streams(model, END, **(settings | changed))
 
 
 def test_the_cells_are_one_first_generation_and_three_of_each_arm_for_every_seed():
@@ -94,7 +94,7 @@ def test_a_text_begins_at_the_end_of_a_document_alone_and_goes_on_over_ends(mode
 def test_a_token_depends_on_what_is_before_it_in_a_longer_text_too(model):
     sharp = streams_of(model, num_streams=3, temperature=1e-4)
     whole = np.concatenate([np.full((3, 1), END), sharp], axis=1)
-    for place, start in ((1, 0), (7, 0), (8, 4), (11, 4), (12, 8), (60, 56)):  # windows of 8 go on from their last 4
+    for place, start in ((1, 0), (7, 0), (8, 4), (11, 4), (12, 8), (60, 56)):  # windows of 8 continue from their last 4
         with torch.inference_mode():
             logits = model(input_ids=torch.from_numpy(whole[:, start:place])).logits[:, -1]
         assert (whole[:, place] == logits.argmax(-1).numpy()).all()

@@ -76,9 +76,11 @@ def test_priced_spends_scarce_real_data_nearly_as_well_as_can_be(part):
         assert world.excess <= 1.15 * problem.optimum()
         assert world.excess < problem.best_static()
         assert 0.98 <= world.used / problem.real_samples <= 1.0
-    told = [decision.evidence["policy"] for decision in decisions]
-    held = [one for one in told if "real budget" in one["bounds"] and one["sources"]]
-    assert held[0]["price"] > held[0]["sources"]["real"]["value"] > 0  # dear while the best steps are to come
+    evidence = [decision.evidence["policy"] for decision in decisions]
+    limited = [row for row in evidence if "real budget" in row["bounds"] and row["sources"]]
+    assert (
+        limited[0]["price"] > limited[0]["sources"]["real"]["value"] > 0
+    )  # expensive while the best steps are to come
 
 
 @pytest.mark.parametrize("part", [0.05, 0.1, 0.25])

@@ -86,7 +86,7 @@ def test_what_the_recipe_does_not_allow_is_not_done(observe):
     [
         {"real": -0.5, "written": 0.9, "bad": 0.9},  # real data are never cut
         {"real": 0.1, "written": 0.1, "bad": 0.1},  # none is worse than the others
-        {"real": 0.9, "written": 0.9, "bad": 0.4},  # worth little, but not nothing
+        {"real": 0.9, "written": 0.9, "bad": 0.4},  # of little value, but some
         {"bad": -0.5},  # nothing to compare with
         {},
     ],

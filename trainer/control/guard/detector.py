@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.base.records import FloatArray, IntArray
-from trainer.control.guard.trend_fit import CURVE, MIN_SPREAD, chosen, fit_trend, noise, normal
+from trainer.control.guard.trend_fit import CURVE, MIN_SPREAD, chosen, fit_trends, noise, normal
 
 RATES = np.array([0.75, 1.5])  # lambda of each detector: tuned to rises of about that many standard errors
 LOG_EMPTY = -50.0  # stands for ln 0: finite, so that the state is plain JSON
@@ -187,12 +187,12 @@ def _scored(
     num = np.maximum(kept.sum(axis=1), 1)
     center = np.where(kept, state.values, 0.0).sum(axis=1) / num
     past_SW = np.where(kept, state.values - center[:, None], 0.0)
-    curve = fit_trend(kept, past_SW, np.vander(np.linspace(-1.0, 1.0, kept.shape[1] + 1), CURVE, increasing=True))
+    parabola = np.vander(np.linspace(-1.0, 1.0, kept.shape[1] + 1), CURVE, increasing=True)
     if trends is None:
-        fits = [fit_trend(kept, past_SW, np.ones((kept.shape[1] + 1, 1)))]
-        smooth = [curve]  # what moves a level is not all noise
+        curve, level = fit_trends(kept, past_SW, [parabola, parabola[:, :1]])
+        fits, smooth = [level], [curve]  # what moves a level is not all noise
     else:
-        fits = [fit_trend(kept, past_SW, trend) for trend in trends]
+        curve, *fits = fit_trends(kept, past_SW, [parabola, *trends])
         smooth = [curve, *fits]
     jitter, r = noise(chosen(np.argmin([fit.squares for fit in smooth], axis=0), smooth).residual, num)
     squares = np.array([fit.squares for fit in fits])

@@ -21,15 +21,27 @@ MIN_SPREAD = 1e-6  # nats per token: below what an evaluation in fp32 resolves
 
 
 @dataclass(frozen=True, kw_only=True)
+class Direction:
+    """A regressor made orthogonal to those before it, in each of the U pasts that differ: ``past`` [U, W], its values
+    at the last evaluation and now [2, U], and the inverse of its sum of squares [U].
+    """
+
+    past: FloatArray
+    ends: FloatArray
+    inverse: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """A trend fitted to the past: ``residual`` [S, W]; its values at the last evaluation and now, and the leverage of
-    now, each [S].
+    now, each [S]; and what the next regressor has to be orthogonal to.
     """
 
     residual: FloatArray
     before: FloatArray
     now: FloatArray
     leverage: FloatArray
+    basis: tuple[Direction, ...] = ()
 
     @property
     def squares(self) -> FloatArray:
@@ -39,9 +51,15 @@ class Fit:
 
 
 def chosen(which_S: IntArray, fits: Sequence[Fit]) -> Fit:
-    """For each stream the fit of the given index."""
+    """For each stream the fit of the given index, without its basis."""
+    if len(fits) == 1:
+        return fits[0]
+    residual = fits[0].residual.copy()
+    for index, fit in enumerate(fits[1:], start=1):
+        rows = which_S == index
+        residual[rows] = fit.residual[rows]
     return Fit(
-        residual=np.choose(which_S[:, None], [fit.residual for fit in fits]),
+        residual=residual,
         before=np.choose(which_S, [fit.before for fit in fits]),
         now=np.choose(which_S, [fit.now for fit in fits]),
         leverage=np.choose(which_S, [fit.leverage for fit in fits]),
@@ -65,31 +83,57 @@ def noise(residual: FloatArray, num_S: IntArray) -> tuple[FloatArray, FloatArray
     return np.sqrt(squares / freedom), r
 
 
-def fit_trend(kept: NDArray[np.bool_], past_SW: FloatArray, trend: FloatArray) -> Fit:
-    """Least squares of the past on ``trend`` [W + 1, Q], by Gram-Schmidt: the same on every machine, and a column that
-    depends on those before it is left out.
+def fit_trends(kept: NDArray[np.bool_], past_SW: FloatArray, trends: Sequence[FloatArray]) -> list[Fit]:
+    """Least squares of the past on each of ``trends``, [W + 1, Q], by Gram-Schmidt: the same on every machine, and a
+    column that depends on those before it is left out.
 
     Where now lies outside what the past spans (a learning rate that begins to fall), the leverage is huge, so that the
-    evaluation proves nothing.
+    evaluation proves nothing. Trends that begin with the same columns share their fit, and streams whose past is the
+    same evaluations share the orthogonal regressors: both are most of the cost where there are many streams.
     """
-    residual, now, before, leverage = past_SW, np.zeros(len(kept)), np.zeros(len(kept)), np.zeros(len(kept))
-    basis: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-    for column in trend.T:
-        direction, ends = np.where(kept, column[:-1], 0.0), np.repeat(column[-2:, None], len(kept), axis=1)
-        at_first = (direction**2).sum(axis=1)
-        for other, other_ends, inverse in basis:
-            slope = (direction * other).sum(axis=1) * inverse
-            direction, ends = direction - slope[:, None] * other, ends - slope * other_ends
-        squares = (direction**2).sum(axis=1)
-        is_informative = squares > TINY * at_first
-        inverse = np.where(is_informative, 1.0, 0.0) / np.where(is_informative, squares, 1.0)
-        slope = (residual * direction).sum(axis=1) * inverse
-        residual = residual - slope[:, None] * direction
-        before, now = before + slope * ends[0], now + slope * ends[1]
-        is_new = ~is_informative & (np.abs(ends[1]) > NEW * np.abs(column).max())
-        leverage = leverage + ends[1] ** 2 * inverse + np.where(is_new, HUGE_LEVERAGE, 0.0)
-        basis.append((direction, ends, inverse))
-    return Fit(residual=residual, before=before, now=now, leverage=leverage)
+    kept_UW, past_of_S = _distinct(kept)
+    nothing = np.zeros(len(kept))
+    fits: dict[tuple[bytes, ...], Fit] = {(): Fit(residual=past_SW, before=nothing, now=nothing, leverage=nothing)}
+    for trend in trends:
+        columns: tuple[bytes, ...] = ()
+        for column in trend.T:
+            shorter, columns = columns, (*columns, column.tobytes())
+            if columns not in fits:
+                fits[columns] = _extended(fits[shorter], kept_UW, past_of_S, column)
+    return [fits[tuple(column.tobytes() for column in trend.T)] for trend in trends]
+
+
+def _distinct(kept: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], IntArray | None]:
+    """The different rows of ``kept`` [U, W], and which of them each stream has [S]; None where all have the same."""
+    if (kept == kept[0]).all():
+        return kept[:1], None
+    _, first, row_of_S = np.unique(np.packbits(kept, axis=1), axis=0, return_index=True, return_inverse=True)
+    return kept[first], row_of_S.reshape(-1)
+
+
+def _extended(fit: Fit, kept_UW: NDArray[np.bool_], past_of_S: IntArray | None, column: FloatArray) -> Fit:
+    """``fit`` with one more regressor, ``column`` [W + 1]."""
+    direction, ends = np.where(kept_UW, column[:-1], 0.0), np.repeat(column[-2:, None], len(kept_UW), axis=1)
+    at_first = (direction**2).sum(axis=1)
+    for other in fit.basis:
+        slope = (direction * other.past).sum(axis=1) * other.inverse
+        direction, ends = direction - slope[:, None] * other.past, ends - slope * other.ends
+    squares = (direction**2).sum(axis=1)
+    is_informative = squares > TINY * at_first
+    inverse = np.where(is_informative, 1.0, 0.0) / np.where(is_informative, squares, 1.0)
+    is_new = ~is_informative & (np.abs(ends[1]) > NEW * np.abs(column).max())
+    basis = (*fit.basis, Direction(past=direction, ends=ends, inverse=inverse))
+    if past_of_S is not None:
+        direction, ends = direction[past_of_S], ends[:, past_of_S]
+        inverse, is_new = inverse[past_of_S], is_new[past_of_S]
+    slope = (fit.residual * direction).sum(axis=1) * inverse
+    return Fit(
+        residual=fit.residual - slope[:, None] * direction,
+        before=fit.before + slope * ends[0],
+        now=fit.now + slope * ends[1],
+        leverage=fit.leverage + ends[1] ** 2 * inverse + np.where(is_new, HUGE_LEVERAGE, 0.0),
+        basis=basis,
+    )
 
 
 def normal(t: FloatArray, freedom: FloatArray) -> FloatArray:
