@@ -10,11 +10,11 @@ from pathlib import Path
 from benchmarks.figures import Figure, Result, figure
 from trainer.data.prepare import prepare
 from trainer.data.store import PreparedData
-from trainer.evaluate.evidence.gradient_alignment import TokenAlignment, cost_tokens
-from trainer.evaluate.evidence.source_value import TokenSourceValue
+from trainer.evaluate.evidence.measurement import GRADIENT_ALIGNMENT, SOURCE_VALUE
 from trainer.evaluate.held_out import evaluation_cost_tokens, plan_validation
+from trainer.evaluate.measurements import plan_measurements
 from trainer.recipe import Recipe, load_recipe
-from trainer.runs.build import alignment_plan, source_value_plan
+from trainer.runs.build import held_out_text, measured_run
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 EVALUATION_AT_MOST, EVIDENCE_AT_MOST, ALIGNMENT_AT_MOST, STEERED_AT_MOST = 0.05, 0.10, 0.05, 0.10
@@ -22,7 +22,7 @@ EVALUATION_AT_MOST, EVIDENCE_AT_MOST, ALIGNMENT_AT_MOST, STEERED_AT_MOST = 0.05,
 
 def run(rounds: int = 1) -> Result:
     """Counts, which no round changes."""
-    recipe = load_recipe(RECIPE, ["evaluation.alignment.enabled='on'"]).recipe
+    recipe = load_recipe(RECIPE, ["evaluation.gradient_alignment.enabled='on'"]).recipe
     return costs(recipe, prepare(recipe.data, seed=recipe.seed, base=RECIPE.parent))
 
 
@@ -45,23 +45,17 @@ def costs(recipe: Recipe, data: PreparedData) -> Result:
         source_samples=recipe.evaluation.source_samples,
         sequence_length=length,
     )
-    plan = source_value_plan(recipe, data)
+    text = held_out_text(recipe, data, data.validation)
+    planned = plan_measurements(measured_run(recipe, sequence_length=length), text=text, sources=data.segments)
     measured_after: list[int] = []
-    source_value = 0.0
-    if plan is not None:
-        times = plan.times
+    source_value = alignment = 0.0
+    if (values := planned.get(SOURCE_VALUE)) is not None:
+        times = values.times
         measured_after = [step for step in range(times.start, times.end + 1) if times.due(step, step)]
-        assert isinstance(plan.measure, TokenSourceValue)
-        source_value = len(measured_after) * plan.measure.counts.cost_tokens(
-            num_sources=num_sources, sequence_length=length
-        )
-    gradients = alignment_plan(recipe, data)
-    alignment = 0
-    if gradients is not None:
-        assert isinstance(gradients.measure, TokenAlignment)
-        samples = gradients.measure.num_samples
+        source_value = len(measured_after) * values.cost_tokens
+    if (gradients := planned.get(GRADIENT_ALIGNMENT)) is not None:
         measurements = [step for step in range(1, recipe.training.steps) if gradients.times.due(step, step)]
-        alignment = len(measurements) * cost_tokens(samples, num_sources=num_sources, sequence_length=length)
+        alignment = len(measurements) * gradients.cost_tokens
     trained_tokens = recipe.mixture.global_batch * length * recipe.training.steps
     read, trial_steps, aligned = evaluation / interval_tokens, source_value / trained_tokens, alignment / trained_tokens
     return Result(

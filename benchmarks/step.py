@@ -36,7 +36,7 @@ from trainer.model.optimizer import build_optimizer
 from trainer.tracking.journal import Journal
 from trainer.training.config import CheckpointConfig
 from trainer.training.loop import train
-from trainer.training.run import Run, RunState
+from trainer.training.run import Run, RunData, RunIO, RunSettings, RunState
 
 SHARES = {"real": 0.5, "one": 0.3, "two": 0.2}
 VOCABULARY = 2048
@@ -153,36 +153,36 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
     clock, stream = Clock(setting.device), open_stream(setting, segments)
     engine = open_engine(setting.build(), setting.training(), seed=1)
     run = Run(
-        seed=1,
-        num_steps=setting.training().steps,
-        rates=setting.training().rates(),
-        max_epochs={},
-        evaluation=EvaluationConfig(every_steps=NEVER),
-        control=ControlConfig(),
-        checkpoint=CheckpointConfig(every_steps=NEVER, keep=1),
-        folder=folder,
-        engine=engine,
-        stream=TimedStream(stream, clock, setting.block),
-        plan=stream.plan,
-        ledger=stream.plan.ledger,
-        journal=Journal(folder / "journal.jsonl"),
-        reader=None,  # no evaluation is due
-        slice_tokens={},
-        source_value=None,
-        alignment=None,
-        forgetting=None,
-        ahead={},
-        replays=False,
-        stop_requested=lambda: False,
-        ledger_offset=lambda: 0,
-        warn=print,
+        settings=RunSettings(
+            seed=1,
+            num_steps=setting.training().steps,
+            evaluation=EvaluationConfig(every_steps=NEVER),
+            control=ControlConfig(),
+            checkpoint=CheckpointConfig(every_steps=NEVER, keep=1),
+            rates=setting.training().rates(),
+        ),
+        devices=engine,
+        data=RunData(
+            plan=stream.plan,
+            stream=TimedStream(stream, clock, setting.block),
+            evaluator=None,  # no evaluation is due
+        ),
+        io=RunIO(
+            folder=folder,
+            journal=Journal(folder / "journal.jsonl"),
+            ledger_offset=lambda: 0,
+            stop_requested=lambda: False,
+            warn=print,
+        ),
     )
     state = RunState()
 
     def block() -> StepTime:
         nonlocal state
         steps = state.position + setting.block + 1
-        state, _ = train(replace(run, num_steps=steps), state, engine, setting.training(steps))
+        state, _ = train(
+            replace(run, settings=replace(run.settings, num_steps=steps)), state, engine, setting.training(steps)
+        )
         return clock.block()
 
     return block

@@ -15,7 +15,7 @@ def evaluation(step: int, loss: float) -> Evaluation:
     tokens = np.full(DOCUMENTS, TOKENS)
     return Evaluation(
         step=step,
-        nats=(LEVEL + _SPREAD + loss) * tokens,
+        loss_sum_nats=(LEVEL + _SPREAD + loss) * tokens,
         tokens=tokens,
         num_bytes=tokens * 4,
         slice_of=np.zeros(DOCUMENTS, dtype=np.int64),

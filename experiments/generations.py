@@ -29,7 +29,7 @@ from trainer.base.records import (
     SourceLoss,
     SourceValue,
 )
-from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, faded
+from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, forgetting_rate
 from trainer.evaluate.evidence.source_value import TRIAL_STEPS
 
 KINDS: dict[str, Kind] = {"real": "real", "synthetic": "synthetic"}
@@ -118,7 +118,7 @@ class GenerationsWorld:
         self.path.append(num_real / self.num_samples)
         parts = {"real": self._of("real", num_real), "synthetic": self._of("synthetic", self.num_samples - num_real)}
         self._losses = {
-            name: SourceLoss(nats=float(self.family.nats(self._parameters, part).sum()), tokens=len(part))
+            name: SourceLoss(loss_sum_nats=float(self.family.nats(self._parameters, part).sum()), tokens=len(part))
             for name, part in parts.items()
             if len(part)
         }
@@ -143,12 +143,14 @@ class GenerationsWorld:
             ),
             evaluation=self._evaluation(),
             losses=self._losses,
-            alignment=self._alignment(),
-            source_value=self._source_values(),
+            evidence={
+                "gradient_alignment": self._alignment(),
+                "source_value": self._source_values(),
+                "forgetting": self._forgetting(),
+            },
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": synthetic / total},
-            forgetting=self._forgetting(),
         )
 
     def _of(self, source: str, num_samples: int) -> Any:
@@ -161,7 +163,7 @@ class GenerationsWorld:
         tokens_D = np.full(DOCUMENTS, DOCUMENT_SAMPLES)
         return Evaluation(
             step=self.position,
-            nats=nats_D,
+            loss_sum_nats=nats_D,
             tokens=tokens_D,
             num_bytes=tokens_D * 4,
             slice_of=np.zeros(DOCUMENTS, dtype=np.int64),
@@ -216,7 +218,7 @@ class GenerationsWorld:
                 if number + 1 in (TRIAL_STEPS + SETTLING_STEPS, TRIAL_STEPS + SETTLING_STEPS + LASTING_STEPS):
                     nats.append(self.family.nats(parameters, read))
         one_each = np.ones(len(read), dtype=np.int64)
-        forgetting = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)
+        forgetting = forgetting_rate(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)
         return {} if forgetting is None else {"synthetic": forgetting}
 
     def _alignment(self) -> dict[str, Alignment]:

@@ -25,7 +25,7 @@ from scipy.optimize import minimize_scalar
 from experiments.evaluations import evaluation
 from experiments.probes import probe_counts, probe_times
 from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Forgetting, Horizon, Observation, SourceValue
-from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, faded
+from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, forgetting_rate
 from trainer.evaluate.evidence.source_value import TRIAL_STEPS
 
 KINDS = {"real": "real", "synthetic": "synthetic"}
@@ -187,12 +187,14 @@ class QuadraticWorld:
             ),
             evaluation=evaluation(self.position, self._loss(self._theta, self._held_out_mean)),
             losses={},
-            alignment=self._alignment(),
-            source_value=self._source_values(),
+            evidence={
+                "gradient_alignment": self._alignment(),
+                "source_value": self._source_values(),
+                "forgetting": self._forgetting(),
+            },
             shares=dict(shares),
             kinds=self.kinds,
             epochs={"real": self.used / unique, "synthetic": 0.5},
-            forgetting=self._forgetting(),
         )
 
     def _sources(self) -> Mapping[str, tuple[FloatArray, float]]:
@@ -265,7 +267,9 @@ class QuadraticWorld:
                 theta = self._after(theta, np.full(steps, rate), 0.5, size, common)
                 nats.append(0.5 * ((theta - rows) ** 2).sum(axis=1))
         one_each = np.ones(len(rows), dtype=np.int64)
-        forgetting = faded(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=rate_scale)
+        forgetting = forgetting_rate(
+            nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=rate_scale
+        )
         return {} if forgetting is None else {"synthetic": forgetting}
 
 

@@ -16,7 +16,7 @@ def _evaluation(step: int, shift: float, rng: np.random.Generator | None) -> Eva
     nats = (DOCUMENT_NATS + shift + noise) * DOCUMENT_TOKENS
     return Evaluation(
         step=step,
-        nats=nats,
+        loss_sum_nats=nats,
         tokens=DOCUMENT_TOKENS,
         num_bytes=DOCUMENT_TOKENS * 4,
         slice_of=np.zeros(40, dtype=np.int64),
@@ -64,11 +64,11 @@ def observe() -> Callable[..., Observation]:
                 num_samples=num_samples or dict.fromkeys(shares, 1_000),
             ),
             losses={
-                name: SourceLoss(nats=mean * tokens, tokens=tokens) for name, mean in (source_losses or {}).items()
+                name: SourceLoss(loss_sum_nats=mean * tokens, tokens=tokens)
+                for name, mean in (source_losses or {}).items()
             },
-            alignment=alignment or {},
             evaluation=evaluation if evaluation is not None else _evaluation(step, loss, rng),
-            source_value=measured,
+            evidence={"source_value": measured, "gradient_alignment": alignment or {}},
             shares=dict(shares),
             kinds=kinds or {name: "real" if name == first else "synthetic" for name in shares},
             epochs=dict.fromkeys(shares, 1.0),

@@ -133,7 +133,7 @@ def losses_by_hand(global_batch: int) -> list[SourceLoss]:
             logits = model(input_ids=ids[None]).logits[0, :-1]
         nats[source] += float(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
         tokens[source] += len(ids) - 1
-    return [SourceLoss(nats=each, tokens=of) for each, of in zip(nats, tokens, strict=True)]
+    return [SourceLoss(loss_sum_nats=each, tokens=of) for each, of in zip(nats, tokens, strict=True)]
 
 
 def poisoned_on_one_rank() -> list[tuple[Any, dict[str, Any]]]:

@@ -57,8 +57,10 @@ def test_the_loss_is_told_by_source_whatever_the_micro_batch_and_the_number_of_r
     for figures, _ in (first_step(12, global_batch), first_step(5, global_batch), *on_two):
         assert [loss.tokens for loss in figures.losses] == [loss.tokens for loss in expected]
         for loss, by_hand in zip(figures.losses, expected, strict=True):
-            assert loss.nats == pytest.approx(by_hand.nats, rel=1e-5)
-        assert figures.loss == sum(loss.nats for loss in figures.losses) / sum(loss.tokens for loss in figures.losses)
+            assert loss.loss_sum_nats == pytest.approx(by_hand.loss_sum_nats, rel=1e-5)
+        assert figures.loss == sum(loss.loss_sum_nats for loss in figures.losses) / sum(
+            loss.tokens for loss in figures.losses
+        )
 
 
 def test_a_loss_that_is_not_finite_is_told_of_its_source_alone() -> None:
@@ -74,7 +76,7 @@ def test_a_loss_that_is_not_finite_is_told_of_its_source_alone() -> None:
         on.model.lm_head.register_forward_hook(poison)
         figures = on.engine.train_step(batch, learning_rate=1e-2, stop=False, ledger_digest=0).result()
     assert not figures.updated
-    assert [bool(np.isfinite(loss.nats)) for loss in figures.losses] == [True, False]
+    assert [bool(np.isfinite(loss.loss_sum_nats)) for loss in figures.losses] == [True, False]
 
 
 def test_a_gradient_that_is_not_finite_on_one_rank_leaves_all_ranks_as_they_were(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_checkpoint_is_taken_up_by_another_engine_on_another_number_of_ranks(
             assert mine.loss == pytest.approx(theirs.loss, rel=1e-6)
             for loss, expected_loss in zip(mine.losses, theirs.losses, strict=True):
                 assert loss.tokens == expected_loss.tokens
-                assert loss.nats == pytest.approx(expected_loss.nats, rel=1e-6)
+                assert loss.loss_sum_nats == pytest.approx(expected_loss.loss_sum_nats, rel=1e-6)
             assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, Bench, bench, tiny_model
 from trainer.engines.checkpoint_io import read
 from trainer.evaluate.eval_batches import Samples
-from trainer.evaluate.evidence.gradient_alignment import read_alignment
+from trainer.evaluate.evidence.gradient_alignment import measure_alignment
 
 PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
 
@@ -82,7 +82,7 @@ def aligned(on: Bench) -> tuple[Any, Any, Any]:
     """
     before, settings = held(on), [(group["lr"], group["betas"]) for group in on.engine.sharding.param_groups]
     parts = [samples(0, start) for start in range(0, 12, 3)]
-    found = read_alignment(parts, {"real": samples(0, 12, 20), "made": samples(1, 0, 14)}, on.engine, step=3, seed=1)
+    found = measure_alignment(parts, {"real": samples(0, 12, 20), "made": samples(1, 0, 14)}, on.engine, step=3, seed=1)
     assert settings == [(group["lr"], group["betas"]) for group in on.engine.sharding.param_groups]
     return before, held(on), found
 

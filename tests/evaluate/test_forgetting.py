@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.engines.steps import LENGTH, VOCABULARY, bench
 from trainer.control.priced.forgetting import LONGEST_WAIT
 from trainer.evaluate.config import SourceValueConfig
+from trainer.evaluate.eval_batches import HeldOutText
 from trainer.evaluate.evidence.forgetting import (
     LASTING_STEPS,
     LEAST_ERROR,
-    PART_OF_EVIDENCE,
     TokenForgetting,
     cost_tokens,
-    faded,
+    forgetting_rate,
     forgetting_sized,
     forgetting_times,
 )
@@ -28,9 +28,11 @@ from trainer.evaluate.evidence.source_value import (
     LEAST_ROWS,
     MOST_READ,
     MOST_ROWS,
+    PART_OF_FORGETTING,
     TRIAL_STEPS,
     SourceValueCounts,
 )
+from trainer.evaluate.schedule import Times
 
 FEW = SourceValueCounts(samples_per_step=2, held_out_samples=23)
 ONES = np.ones(60, dtype=np.int64)
@@ -44,14 +46,13 @@ def probe(worlds: Any, rng: np.random.Generator, taught: tuple[str, ...] = ("mad
         for name, num in (("real", 50), ("made", 30), ("none", 0))
     }
     return TokenForgetting(
-        part=worlds.Documents(documents),
+        text=HeldOutText(
+            part=worlds.Documents(documents), seed=1, sequence_length=LENGTH, end_of_document=0, batch_rows=10
+        ),
         sources=sources,
         taught=taught,
         counts=FEW,
-        seed=1,
-        sequence_length=LENGTH,
-        end_of_document=0,
-        batch_rows=10,
+        times=Times(start=1, end=1, every_steps=1),
     )
 
 
@@ -60,7 +61,7 @@ def test_what_is_left_is_the_slope_of_the_rows_whatever_they_have_in_common(
     left: float, rate_scale: float, common: float
 ) -> None:
     earlier = np.random.default_rng(0).normal(size=60)
-    found = faded(earlier, left * earlier + common, ONES, counts=FEW, rate_scale=rate_scale)
+    found = forgetting_rate(earlier, left * earlier + common, ONES, counts=FEW, rate_scale=rate_scale)
     assert found is not None
     a_step = left ** (1 / LASTING_STEPS)
     assert found.value == pytest.approx((1 - a_step) / rate_scale, abs=1e-9)
@@ -75,7 +76,7 @@ def test_the_error_holds_where_the_rows_and_the_draws_scatter(left: float) -> No
         earlier = rng.normal(size=60)
         scatter = 0.3 / math.sqrt(60)
         later = (left + 1.5 * scatter * rng.normal()) * earlier + 0.3 * rng.normal(size=60)
-        found = faded(earlier, later, ONES, counts=FEW, rate_scale=0.5)
+        found = forgetting_rate(earlier, later, ONES, counts=FEW, rate_scale=0.5)
         assert found is not None
         far.append((found.value - (1 - left ** (1 / LASTING_STEPS)) / 0.5) / found.standard_error)
     assert np.mean(np.abs(far) > 2) < 0.1
@@ -84,7 +85,7 @@ def test_the_error_holds_where_the_rows_and_the_draws_scatter(left: float) -> No
 
 def test_where_nothing_is_left_only_a_bound_is_known() -> None:
     rng = np.random.default_rng(2)
-    found = faded(rng.normal(size=60), 0.01 * rng.normal(size=60), ONES, counts=FEW, rate_scale=1.0)
+    found = forgetting_rate(rng.normal(size=60), 0.01 * rng.normal(size=60), ONES, counts=FEW, rate_scale=1.0)
     assert found is not None
     assert found.value > 0.1
     assert found.value - 3 * found.standard_error < 0.2 < found.value + 3 * found.standard_error
@@ -92,7 +93,7 @@ def test_where_nothing_is_left_only_a_bound_is_known() -> None:
 
 @pytest.mark.parametrize("earlier", [np.zeros(60), np.ones(60), np.full(60, np.nan)])
 def test_copies_that_do_not_differ_say_nothing(earlier: Any) -> None:
-    assert faded(earlier, np.ones(60), ONES, counts=FEW, rate_scale=1.0) is None
+    assert forgetting_rate(earlier, np.ones(60), ONES, counts=FEW, rate_scale=1.0) is None
 
 
 def everything(on: Any) -> Any:
@@ -163,7 +164,7 @@ def test_the_cost_is_never_above_its_part_unless_at_the_least_counts(
     paid = SourceValueCounts(
         samples_per_step=rows if rows > LEAST_ROWS else 0, held_out_samples=read if read > LEAST_READ else 0
     )
-    assert cost_tokens(paid, sequence_length=length) <= share * PART_OF_EVIDENCE * interval_tokens * (1 + 1e-9)
+    assert cost_tokens(paid, sequence_length=length) <= share * PART_OF_FORGETTING * interval_tokens * (1 + 1e-9)
 
 
 @settings(max_examples=200)

@@ -13,18 +13,19 @@ from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, training
 from trainer.base.errors import UserError
 from trainer.base.records import Alignment
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
-from trainer.evaluate.eval_batches import Samples
+from trainer.evaluate.eval_batches import HeldOutText, Samples
 from trainer.evaluate.evidence.gradient_alignment import (
     HELD_OUT_PARTS,
     MOST_SAMPLES,
     SOURCE_PARTS,
     TokenAlignment,
     cost_tokens,
+    estimated,
     held_out_parts,
-    judged,
-    read_alignment,
+    measure_alignment,
     sized,
 )
+from trainer.evaluate.schedule import Times
 from trainer.model.loss import token_losses
 
 SEED = 5
@@ -81,7 +82,7 @@ def test_products_and_variances_are_those_of_autograd_whatever_the_clipping_and_
     with bench(micro_batch=4, max_grad_norm=1e-3) as on:
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
-        (found,) = read_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
+        (found,) = measure_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
         states = {weight: on.engine.sharding.optimizer.state[weight] for weight in on.model.parameters()}
         theirs = [by_hand(on.model, states, part, training()) for part in np.split(held_out, HELD_OUT_PARTS)]
         ours = [by_hand(on.model, states, part, training()) for part in np.split(rows, SOURCE_PARTS)]
@@ -100,7 +101,7 @@ def test_text_like_the_held_out_text_aligns_with_it_and_shuffled_tokens_do_not()
     sources = {"like": full(text(rng, 64)), "shuffled": full(shuffled)}
     with bench(micro_batch=8) as on:
         practised(on)
-        found = read_alignment([full(text(rng, 16)) for _ in range(4)], sources, on.engine, step=1, seed=SEED)
+        found = measure_alignment([full(text(rng, 16)) for _ in range(4)], sources, on.engine, step=1, seed=SEED)
     like, other = found["like"], found["shuffled"]
     apart = np.hypot(like.standard_error, other.standard_error)
     assert like.inner_product > other.inner_product + 5 * apart
@@ -114,7 +115,7 @@ def test_the_alignment_foretells_what_a_small_step_gains() -> None:
     with bench(micro_batch=64) as on:
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
-        (found,) = read_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
+        (found,) = measure_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
         states = {weight: on.engine.sharding.optimizer.state[weight] for weight in on.model.parameters()}
         direction = by_hand(on.model, states, rows, training())
         scale = by_hand_scales(on.model, states)
@@ -156,9 +157,9 @@ def test_a_gradient_that_is_not_finite_is_no_evidence() -> None:
             lambda _module, given, logits: logits * float("nan") if bool(given[0].shape[0] == 1) else logits
         )
         parts = [full(text(rng, 2)) for _ in range(4)]
-        assert read_alignment(parts, {"web": full(text(rng, 8))}, on.engine, step=1, seed=SEED) == {}
+        assert measure_alignment(parts, {"web": full(text(rng, 8))}, on.engine, step=1, seed=SEED) == {}
         hook.remove()
-        assert read_alignment(parts, {"web": full(text(rng, 8))}, on.engine, step=1, seed=SEED).keys() == {"web"}
+        assert measure_alignment(parts, {"web": full(text(rng, 8))}, on.engine, step=1, seed=SEED).keys() == {"web"}
 
 
 # Arithmetic
@@ -181,7 +182,7 @@ def test_estimates_are_unbiased_and_their_errors_are_those_that_are_seen() -> No
             name: mean + rng.normal(0, 1, (SOURCE_PARTS, size)) / np.sqrt(per_part) for name, mean in means.items()
         }
         sizes = dict.fromkeys(means, np.full(SOURCE_PARTS, per_part))
-        result = judged((theirs**2).sum(axis=1), {name: tables(theirs, own) for name, own in every.items()}, sizes)
+        result = estimated((theirs**2).sum(axis=1), {name: tables(theirs, own) for name, own in every.items()}, sizes)
         for name, one in result.items():
             found[name].append(one)
     gaps = np.array([a.inner_product - b.inner_product for a, b in zip(found["good"], found["bad"], strict=True)])
@@ -197,7 +198,7 @@ def test_estimates_are_unbiased_and_their_errors_are_those_that_are_seen() -> No
 def test_what_the_held_out_noise_does_to_all_sources_alike_is_no_error() -> None:
     theirs, own = np.random.default_rng(8).normal(0, 1, (HELD_OUT_PARTS, 5)), np.ones((SOURCE_PARTS, 5))
     sizes = {"a": [1] * SOURCE_PARTS, "b": [1] * SOURCE_PARTS}
-    found = judged((theirs**2).sum(axis=1), {name: tables(theirs, own) for name in sizes}, sizes)
+    found = estimated((theirs**2).sum(axis=1), {name: tables(theirs, own) for name in sizes}, sizes)
     assert [one.standard_error for one in found.values()] == pytest.approx([0, 0], abs=1e-12)
 
 
@@ -207,7 +208,7 @@ def test_parts_of_unequal_size_give_the_variance_of_one_sample() -> None:
     theirs, found = np.ones((HELD_OUT_PARTS, 50)), []
     for _ in range(300):
         own = rng.normal(0, 1, (SOURCE_PARTS, 50)) / np.sqrt(sizes)[:, None]
-        found.append(judged((theirs**2).sum(axis=1), {"web": tables(theirs, own)}, {"web": sizes})["web"].variance)
+        found.append(estimated((theirs**2).sum(axis=1), {"web": tables(theirs, own)}, {"web": sizes})["web"].variance)
     assert np.mean(found) == pytest.approx(50, rel=0.05)
 
 
@@ -236,10 +237,13 @@ def test_the_default_of_the_quickstart_costs_a_twentieth() -> None:
     assert 0.045 < cost_tokens(samples, num_sources=4, sequence_length=128) / interval_tokens <= 0.05
 
 
+def text_of(part: Any, sequence_length: int) -> HeldOutText:
+    return HeldOutText(part=part, seed=1, sequence_length=sequence_length, end_of_document=0, batch_rows=4)
+
+
 def test_held_out_parts_are_disjoint_and_others_at_each_step(worlds: Any) -> None:
     part = worlds.Documents([[number] * 20 for number in range(1, 101)])
-    settings = {"seed": 1, "sequence_length": 16, "end_of_document": 0}
-    at = [held_out_parts(part, 12, step=step, **settings) for step in (1, 1, 2)]
+    at = [held_out_parts(text_of(part, 16), 12, step=step) for step in (1, 1, 2)]
     seen = [set(rows.token_ids.flat) - {0} for rows in at[0]]
     assert len(at[0]) == HELD_OUT_PARTS
     assert [len(rows.num_valid) for rows in at[0]] == [3, 3, 3, 3]
@@ -252,10 +256,9 @@ def test_held_out_parts_are_disjoint_and_others_at_each_step(worlds: Any) -> Non
 
 
 def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any) -> None:
-    settings = {"step": 0, "seed": 1, "sequence_length": 16, "end_of_document": 0}
     with pytest.raises(UserError, match=r"too small for the alignment.*144 are needed"):
-        held_out_parts(worlds.Documents([[1, 2, 3]] * 35), 8, **settings)
-    held_out_parts(worlds.Documents([[1, 2, 3]] * 36), 8, **settings)
+        held_out_parts(text_of(worlds.Documents([[1, 2, 3]] * 35), 16), 8, step=0)
+    held_out_parts(text_of(worlds.Documents([[1, 2, 3]] * 36), 16), 8, step=0)
 
 
 def test_only_live_segments_are_measured(worlds: Any) -> None:
@@ -265,12 +268,10 @@ def test_only_live_segments_are_measured(worlds: Any) -> None:
     with bench(micro_batch=4) as on:
         practised(on, 2)
         measure = TokenAlignment(
-            part=part,
+            text=text_of(part, LENGTH),
             sources={"one": [retired, live]},
             num_samples=16,
-            seed=1,
-            sequence_length=LENGTH,
-            end_of_document=0,
+            times=Times(start=1, end=1, every_steps=1),
         )
         assert measure(on.engine, step=1, sources={"one": [1]}, global_batch=12)["one"].num_samples == 5
         assert measure(on.engine, step=1, sources={"one": [0, 1]}, global_batch=12)["one"].num_samples == 14
@@ -283,7 +284,10 @@ def test_a_source_that_is_smaller_than_asked_for_is_measured_on_what_it_has(worl
     with bench(micro_batch=4) as on:
         practised(on, 2)
         measure = TokenAlignment(
-            part=part, sources=sources, num_samples=16, seed=1, sequence_length=LENGTH, end_of_document=0
+            text=text_of(part, LENGTH),
+            sources=sources,
+            num_samples=16,
+            times=Times(start=1, end=1, every_steps=1),
         )
         found = measure(on.engine, step=1, sources={"five": [0], "one": [0]}, global_batch=12)
     assert {name: one.num_samples for name, one in found.items()} == {"five": 5}  # one sample has no scatter

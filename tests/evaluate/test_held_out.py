@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from trainer.base.errors import UserError
 from trainer.base.records import Evaluation
 from trainer.evaluate.config import EvaluationConfig
+from trainer.evaluate.eval_batches import HeldOutText
 from trainer.evaluate.held_out import (
-    Reader,
+    Evaluator,
     all_documents,
     evaluation_cost_tokens,
+    evaluator_of_all,
     plan_validation,
     summary,
     tail_documents,
-    whole_part,
 )
 
 
@@ -37,7 +38,7 @@ def sliced_part(worlds: Any, sizes: list[int], length: int = 10) -> Any:
 def evaluation(nats: list[float], tokens: list[int], slice_of: list[int] | None = None) -> Evaluation:
     return Evaluation(
         step=1,
-        nats=np.array(nats),
+        loss_sum_nats=np.array(nats),
         tokens=np.array(tokens),
         num_bytes=np.array(tokens) * 4,
         slice_of=np.array(slice_of or [0] * len(nats)),
@@ -54,23 +55,19 @@ def test_every_rank_count_reads_the_same_bits(worlds: Any) -> None:
             def reduce(self, array: Any) -> Any:
                 return meeting.add(rank, array)
 
-        reader = Reader(
-            part=part,
+        evaluator = Evaluator(
+            text=HeldOutText(part=part, seed=7, sequence_length=8, end_of_document=0, batch_rows=3),
             documents=np.arange(1, 13),
             sources=segments,
             source_samples=5,
-            seed=7,
-            sequence_length=8,
-            end_of_document=0,
-            document_batch=3,
         )
-        return reader.read(Port(bigram_logits, rank, meeting.world_size), step=4, live={"web": [0]})
+        return evaluator.evaluate(Port(bigram_logits, rank, meeting.world_size), step=4, live={"web": [0]})
 
     alone = worlds.in_ranks(1, read)[0]
     assert alone.tokens.tolist() == [23] * 12
     for world_size in (2, 3, 4):
         for other in worlds.in_ranks(world_size, read):
-            assert np.array_equal(other.nats, alone.nats)
+            assert np.array_equal(other.loss_sum_nats, alone.loss_sum_nats)
             assert other.source_nats_per_token == alone.source_nats_per_token
 
 
@@ -79,11 +76,14 @@ def test_the_fixed_samples_of_a_source_are_those_of_its_live_segments(worlds: An
     part, segments = sliced_part(worlds, [6]), [worlds.Block(rows) for rows in ids]
 
     def read(live: list[int], step: int = 0) -> float:
-        reader = Reader(
-            part=part, documents=np.arange(6), sources={"web": segments}, source_samples=5, seed=7,
-            sequence_length=8, end_of_document=0, document_batch=4,
-        )  # fmt: skip
-        return reader.read(worlds.Ranked(bigram_logits), step=step, live={"web": live}).source_nats_per_token["web"]
+        evaluator = Evaluator(
+            text=HeldOutText(part=part, seed=7, sequence_length=8, end_of_document=0, batch_rows=4),
+            documents=np.arange(6),
+            sources={"web": segments},
+            source_samples=5,
+        )
+        evaluation = evaluator.evaluate(worlds.Ranked(bigram_logits), step=step, live={"web": live})
+        return evaluation.source_nats_per_token["web"]
 
     assert read([0], step=1) == read([0], step=9)
     assert len({read([0]), read([0, 1]), read([2])}) == 3
@@ -91,8 +91,8 @@ def test_the_fixed_samples_of_a_source_are_those_of_its_live_segments(worlds: An
 
 def test_a_model_that_knows_nothing_reads_the_logarithm_of_the_vocabulary(worlds: Any) -> None:
     part = sliced_part(worlds, [6], length=15)
-    reader = whole_part(part, sequence_length=8, end_of_document=0, document_batch=4)
-    result = reader.read(worlds.Ranked(lambda ids: torch.zeros(*ids.shape, 50)), step=0, live={})
+    text = HeldOutText(part=part, seed=0, sequence_length=8, end_of_document=0, batch_rows=4)
+    result = evaluator_of_all(text).evaluate(worlds.Ranked(lambda ids: torch.zeros(*ids.shape, 50)), step=0, live={})
     figures = summary(result)
     assert figures.nats_per_token == pytest.approx(math.log(50), rel=1e-6)
     assert figures.bits_per_byte == pytest.approx(math.log2(50) / 4, rel=1e-6)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.engines.steps import LENGTH, VOCABULARY, bench
 from trainer.base.errors import UserError
 from trainer.evaluate.config import SourceValueConfig
+from trainer.evaluate.eval_batches import HeldOutText
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
     LEAST_READ,
@@ -22,10 +23,10 @@ from trainer.evaluate.evidence.source_value import (
     MOST_ROWS,
     TRIAL_STEPS,
     SourceValueCounts,
-    SourceValueEvaluation,
+    SourceValueEstimates,
+    estimated,
     held_out_samples,
-    judged,
-    read_source_value,
+    measure_source_value,
     sized,
 )
 from trainer.model.build import ModelConfig, build_model
@@ -99,9 +100,13 @@ def sources(worlds: Any, part: Any) -> dict[str, Any]:
     }
 
 
-def read(port: Any, part: Any, sources: Any, counts: SourceValueCounts = COUNTS, **more: Any) -> SourceValueEvaluation:
-    settings = {"step": 3, "seed": 1, "sequence_length": T, "end_of_document": 0, "batch_rows": 10, "global_batch": 16}
-    return read_source_value(part, sources, counts, port, **{**settings, **more})
+def text_of(part: Any, sequence_length: int = T) -> HeldOutText:
+    return HeldOutText(part=part, seed=1, sequence_length=sequence_length, end_of_document=0, batch_rows=10)
+
+
+def read(port: Any, part: Any, sources: Any, counts: SourceValueCounts = COUNTS, **more: Any) -> SourceValueEstimates:
+    text = text_of(part, more.pop("sequence_length", T))
+    return measure_source_value(text, sources, counts, port, **{"step": 3, "global_batch": 16, **more})
 
 
 # What the evidence says
@@ -143,7 +148,7 @@ def test_ranks_agree_and_find_what_one_process_finds(
     counts = SourceValueCounts(samples_per_step=rows, held_out_samples=23)
     few = {name: sources[name] for name in ("copy", "noise")}
 
-    def work(rank: int, meeting: Any) -> SourceValueEvaluation:
+    def work(rank: int, meeting: Any) -> SourceValueEstimates:
         return read(worlds.Replica(*copy.deepcopy(trained), rank, meeting), part, few, counts)
 
     alone = worlds.in_ranks(1, work)[0]
@@ -193,10 +198,7 @@ def test_the_rate_follows_the_square_root_of_the_batch_and_never_rises(
 def test_documents_that_are_read_are_not_rehearsed_and_others_are_drawn_at_each_step(worlds: Any) -> None:
     documents = worlds.Documents([[number] * 20 for number in range(1, 101)])
     for step in range(5):
-        drawn = [
-            held_out_samples(documents, FEW, step=at, seed=1, sequence_length=T, end_of_document=0)
-            for at in (step, step, step + 1)
-        ]
+        drawn = [held_out_samples(text_of(documents), FEW, step=at) for at in (step, step, step + 1)]
         fresh, kept = drawn[0]
         assert fresh.token_ids.shape == (5 * TRIAL_STEPS, T)
         assert kept.token_ids.shape == (23, T)
@@ -220,7 +222,7 @@ def everything(on: Any) -> Any:
     return copy.deepcopy((on.weights(), state, [parameter.grad for parameter in on.model.parameters()]))
 
 
-def measure(on: Any, worlds: Any, held_out: Any) -> SourceValueEvaluation:
+def measure(on: Any, worlds: Any, held_out: Any) -> SourceValueEstimates:
     blocks = {f"source {seed}": [worlds.Block(packed(np.random.default_rng(seed), 30))] for seed in (1, 2)}
     return read(on.engine, held_out, blocks, FEW, sequence_length=LENGTH)
 
@@ -315,7 +317,7 @@ def test_a_rehearsed_step_in_micro_batches_moves_the_weights_as_one_does() -> No
 
 def test_worth_is_the_ratio_of_gains_and_its_error_that_of_what_is_not_common_to_all() -> None:
     gains = {"": np.array([2.0, 4.0, 6.0]), "web": np.array([1.0, 3.0, 2.0]), "old": np.array([0.0, 2.0, 1.0])}
-    result = judged(gains, np.full(3, 10), step=7, counts=FEW, rate_scale=0.5)
+    result = estimated(gains, np.full(3, 10), step=7, counts=FEW, rate_scale=0.5)
     assert result.step == 7
     assert result.fresh_gain_nats == pytest.approx(0.4)
     assert result.fresh_gain_standard_error == pytest.approx(math.sqrt(3 / 2 * (4 + 0 + 4)) / 30)
@@ -334,7 +336,7 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
     rows = rng.normal(0, 1, 50)
     noisy = {name: gain + rows - rows.mean() for name, gain in gains.items()}
     plain, found = (
-        judged(each, np.full(50, 15), step=1, counts=FEW, rate_scale=0.5).source_value for each in (gains, noisy)
+        estimated(each, np.full(50, 15), step=1, counts=FEW, rate_scale=0.5).source_value for each in (gains, noisy)
     )
     for name, source_value in plain.items():
         assert found[name].value == pytest.approx(source_value.value)
@@ -346,7 +348,7 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
 )
 def test_without_a_significant_gain_of_fresh_text_there_is_no_evidence(fresh: Any) -> None:
     gains = {"": fresh, "web": np.ones(len(fresh))}
-    assert judged(gains, np.full(len(fresh), 15), step=1, counts=FEW, rate_scale=0.5).source_value == {}
+    assert estimated(gains, np.full(len(fresh), 15), step=1, counts=FEW, rate_scale=0.5).source_value == {}
 
 
 # Cost
@@ -396,6 +398,6 @@ def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any, t
     """63 samples of 16 tokens, and two more for where the sets end, are 260 documents of 3 tokens and an end."""
     assert (5 * TRIAL_STEPS + 23 + 2) * T == 4 * 260
     with pytest.raises(UserError, match=r"too small for evidence.*1040 are needed"):
-        held_out_samples(worlds.Documents(texts), FEW, step=0, seed=1, sequence_length=T, end_of_document=0)
+        held_out_samples(text_of(worlds.Documents(texts)), FEW, step=0)
     enough = worlds.Documents([[1, 2, 3]] * 260)
-    held_out_samples(enough, FEW, step=0, seed=1, sequence_length=T, end_of_document=0)
+    held_out_samples(text_of(enough), FEW, step=0)

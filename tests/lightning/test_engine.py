@@ -177,8 +177,8 @@ def test_alignments_are_measured_and_followed_as_under_accelerate(place: Place, 
     ours, theirs = place.folder / "aligned-accelerate", place.folder / "aligned-lightning"
     assert place.fit(ours, *ALIGNED).wait().code == 0
     assert place.fit(theirs, *ALIGNED, ENGINE).wait().code == 0
-    assert [line["alignment"] for line in lines(theirs, "evaluation")] == [
-        line["alignment"] for line in lines(ours, "evaluation")
+    assert [line["gradient_alignment"] for line in lines(theirs, "evaluation")] == [
+        line["gradient_alignment"] for line in lines(ours, "evaluation")
     ]
     assert decided(theirs) == decided(ours)
     assert by_step(theirs, "loss") == by_step(ours, "loss")

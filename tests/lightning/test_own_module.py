@@ -19,12 +19,12 @@ from torch.utils.data import default_collate
 from tests.lightning.small import GLOBAL_BATCH, Module, Points, losses, new_mixture, new_steering, new_trainer, trained
 from tests.together.launches import by_step, decisions, lines, outcome
 from trainer.base.errors import UserError
-from trainer.lightning.callback import _check
+from trainer.lightning.checks import check_trainer
 from trainer.lightning.datamodule import batch_hash, sample_hash
 from trainer.lightning.devices import TrainerDevices
 from trainer.mixture.ledger import Ledger, Rollback, from_record
 from trainer.mixture.plan import Plan
-from trainer.training.loop import NonFiniteError
+from trainer.training.record_step import NonFiniteError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about itself
 
@@ -273,7 +273,7 @@ def test_a_strategy_that_keeps_gradients_where_steering_cannot_see_them_is_refus
     trainer.datamodule = mixture
     trainer.strategy.__class__ = kind
     with pytest.raises(UserError, match=f"{kind.__name__}.*engine: lightning"):
-        _check(trainer, Module(), mixture)
+        check_trainer(trainer, Module(), mixture)
 
 
 def test_a_training_step_without_a_loss_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trainer.data.loader import Stream
 from trainer.engines import engine as engines
 from trainer.mixture.ledger import Fact, Shares
 from trainer.tracking.tracker import BackgroundTracker
-from trainer.training import loop
+from trainer.training import facts
 from trainer.training.run import Run
 
 DAWDLE_S = 0.3
@@ -109,15 +109,15 @@ def scaled_loss(step: int, factor: float) -> None:
 
 def disagrees(step: int) -> None:
     """From the first decision after the step on, this rank holds other shares."""
-    take = loop._take
+    take = facts.take
 
-    def other(run: Run, facts: Sequence[Fact]) -> None:
-        if run.stream.state.step > step:
+    def other(run: Run, taken: Sequence[Fact]) -> None:
+        if run.data.stream.state.step > step:
             strikes()
-            facts = [_moved(fact) for fact in facts]
-        take(run, facts)
+            taken = [_moved(fact) for fact in taken]
+        take(run, taken)
 
-    loop._take = other
+    facts.take = other
 
 
 def _moved(fact: Fact) -> Fact:

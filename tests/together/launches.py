@@ -70,11 +70,11 @@ checkpoint: {{every_steps: {SAVE_EVERY}, keep: 2}}
 tracking: {{trackers: []}}
 """
 
-ALIGNED = ["control.policy={kind: pike}", "evaluation.alignment={every_evaluations: 2, samples: 8}"]
+ALIGNED = ["control.policy={kind: pike}", "evaluation.gradient_alignment={every_evaluations: 2, samples: 8}"]
 # A cap below four epochs has the run measure how fast the model forgets.
 PRICED = [
     "control.policy={kind: priced, warm_up: 0.1, z: 0.5, estimators: [dither, worth, alignment]}",
-    "evaluation.alignment={samples: 8}",
+    "evaluation.gradient_alignment={samples: 8}",
     "mixture.max_epochs={real: 3}",
 ]
 FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_evaluations: 2, z: 0.5, margin: 0.0}"]

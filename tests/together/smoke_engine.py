@@ -21,7 +21,8 @@ import torch
 
 from trainer.data.loader import Stream
 from trainer.engines import open_engine
-from trainer.evaluate.evidence.source_value import SourceValueCounts, read_source_value
+from trainer.evaluate.eval_batches import HeldOutText
+from trainer.evaluate.evidence.source_value import SourceValueCounts, measure_source_value
 from trainer.evaluate.ports import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.partition import RankPartition
@@ -164,16 +165,12 @@ def drive(engine: Engine) -> dict[str, Any]:
 
 def evidence(engine: Engine) -> dict[str, Any]:
     """The worth of the sources: rehearsed steps that are taken back, forwards."""
-    evaluation = read_source_value(
-        HeldOut(),
+    evaluation = measure_source_value(
+        HeldOutText(part=HeldOut(), seed=SEED, sequence_length=LENGTH, end_of_document=END, batch_rows=4),
         {name: [store] for name, store in STORES.items()},
         SourceValueCounts(samples_per_step=4, held_out_samples=8),
         engine,
         step=STEPS,
-        seed=SEED,
-        sequence_length=LENGTH,
-        end_of_document=END,
-        batch_rows=4,
         global_batch=GLOBAL_BATCH,
     )
     values = {name: source_value.value for name, source_value in evaluation.source_value.items()}

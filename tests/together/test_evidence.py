@@ -17,7 +17,9 @@ def aligned(place: Place) -> Path:
 
 
 def test_alignments_are_journalled_when_they_are_due_and_reach_the_policy(aligned: Path) -> None:
-    measured = {line["step"]: line["alignment"] for line in lines(aligned, "evaluation") if line["alignment"]}
+    measured = {
+        line["step"]: line["gradient_alignment"] for line in lines(aligned, "evaluation") if line["gradient_alignment"]
+    }
     assert list(measured) == [10, 20, 30, 40]
     by_policy = {line["step"]: line["evidence"]["policy"].get("sources", {}) for line in decisions(aligned)}
     for step, found in measured.items():
@@ -39,8 +41,8 @@ def test_every_step_tells_the_loss_of_the_sources_it_drew(aligned: Path) -> None
 def test_measuring_alignments_changes_nothing_that_nobody_asked_to_change(place: Place, alone: Path) -> None:
     """The schedule asks for none: the same samples, losses and gradients, with or without."""
     run = place.folder / "measured-for-nothing"
-    ended = place.fit(run, "evaluation.alignment={enabled: 'on', every_evaluations: 1, samples: 8}").wait()
+    ended = place.fit(run, "evaluation.gradient_alignment={enabled: 'on', every_evaluations: 1, samples: 8}").wait()
     assert ended.code == 0, ended.output
-    assert sum(bool(line["alignment"]) for line in lines(run, "evaluation")) == 9
+    assert sum(bool(line["gradient_alignment"]) for line in lines(run, "evaluation")) == 9
     for field in ("batch_hash", "loss", "grad_norm"):
         assert by_step(run, field) == by_step(alone, field), field

@@ -36,7 +36,7 @@ JOINS = [
     good(SECOND, THIRD),
     f"training.steps={STEPS}",
     "checkpoint={every_steps: 1, keep: 60}",
-    'evaluation.alignment={enabled: "on", every_evaluations: 1, samples: 8}',
+    'evaluation.gradient_alignment={enabled: "on", every_evaluations: 1, samples: 8}',
     'evaluation.source_value={enabled: "on", every_evaluations: 1, until: 1.0, '
     "samples_per_step: 2, held_out_samples: 4}",
 ]
@@ -167,7 +167,7 @@ def test_nothing_of_a_retired_segment_is_read_again(growing: Place, copied: Path
     assert ended.code == 0, ended.output
     evaluations = [line for line in lines(copied, "evaluation") if line["step"] >= INSTEAD]
     assert all("good" in line["source_nats_per_token"] for line in evaluations)
-    assert any("good" in line["alignment"] for line in evaluations)
+    assert any("good" in line["gradient_alignment"] for line in evaluations)
     assert any("good" in line["source_value"] for line in evaluations), (
         "nothing was rehearsed: the test shows too little"
     )

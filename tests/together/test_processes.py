@@ -56,7 +56,7 @@ def test_priced_measures_and_decides_alike_on_one_two_and_three_processes(place:
     decisions_alone = [(step, action, shares) for step, action, shares, _ in decided(alone)]
     assert sum(action == "move" for _, action, _ in decisions_alone) > 2
     assert any(line.get("forgetting") for line in lines(alone, "evaluation"))
-    assert any(line.get("alignment") for line in lines(alone, "evaluation"))
+    assert any(line.get("gradient_alignment") for line in lines(alone, "evaluation"))
     for processes in (2, 3):
         run = launched(place, processes, *PRICED)
         assert [(step, action, shares) for step, action, shares, _ in decided(run)] == decisions_alone

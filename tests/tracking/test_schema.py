@@ -46,7 +46,7 @@ EVERY: list[JournalLine] = [
     replace(
         FULL,
         source_value={"made": SourceValue(value=-0.5, standard_error=0.1, num_samples=64, fresh_gain=1e-4)},
-        alignment={"made": Alignment(inner_product=1.5, standard_error=0.2, variance=9.0, num_samples=32)},
+        gradient_alignment={"made": Alignment(inner_product=1.5, standard_error=0.2, variance=9.0, num_samples=32)},
         forgetting={"made": Forgetting(value=0.01, standard_error=0.002, num_samples=8)},
         drawn_slices={"b": SliceDrawn(real=0.4, drawn=0.1)},
         drawn_unnamed=0.25,
@@ -152,7 +152,7 @@ def test_the_line_of_a_step_has_all_its_figures() -> None:
         losses=(),
     )
     mixture = StepMixture(counts={"real": 4}, shares={"real": 1_000_000}, epochs={"real": 0.1})
-    losses = {"real": SourceLoss(nats=10.0, tokens=4)}
+    losses = {"real": SourceLoss(loss_sum_nats=10.0, tokens=4)}
     line = type(EVERY[1]).of(  # type: ignore[attr-defined]
         figures, step=7, mixture=mixture, losses=losses, learning_rate=1e-3, tokens=4, seconds=0.5
     )

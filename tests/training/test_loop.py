@@ -18,12 +18,13 @@ from trainer.base.records import Kind, Observation, SourceLoss
 from trainer.control.config import ControlConfig
 from trainer.control.controller import decide, initial_state
 from trainer.evaluate.config import EvaluationConfig
-from trainer.evaluate.held_out import whole_part
+from trainer.evaluate.eval_batches import HeldOutText
+from trainer.evaluate.held_out import evaluator_of_all
 from trainer.tracking.journal import Journal
-from trainer.training import loop
+from trainer.training import decide as decisions
 from trainer.training.config import CheckpointConfig
-from trainer.training.loop import Outcome, train
-from trainer.training.run import Run, RunState
+from trainer.training.loop import train
+from trainer.training.run import Outcome, Run, RunData, RunIO, RunSettings, RunState
 
 EVERY, STEPS = 4, 11
 
@@ -45,30 +46,24 @@ def run_in(folder: Path, stop_after: int | None = None) -> Any:
     folder.mkdir(exist_ok=True)
     with bench() as on:
         journal = Journal(folder / "journal.jsonl")
+        text = HeldOutText(part=HeldOut(), seed=0, sequence_length=LENGTH, end_of_document=0, batch_rows=9)
         yield Run(
-            seed=1,
-            num_steps=STEPS,
-            rates=(),
-            max_epochs={},
-            evaluation=EvaluationConfig(every_steps=EVERY),
-            control=ControlConfig(),
-            checkpoint=CheckpointConfig(every_steps=10**6, keep=1),
-            folder=folder,
-            engine=on.engine,
-            stream=on.stream,
-            plan=on.stream.plan,
-            ledger=on.stream.plan.ledger,
-            journal=journal,
-            reader=whole_part(HeldOut(), sequence_length=LENGTH, end_of_document=0, document_batch=9),
-            slice_tokens={},
-            source_value=None,
-            alignment=None,
-            forgetting=None,
-            ahead={},
-            replays=False,
-            stop_requested=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
-            ledger_offset=lambda: 0,
-            warn=print,
+            settings=RunSettings(
+                seed=1,
+                num_steps=STEPS,
+                evaluation=EvaluationConfig(every_steps=EVERY),
+                control=ControlConfig(),
+                checkpoint=CheckpointConfig(every_steps=10**6, keep=1),
+            ),
+            devices=on.engine,
+            data=RunData(plan=on.stream.plan, stream=on.stream, evaluator=evaluator_of_all(text)),
+            io=RunIO(
+                folder=folder,
+                journal=journal,
+                ledger_offset=lambda: 0,
+                stop_requested=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
+                warn=print,
+            ),
         )
         journal.close()
 
@@ -82,7 +77,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
         found.append(observation)
         return decide(config, state, observation)
 
-    monkeypatch.setattr(loop, "decide", watched)
+    monkeypatch.setattr(decisions, "decide", watched)
     return found
 
 
@@ -92,11 +87,11 @@ def begun() -> RunState:
 
 
 def go_on(run: Run, state: RunState) -> tuple[RunState, Outcome]:
-    return train(run, state, run.engine, training(steps=STEPS))  # type: ignore[arg-type]
+    return train(run, state, run.devices, training(steps=STEPS))  # type: ignore[arg-type]
 
 
 def journalled(run: Run, kind: str) -> list[dict[str, Any]]:
-    told = map(json.loads, (run.folder / "journal.jsonl").read_text().splitlines())
+    told = map(json.loads, (run.io.folder / "journal.jsonl").read_text().splitlines())
     return [line for line in told if line["kind"] == kind]
 
 
@@ -104,12 +99,12 @@ def summed(run: Run, steps: range) -> dict[str, SourceLoss]:
     """Losses of these steps: nats per token from the journal, tokens from the plan."""
     told = {line["step"]: line["source_loss"] for line in journalled(run, "step")}
     sums = {}
-    for number, name in enumerate(run.plan.sources):
-        batches = {step: run.plan.batch(step) for step in steps}
+    for number, name in enumerate(run.data.plan.sources):
+        batches = {step: run.data.plan.batch(step) for step in steps}
         valid = {step: STORES[number].valid[batch.sample[batch.source == number]] for step, batch in batches.items()}
         tokens = {step: int((of - 1).sum()) for step, of in valid.items()}
         nats = sum(told[step][name] * count for step, count in tokens.items())
-        sums[name] = SourceLoss(nats=nats, tokens=sum(tokens.values()))
+        sums[name] = SourceLoss(loss_sum_nats=nats, tokens=sum(tokens.values()))
     return sums
 
 
@@ -126,7 +121,7 @@ def assert_same(found: Mapping[str, SourceLoss], expected: Mapping[str, SourceLo
     assert found.keys() == expected.keys()
     for name, loss in found.items():
         assert loss.tokens == expected[name].tokens
-        assert loss.nats == pytest.approx(expected[name].nats)
+        assert loss.loss_sum_nats == pytest.approx(expected[name].loss_sum_nats)
 
 
 def test_control_sees_the_losses_of_all_steps_since_the_reading_before(tmp_path: Path, seen: list[Observation]) -> None:
@@ -148,12 +143,12 @@ def test_a_run_that_was_stopped_shows_control_the_same_losses_bit_for_bit(
     with run_in(tmp_path / "parts", stop_after) as run:
         state, outcome = go_on(run, begun())
         assert outcome.state == "interrupted"
-        (folder,) = (run.folder / "checkpoints").glob("step-*")
+        (folder,) = (run.io.folder / "checkpoints").glob("step-*")
         saved = json.loads((folder / "state.json").read_text())
     with run_in(tmp_path / "parts") as run:
-        run.engine.restore(folder)
-        run.stream.state = run.plan.state(state.step + 1)
-        run.stream.append([])
+        run.devices.restore(folder)
+        run.data.stream.state = run.data.plan.state(state.step + 1)
+        run.data.stream.append([])
         assert RunState.from_json(saved).losses == state.losses
         go_on(run, RunState.from_json(saved))
     assert [(observation.step, observation.losses) for observation in seen] == expected
@@ -161,9 +156,9 @@ def test_a_run_that_was_stopped_shows_control_the_same_losses_bit_for_bit(
 
 def test_a_step_that_was_left_out_adds_nothing(tmp_path: Path, seen: list[Observation]) -> None:
     with run_in(tmp_path) as run:
-        parameter = next(iter(run.engine._model.parameters()))
+        parameter = next(iter(run.devices.sharding.model.parameters()))
         hook = parameter.register_hook(lambda gradient: gradient * float("nan"))
-        state, _ = go_on(replace(run, num_steps=1), begun())
+        state, _ = go_on(replace(run, settings=replace(run.settings, num_steps=1)), begun())
         hook.remove()
         go_on(run, state)
         assert_same(seen[0].losses, summed(run, range(2, EVERY + 1)))

@@ -1,4 +1,4 @@
-"""Checkpoints that a rollback threw away are no target of the next one, and push no sound one out."""
+"""Checkpoints that a rollback discarded are not a target of the next one, and never replace a healthy one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +11,14 @@ import pytest
 from tests.training.test_checkpoint import Alone, fail, save_step
 from tests.training.test_loop import begun, go_on
 from tests.training.test_loop import run_in as training_in
-from trainer.base.records import Decision
+from trainer.base.records import SHARE_ONE, Decision
 from trainer.control.config import ControlConfig
-from trainer.mixture.ledger import Fact
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares
+from trainer.mixture.plan import Plan
+from trainer.tracking.journal import SilentJournal
 from trainer.training import checkpoint
-from trainer.training.loop import _roll_back
-from trainer.training.run import RunState
-from trainer.training.saver import Saver
+from trainer.training.rollback import roll_back as go_back
+from trainer.training.run import RunIO, RunState
 
 SAVED = (500, 750, 1000)
 
@@ -27,38 +28,49 @@ class Killed(BaseException):
 
 
 def run_in(folder: Path) -> Any:
-    """A run with checkpoints at ``SAVED``, of which the guard finds fault with what came after 600."""
+    """A run with checkpoints at ``SAVED``, where the guard alarms on what came after 600."""
     for step in SAVED:
         save_step(folder / "checkpoints", step, keep=3)
     restored: list[Path] = []
-    facts: list[Fact] = []
     engine = SimpleNamespace(is_main=True, writers=Alone(), broadcast=lambda value: value, restore=restored.append)
-    stream = SimpleNamespace(append=facts.extend, state=SimpleNamespace(step=1025, slot=9))
-    plan = SimpleNamespace(state=lambda _step: SimpleNamespace(slot=5), deficit_changes=lambda _state: [])
-    journal = SimpleNamespace(write=lambda *_kind, **_fields: None)
-    return SimpleNamespace(
-        folder=folder, saver=Saver(), engine=engine, stream=stream, plan=plan, journal=journal, warn=fail, told=restored
+    ledger = Ledger(
+        [
+            Segment(step=1, source="web", kind="real", segment=0, num_samples=100),
+            BatchSize(step=1, global_batch=8),
+            Shares(step=1, shares={"web": SHARE_ONE}, reason="start"),
+        ]
     )
+    plan = Plan(1, ledger)
+
+    def append(facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            ledger.append(fact)
+
+    stream = SimpleNamespace(append=append, state=plan.state(1026))
+    journal = SilentJournal()
+    io = RunIO(folder=folder, journal=journal, ledger_offset=lambda: 0, stop_requested=lambda: False, warn=fail)
+    data = SimpleNamespace(stream=stream, plan=plan)
+    return SimpleNamespace(devices=engine, data=data, io=io, restored=restored)
 
 
 def roll_back(run: Any, step: int, anchor_step: int) -> RunState:
     decision = Decision(from_step=step + 1, shares={"web": 1_000_000}, action="rollback", reason="worse", evidence={})
-    return _roll_back(run, RunState(step=step, position=step, last_healthy_step=anchor_step), decision)
+    return go_back(run, RunState(step=step, position=step, last_healthy_step=anchor_step), decision)
 
 
 def names(root: Path) -> Sequence[str]:
     return sorted(path.name for path in root.glob("*step-*"))
 
 
-def test_a_second_rollback_does_not_go_to_what_the_first_threw_away(tmp_path: Path) -> None:
+def test_a_second_rollback_does_not_go_to_what_the_first_discarded(tmp_path: Path) -> None:
     run = run_in(tmp_path)
     assert roll_back(run, 1025, anchor_step=600).position == 500
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000500\n"
     assert roll_back(run, 1450, anchor_step=1300).position == 500
-    assert [folder.name for folder in run.told] == ["step-00000500"] * 2
+    assert [folder.name for folder in run.restored] == ["step-00000500"] * 2
 
 
-def test_what_was_thrown_away_pushes_no_sound_checkpoint_out_and_goes_with_the_next_save(tmp_path: Path) -> None:
+def test_discarded_checkpoints_replace_no_healthy_one_and_are_removed_with_the_next_save(tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     roll_back(run_in(tmp_path), 1025, anchor_step=600)
     save_step(root, 1500)
@@ -99,11 +111,11 @@ def test_a_run_killed_in_a_rollback_resumes_from_before_it(
 
 
 @pytest.mark.parametrize(("documents_needed", "accepted"), [(30, 0), (9, 8)])
-def test_a_reading_that_the_guard_cannot_judge_makes_no_step_a_target(
+def test_an_evaluation_that_the_guard_cannot_judge_makes_no_step_a_target(
     tmp_path: Path, documents_needed: int, accepted: int
 ) -> None:
     """Nine documents are read after steps 4 and 8."""
     with training_in(tmp_path) as run:
         control = ControlConfig.model_validate({"guard": {"min_documents": documents_needed}})
-        state, _ = go_on(replace(run, control=control), begun())
+        state, _ = go_on(replace(run, settings=replace(run.settings, control=control)), begun())
     assert state.last_healthy_step == accepted

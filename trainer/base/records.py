@@ -26,13 +26,13 @@ IntArray = NDArray[np.int64]
 class Evaluation:
     """One evaluation on held-out real documents.
 
-    ``nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8 bytes,
-    ``slice_of[D]`` an index into ``slices``. ``source_nats_per_token`` is the loss on a fixed sample of each training
-    source, chosen anew where a segment of it joined.
+    ``loss_sum_nats[D]`` total loss of each document, ``tokens[D]`` its predicted tokens, ``num_bytes[D]`` its UTF-8
+    bytes, ``slice_of[D]`` an index into ``slices``. ``source_nats_per_token`` is the loss on a fixed sample of each
+    training source, chosen anew where a segment of it joined.
     """
 
     step: int
-    nats: FloatArray
+    loss_sum_nats: FloatArray
     tokens: IntArray
     num_bytes: IntArray
     slice_of: IntArray
@@ -42,12 +42,12 @@ class Evaluation:
     @property
     def nats_per_token(self) -> float:
         """Token-weighted mean loss, nats per token."""
-        return float(self.nats.sum() / self.tokens.sum())
+        return float(self.loss_sum_nats.sum() / self.tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
         """Loss in bits per UTF-8 byte: comparable across tokenizers."""
-        return float(self.nats.sum() / np.log(2) / self.num_bytes.sum())
+        return float(self.loss_sum_nats.sum() / np.log(2) / self.num_bytes.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +78,15 @@ class Forgetting:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceLoss:
-    """Training loss on one source since the reading before: a sum in nats, over so many predicted tokens."""
+    """Training loss on one source since the evaluation before: a sum in nats, over so many predicted tokens."""
 
-    nats: float
+    loss_sum_nats: float
     tokens: int
 
     @property
     def nats_per_token(self) -> float:
         """Mean loss, nats per token; NaN where nothing was drawn."""
-        return self.nats / self.tokens if self.tokens else float("nan")
+        return self.loss_sum_nats / self.tokens if self.tokens else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +128,28 @@ class Observation:
     progress: float  # schedule position / steps, in [0, 1]
     horizon: Horizon
     evaluation: Evaluation
-    losses: Mapping[str, SourceLoss]  # sources drawn since the reading before
-    alignment: Mapping[str, Alignment]  # empty when the policy asks for none
-    source_value: Mapping[str, SourceValue]  # empty when the policy asks for no evidence
+    losses: Mapping[str, SourceLoss]  # sources drawn since the evaluation before
     shares: Mapping[str, int]  # millionths, now in force; sums to SHARE_ONE
     kinds: Mapping[str, Kind]
     epochs: Mapping[str, float]  # drawn so far, in epochs of the source
-    forgetting: Mapping[str, Forgetting] = field(
-        default_factory=dict
-    )  # of what a source taught; empty where not probed
+    # estimates by kind of measurement, then by source: the built-in kinds have the accessors below
+    evidence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     live: Mapping[str, Sequence[int]] = field(default_factory=dict)  # segments of each source that are drawn from
+
+    @property
+    def source_value(self) -> Mapping[str, SourceValue]:
+        """Source values; empty where they were not measured."""
+        return self.evidence.get("source_value", {})
+
+    @property
+    def alignment(self) -> Mapping[str, Alignment]:
+        """Gradient alignments; empty where they were not measured."""
+        return self.evidence.get("gradient_alignment", {})
+
+    @property
+    def forgetting(self) -> Mapping[str, Forgetting]:
+        """Forgetting of what a source taught; empty where it was not probed."""
+        return self.evidence.get("forgetting", {})
 
 
 Action = Literal["keep", "move", "warn", "cut", "rollback", "stop"]

@@ -4,21 +4,18 @@ Each verb of the command line that needs a run is one function here. A failure i
 first, and kept in ``outcome.json``: launchers swallow exit codes.
 """
 
-import dataclasses
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.base.errors import UserError
 from trainer.base.failures import own_rank, say, say_last, warn
 from trainer.base.signals import Signals, StoppedEarly
-from trainer.evaluate.ports import Engine
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
-from trainer.runs.build import assemble, build_language_model
+from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
     BAD_INPUT,
     DONE,
@@ -27,33 +24,20 @@ from trainer.runs.folder import (
     check_recipe_unchanged,
     failed_outcome,
     held,
-    keep_recipe,
     note_refusal,
     settled_outcome,
     write_outcome,
 )
-from trainer.runs.resume import (
-    newest_checkpoint,
-    open_ledger,
-    read_replay,
-    scheduled_facts,
-    segment_facts,
-    starting_state,
-)
-from trainer.runs.start_and_finish import write_final_figures, write_finish, write_start
+from trainer.runs.session import Session
+from trainer.runs.start_and_finish import write_ending
 from trainer.runs.watchdog.watcher import STOPPED_EARLY, Watchdog
-from trainer.tracking.journal import Journal, JournalWriter, SilentJournal, read
+from trainer.tracking.journal import read
 from trainer.tracking.schema import read_journal
-from trainer.tracking.tracker import RunInfo
-from trainer.tracking.trackers import following
-from trainer.training.checkpoint import Checkpoint
 from trainer.training.loop import train
-from trainer.training.run import Outcome, Run, RunState
+from trainer.training.run import Outcome
 
 if TYPE_CHECKING:
-    from trainer.data.store import PreparedData
-    from trainer.engines.engine import TrainingEngine
-    from trainer.tracking.terminal import TerminalProgress
+    pass
 
 TELLING_S = 3.0
 
@@ -107,12 +91,11 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
     except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
         watchdog.report_error(error)
         return FAILED
-    code = EXIT_CODES[outcome.state]
     if _is_main():
-        write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code)
+        write_ending(folder, outcome)
         if outcome.step:
-            _tell(folder)
-    return code
+            _show_summary(folder)
+    return EXIT_CODES[outcome.state]
 
 
 def _main_tells(folder: Path) -> bool:
@@ -176,18 +159,20 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
             data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
-        job = _Job(loaded, data, folder, replay, stop_requested=signals.received, watchdog=watchdog, stack=stack)
-        job.wait_for_the_ranks()
+        session = Session(recipe, data, folder, replay, stop_requested=signals.received, watchdog=watchdog, stack=stack)
+        session.wait_for_the_ranks()
         model = build_language_model(recipe, data)
         if recipe.engine == "lightning":
             from trainer.lightning.fit import train_under_lightning
 
-            return train_under_lightning(model, recipe.training, seed=recipe.seed, begin=job.begin, finish=job.finish)
+            return train_under_lightning(
+                model, recipe.training, seed=recipe.seed, begin=session.begin, finish=session.finish
+            )
         from trainer.engines import open_engine
 
         engine = open_engine(model, recipe.training, seed=recipe.seed)
-        run, state = job.begin(engine)
-        return job.finish(run, engine, *train(run, state, engine, recipe.training))
+        run, state = session.begin(engine)
+        return session.finish(run, engine, *train(run, state, engine, recipe.training))
 
 
 def _check_launch(recipe: Recipe) -> None:
@@ -202,134 +187,12 @@ def _check_launch(recipe: Recipe) -> None:
         check_engine(recipe.training)
 
 
-class _Job:
-    """What comes before and after the steps, whoever makes them. Every rank calls both, with its engine set up."""
-
-    def __init__(
-        self,
-        loaded: LoadedRecipe,
-        data: "PreparedData",
-        folder: Path,
-        replay: Path | None,
-        *,
-        stop_requested: Callable[[], bool],
-        watchdog: Watchdog,
-        stack: ExitStack,
-    ) -> None:
-        self._loaded, self._data, self._folder, self._replay = loaded, data, folder, replay
-        self._stop_requested, self._watchdog, self._stack = stop_requested, watchdog, stack
-        self._waiting = stack.enter_context(ExitStack())
-        self._started_s = time.monotonic()
-
-    def wait_for_the_ranks(self) -> None:
-        """From here until ``begin`` the ranks come together: a signal ends this one wherever it waits."""
-        self._waiting.enter_context(self._watchdog.leaving_on_a_signal())
-
-    def begin(self, engine: "TrainingEngine") -> tuple[Run, RunState]:
-        """Bring back the newest checkpoint, if there is one, and put the parts together."""
-        loaded, recipe, data, folder = self._loaded, self._loaded.recipe, self._data, self._folder
-        self._stack.enter_context(closing(engine))
-        self._stack.enter_context(_until_the_main_rank_is_done(engine))
-        self._watchdog.watch(engine.world_size, recipe.training.timeout_s, engine.broadcast)
-        self._waiting.close()
-        saved = newest_checkpoint(folder, engine, warn)
-        replay = self._replay or _replayed_before(saved)
-        segments = segment_facts(data, recipe.data)
-        facts = read_replay(replay, recipe, segments) if replay else None
-        ledger = open_ledger(
-            folder,
-            engine,
-            saved,
-            segments=segments,
-            mixture=recipe.mixture,
-            micro_batch=recipe.training.micro_batch,
-            replay=facts,
-        )
-        if engine.is_main:
-            keep_recipe(folder, recipe)
-        state = dataclasses.replace(
-            starting_state(recipe.control, recipe.mixture, ledger, saved), replay=str(replay) if replay else None
-        )
-        if saved is not None:
-            engine.restore(saved.folder)
-        journal = self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state)))
-        run = assemble(
-            loaded,
-            data,
-            engine,
-            ledger=ledger,
-            journal=journal,
-            folder=folder,
-            state=state,
-            ahead=scheduled_facts(segments, facts),
-            replays=facts is not None,
-            stop_requested=self._stop_requested,
-        )
-        self._stack.callback(run.stream.close)
-        self._stack.enter_context(self._watchdog.reporting_errors())
-        write_start(run, recipe, data, saved)
-        self._started_s = time.monotonic()
-        return run, dataclasses.replace(state, documents=run.reader.documents.tolist())
-
-    def _progress(self, engine: Engine, state: RunState) -> "TerminalProgress | None":
-        if not engine.is_main:
-            return None
-        from trainer.tracking.terminal import TerminalProgress
-
-        bar = TerminalProgress(self._loaded.recipe.training.steps, discarded_steps=state.step - state.position)
-        return self._stack.enter_context(bar)
-
-    def finish(self, run: Run, engine: Engine, state: RunState, outcome: Outcome) -> Outcome:
-        """Write the final figures, and journal how the run ended."""
-        if outcome.state == "finished":
-            write_final_figures(run, engine, self._loaded.recipe, self._data, state)
-        write_finish(run, state, outcome, seconds=time.monotonic() - self._started_s)
-        return outcome
-
-
-# The parts
-
-
-@contextmanager
-def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
-    """Keep every rank until the main rank has closed the journal and its trackers: a launcher that sees some go waits
-    only so long for the last.
-    """
-    yield
-    engine.broadcast(None)
-
-
-@contextmanager
-def _journal(folder: Path, recipe: Recipe, progress: "TerminalProgress | None") -> Iterator[JournalWriter]:
-    """The journal with its views (terminal, trackers) on the main rank, a silent one elsewhere."""
-    if progress is None:
-        yield SilentJournal()
-        return
-    run = RunInfo(name=recipe.name, folder=folder, recipe=recipe.model_dump(mode="json"))
-    with following(recipe.tracking, run, warn=warn) as views:
-        journal = Journal(folder / "journal.jsonl", [progress.note, *views], warn=warn)
-        try:
-            yield journal
-        finally:
-            journal.close()
-
-
-def _replayed_before(saved: Checkpoint | None) -> Path | None:
-    """The run that was being replayed when the checkpoint was saved."""
-    return Path(saved.state["replay"]) if saved is not None and saved.state["replay"] else None
-
-
-def _tell(folder: Path) -> None:
-    """The report and the summary table, from the run folder alone."""
+def _show_summary(folder: Path) -> None:
+    """Print the summary table, from the journal alone."""
     from rich.console import Console
 
-    from trainer.report.html import write_report
     from trainer.tracking.terminal import summary_table
 
-    try:
-        write_report([folder], folder / "report.html")
-    except OSError as error:  # a full disk must not turn a finished run into a failed one
-        warn(f"report.html could not be written: {error}")
     Console().print(summary_table(read_journal(folder / "journal.jsonl")))
 
 

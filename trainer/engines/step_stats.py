@@ -80,5 +80,5 @@ class PendingStep:
             stop_requested=stop > 0,
             ledgers_agree=digest_low == self._world_size * (self._digest % HALF)
             and digest_high == self._world_size * (self._digest // HALF),
-            losses=tuple(SourceLoss(nats=nats, tokens=tokens) for nats, tokens in parts),
+            losses=tuple(SourceLoss(loss_sum_nats=nats, tokens=tokens) for nats, tokens in parts),
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+HELD_OUT_ROWS = ""  # key of the held-out rows among those of the sources, which all have names
 WIDTH_STEP = 8  # widths are multiples of 8: what tensor cores like, and few different shapes
 
 
@@ -77,6 +78,17 @@ class Segment(Protocol):
     def valid_tokens(self, samples: IntArray) -> IntArray:
         """Tokens of each that are not padding, int64 [n]."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutText:
+    """A held-out part, and how text of it is cut, drawn and evaluated: the same at every evaluation and measurement."""
+
+    part: Part
+    seed: int  # from which draws of documents are derived
+    sequence_length: int
+    end_of_document: int
+    batch_rows: int  # of one forward on one process
 
 
 class Rows(Protocol):

@@ -1,15 +1,15 @@
-"""Losses of held-out real documents: which of them are read, what a reading costs, and the figures that come of it.
+"""Losses of held-out real documents: which are evaluated, what an evaluation costs, and its figures.
 
-The subset is chosen once, by hash and in proportion to the slices, so that two readings differ by the model alone:
+The subset is chosen once, by hash and in proportion to the slices, so that two evaluations differ by the model alone:
 between documents the loss varies by 0.6 nats per token, between two checkpoints by 0.003, and only a paired comparison
 sees the second. Its size follows from token counts, never from a clock, so that every machine and every number of
-processes reads the same documents.
+processes evaluates the same documents.
 """
 
-# D documents of a reading
+# D documents of an evaluation
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from trainer.base.errors import UserError
 from trainer.base.records import Evaluation, FloatArray, IntArray
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import (
+    HELD_OUT_ROWS,
+    HeldOutText,
     Part,
     Rows,
     Samples,
@@ -34,66 +36,54 @@ from trainer.evaluate.samples import live_segments
 from trainer.tracking.figures import HeldOutFigures, SliceLoss, WorstSlice
 
 FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6
-FEWEST_DOCUMENTS = 8  # below that a standard error means nothing: read even when the budget is smaller
-FEWEST_OF_A_SLICE = 4  # so that a minority is watched at all
+FEWEST_DOCUMENTS = 8  # below that a standard error means nothing: evaluated even when the budget is smaller
+FEWEST_OF_A_SLICE = 4  # so that a minority is evaluated at all
 TAIL_SHARE = 0.1  # the worst decile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
-    """Everything that stays the same from reading to reading: documents [D] of a part (ascending), and the sources of
-    which ``source_samples`` fixed samples are read.
+class Evaluator:
+    """Everything that stays the same from evaluation to evaluation: ``documents`` [D] of the text's part (ascending),
+    and the sources of which the loss of ``source_samples`` fixed samples is taken too.
     """
 
-    part: Part
+    text: HeldOutText
     documents: IntArray
-    sources: Mapping[str, Sequence[Segment]]
-    source_samples: int
-    seed: int
-    sequence_length: int
-    end_of_document: int
-    document_batch: int
+    sources: Mapping[str, Sequence[Segment]] = field(default_factory=dict)
+    source_samples: int = 0
 
-    def read(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
-        """One reading; every rank calls it and gets the same one, bit for bit. Of each source those segments are read
+    def evaluate(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
+        """One evaluation; every rank calls it and gets the same one, bit for bit. Of each source those segments count
         that ``live`` names by their numbers.
         """
-        drawn = live_segments(self.sources, {name: live[name] for name in self.sources})
-        samples = fixed_samples(drawn, num_samples=self.source_samples, seed=self.seed)
+        text, part = self.text, self.text.part
+        live_sources = live_segments(self.sources, {name: live[name] for name in self.sources})
+        samples = fixed_samples(live_sources, num_samples=self.source_samples, seed=text.seed)
         windows = cut_windows(
-            self.part, self.documents, sequence_length=self.sequence_length, end_of_document=self.end_of_document
+            part, self.documents, sequence_length=text.sequence_length, end_of_document=text.end_of_document
         )
-        parts: dict[str, Rows] = {"": windows, **samples}
-        row_nats = reduced_nats(parts, port, batch_rows=self.document_batch)
+        parts: dict[str, Rows] = {HELD_OUT_ROWS: windows, **samples}
+        row_nats = reduced_nats(parts, port, batch_rows=text.batch_rows)
         nats, tokens = np.zeros(len(self.documents)), np.zeros(len(self.documents), dtype=np.int64)
         place = np.searchsorted(self.documents, windows.documents)
-        np.add.at(nats, place, row_nats[""])
+        np.add.at(nats, place, row_nats[HELD_OUT_ROWS])
         np.add.at(tokens, place, row_targets(windows))
         return Evaluation(
             step=step,
-            nats=nats,
+            loss_sum_nats=nats,
             tokens=tokens,
-            num_bytes=np.asarray(self.part.num_bytes[self.documents], dtype=np.int64),
-            slice_of=np.asarray(self.part.slice_of[self.documents], dtype=np.int64),
-            slices=tuple(self.part.slices),
+            num_bytes=np.asarray(part.num_bytes[self.documents], dtype=np.int64),
+            slice_of=np.asarray(part.slice_of[self.documents], dtype=np.int64),
+            slices=tuple(part.slices),
             source_nats_per_token={
                 name: float(row_nats[name].sum() / row_targets(rows).sum()) for name, rows in samples.items()
             },
         )
 
 
-def whole_part(part: Part, *, sequence_length: int, end_of_document: int, document_batch: int) -> Reader:
-    """A reader of every document of a part and of no source: what final figures are made of."""
-    return Reader(
-        part=part,
-        documents=all_documents(part),
-        sources={},
-        source_samples=0,
-        seed=0,
-        sequence_length=sequence_length,
-        end_of_document=end_of_document,
-        document_batch=document_batch,
-    )
+def evaluator_of_all(text: HeldOutText) -> Evaluator:
+    """An evaluator of every document of a part and of no source: what final figures are made of."""
+    return Evaluator(text=text, documents=all_documents(text.part))
 
 
 def plan_validation(
@@ -105,11 +95,11 @@ def plan_validation(
     num_sources: int = 0,
     sequence_length: int = 0,
 ) -> IntArray:
-    """Ascending indices of the documents to read, fixed for the run: hashed order inside each slice, slices in
+    """Ascending indices of the documents to evaluate, fixed for the run: hashed order inside each slice, slices in
     proportion.
 
     With ``validation_documents`` null as many as keep (document tokens + sources x source_samples x sequence_length) x
-    1/3 within max_compute_share x ``interval_tokens`` (the tokens trained between two readings), but at least 8.
+    1/3 within max_compute_share x ``interval_tokens`` (the tokens trained between two evaluations), but at least 8.
     """
     order = _nested_order(part, seed)
     if config.validation_documents is not None:
@@ -128,14 +118,14 @@ def plan_validation(
 
 
 def all_documents(part: Part) -> IntArray:
-    """Every document that has a token, ascending: what the final figures read."""
+    """Every document that has a token, ascending: those of the final figures."""
     return np.flatnonzero(np.diff(part.offsets) > 0).astype(np.int64)
 
 
 def evaluation_cost_tokens(
     part: Part, documents: IntArray, *, num_sources: int, source_samples: int, sequence_length: int
 ) -> float:
-    """Cost of a reading in trained-token equivalents: a third of the tokens that go through a forward (padding not
+    """Cost of an evaluation in trained-token equivalents: a third of the tokens that go through a forward (padding not
     counted).
     """
     tokens = (
@@ -146,10 +136,10 @@ def evaluation_cost_tokens(
 
 
 def fixed_samples(sources: Mapping[str, Sequence[Segment]], *, num_samples: int, seed: int) -> dict[str, Samples]:
-    """The same few training samples of each source at every reading (fewer where a source has fewer).
+    """The same few training samples of each source at every evaluation (fewer where a source has fewer).
 
     ``sources`` are the live segments: where one joins or retires the samples are chosen anew from those that are drawn
-    now. So the loss of a source is on what it gives now, and two readings are on the same samples unless a segment
+    now. So the loss of a source is on what it gives now, and two evaluations are on the same samples unless a segment
     joined between them.
     """
     chosen = {}
@@ -164,8 +154,8 @@ def fixed_samples(sources: Mapping[str, Sequence[Segment]], *, num_samples: int,
 def tail_documents(anchor_nats: FloatArray, tokens: IntArray) -> IntArray:
     """Indices of the tenth of the documents with the highest nats per token under the anchor, ascending; at least one.
 
-    Chosen under an anchor and kept, because a set chosen under the reading that it judges gets better by itself
-    (regression to the mean). The same holds for the anchor: hand in the mean of one half of the anchor readings and
+    Chosen under an anchor and kept, because a set chosen under the evaluation that it judges gets better by itself
+    (regression to the mean). The same holds for the anchor: hand in the mean of one half of the anchor evaluations and
     compare with the other half.
     """
     count = max(1, round(TAIL_SHARE * len(tokens)))
@@ -185,22 +175,22 @@ def summary(evaluation: Evaluation, anchor_nats: FloatArray | None = None) -> He
     for index, name in enumerate(evaluation.slices):
         inside = evaluation.slice_of == index
         if inside.any():
-            bits[name] = float(evaluation.nats[inside].sum() / np.log(2) / evaluation.num_bytes[inside].sum())
+            bits[name] = float(evaluation.loss_sum_nats[inside].sum() / np.log(2) / evaluation.num_bytes[inside].sum())
             slices[name] = SliceLoss(
-                nats_per_token=float(evaluation.nats[inside].sum() / evaluation.tokens[inside].sum()),
+                nats_per_token=float(evaluation.loss_sum_nats[inside].sum() / evaluation.tokens[inside].sum()),
                 bits_per_byte=bits[name],
                 documents=int(inside.sum()),
                 tokens=int(evaluation.tokens[inside].sum()),
             )
     worst = max(bits, key=lambda name: bits[name], default=None)
     tail = None if anchor_nats is None else tail_documents(anchor_nats, evaluation.tokens)
-    tail_loss = None if tail is None else float(evaluation.nats[tail].sum() / evaluation.tokens[tail].sum())
-    error = ratio_standard_error(evaluation.nats, evaluation.tokens)
+    tail_loss = None if tail is None else float(evaluation.loss_sum_nats[tail].sum() / evaluation.tokens[tail].sum())
+    error = ratio_standard_error(evaluation.loss_sum_nats, evaluation.tokens)
     return HeldOutFigures(
         nats_per_token=evaluation.nats_per_token,
         standard_error=error if np.isfinite(error) else None,
         bits_per_byte=evaluation.bits_per_byte,
-        documents=len(evaluation.nats),
+        documents=len(evaluation.loss_sum_nats),
         tokens=int(evaluation.tokens.sum()),
         tail_nats_per_token=tail_loss,
         slices=slices,

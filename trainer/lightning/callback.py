@@ -1,14 +1,14 @@
-"""The callback that evaluates, steers, guards and checkpoints a user's own ``LightningModule``.
+"""The callback that evaluates, decides on shares, guards and saves a run of a user's own ``LightningModule``.
 
     mixture = MixtureData(sources, shares=..., global_batch=64)
     steering = Steering(mixture, held_out=held_out, losses=losses, folder="runs/mine", control={...})
     trainer = pl.Trainer(max_steps=1000, callbacks=[steering], logger=...)
     trainer.fit(module, mixture, ckpt_path=steering.ckpt_path)
 
-What comes after a step is ``loop.after_step``, as in every run: the run folder is the same, and so are the commands
+What follows a step is ``training.after_step``, as in every run: the run folder is the same, and so are the commands
 that read it. The step itself is Lightning's, with the module's own ``training_step``; a step whose gradients are not
-finite is left out on all ranks. Asked again, the script goes on from the newest checkpoint. After a rollback the run
-ends, and goes on from there when it is asked again: Lightning's counters can only go back at its start.
+finite is left out on all ranks. Run again, the script resumes from the newest checkpoint. After a rollback the run
+ends, and resumes from there when it is run again: Lightning's counters can only go back at its start.
 """
 
 import signal
@@ -22,37 +22,35 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from trainer.base.errors import UserError
 from trainer.base.failures import warn
-from trainer.base.records import SourceValue
 from trainer.control.config import ControlConfig
-from trainer.control.controller import gradient_alignment_from, reads_losses, source_value_from
+from trainer.control.controller import source_value_from
 from trainer.engines.step_stats import PendingStep, SummedFigures
 from trainer.evaluate.config import EvaluationConfig, SourceValueConfig
-from trainer.evaluate.evidence.source_value import sized
-from trainer.evaluate.held_out import summary
-from trainer.evaluate.schedule import times
+from trainer.evaluate.evidence.measurement import SOURCE_VALUE, MeasuredRun, Measurement
+from trainer.evaluate.evidence.source_value import planned
+from trainer.lightning.checks import check_settings, check_trainer
 from trainer.lightning.datamodule import Batches, MixtureData, NoBatches, Samples, SampleStream, configured
 from trainer.lightning.devices import CHECKPOINT, Losses, TrainerDevices
-from trainer.lightning.evidence import SampleReader, SampleSourceValue
+from trainer.lightning.evidence import SampleEvaluator, SampleSourceValue
 from trainer.mixture.plan import Plan
-from trainer.report.html import write_report
-from trainer.runs.folder import BAD_INPUT, EXIT_CODES, FAILED, locked, write_outcome
-from trainer.runs.resume import newest_checkpoint, open_ledger, starting_state
-from trainer.runs.start_and_finish import environment_of, write_finish
+from trainer.runs.build import build_run
+from trainer.runs.folder import BAD_INPUT, FAILED, locked, write_outcome
+from trainer.runs.resume import newest_checkpoint, resume
+from trainer.runs.start_and_finish import write_ending, write_finish, write_start, write_test
 from trainer.tracking.figures import SourceFacts
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal
 from trainer.tracking.record import JournalLine
-from trainer.tracking.schema import StartLine, StepLine, TestLine
+from trainer.tracking.schema import StepLine
 from trainer.training import checkpoint
 from trainer.training.config import CheckpointConfig
-from trainer.training.loop import InFlightStep, Steps, save_checkpoint
-from trainer.training.run import MeasurePlan, Outcome, Run
+from trainer.training.loop import InFlightStep, Steps
+from trainer.training.run import Outcome, RunData, RunSettings
+from trainer.training.saver import save_checkpoint
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -60,13 +58,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class Steering(pl.Callback):
     """Steers ``mixture`` by the loss on ``held_out`` samples, every ``every_steps`` optimizer steps.
 
-    ``losses(module, batch)`` gives a loss for each sample of a collated batch, a tensor [B]; it is also what rehearsed
-    steps are made on where the policy asks for evidence. ``slices`` names the slice of each held-out sample. ``test``
-    samples are read once, at the end; nobody steers by them. ``control``, ``source_value`` and ``checkpoints`` are the
+    ``losses(module, batch)`` gives a loss for each sample of a collated batch, a tensor [B]; trial steps use it too
+    where the policy needs source values. ``slices`` names the slice of each held-out sample. ``test`` samples are
+    evaluated once, at the end: no decision depends on them. ``control``, ``source_value`` and ``checkpoints`` are the
     sections of a recipe with these names. How the run ended is in ``outcome``.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a thing of the user's
+    def __init__(  # noqa: PLR0913 - each belongs to the user
         self,
         mixture: MixtureData,
         *,
@@ -85,22 +83,13 @@ class Steering(pl.Callback):
         self.folder = Path(folder)
         self.outcome: Outcome | None = None
         self.control = _config(ControlConfig, control)
-        self.evaluation = configured(EvaluationConfig, {"every_steps": every_steps})
-        self.source_value, self.checkpoints = (
-            _config(SourceValueConfig, source_value),
-            _config(CheckpointConfig, checkpoints),
-        )
+        evaluation = configured(EvaluationConfig, {"every_steps": every_steps})
+        self.evaluation = evaluation.model_copy(update={"source_value": _config(SourceValueConfig, source_value)})
+        self.checkpoints = _config(CheckpointConfig, checkpoints)
         self._losses, self._slices, self._batch = losses, slices, batch
         self._stack = ExitStack()
         self._stop_requested = False
-        if self.checkpoints.asynchronous:
-            raise UserError("Lightning saves while training waits", remedy="Leave checkpoints.asynchronous out")
-        if reads_losses(self.control) or gradient_alignment_from(self.control) is not None:
-            raise UserError(
-                "the policy needs losses or gradients of single sources, which a module of your own does not show",
-                got=self.control.policy.kind,
-                remedy="Choose one that goes by worth or by a schedule, or train by a recipe with engine: lightning",
-            )
+        check_settings(self.control, self.checkpoints)
         if slices is not None and len(slices) != len(held_out):
             raise UserError(
                 "slices must name the slice of each held-out sample",
@@ -109,7 +98,7 @@ class Steering(pl.Callback):
 
     @property
     def ckpt_path(self) -> Path | None:
-        """What to hand to ``Trainer.fit``: the newest whole checkpoint of the run folder, None before the first."""
+        """What to hand to ``Trainer.fit``: the newest complete checkpoint of the run folder, None before the first."""
         saved = checkpoint.latest(self.folder / "checkpoints", warn=warn)
         return None if saved is None else saved.folder / CHECKPOINT
 
@@ -119,12 +108,12 @@ class Steering(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that the Trainer's settings and the mixture's agree, and tell the mixture how to begin."""
         if stage == "fit":
-            _check(trainer, pl_module, self.mixture)
+            check_trainer(trainer, pl_module, self.mixture)
             self.mixture.begin = lambda: self._begin(trainer, pl_module)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over: a step is ended and saved. Lightning gives them back when it is done."""
+        """Handle signals: the step is completed and saved. Lightning restores its handlers at the end."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note_signal)
@@ -159,7 +148,7 @@ class Steering(pl.Callback):
             return
         steps, step = self._steps, self._batches.step
         assert step is not None
-        steps.made(
+        steps.complete(
             InFlightStep(
                 batch=step, figures=self._figures(), learning_rate=self._learning_rate, started_s=self._started_s
             )
@@ -169,17 +158,17 @@ class Steering(pl.Callback):
         if went_back_to is not None:
             if not self._devices.saved_again:  # a save was due after the step, too
                 save_checkpoint(steps.run, steps.state)
-            reason = f"went back to {went_back_to.name}; the next launch goes on from there"
+            reason = f"went back to {went_back_to.name}; the next launch resumes from there"
             steps.outcome = Outcome(state="interrupted", step=steps.state.step, reason=reason)
-        if steps.outcome is not None:  # else whoever asked for a stop before is heard
+        if steps.outcome is not None:  # else a stop requested elsewhere stays
             trainer.should_stop = True
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finish the run while the strategy still stands."""
+        """Finish the run while the strategy is still set up."""
         steps = self._steps
         if steps.outcome is None:  # another callback, or Trainer(max_time=...)
-            steps.settle()
+            steps.drain()
             if not self._num_batches:
                 save_checkpoint(steps.run, steps.state)
             steps.outcome = Outcome(state="interrupted", step=steps.state.step, reason="stopped by the Trainer")
@@ -187,7 +176,7 @@ class Steering(pl.Callback):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Tell in ``outcome.json`` how the run failed."""
+        """Write how the run failed to ``outcome.json``."""
         if self.outcome is None and hasattr(self, "_steps"):
             bad_input = isinstance(exception, UserError)
             self.outcome = Outcome(state="failed", step=self._steps.state.step, reason=str(exception))
@@ -203,13 +192,13 @@ class Steering(pl.Callback):
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the run folder."""
+        """Release the run folder."""
         self._stack.close()
 
     # The run
 
     def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> NoBatches:
-        """Put the run together, from the beginning or from its newest checkpoint; every rank calls it."""
+        """Build the run, from the beginning or from its newest checkpoint; every rank calls it."""
         devices = self._devices = TrainerDevices(trainer, module, self._losses)
         if devices.is_main:
             self._stack.enter_context(locked(self.folder))
@@ -219,52 +208,49 @@ class Steering(pl.Callback):
             raise UserError(
                 f"the run in {self.folder} is at step {position} of its schedule, the Trainer at another",
                 got=trainer.global_step,
-                remedy="Call fit(..., ckpt_path=steering.ckpt_path), or start anew in another folder",
+                remedy="Call fit(..., ckpt_path=steering.ckpt_path), or start a new run in another folder",
             )
         if position >= trainer.max_steps:  # Lightning, too, will find nothing to do
             self.outcome = Outcome(state="finished", step=step, reason=f"all {trainer.max_steps} steps are done")
             return NoBatches()
         accumulation = trainer.accumulate_grad_batches
-        ledger = open_ledger(
+        resumed = resume(
             self.folder,
             devices,
             saved,
-            segments={1: self.mixture.segments()},
+            control=self.control,
             mixture=self.mixture.mixture,
             micro_batch=self.mixture.mixture.global_batch // (devices.world_size * accumulation),
+            segments={1: self.mixture.segments()},
         )
-        state = starting_state(self.control, self.mixture.mixture, ledger, saved)
-        plan = Plan(self.mixture.seed, ledger)
-        run = Run(
-            seed=self.mixture.seed,
-            num_steps=trainer.max_steps,
-            rates=(),  # the module's own schedulers know
-            max_epochs={},
-            evaluation=self.evaluation,
-            control=self.control,
-            checkpoint=self.checkpoints,
-            folder=self.folder,
-            engine=devices,
-            stream=SampleStream(plan, plan.state(state.step + 1)),
-            plan=plan,
-            ledger=ledger,
+        plan = Plan(self.mixture.seed, resumed.ledger)
+        run = build_run(
+            RunSettings(
+                seed=self.mixture.seed,
+                num_steps=trainer.max_steps,
+                evaluation=self.evaluation,
+                control=self.control,
+                checkpoint=self.checkpoints,
+            ),
+            devices,
+            RunData(
+                plan=plan,
+                stream=SampleStream(plan, plan.state(resumed.state.step + 1)),
+                evaluator=self._evaluator(self.held_out, self._slices),
+                measurements=self._measurements(trainer.max_steps),
+            ),
+            ledger=resumed.ledger,
             journal=self._journal(trainer, devices),
-            reader=self._reader(self.held_out, self._slices),
-            slice_tokens={},
-            source_value=self._source_value_plan(trainer.max_steps),
-            alignment=None,  # gradients are the Trainer's
-            forgetting=None,  # says nothing without the learning rates ahead
-            ahead={},  # each source is one segment
-            replays=False,
+            folder=self.folder,
             stop_requested=lambda: self._stop_requested,
-            ledger_offset=ledger.sync,
-            warn=warn if devices.is_main else lambda _text: None,
         )
-        self._steps = Steps(run, state)
+        self._steps = Steps(run, resumed.state)
         self._batches = Batches(self.mixture, self._steps, accumulation=accumulation)
         self._forget_step()
-        self._began_s = time.monotonic()
-        self._write_start(run, saved)
+        self._started_run_s = time.monotonic()
+        if devices.is_main:
+            (self.folder / "outcome.json").unlink(missing_ok=True)
+        write_start(run, saved, recipe_name=self.folder.resolve().name, sources=self._source_facts())
         return self._batches
 
     def _journal(self, trainer: pl.Trainer, devices: TrainerDevices) -> JournalWriter:
@@ -283,54 +269,41 @@ class Steering(pl.Callback):
         self._stack.callback(journal.close)
         return journal
 
-    def _reader(self, samples: Samples, slices: Sequence[str] | None) -> SampleReader:
-        return SampleReader(samples=samples, collate=self.mixture.collate, batch=self._batch, slice_of=slices)
+    def _evaluator(self, samples: Samples, slices: Sequence[str] | None) -> SampleEvaluator:
+        return SampleEvaluator(samples=samples, collate=self.mixture.collate, batch=self._batch, slice_of=slices)
 
-    def _source_value_plan(self, steps: int) -> MeasurePlan[SourceValue] | None:
-        """When evidence on the sources is measured; None when nobody asks for it."""
-        config, every = self.source_value, self.evaluation.every_steps
-        when = times(
-            config.enabled,
-            source_value_from(self.control),
-            until=config.until,
-            num_steps=steps,
-            every_steps=config.every_evaluations * every,
-        )
-        if when is None:
-            return None
-        counts = sized(
-            config,
-            num_sources=len(self.mixture.sources),
+    def _measurements(self, num_steps: int) -> dict[str, Measurement]:
+        """Source values where the policy needs them. Gradients are the Trainer's, and forgetting says nothing without
+        the learning rates ahead, which only the module's own schedulers know.
+        """
+        needed_from = source_value_from(self.control)
+        run = MeasuredRun(
+            evaluation=self.evaluation,
+            kinds={name: source.kind for name, source in self.mixture.sources.items()},
+            needed_from={} if needed_from is None else {SOURCE_VALUE: needed_from},
+            num_steps=num_steps,
+            global_batch=self.mixture.mixture.global_batch,
             sequence_length=1,  # a sample counts as a token
-            interval_tokens=self.mixture.mixture.global_batch * steps // when.count,
         )
-        measure = SampleSourceValue(
+        if (sizes := planned(run)) is None:
+            return {}
+        measurement = SampleSourceValue(
             held_out=self.held_out,
             sources=self.mixture.sources,
-            counts=counts,
+            times=sizes[0],
+            counts=sizes[1],
             collate=self.mixture.collate,
             batch=self._batch,
             seed=self.mixture.seed,
         )
-        return MeasurePlan(measure=measure, times=when)
+        return {SOURCE_VALUE: measurement}
 
-    def _write_start(self, run: Run, saved: checkpoint.Checkpoint | None) -> None:
-        if run.engine.is_main:
-            (self.folder / "outcome.json").unlink(missing_ok=True)
-        line = StartLine(
-            step=saved.step if saved else 0,
-            recipe_name=self.folder.resolve().name,
-            world_size=run.engine.world_size,
-            parameters=run.engine.num_parameters,
-            resumed_from=saved.folder.name if saved else None,
-            sources={
-                name: SourceFacts(kind=source.kind, license=source.license, num_samples=len(source.samples))
-                for name, source in self.mixture.sources.items()
-            },
-            validation_documents=len(self.held_out),
-            environment=environment_of(run.engine),
-        )
-        run.journal.write(line)
+    def _source_facts(self) -> dict[str, SourceFacts]:
+        """What the start line says of the sources."""
+        return {
+            name: SourceFacts(kind=source.kind, license=source.license, num_samples=len(source.samples))
+            for name, source in self.mixture.sources.items()
+        }
 
     def _figures(self) -> PendingStep:
         """Figures of the step just made, on their way from the device."""
@@ -340,7 +313,7 @@ class Steering(pl.Callback):
             self._loss.reshape(1) * (step.target_tokens / devices.world_size),  # every rank has as many samples
             batch_hash=self._batches.batch_hash,
             stop=self._stop_requested,
-            ledger_digest=self._steps.run.ledger.digest,
+            ledger_digest=self._steps.run.data.plan.ledger.digest,
             world_size=devices.world_size,
         )
         return PendingStep(step, summed, self._norm, ~torch.isfinite(self._norm))
@@ -355,20 +328,12 @@ class Steering(pl.Callback):
     def _finish(self, outcome: Outcome) -> None:
         run, state = self._steps.run, self._steps.state
         if outcome.state == "finished" and self.test is not None:
-            evaluation = self._reader(self.test, None).read(self._devices, step=state.step, live={})
-            run.journal.write(TestLine(step=state.step, figures=summary(evaluation)))
-        write_finish(run, state, outcome, seconds=time.monotonic() - self._began_s)
+            write_test(run, self._evaluator(self.test, None), state)
+        write_finish(run, state, outcome, seconds=time.monotonic() - self._started_run_s)
         self.outcome = outcome
         self._stack.close()
         if self._devices.is_main:
-            write_outcome(
-                self.folder,
-                state=outcome.state,
-                step=outcome.step,
-                reason=outcome.reason,
-                exit_code=EXIT_CODES[outcome.state],
-            )
-            write_report([self.folder], self.folder / "report.html")
+            write_ending(self.folder, outcome)
 
     def _note_signal(self, number: int, frame: object) -> None:
         self._stop_requested = True
@@ -376,52 +341,3 @@ class Steering(pl.Callback):
 
 def _config(config: Any, given: Any) -> Any:
     return given if isinstance(given, config) else configured(config, given or {})
-
-
-def _check(trainer: pl.Trainer, module: pl.LightningModule, mixture: MixtureData) -> None:
-    """``UserError`` where the Trainer's settings would make another run of it than the mixture's."""
-    size, parts = mixture.mixture.global_batch, trainer.world_size * trainer.accumulate_grad_batches
-    if trainer.datamodule is not mixture:
-        raise UserError("the Trainer has other data than Steering's mixture", remedy="Call fit(module, mixture, ...)")
-    if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
-        # they keep flat parts of the gradients: neither their norm nor what is not finite is seen from the optimizer
-        raise UserError(
-            "Steering cannot see the gradients under this strategy",
-            got=type(trainer.strategy).__name__,
-            remedy="Use DDP or ModelParallelStrategy (FSDP2); for DeepSpeed a recipe with engine: lightning",
-        )
-    if trainer.max_steps < 1:
-        raise UserError("the Trainer does not say how many steps the run has", remedy="Set Trainer(max_steps=...)")
-    if size % parts:
-        raise UserError(
-            f"global_batch {size} cannot be dealt out evenly to {trainer.world_size} processes, each accumulating "
-            f"{trainer.accumulate_grad_batches} batches",
-            remedy=f"Choose a multiple of {parts}, or change Trainer(accumulate_grad_batches=...)",
-        )
-    if not module.automatic_optimization:
-        raise UserError(
-            "a module with manual optimization makes steps that Steering does not see",
-            remedy="Use automatic optimization",
-        )
-    unset: dict[str, tuple[Any, ...]] = {
-        "limit_train_batches": (1.0,),
-        "overfit_batches": (0,),
-        "min_steps": (None,),
-        "min_epochs": (None, 0),
-        # with both ends Lightning counts the batches, and so begins the run, before it has loaded the checkpoint
-        "max_epochs": (-1,),
-    }
-    for name, values in unset.items():
-        if getattr(trainer, name) not in values:
-            raise UserError(
-                f"Trainer({name}=...) and Steering contradict each other",
-                got=getattr(trainer, name),
-                remedy="Leave it out",
-            )
-    for callback in trainer.callbacks:
-        if isinstance(callback, GradientAccumulationScheduler) and len(set(callback.scheduling.values())) > 1:
-            raise UserError(
-                "a GradientAccumulationScheduler would change the batches of a step",
-                got=callback.scheduling,
-                remedy="Leave it out, and set Trainer(accumulate_grad_batches=...)",
-            )

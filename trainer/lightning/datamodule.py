@@ -1,4 +1,4 @@
-"""The mixture for a user's own ``LightningModule``: samples of any kind, dealt by the plan.
+"""The mixture for a user's own ``LightningModule``: samples of any kind, drawn by the plan.
 
 A source is anything with a length and an index; what a sample is, only the module and ``collate`` know. The plan, the
 ledger and the promises that go with them are those of every run.
@@ -101,7 +101,7 @@ class MixtureData(pl.LightningDataModule):
         """This rank's batches, from where the run stands."""
         if self.begin is None:
             raise UserError(
-                "MixtureData has nobody to steer it",
+                "MixtureData has no callback",
                 remedy="Give the Trainer the callback: Trainer(callbacks=[Steering(mixture, ...)])",
             )
         return self.begin()
@@ -112,12 +112,14 @@ def configured(config: type[AnyConfig], values: Mapping[str, Any]) -> AnyConfig:
     try:
         return config.model_validate(dict(values))
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or config.__name__}: {one['msg']}" for one in error.errors())
-        raise UserError(f"{config.__name__} is not valid: {told}") from None
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, mistake['loc'])) or config.__name__}: {mistake['msg']}" for mistake in error.errors()
+        )
+        raise UserError(f"{config.__name__} is not valid: {mistakes}") from None
 
 
 class SampleStream:
-    """Global batches in the order of the plan. Nothing is fetched ahead: samples are asked for in their step."""
+    """Global batches in the order of the plan. Nothing is fetched ahead: samples are indexed in their step."""
 
     def __init__(self, plan: Plan, state: State) -> None:
         self.plan, self.state = plan, state
@@ -147,9 +149,9 @@ class SampleStream:
 
 
 class NoBatches:
-    """What Lightning takes for the loader of a run that has come to its end.
+    """The loader that Lightning gets where a run has ended.
 
-    It has a state, empty, because where it stands follows from the run's own.
+    Its state is empty: where it stands follows from the state of the run.
     """
 
     def __len__(self) -> int:
@@ -167,7 +169,7 @@ class NoBatches:
 
 
 class Batches(NoBatches):
-    """What Lightning takes for a loader: every batch of the run, of which it goes on behind those already trained.
+    """The loader that Lightning gets: the batches of the run, from the first that is not trained yet.
 
     It has a length, because without one Lightning fetches a batch ahead, and a decision would come one batch late.
     """
@@ -176,20 +178,20 @@ class Batches(NoBatches):
         self._mixture, self._steps = mixture, steps
         self._accumulation = accumulation
         self.step: StepBatch | None = None  # the one that is being trained
-        self.batch_hash = 0  # of its samples on this rank, as far as they were handed over
+        self.batch_hash = 0  # of its samples on this rank, of the batches given so far
 
     @override
     def __len__(self) -> int:
-        return self._steps.run.num_steps * self._accumulation
+        return self._steps.run.settings.num_steps * self._accumulation
 
     @override
     def __iter__(self) -> Iterator[Any]:
         run = self._steps.run
-        devices, names = run.engine, run.plan.sources
+        devices, names = run.devices, run.data.plan.sources
         for step in self._steps.batches():
             self.step, self.batch_hash = step, 0
             # all that is random in a step follows from its number, so that a resume needs no saved state
-            seed_dropout(step_seed(run.seed, step.step, devices.rank), devices.device)
+            seed_dropout(step_seed(run.settings.seed, step.step, devices.rank), devices.device)
             size = len(step.plan.source)
             partition = RankPartition(
                 rank=devices.rank,

@@ -18,7 +18,8 @@ import torch
 from trainer.base.errors import UserError
 from trainer.base.records import Evaluation, FloatArray, IntArray, SourceValue
 from trainer.evaluate.eval_batches import derived_rng, fixed_batches, my_batches
-from trainer.evaluate.evidence.source_value import TRIAL_STEPS, SourceValueCounts, judged
+from trainer.evaluate.evidence.source_value import FRESH_TEXT, TRIAL_STEPS, SourceValueCounts, estimated
+from trainer.evaluate.schedule import Times
 from trainer.lightning.datamodule import Samples, Source
 from trainer.lightning.devices import TrainerDevices
 
@@ -26,8 +27,8 @@ Collate = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleReader:
-    """Every one of ``samples`` at each reading, ``batch`` at a time; ``slice_of[D]`` names the slice of each."""
+class SampleEvaluator:
+    """Every one of ``samples`` at each evaluation, ``batch`` at a time; ``slice_of[D]`` names the slice of each."""
 
     samples: Samples
     collate: Collate
@@ -39,16 +40,16 @@ class SampleReader:
         """Numbers of the samples."""
         return np.arange(len(self.samples), dtype=np.int64)
 
-    def read(self, port: TrainerDevices, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
-        """One reading, of no source; every rank calls it and gets the same one, bit for bit."""
+    def evaluate(self, port: TrainerDevices, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
+        """One evaluation, of no source; every rank calls it and gets the same one, bit for bit."""
         names = tuple(sorted(set(self.slice_of))) if self.slice_of is not None else ("all",)
         ones = np.ones(len(self.samples), dtype=np.int64)
         return Evaluation(
             step=step,
-            nats=sample_losses(self.samples, self.documents, port, collate=self.collate, batch=self.batch),
+            loss_sum_nats=sample_losses(self.samples, self.documents, port, collate=self.collate, batch=self.batch),
             tokens=ones,
             num_bytes=ones,
-            slice_of=ones * 0 if self.slice_of is None else np.array([names.index(one) for one in self.slice_of]),
+            slice_of=ones * 0 if self.slice_of is None else np.array([names.index(name) for name in self.slice_of]),
             slices=names,
         )
 
@@ -57,22 +58,23 @@ def sample_losses(
     samples: Samples, numbers: IntArray, port: TrainerDevices, *, collate: Collate, batch: int
 ) -> FloatArray:
     """Losses [N] of the samples with these numbers, shared out over the ranks; all ranks call it together."""
-    found = np.zeros(len(numbers))
+    losses = np.zeros(len(numbers))
     with port.evaluating():
         for places, counts in my_batches(fixed_batches(np.ones(len(numbers), dtype=np.int64), batch), port):
             losses_B = port.losses(collate([samples[int(number)] for number in numbers[places]]))
             if counts:
-                found[places] = losses_B.double().cpu().numpy()
-    return port.reduce(found)
+                losses[places] = losses_B.double().cpu().numpy()
+    return port.reduce(losses)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSourceValue:
-    """All that stays the same from one measurement on samples to the next; a call is one measurement."""
+    """The measurement of source values on a user's own samples; a call is one measurement."""
 
     held_out: Samples
     sources: Mapping[str, Source]
     counts: SourceValueCounts
+    times: Times
     collate: Collate
     batch: int
     seed: int
@@ -87,35 +89,40 @@ class SampleSourceValue:
                 "or use another policy",
             )
 
+    @property
+    def cost_tokens(self) -> float:
+        """Cost of one measurement, in samples trained: a sample counts as a token."""
+        return self.counts.cost_tokens(num_sources=len(self.sources), sequence_length=1)
+
     def __call__(
         self, port: TrainerDevices, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, SourceValue]:
-        """The worth of each of ``sources`` (each is one segment) after ``step``; every rank gets the same."""
+        """The value of each of ``sources`` (each is one segment) after ``step``; every rank gets the same."""
         size = TRIAL_STEPS * self.counts.samples_per_step
         drawn = derived_rng(self.seed, "source_value", "held-out", step).permutation(len(self.held_out))
-        practice: dict[str, tuple[Samples, IntArray]] = {"": (self.held_out, drawn[:size])}
+        trained_on: dict[str, tuple[Samples, IntArray]] = {FRESH_TEXT: (self.held_out, drawn[:size])}
         for name in sources:
             samples = self.sources[name].samples
             order = derived_rng(self.seed, "source_value", name, step).permutation(len(samples))
-            practice[name] = samples, np.resize(order, size)
-        read = np.sort(drawn[size : size + self.counts.held_out_samples])
-        before = self._read(port, read)
+            trained_on[name] = samples, np.resize(order, size)
+        evaluated = np.sort(drawn[size : size + self.counts.held_out_samples])
+        before = self._losses(port, evaluated)
         after: dict[str, FloatArray] = {}
         scale = math.sqrt(min(1.0, self.counts.samples_per_step / global_batch))
         with port.trial(rate_scale=scale) as back:
-            for name, (samples, numbers) in practice.items():
+            for name, (samples, numbers) in trained_on.items():
                 back()
-                self._rehearse(port, samples, numbers, step)
-                after[name] = self._read(port, read)
+                self._make_trial_steps(port, samples, numbers, step)
+                after[name] = self._losses(port, evaluated)
         gains = {name: before - nats for name, nats in after.items()}
-        one_each = np.ones(len(read), dtype=np.int64)
-        return judged(gains, one_each, step=step, counts=self.counts, rate_scale=scale).source_value
+        one_each = np.ones(len(evaluated), dtype=np.int64)
+        return estimated(gains, one_each, step=step, counts=self.counts, rate_scale=scale).source_value
 
-    def _read(self, port: TrainerDevices, numbers: IntArray) -> FloatArray:
+    def _losses(self, port: TrainerDevices, numbers: IntArray) -> FloatArray:
         return sample_losses(self.held_out, numbers, port, collate=self.collate, batch=self.batch)
 
-    def _rehearse(self, port: TrainerDevices, samples: Samples, numbers: IntArray, step: int) -> None:
-        """The steps of one rehearsal; every rank gets equally many samples, padded with one that weighs nothing."""
+    def _make_trial_steps(self, port: TrainerDevices, samples: Samples, numbers: IntArray, step: int) -> None:
+        """The trial steps on one source; every rank gets equally many samples, padded with one that weighs nothing."""
         torch.manual_seed(int(derived_rng(self.seed, "source_value", "dropout", step).integers(2**62)))
         for rows in numbers.reshape(TRIAL_STEPS, -1):
             mine = rows[port.rank :: port.world_size]

@@ -1,6 +1,6 @@
 """The engine `lightning`: a recipe's run inside ``pl.Trainer.fit``.
 
-One batch of Lightning's is one step on a global batch, dealt by ``loop.Steps`` and made by our engine (Lightning calls
+One batch of Lightning's is one step on a global batch, given by ``loop.Steps`` and made by our engine (Lightning calls
 that manual optimization); what comes after a step is ``loop.after_step``, as everywhere. The loader has a length,
 because without one Lightning fetches a batch ahead, and a decision would come one batch late. Its end is the
 iterator's: a rollback makes a run longer than any length told beforehand.
@@ -153,7 +153,7 @@ class RecipeModule(pl.LightningModule):
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Whatever is due after the step."""
-        self._steps.made(self._launched)
+        self._steps.complete(self._launched)
         self.trainer.should_stop = self._steps.outcome is not None
 
     @override

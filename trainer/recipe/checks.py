@@ -142,7 +142,7 @@ def note_policy_mistakes(
         initial_state(control, mixture.shares_in_millionths(), kinds)
     except UserError as error:
         document.mistake(error.what, ("control", "policy"), got=error.got, remedy=error.remedy)
-    _note_forbidden_evidence(document, "alignment", gradient_alignment_from(control))
+    _note_forbidden_evidence(document, "gradient_alignment", gradient_alignment_from(control))
     needed_from = source_value_from(control)
     if needed_from is None:
         needed_from = forgetting_from(control, least_capped(kinds, mixture.max_epochs))

@@ -51,7 +51,7 @@ ALLOWED_ON_RESUME = (
     "evaluation.micro_batch",
     "evaluation.max_compute_share",
     "evaluation.source_value.max_compute_share",
-    "evaluation.alignment.max_compute_share",
+    "evaluation.gradient_alignment.max_compute_share",
 )
 
 

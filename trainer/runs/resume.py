@@ -1,6 +1,7 @@
-"""Going on with a run: its newest whole checkpoint, its ledger cut back to it, and what changed since it was saved."""
+"""Resuming a run: its newest complete checkpoint, its ledger cut back to it, and what changed since it was saved."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import AppendOnlyFile, cut, read
 from trainer.tracking.schema import CheckpointLine, read_journal
 from trainer.training import checkpoint
-from trainer.training.loop import starting_facts
 from trainer.training.run import RunState
 
 if TYPE_CHECKING:
@@ -59,6 +59,41 @@ class RecordedLedger(Ledger):
         return self._file.sync() if self._file is not None else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Where a run starts from: its checkpoint (None at the beginning), its ledger as of then, and its state."""
+
+    saved: checkpoint.Checkpoint | None
+    ledger: RecordedLedger
+    state: RunState
+
+
+def resume(
+    folder: Path,
+    devices: Devices,
+    saved: checkpoint.Checkpoint | None,
+    *,
+    control: ControlConfig,
+    mixture: MixtureConfig,
+    micro_batch: int,
+    segments: Mapping[int, Sequence[Segment | Retire]],
+    replay: Mapping[int, Sequence[Fact]] | None = None,
+) -> Resumed:
+    """(all) Open the ledger as of the checkpoint (or of the beginning), and the state that goes with it."""
+    ledger = open_ledger(
+        folder, devices, saved, segments=segments, mixture=mixture, micro_batch=micro_batch, replay=replay
+    )
+    return Resumed(saved=saved, ledger=ledger, state=starting_state(control, mixture, ledger, saved))
+
+
+def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:
+    """Size of the global batch and shares, from the first step on."""
+    return [
+        BatchSize(step=1, global_batch=global_batch),
+        Shares(step=1, shares=dict(shares), reason="the recipe's starting shares"),
+    ]
+
+
 def open_ledger(
     folder: Path,
     engine: Devices,
@@ -69,7 +104,7 @@ def open_ledger(
     micro_batch: int,
     replay: Mapping[int, Sequence[Fact]] | None = None,
 ) -> RecordedLedger:
-    """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank cuts its files back first.
+    """The ledger as of the checkpoint (or of the beginning), on all ranks; the main rank truncates its files first.
     ``segments`` are those of ``segment_facts``: the run begins with those of step 1.
 
     The mixture's global batch counts from here on, except where another run's facts, its batch sizes among them, are
@@ -102,8 +137,8 @@ def open_ledger(
         micro_batch=micro_batch,
         accumulation=accumulation(mixture.global_batch, engine.world_size, micro_batch),
     )
-    known = [fact for fact in ledger.facts if isinstance(fact, Topology)]
-    if not known or (known[-1].world_size, known[-1].micro_batch, known[-1].accumulation) != (
+    topologies = [fact for fact in ledger.facts if isinstance(fact, Topology)]
+    if not topologies or (topologies[-1].world_size, topologies[-1].micro_batch, topologies[-1].accumulation) != (
         topology.world_size,
         topology.micro_batch,
         topology.accumulation,
@@ -115,7 +150,7 @@ def open_ledger(
 def _recent(path: Path) -> list[dict[str, Any]]:
     """The ledger's records without all but the newest snapshots.
 
-    A snapshot only saves counting, and a run goes on from the newest: with all of them a resume after a million steps
+    A snapshot only saves counting, and a run resumes from the newest: with all of them a resume after a million steps
     takes many times as long as one after ten.
     """
     with path.open("rb") as file:
@@ -144,7 +179,7 @@ def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Se
                 )
             )
             if number and joins[number - 1].retires:
-                facts += [Retire(step=step, source=source.name, segment=one) for one in live]
+                facts += [Retire(step=step, source=source.name, segment=segment_number) for segment_number in live]
                 live.clear()
             live.append(number)
     return by_step
@@ -153,7 +188,7 @@ def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Se
 def scheduled_facts(
     segments: Mapping[int, Sequence[Fact]], replay: Mapping[int, Sequence[Fact]] | None
 ) -> dict[int, list[Fact]]:
-    """What is known before its step, by the step it governs from: segments that join and retire, and what is replayed.
+    """Facts known before their step, by the step they govern from: segments that join and retire, and replayed facts.
     The ledger begins with what governs from step 1 on.
     """
     steps = sorted({*segments, *(replay or {})} - {1})
@@ -163,10 +198,10 @@ def scheduled_facts(
 def _check_joined(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]], step: int) -> None:
     """What has joined and retired before batch ``step`` is what the recipe says: the past cannot change."""
     taken = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire)}
-    said = {_event(fact) for from_step, facts in segments.items() if from_step <= step for fact in facts}
-    if taken == said:
+    stated = {_event(fact) for from_step, facts in segments.items() if from_step <= step for fact in facts}
+    if taken == stated:
         return
-    event = min(taken ^ said)
+    event = min(taken ^ stated)
     from_step, what, source, number = event
     raise UserError(
         f"what has joined and retired up to step {step} cannot change",
@@ -199,25 +234,25 @@ def _check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | R
 
 
 def newest_checkpoint(folder: Path, engine: Devices, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
-    """The newest whole checkpoint, found once by the main rank: all ranks must resume from the same one."""
-    found: checkpoint.Checkpoint | UserError | None = None
+    """The newest complete checkpoint, looked up once by the main rank: all ranks must resume from the same one."""
+    newest: checkpoint.Checkpoint | UserError | None = None
     if engine.is_main:
         checkpoint.clean(folder / "checkpoints")
         try:
-            found = checkpoint.latest(folder / "checkpoints", warn=warn)
-            if found is None and _had_checkpoint(folder):
+            newest = checkpoint.latest(folder / "checkpoints", warn=warn)
+            if newest is None and _had_checkpoint(folder):
                 raise UserError(
-                    f"the journal of {folder} tells of checkpoints, but none is there",
-                    remedy="Bring the checkpoints folder back, or start anew in another --run folder",
+                    f"the journal of {folder} names checkpoints, but there is none",
+                    remedy="Bring the checkpoints folder back, or start a new run in another --run folder",
                 )
-            if found is not None:
-                checkpoint.set_aside_newer(folder / "checkpoints", found.step)
+            if newest is not None:
+                checkpoint.set_aside_newer(folder / "checkpoints", newest.step)
         except UserError as error:
-            found = error
-    found = engine.broadcast(found)
-    if isinstance(found, UserError):
-        raise found
-    return found
+            newest = error
+    newest = engine.broadcast(newest)
+    if isinstance(newest, UserError):
+        raise newest
+    return newest
 
 
 def _had_checkpoint(folder: Path) -> bool:
@@ -238,7 +273,7 @@ def starting_state(
         raise UserError(
             "the checkpoint was saved by another version of this program",
             got=f"no {missing} in it",
-            remedy="Go on with that version, or start anew in another --run folder",
+            remedy="Resume with that version, or start a new run in another --run folder",
             file=saved.folder,
         ) from None
 
@@ -248,7 +283,7 @@ def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segme
     Segments join as the recipe says, which must be as they joined there.
 
     ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
-    replay cannot follow without the readings that led to it.
+    replay cannot follow without the evaluations that led to it.
     """
     theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
     if theirs.seed != recipe.seed:

@@ -1,27 +1,31 @@
-"""What a run says of itself: at the start where and on what it runs, at the end final figures, model and texts."""
+"""How every run starts and ends: where and on what it runs, final figures, model and texts, its outcome."""
 
 import os
 import platform
 import shutil
 import socket
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.base.failures import warn
 from trainer.base.heartbeat import beat
-from trainer.evaluate.held_out import summary, whole_part
+from trainer.evaluate.held_out import evaluator_of_all, summary
 from trainer.evaluate.ports import Devices, Engine
 from trainer.recipe import Recipe
+from trainer.runs.build import held_out_text
+from trainer.runs.folder import EXIT_CODES, write_outcome
 from trainer.tracking.figures import SourceFacts
 from trainer.tracking.schema import FinishLine, SampleLine, StartLine, TestLine
 from trainer.training import checkpoint
-from trainer.training.run import Outcome, Run, RunState
+from trainer.training.run import HeldOutEvaluator, Outcome, Run, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
 
 PROMPT_TOKENS, SAMPLE_TOKENS, NUM_SAMPLES = 12, 48, 4
-JOB = {  # what SLURM tells a job of itself: the way from a curve, or a run folder, to the job's logs
+JOB = {  # what SLURM says of a job: the way from a curve, or a run folder, to its logs
     "slurm_job": "SLURM_JOB_ID",
     "slurm_array": "SLURM_ARRAY_JOB_ID",
     "slurm_array_task": "SLURM_ARRAY_TASK_ID",
@@ -32,34 +36,43 @@ JOB = {  # what SLURM tells a job of itself: the way from a curve, or a run fold
 VERSIONS = ("torch", "accelerate", "transformers", "datasets", "numpy", "deepspeed", "pytorch-lightning", "wandb")
 
 
-def write_start(run: Run, recipe: Recipe, data: "PreparedData", saved: checkpoint.Checkpoint | None) -> None:
-    """Check the space for checkpoints, and journal what this launch is: sources, environment, what it goes on from."""
-    parameters = run.engine.num_parameters
-    if run.engine.is_main:
-        checkpoint.require_space(run.folder / "checkpoints", 12 * parameters, recipe.checkpoint.keep)
+def write_start(
+    run: Run,
+    saved: checkpoint.Checkpoint | None,
+    *,
+    recipe_name: str,
+    sources: Mapping[str, SourceFacts],
+    data: "PreparedData | None" = None,
+) -> None:
+    """Journal what this launch is: its sources, its prepared data if it has any, and what it resumes from."""
     line = StartLine(
         step=saved.step if saved else 0,
-        recipe_name=recipe.name,
-        world_size=run.engine.world_size,
-        parameters=parameters,
+        recipe_name=recipe_name,
+        world_size=run.devices.world_size,
+        parameters=run.devices.num_parameters,
         resumed_from=saved.folder.name if saved else None,
-        store=str(data.folder),
-        quarantine=data.quarantine,
-        contamination=data.contamination,
-        sources={
-            name: SourceFacts(
-                kind=source.kind,
-                license=source.license,
-                num_samples=sum(segment.num_samples for segment in source.segments),
-                num_tokens=sum(segment.num_tokens for segment in source.segments),
-                num_documents=sum(segment.num_documents for segment in source.segments),
-            )
-            for name, source in data.sources.items()
-        },
-        validation_documents=len(run.reader.documents),
-        environment=environment_of(run.engine),
+        sources=sources,
+        validation_documents=len(run.data.evaluator.documents),
+        environment=environment_of(run.devices),
+        store=None if data is None else str(data.folder),
+        quarantine={} if data is None else data.quarantine,
+        contamination={} if data is None else data.contamination,
     )
-    run.journal.write(line)
+    run.io.journal.write(line)
+
+
+def prepared_sources(data: "PreparedData") -> dict[str, SourceFacts]:
+    """What the start line says of prepared sources."""
+    return {
+        name: SourceFacts(
+            kind=source.kind,
+            license=source.license,
+            num_samples=sum(segment.num_samples for segment in source.segments),
+            num_tokens=sum(segment.num_tokens for segment in source.segments),
+            num_documents=sum(segment.num_documents for segment in source.segments),
+        )
+        for name, source in data.sources.items()
+    }
 
 
 def environment_of(engine: Devices) -> dict[str, Any]:
@@ -78,36 +91,51 @@ def environment_of(engine: Devices) -> dict[str, Any]:
 
 
 def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "PreparedData", state: RunState) -> None:
-    """The figures nobody steered by, sample texts, and the model as transformers loads it."""
-    reader = whole_part(
-        data.test,
-        sequence_length=data.sequence_length,
-        end_of_document=data.end_of_document,
-        document_batch=recipe.evaluation.micro_batch,
-    )
-    figures = summary(reader.read(engine, step=state.step, live={}))
-    run.journal.write(TestLine(step=state.step, figures=figures))
+    """The figures on the test part, sample texts, and the model as transformers loads it."""
+    write_test(run, evaluator_of_all(held_out_text(recipe, data, data.test)), state)
     beat("finishing")
-    _write_model(engine, run.folder / "model", data.tokenizer_folder)
-    engine.broadcast(None)  # who waits for the texts has the whole patience of the watchdog for them
+    _write_model(engine, run.io.folder / "model", data.tokenizer_folder)
+    engine.broadcast(None)  # the ranks that wait for the texts have the whole time-out of the watchdog
     beat()
     prompts = [
-        [data.end_of_document, *_beginning(data, int(document))] for document in run.reader.documents[:NUM_SAMPLES]
+        [data.end_of_document, *_beginning(data, int(document))]
+        for document in run.data.evaluator.documents[:NUM_SAMPLES]
     ]
     texts = engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
     if engine.is_main:
         for prompt, text in zip(prompts, texts, strict=True):
-            run.journal.write(SampleLine(step=state.step, prompt=data.decode(prompt[1:]), text=data.decode(text)))
+            line = SampleLine(step=state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
+            run.io.journal.write(line)
+
+
+def write_test(run: Run, evaluator: HeldOutEvaluator, state: RunState) -> None:
+    """Journal the figures on the test part, which neither policy nor guard has seen."""
+    evaluation = evaluator.evaluate(run.devices, step=state.step, live={})
+    run.io.journal.write(TestLine(step=state.step, figures=summary(evaluation)))
 
 
 def write_finish(run: Run, state: RunState, outcome: Outcome, *, seconds: float) -> None:
     """Journal how the run ended."""
     how, why = outcome.state, outcome.reason
-    run.journal.write(FinishLine(step=state.step, state=how, reason=why, seconds=seconds, tokens=state.tokens))
+    run.io.journal.write(FinishLine(step=state.step, state=how, reason=why, seconds=seconds, tokens=state.tokens))
+
+
+def write_ending(folder: Path, outcome: Outcome) -> int:
+    """Write ``outcome.json`` and, where a step was made, the report (main rank); the exit code."""
+    from trainer.report.html import write_report
+
+    code = EXIT_CODES[outcome.state]
+    write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code)
+    if outcome.step:
+        try:
+            write_report([folder], folder / "report.html")
+        except OSError as error:  # a full disk must not turn a finished run into a failed one
+            warn(f"report.html could not be written: {error}")
+    return code
 
 
 def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:
-    """Aside, and in place when it is whole: a run that is killed meanwhile leaves no half of a model there."""
+    """Write the model to a temporary folder and rename it when complete: a killed run leaves no half of a model."""
     aside = folder.with_name(f".{folder.name}.partial")
     if engine.is_main:
         shutil.rmtree(aside, ignore_errors=True)

@@ -219,8 +219,9 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
     """Held-out figures of the newest whole checkpoint on both parts, computed now; ``warn`` names damaged ones."""
     from trainer.data.store import open_prepared
     from trainer.engines import open_evaluation_engine
-    from trainer.evaluate.held_out import summary, whole_part
+    from trainer.evaluate.held_out import evaluator_of_all, summary
     from trainer.model.build import build_model
+    from trainer.runs.build import held_out_text
 
     run = open_run(folder)
     if run.store is None:
@@ -240,13 +241,8 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
     engine.restore(saved.folder)
     figures: dict[str, Any] = {"step": saved.step}
     for name, part in (("validation", data.validation), ("test", data.test)):
-        reader = whole_part(
-            part,
-            sequence_length=data.sequence_length,
-            end_of_document=data.end_of_document,
-            document_batch=run.recipe.evaluation.micro_batch,
-        )
-        figures[name] = jsonable(summary(reader.read(engine, step=saved.step, live={})))
+        evaluator = evaluator_of_all(held_out_text(run.recipe, data, part))
+        figures[name] = jsonable(summary(evaluator.evaluate(engine, step=saved.step, live={})))
     return figures
 
 

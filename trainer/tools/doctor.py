@@ -388,8 +388,7 @@ def _first_batch(loaded: "LoadedRecipe", data: "PreparedData") -> tuple[dict[str
     from trainer.mixture.ledger import Ledger
     from trainer.mixture.partition import RankPartition
     from trainer.mixture.plan import Plan
-    from trainer.runs.resume import segment_facts
-    from trainer.training.loop import starting_facts
+    from trainer.runs.resume import segment_facts, starting_facts
 
     recipe = loaded.recipe
     shares = recipe.mixture.shares_in_millionths()

@@ -6,7 +6,7 @@ reference follow.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -103,7 +103,7 @@ class EvaluationLine(JournalLine):
             {"value": "source_value/{}", "standard_error": "source_value/{}/standard_error"},
         ),
     ] = field(default_factory=dict)  # fmt: skip
-    alignment: Annotated[
+    gradient_alignment: Annotated[
         Mapping[str, Alignment],
         About(
             "inner product of each source's gradient with the held-out gradient", "nats per token and learning rate",
@@ -125,6 +125,26 @@ class EvaluationLine(JournalLine):
     )
     drawn_unnamed: Annotated[float | None, About("part of what was drawn that has no slice", "0 to 1")] = None
     seconds: Annotated[float, About("wall time of the evaluation", "seconds", "seconds/evaluation")]
+    measurements: Annotated[
+        Mapping[str, Mapping[str, Any]], About("estimates of measurements from outside, by kind and source")
+    ] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, figures: HeldOutFigures, evidence: Mapping[str, Mapping[str, Any]], **fields: Any) -> "EvaluationLine":
+        """The line of an evaluation with the ``evidence`` on the sources, by kind of measurement."""
+        built_in: dict[str, Any] = {
+            kind: evidence.get(kind, {}) for kind in ("source_value", "gradient_alignment", "forgetting")
+        }
+        return cls(
+            figures=figures,
+            **built_in,
+            measurements={
+                kind: {source: asdict(estimate) for source, estimate in estimates.items()}
+                for kind, estimates in evidence.items()
+                if kind not in built_in
+            },
+            **fields,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

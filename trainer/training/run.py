@@ -1,26 +1,17 @@
-"""The parts of a run, as the loop needs them, whoever builds them: verbs that an engine must know, and the values that
-are handed round.
-"""
+"""A run as the loop sees it: the four values of a ``Run``, its state, and how it ended."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from trainer.base.records import (
-    Alignment,
-    Evaluation,
-    Forgetting,
-    IntArray,
-    SourceLoss,
-    SourceValue,
-)
+from trainer.base.records import Evaluation, IntArray, SourceLoss
 from trainer.control.config import ControlConfig
 from trainer.evaluate.config import EvaluationConfig
+from trainer.evaluate.evidence.measurement import Measurement
 from trainer.evaluate.ports import Devices
-from trainer.evaluate.schedule import Times
 from trainer.mixture.advance import State
-from trainer.mixture.ledger import Fact, Ledger
+from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Plan
 from trainer.tracking.journal import JournalWriter
 from trainer.training.config import CheckpointConfig
@@ -30,26 +21,26 @@ if TYPE_CHECKING:
     from trainer.data.loader import StepBatch
 
 
-CONTROL_FORM = 4  # of the state of policy and guard; one of another form cannot be gone on with
+CONTROL_FORM = 4  # of the state of policy and guard; a state of another form cannot be resumed
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """What a run needs to go on, beside weights, optimizer and ledger. JSON-able through ``to_json``."""
+    """What a resume needs besides weights, optimizer and ledger; saved with each checkpoint."""
 
     step: int = 0
     position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
     tokens: int = 0  # target tokens trained on
     control: Mapping[str, Any] = field(default_factory=dict)
     control_form: int = CONTROL_FORM
-    documents: Sequence[int] | None = None  # of the held-out part that are read, fixed when the run began
-    last_healthy_step: int = 0  # the newest step that the guard still holds for sound: a rollback goes there
+    documents: Sequence[int] | None = None  # of the validation part that are evaluated, fixed when the run started
+    last_healthy_step: int = 0  # the newest step that the guard takes for healthy: the target of a rollback
     replay: str | None = None  # folder of the run whose decisions are replayed
-    anchor: Sequence[float] | None = None  # nats by document of the reading under which the worst decile is chosen
+    anchor: Sequence[float] | None = None  # loss by document of the evaluation under which the worst decile is chosen
     skipped_in_a_row: int = 0
-    recent_losses: Sequence[float] = ()  # of the last steps that updated, against which a spike is seen
-    losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the reading before, of steps that updated
-    skewed: Sequence[str] = ()  # slices that were warned of, because they are drawn too often or too seldom
+    recent_losses: Sequence[float] = ()  # of the last steps that updated, to which a spike is compared
+    losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the evaluation before, of steps that updated
+    skewed: Sequence[str] = ()  # slices that were warned of, because they are drawn too often or too rarely
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
@@ -57,7 +48,7 @@ class RunState:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """The state whose fields are among what was saved."""
+        """The state that ``to_json`` gave; ``KeyError`` where a field is missing or ``control_form`` is another."""
         fields = {key: saved[key] for key in cls().to_json()}
         if fields["control_form"] != CONTROL_FORM:
             raise KeyError(f"control_form {CONTROL_FORM}")
@@ -66,41 +57,18 @@ class RunState:
 
 
 class HeldOutEvaluator(Protocol):
-    """What is read of the held-out samples, on the devices it was made for."""
+    """Evaluates the model on held-out samples, on the devices it was made for."""
 
     @property
     def documents(self) -> IntArray:
-        """Numbers of the documents that are read, ascending."""
+        """Numbers of the documents that are evaluated, ascending."""
         ...
 
-    def read(self, port: Any, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
-        """(all) One reading, of the sources in ``live`` too, by the numbers of their live segments; every rank gets
-        the same one.
+    def evaluate(self, port: Any, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
+        """(all) One evaluation, with the loss of the sources in ``live``, given by the numbers of their live segments;
+        every rank gets the same one.
         """
         ...
-
-
-Found = TypeVar("Found", covariant=True)
-
-
-class Measure(Protocol[Found]):
-    """How evidence about the sources is measured, on the devices it was made for."""
-
-    def __call__(
-        self, port: Any, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
-    ) -> Mapping[str, Found]:
-        """(all) What is found of ``sources``, given with the numbers of their live segments, after ``step``, those left
-        out of which nothing can be told; weights and optimizer are as before.
-        """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasurePlan(Generic[Found]):
-    """How and when evidence about the sources is measured."""
-
-    measure: Measure[Found]
-    times: Times
 
 
 class BatchStream(Protocol):
@@ -116,7 +84,7 @@ class BatchStream(Protocol):
         ...
 
     def append(self, facts: Iterable[Fact]) -> None:
-        """Take facts into the ledger; what was fetched ahead without them is thrown away."""
+        """Take facts into the ledger; what was prefetched without them is discarded."""
         ...
 
     def close(self) -> None:
@@ -125,33 +93,51 @@ class BatchStream(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """The parts of a run, built by ``trainer.commands.fit``, or by ``trainer.lightning`` for a user's own module."""
+class RunSettings:
+    """What is configured of a run, the same on every rank."""
 
     seed: int
     num_steps: int  # of the schedule
-    rates: Sequence[float]  # learning rates ahead, as in ``Horizon``; empty where nobody knows them
-    max_epochs: Mapping[str, float]  # of sources that are capped
     evaluation: EvaluationConfig
     control: ControlConfig
     checkpoint: CheckpointConfig
-    folder: Path
-    engine: Devices
-    stream: BatchStream
+    rates: Sequence[float] = ()  # learning rates of the whole run, as in ``Horizon``; empty where not known
+    max_epochs: Mapping[str, float] = field(default_factory=dict)  # of sources that are capped
+    replays: bool = False  # the facts of another run stand in for decisions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """Where batches come from, and what is evaluated and measured."""
+
     plan: Plan
-    ledger: Ledger
+    stream: BatchStream
+    evaluator: HeldOutEvaluator
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)  # of the sources, by kind
+    scheduled_facts: Mapping[int, Sequence[Fact]] = field(default_factory=dict)  # by step: joins, replayed facts
+    slice_tokens: Mapping[tuple[str, int], Mapping[str, int]] = field(default_factory=dict)  # by slice of each segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIO:
+    """Where a run writes to, and how it hears of a stop."""
+
+    folder: Path
     journal: JournalWriter
-    reader: HeldOutEvaluator
-    slice_tokens: Mapping[tuple[str, int], Mapping[str, int]]  # by slice of each segment; empty where nobody knows
-    source_value: MeasurePlan[SourceValue] | None  # None: nobody asks for it
-    alignment: MeasurePlan[Alignment] | None  # likewise
-    forgetting: MeasurePlan[Forgetting] | None  # likewise
-    ahead: Mapping[int, Sequence[Fact]]  # known before their steps: segments that join, and another run's facts
-    replays: bool  # another run's facts stand in for decisions
-    stop_requested: Callable[[], bool]
     ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
+    stop_requested: Callable[[], bool]
     warn: Callable[[str], None]
     saver: Saver = field(default_factory=Saver)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run, as the loop needs it; ``trainer.runs.build`` makes it, for a recipe or for a user's own module."""
+
+    settings: RunSettings
+    devices: Devices
+    data: RunData
+    io: RunIO
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,25 @@
-"""One save at a time, at once or in a thread while training goes on.
+"""Saving a run: one checkpoint at a time, synchronously or in a thread while training continues.
 
-A thread, not a process: what it saves is already a copy in host memory, and hashing and writing leave Python's lock
-alone. Only while torch makes a file in memory is the lock held, for some tenths of a second each; the files are kept
-small for that (``engines.tensors``). The thread's failure is kept until somebody asks, so that all ranks hear of it at
-the same point of the run.
+A thread, not a process: what it saves is already a copy in host memory, and hashing and writing release Python's lock.
+Only while torch serializes a file in memory is the lock taken, for some tenths of a second each; the files are kept
+small for that (``engines.checkpoint_io``). A failure of the thread is kept until ``wait``, so that all ranks raise it
+at the same point of the run.
 """
 
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.base.heartbeat import beat
+from trainer.tracking.schema import CheckpointLine
+from trainer.training import checkpoint
+
+if TYPE_CHECKING:
+    from trainer.training.run import Run, RunState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +36,7 @@ class Saved:
 
 
 class Saver:
-    """Does one save after the other. ``start`` only after ``wait``."""
+    """Runs one save after the other: ``start`` only after ``wait``."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -36,13 +45,13 @@ class Saver:
         self._failure: BaseException | None = None
 
     def start(self, step: int, save: Callable[[], tuple[Path, int]], *, started_s: float, in_a_thread: bool) -> None:
-        """Begin the save of a step; ``started_s`` (monotonic) is when its copying began."""
+        """Start the save of a step; ``started_s`` (monotonic) is when its copying started."""
         stalled_s = time.monotonic() - started_s
 
         def work() -> None:
             try:
                 folder, num_bytes = save()
-            except BaseException as error:  # whatever it is: a thread that ends without a word would pass for a save
+            except BaseException as error:  # whatever it is: a thread that ends in silence would pass for a save
                 if not in_a_thread and not isinstance(error, Exception):
                     raise
                 self._failure = error
@@ -58,18 +67,18 @@ class Saver:
 
         self._step = step
         if in_a_thread:
-            # daemon: a run that fails meanwhile ends as if it were killed, and leaves the checkpoint before
+            # daemon: a run that fails meanwhile ends as if killed, and the previous checkpoint stays
             self._thread = threading.Thread(target=work, name=f"save-{step}", daemon=True)
             self._thread.start()
         else:
             work()
 
     def is_done(self) -> bool:
-        """Whether a save in a thread has come to its end, one way or the other."""
+        """Whether a save in a thread has ended, complete or failed."""
         return self._thread is not None and not self._thread.is_alive()
 
     def wait(self) -> Saved | None:
-        """What came of the save that was begun; None when there is none. OSError when it failed."""
+        """Wait for the save that was started and return it; None when there is none. OSError when it failed."""
         if self._thread is not None:
             self._thread.join()
         step, saved, failure = self._step, self._saved, self._failure
@@ -77,3 +86,44 @@ class Saver:
         if failure is not None:
             raise OSError(f"the checkpoint after step {step} could not be saved: {failure}") from failure
         return saved
+
+
+def save_checkpoint(run: "Run", state: "RunState") -> None:
+    """Save model, optimizer and state; journal and ledger are on disk before the checkpoint that refers to them.
+
+    An asynchronous save has only started when this returns; ``finish_saving`` waits for it.
+    """
+    finish_saving(run)
+    started_s = time.monotonic()
+    write, writers = run.devices.capture(detached=run.settings.checkpoint.asynchronous), run.devices.writers
+    offsets = checkpoint.together(
+        writers, lambda: {"journal_offset": run.io.journal.sync(), "ledger_offset": run.io.ledger_offset()}
+    )
+    save = partial(
+        checkpoint.save,
+        run.io.folder / "checkpoints",
+        state.step,
+        write=write,
+        state={**state.to_json(), **offsets[0]},
+        keep=run.settings.checkpoint.keep,
+        last_healthy_step=state.last_healthy_step,
+        ranks=writers,
+    )
+    run.io.saver.start(state.step, save, started_s=started_s, in_a_thread=run.settings.checkpoint.asynchronous)
+    if not run.settings.checkpoint.asynchronous:
+        finish_saving(run)
+
+
+def finish_saving(run: "Run") -> None:
+    """Wait for the save that was started, if any, and journal it. OSError on all ranks when it failed."""
+    beat("saving")
+    saved = run.io.saver.wait()
+    if saved is not None:
+        line = CheckpointLine(
+            step=saved.step,
+            folder=saved.folder.name,
+            seconds=saved.seconds,
+            stalled_seconds=saved.stalled_s,
+            bytes=saved.num_bytes,
+        )
+        run.io.journal.write(line)

@@ -13,12 +13,12 @@ def drawn_slices(run: Run) -> Composition | None:
     """Slices of what was drawn up to now, from retired segments too, against those of the real segments that have
     joined; None where they are not known.
     """
-    if not run.slice_tokens:
+    if not run.data.slice_tokens:
         return None
-    epochs = lookups.segment_epochs(run.plan, run.stream.state)
-    kinds = dict(zip(run.plan.sources, run.plan.kinds, strict=True))
+    epochs = lookups.segment_epochs(run.data.plan, run.data.stream.state)
+    kinds = dict(zip(run.data.plan.sources, run.data.plan.kinds, strict=True))
     real = frozenset((source, segment) for source, segment in epochs if kinds[source] == "real")
-    return composition(run.slice_tokens, epochs, real)
+    return composition(run.data.slice_tokens, epochs, real)
 
 
 def slices_drawn(drawn: Composition | None) -> dict[str, SliceDrawn]:
@@ -29,12 +29,12 @@ def slices_drawn(drawn: Composition | None) -> dict[str, SliceDrawn]:
 
 def warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
     """Warn of each slice once, when what was drawn has become far from the real data in it."""
-    factor = run.evaluation.slice_skew
+    factor = run.settings.evaluation.slice_skew
     skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
     for name, one in skewed.items():
         if name not in state.skewed:
-            run.journal.write(SkewLine(step=state.step, slice=name, real=one.real, drawn=one.drawn))
-            run.warn(
+            run.io.journal.write(SkewLine(step=state.step, slice=name, real=one.real, drawn=one.drawn))
+            run.io.warn(
                 f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
                 " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
             )

@@ -51,7 +51,7 @@ def test_judging_one_evaluation_at_a_time_is_what_the_calibration_measures(obser
     state, detector = GuardState(), empty_state(settings, 1)
     for number, loss in enumerate(losses):
         observation = observe(number, SHARES, loss=loss, steps=1000)
-        detector, score = update(settings, detector, np.array([observation.evaluation.nats_per_token]))
+        detector, score = update(settings, detector, np.array([observation.evaluation.loss_sum_nats_per_token]))
         state, verdict = judge(CONFIG, state, observation)
         if "z" in verdict.evidence:
             assert verdict.evidence["z"] == score.z[0]
@@ -100,8 +100,8 @@ def test_without_evidence_beyond_its_error_no_source_is_cut(observe, source_valu
 def test_an_evaluation_that_is_not_finite_or_too_small_changes_nothing(observe):
     state, _ = judged(observe, rise(20, 0))
     good = observe(300, SHARES).evaluation
-    broken = replace(good, nats=np.where(np.arange(40) == 3, np.nan, good.nats))
-    few = replace(good, nats=good.nats[:9], tokens=good.tokens[:9], num_bytes=good.num_bytes[:9])
+    broken = replace(good, loss_sum_nats=np.where(np.arange(40) == 3, np.nan, good.loss_sum_nats))
+    few = replace(good, loss_sum_nats=good.loss_sum_nats[:9], tokens=good.tokens[:9], num_bytes=good.num_bytes[:9])
     empty = replace(good, tokens=np.where(np.arange(40) == 3, 0, good.tokens))
     for evaluation, why in ((broken, "not finite"), (few, "the guard needs 30"), (empty, "no tokens")):
         after, verdict = judge(CONFIG, state, observe(300, SHARES, evaluation=evaluation))
@@ -181,7 +181,7 @@ def poisoned_losses(source):
     def losses(number):
         jump = {source: 0.5 if number >= 60 else 0.0}
         return {
-            name: SourceLoss(nats=1000 * (value + jump.get(name, 0.0)), tokens=1000)
+            name: SourceLoss(loss_sum_nats=1000 * (value + jump.get(name, 0.0)), tokens=1000)
             for name, value in zip(SHARES, values[number], strict=True)
         }
 
@@ -228,7 +228,7 @@ def test_what_is_not_lost_is_not_rolled_back(observe):
     def losses(number):
         fall = 0.1 if number >= 60 else 0.0
         figures = zip(("written", "bad"), noises[number], strict=True)
-        return {name: SourceLoss(nats=1000 * (3.0 - fall + noise), tokens=1000) for name, noise in figures}
+        return {name: SourceLoss(loss_sum_nats=1000 * (3.0 - fall + noise), tokens=1000) for name, noise in figures}
 
     _, verdicts = judged(observe, rise(100, 0), losses=losses)
     assert alarms(verdicts)[0].reason.startswith("Held-out loss stands, and synthetic loss falls away from it")
@@ -240,7 +240,9 @@ def with_documents(observe, number, rows, slices=("all",), slice_of=None):
     """An observation with the losses of its documents raised by ``rows`` [D] nats per token."""
     observation = observe(10 * number + 10, SHARES, steps=100_000)
     evaluation = replace(
-        observation.evaluation, nats=observation.evaluation.nats + rows * observation.evaluation.tokens, slices=slices
+        observation.evaluation,
+        loss_sum_nats=observation.evaluation.loss_sum_nats + rows * observation.evaluation.tokens,
+        slices=slices,
     )
     return replace(observation, evaluation=evaluation if slice_of is None else replace(evaluation, slice_of=slice_of))
 
@@ -248,7 +250,7 @@ def with_documents(observe, number, rows, slices=("all",), slice_of=None):
 def test_damage_to_the_documents_of_highest_loss_alone_is_detected_in_the_tail(observe):
     rng, state, verdicts = np.random.default_rng(42), GuardState(), []
     observation = observe(1, SHARES)
-    worst = np.argsort(-observation.evaluation.nats / observation.evaluation.tokens)[:4]
+    worst = np.argsort(-observation.evaluation.loss_sum_nats / observation.evaluation.tokens)[:4]
     for number in range(70):
         rows = JITTER * rng.standard_normal() + rng.normal(0, 0.01, NUM_DOCUMENTS)
         if number >= 50:
@@ -327,7 +329,7 @@ def test_after_a_rollback_the_discarded_evaluations_are_forgotten(observe):
 def test_other_held_out_documents_start_a_new_comparison(observe):
     state, _ = judged(observe, rise(20, 0))
     good = observe(300, SHARES).evaluation
-    fewer = replace(good, nats=good.nats[:35], tokens=good.tokens[:35], num_bytes=good.num_bytes[:35])
+    fewer = replace(good, loss_sum_nats=good.loss_sum_nats[:35], tokens=good.tokens[:35], num_bytes=good.num_bytes[:35])
     after, verdict = judge(CONFIG, state, observe(300, SHARES, evaluation=replace(fewer, slice_of=good.slice_of[:35])))
     assert after.monitor.steps == (300,)
     assert "evaluations it needs" in verdict.reason

@@ -51,25 +51,32 @@ def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0,
 def test_probes_are_pooled_by_precision_over_the_rate_of_their_time(observe):
     observation = observe(10, SHARES, kinds=KINDS, rate=RATE)
     probes = noted(
-        noted([], replace(observation, forgetting=forgetting(10.0, 1.0))),
-        replace(observation, forgetting=forgetting(12.0, 2.0)),
+        noted([], replace(observation, evidence={"forgetting": forgetting(10.0, 1.0)})),
+        replace(observation, evidence={"forgetting": forgetting(12.0, 2.0)}),
     )
     assert measured(probes).value == pytest.approx((10.0 + 12.0 / 4) / 1.25)
     assert measured(probes).standard_error == pytest.approx(1.25**-0.5)
-    apart = noted(probes[:1], replace(observation, forgetting=forgetting(30.0, 1.0)))
+    apart = noted(probes[:1], replace(observation, evidence={"forgetting": forgetting(30.0, 1.0)}))
     assert measured(apart).standard_error > 9.0  # they disagree, and so it is not sure
 
 
 @pytest.mark.parametrize("bad", [(float("nan"), 1.0), (10.0, float("inf")), (10.0, 0.0)])
 def test_a_probe_that_is_no_number_or_has_no_error_is_passed_over(observe, bad):
-    assert noted([], replace(observe(10, SHARES, kinds=KINDS, rate=RATE), forgetting=forgetting(*bad))) == []
+    assert (
+        noted([], replace(observe(10, SHARES, kinds=KINDS, rate=RATE), evidence={"forgetting": forgetting(*bad)})) == []
+    )
 
 
 def test_without_learning_rates_a_probe_says_nothing(observe):
     observation = observe(10, SHARES, kinds=KINDS)
     assert (
         noted(
-            [], replace(observation, horizon=replace(observation.horizon, rates=[]), forgetting=forgetting(10.0, 1.0))
+            [],
+            replace(
+                observation,
+                horizon=replace(observation.horizon, rates=[]),
+                evidence={"forgetting": forgetting(10.0, 1.0)},
+            ),
         )
         == []
     )

@@ -151,9 +151,10 @@ def test_evidence_that_is_no_number_is_passed_over(observe):
         name: Alignment(inner_product=0.0, standard_error=0.0, variance=float("nan"), num_samples=8) for name in KINDS
     }
     none = {name: SourceValue(value=0.0, standard_error=0.0, num_samples=8) for name in KINDS}
-    shares = dict(SHARES)
+    evidence, shares = {"source_value": none, "gradient_alignment": bad}, dict(SHARES)
     for step in range(10, 130, 10):
-        observation = replace(observe(step, shares, source_value=none, kinds=KINDS, loss=-0.001 * step), alignment=bad)
+        observation = observe(step, shares, source_value=none, kinds=KINDS, loss=-0.001 * step)
+        observation = replace(observation, evidence=evidence)
         state, decision = decide(
             config, restored_state(config, json.loads(json.dumps(state.to_json(), allow_nan=False))), observation
         )

@@ -35,9 +35,9 @@ DAMAGE = ("mean", "tail")  # what a rollback can restore
 
 def why_unusable(evaluation: Evaluation) -> str | None:
     """Why nothing can be decided on an evaluation (losses that are not finite, no tokens); None when it is usable."""
-    num_bad = int((~np.isfinite(evaluation.nats)).sum())
+    num_bad = int((~np.isfinite(evaluation.loss_sum_nats)).sum())
     if num_bad:
-        return f"the loss of {num_bad} of its {len(evaluation.nats)} documents is not finite"
+        return f"the loss of {num_bad} of its {len(evaluation.loss_sum_nats)} documents is not finite"
     if int(evaluation.tokens.min()) < 1:
         return "a document has no tokens"
     return None
@@ -56,7 +56,7 @@ def judge(config: GuardConfig, state: GuardState, observation: Observation) -> t
         return state, _cannot_judge(reason)
     state = replace(state, attribution=attribution.record(state.attribution, observation))
     harm = _harm(config, state, observation)
-    num_documents = len(observation.evaluation.nats)
+    num_documents = len(observation.evaluation.loss_sum_nats)
     if num_documents < config.min_documents:  # source values do not depend on them
         return state, harm or _cannot_judge(f"it has {num_documents} documents, the guard needs {config.min_documents}")
     monitor, monitored = statistics.monitor(

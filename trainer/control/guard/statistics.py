@@ -129,7 +129,7 @@ def monitor(
     (``guard.why_unusable``).
     """
     evaluation = observation.evaluation
-    documents = (len(evaluation.nats), int(evaluation.tokens.sum()))
+    documents = (len(evaluation.loss_sum_nats), int(evaluation.tokens.sum()))
     if state.documents != documents:
         state = MonitorState(documents=documents)  # nothing to compare other documents with
     state = _rolled_back(state, observation.progress)
@@ -203,7 +203,7 @@ def _values(
 
 def _choose_tail(state: MonitorState, evaluation: Evaluation) -> MonitorState:
     """The losses by document summed over a few evaluations; after these the tail is chosen and the sums are dropped."""
-    nats_D = evaluation.nats + np.array(state.tail_nats or 0.0)
+    nats_D = evaluation.loss_sum_nats + np.array(state.tail_nats or 0.0)
     num_evaluations = 1 + state.num_tail_evaluations
     if num_evaluations < TAIL_EVALUATIONS:
         return replace(state, tail_nats=tuple(nats_D.tolist()), num_tail_evaluations=num_evaluations)
@@ -212,7 +212,7 @@ def _choose_tail(state: MonitorState, evaluation: Evaluation) -> MonitorState:
 
 
 def _nats_per_token(evaluation: Evaluation, documents: IntArray) -> float:
-    return float(evaluation.nats[documents].sum() / evaluation.tokens[documents].sum())
+    return float(evaluation.loss_sum_nats[documents].sum() / evaluation.tokens[documents].sum())
 
 
 def _synthetic_losses(observation: Observation) -> dict[str, float]:
@@ -248,7 +248,7 @@ def _slices(
     if len(names) < 2:
         return state, {}, ()
     chosen = [evaluation.slices.index(name) for name in names]
-    nats = np.bincount(evaluation.slice_of, weights=evaluation.nats, minlength=len(counts))
+    nats = np.bincount(evaluation.slice_of, weights=evaluation.loss_sum_nats, minlength=len(counts))
     tokens = np.bincount(evaluation.slice_of, weights=evaluation.tokens, minlength=len(counts))
     value_N = (nats / np.maximum(tokens, 1))[chosen]
     num_evaluations = state.num_slice_evaluations + 1

@@ -11,7 +11,7 @@ ones into ``HELD_OUT_PARTS``. Products of different parts are unbiased for the p
 the parts is the standard error, and |g_j - mean|^2 over the parts of a source is its variance. A norm squared of a mean
 would count its own noise as alignment; no product here has the same samples on both sides.
 
-Alignment sees the next step only (see ``source_value`` for what that misses), at a fraction of the cost of a rehearsal.
+Alignment sees the next step only (see ``source_value`` for what that misses), at a fraction of the cost of trial steps.
 """
 
 # I parts of the held-out samples, J parts of a source's
@@ -19,7 +19,7 @@ Alignment sees the next step only (see ``source_value`` for what that misses), a
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -27,9 +27,11 @@ from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
 from trainer.base.records import Alignment, FloatArray
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
-from trainer.evaluate.eval_batches import Part, Samples, Segment, derived_rng
+from trainer.evaluate.eval_batches import HeldOutText, Samples, Segment, derived_rng
+from trainer.evaluate.evidence.measurement import GRADIENT_ALIGNMENT, MeasuredRun
 from trainer.evaluate.ports import GradientPort
-from trainer.evaluate.samples import dealt, drawn, live_segments, packed, shuffled_documents
+from trainer.evaluate.samples import drawn, live_segments, packed, partitioned, shuffled_documents
+from trainer.evaluate.schedule import Times, times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,40 +42,69 @@ HELD_OUT_PARTS, SOURCE_PARTS = 4, 8
 MOST_SAMPLES = 128  # of each source, and of held-out text
 
 
+def planned(run: MeasuredRun) -> tuple[Times, int] | None:
+    """When gradients are measured and on how many samples of each source; None where they are not needed."""
+    config = run.evaluation.gradient_alignment
+    when = times(
+        config.enabled,
+        run.needed_from.get(GRADIENT_ALIGNMENT),
+        until=1.0,
+        num_steps=run.num_steps,
+        every_steps=config.every_evaluations * run.evaluation.every_steps,
+    )
+    if when is None:
+        return None
+    num_samples = sized(
+        config,
+        num_sources=run.num_sources,
+        sequence_length=run.sequence_length,
+        interval_tokens=run.global_batch * run.sequence_length * when.every_steps,
+    )
+    return when, num_samples
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenAlignment:
-    """All that stays the same from one measurement to the next; a call is one measurement."""
+    """The measurement of gradient alignment on token samples; a call is one measurement."""
 
-    part: Part
+    text: HeldOutText
     sources: Mapping[str, Sequence[Segment]]
     num_samples: int
-    seed: int
-    sequence_length: int
-    end_of_document: int
+    times: Times
+
+    @classmethod
+    def plan(
+        cls,
+        config: GradientAlignmentConfig,
+        run: MeasuredRun,
+        *,
+        text: HeldOutText,
+        sources: Mapping[str, Sequence[Segment]],
+    ) -> Self | None:
+        """The measurement that the run needs, if any."""
+        if (sizes := planned(run)) is None:
+            return None
+        held_out_parts(text, sizes[1], step=0)  # too little text is an error now, not at the first measurement
+        return cls(text=text, sources=sources, num_samples=sizes[1], times=sizes[0])
+
+    @property
+    def cost_tokens(self) -> float:
+        """Trained tokens that a measurement is worth."""
+        return cost_tokens(self.num_samples, num_sources=len(self.sources), sequence_length=self.text.sequence_length)
 
     def __call__(
         self, port: GradientPort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
     ) -> Mapping[str, Alignment]:
         """The alignment of each of ``sources``, given with their live segments, after ``step``, whatever the batch; see
-        ``read_alignment``.
+        ``measure_alignment``.
         """
-        found = {
-            name: drawn(segments, self.num_samples, derived_rng(self.seed, "alignment", name, step))
+        samples = {
+            name: drawn(segments, self.num_samples, derived_rng(self.text.seed, "alignment", name, step))
             for name, segments in live_segments(self.sources, sources).items()
             if sum(segment.num_samples for segment in segments) > 1
         }
-        return read_alignment(self.held_out(step=step), found, port, step=step, seed=self.seed)
-
-    def held_out(self, *, step: int) -> list[Samples]:
-        """Held-out text of the measurement after ``step``; ``UserError`` when there is too little."""
-        return held_out_parts(
-            self.part,
-            self.num_samples,
-            step=step,
-            seed=self.seed,
-            sequence_length=self.sequence_length,
-            end_of_document=self.end_of_document,
-        )
+        held_out = held_out_parts(self.text, self.num_samples, step=step)
+        return measure_alignment(held_out, samples, port, step=step, seed=self.text.seed)
 
 
 def sized(config: GradientAlignmentConfig, *, num_sources: int, sequence_length: int, interval_tokens: int) -> int:
@@ -91,26 +122,23 @@ def cost_tokens(num_samples: int, *, num_sources: int, sequence_length: int) -> 
     return num_samples * (num_sources + 1) * sequence_length
 
 
-def held_out_parts(
-    part: Part, num_samples: int, *, step: int, seed: int, sequence_length: int, end_of_document: int
-) -> list[Samples]:
+def held_out_parts(text: HeldOutText, num_samples: int, *, step: int) -> list[Samples]:
     """Disjoint parts of held-out text [I], packed as training packs it, drawn anew each time. ``UserError`` when the
     validation part cannot fill them: call it once before the run.
     """
-    rng = derived_rng(seed, "alignment", "held-out", step)
-    documents, ends = shuffled_documents(part, rng, sequence_length=sequence_length)
-    needed = (num_samples + 1) * sequence_length  # 1: the last document may lie anywhere
+    rng = derived_rng(text.seed, "alignment", "held-out", step)
+    documents, ends = shuffled_documents(text, rng)
+    needed = (num_samples + 1) * text.sequence_length  # 1: the last document may lie anywhere
     if not len(ends) or int(ends[-1]) < needed:
         raise UserError(
             "the validation part is too small for the alignment of sources",
             got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
-            remedy="Hold out more documents, set a lower evaluation.alignment.samples, or use another policy",
+            remedy="Hold out more documents, set a lower evaluation.gradient_alignment.samples, or use another policy",
         )
-    rows = packed(part, documents, num_samples, rng, sequence_length=sequence_length, end_of_document=end_of_document)
-    return _parts(rows, HELD_OUT_PARTS)
+    return _parts(packed(text, documents, num_samples, rng), HELD_OUT_PARTS)
 
 
-def read_alignment(
+def measure_alignment(
     held_out: Sequence[Samples], sources: Mapping[str, Samples], port: GradientPort, *, step: int, seed: int
 ) -> dict[str, Alignment]:
     """The alignment of each source, from its samples and parts of held-out ones. Every rank calls it and gets the same.
@@ -122,7 +150,7 @@ def read_alignment(
 
         def gradient(rows: Samples) -> "Sequence[Tensor]":
             beat()
-            ids_BT, num_valid_B, target_tokens = dealt(rows, port)
+            ids_BT, num_valid_B, target_tokens = partitioned(rows, port)
             # the same dropout for all: what it does to a gradient is no difference between sources
             drop = int(derived_rng(seed, "alignment", "dropout", step).integers(2**62))
             ids_BT, num_valid_B = ids_BT.to(port.device), num_valid_B.to(port.device)
@@ -134,10 +162,10 @@ def read_alignment(
     norms_I, *tables = np.split(sums, np.cumsum([array.size for array in local])[:-1])
     sizes = {name: np.array([len(rows.num_valid) for rows in of]) for name, of in parts.items()}
     shaped = {name: table.reshape(-1, len(sizes[name]) + 1) for name, table in zip(parts, tables, strict=True)}
-    return judged(norms_I, shaped, sizes)
+    return estimated(norms_I, shaped, sizes)
 
 
-def judged(
+def estimated(
     norms_I: FloatArray, tables: Mapping[str, FloatArray], sizes: Mapping[str, Sequence[int] | FloatArray]
 ) -> dict[str, Alignment]:
     """Alignments from the products of the parts.
@@ -145,25 +173,25 @@ def judged(
     ``norms_I`` <R_i, R_i> of the held-out parts. A table [I + 1, J + 1] of a source holds <R_i, k_j>, in its last row
     <k_j, k_j> and in its last column the same of sum_j k_j. ``sizes[J]`` are the samples of its parts.
 
-    The standard error is for comparing sources, as that of a worth is: what the noise of the held-out parts does to all
-    sources alike is left out.
+    The standard error is for comparing sources, as that of a source value is: what the noise of the held-out parts does
+    to all sources alike is left out.
     """
     norms = [norms_I, *(table[-1] for table in tables.values())]
-    if not all(np.isfinite(one).all() and (one > 0).all() for one in norms):
+    if not all(np.isfinite(norm).all() and (norm > 0).all() for norm in norms):
         return {}
     by_held_out = {name: table[:-1, :-1].mean(axis=1) for name, table in tables.items()}  # [I]
     common_I = np.mean(list(by_held_out.values()), axis=0)
-    found = {}
+    alignments = {}
     for name, table in tables.items():
         products_IJ, num_parts = table[:-1, :-1], table.shape[1] - 1
         spread = (table[-1, :-1].sum() - table[-1, -1] / num_parts) / (num_parts - 1)  # of the parts around their mean
-        found[name] = Alignment(
+        alignments[name] = Alignment(
             inner_product=float(products_IJ.mean()),
             standard_error=_standard_error(products_IJ, by_held_out[name] - common_I),
             variance=float(spread / np.mean(1 / np.asarray(sizes[name]))),  # a mean of n samples has an n-th of it
             num_samples=int(np.sum(sizes[name])),
         )
-    return found
+    return alignments
 
 
 def _standard_error(products_IJ: FloatArray, distinct_I: FloatArray) -> float:
@@ -193,7 +221,7 @@ def _norms(kept: "Sequence[Sequence[Tensor]]", port: GradientPort) -> FloatArray
 
 
 def _products(kept: "Sequence[Sequence[Tensor]]", gradients: "map[Sequence[Tensor]]", port: GradientPort) -> FloatArray:
-    """This rank's part of a source's table; see ``judged``. Only the sum of its gradients is kept."""
+    """This rank's part of a source's table; see ``estimated``. Only the sum of its gradients is kept."""
     import torch
 
     columns, total = [], list["Tensor"]()

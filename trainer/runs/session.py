@@ -1,0 +1,152 @@
+"""What comes before and after the steps of a recipe's run, whichever engine makes them."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.base.failures import warn
+from trainer.evaluate.ports import Engine
+from trainer.recipe import Recipe
+from trainer.runs.build import build_run, recipe_data, recipe_settings
+from trainer.runs.folder import keep_recipe
+from trainer.runs.resume import newest_checkpoint, read_replay, resume, scheduled_facts, segment_facts
+from trainer.runs.start_and_finish import prepared_sources, write_final_figures, write_finish, write_start
+from trainer.runs.watchdog.watcher import Watchdog
+from trainer.tracking.journal import Journal, JournalWriter, SilentJournal
+from trainer.tracking.tracker import RunInfo
+from trainer.tracking.trackers import following
+from trainer.training import checkpoint
+from trainer.training.run import Outcome, Run, RunState
+
+if TYPE_CHECKING:
+    from trainer.data.store import PreparedData
+    from trainer.engines.engine import TrainingEngine
+    from trainer.tracking.terminal import TerminalProgress
+
+
+class Session:
+    """A recipe's run in its folder, from the prepared data to the end. Every rank calls ``begin`` once its engine is
+    set up, and ``finish`` after the last step; what they open is closed with ``stack``.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: "PreparedData",
+        folder: Path,
+        replay: Path | None,
+        *,
+        stop_requested: Callable[[], bool],
+        watchdog: Watchdog,
+        stack: ExitStack,
+    ) -> None:
+        self._recipe, self._data, self._folder, self._replay = recipe, data, folder, replay
+        self._stop_requested, self._watchdog, self._stack = stop_requested, watchdog, stack
+        self._waiting = stack.enter_context(ExitStack())
+        self._started_s = time.monotonic()
+
+    def wait_for_the_ranks(self) -> None:
+        """From here until ``begin`` the ranks come together: a signal ends this one wherever it waits."""
+        self._waiting.enter_context(self._watchdog.leaving_on_a_signal())
+
+    def begin(self, engine: "TrainingEngine") -> tuple[Run, RunState]:
+        """Restore the newest checkpoint, if there is one, and build the run."""
+        recipe, data, folder = self._recipe, self._data, self._folder
+        self._watch(engine)
+        saved = newest_checkpoint(folder, engine, warn)
+        replay = self._replay or _replayed_before(saved)
+        segments = segment_facts(data, recipe.data)
+        facts = read_replay(replay, recipe, segments) if replay else None
+        resumed = resume(
+            folder,
+            engine,
+            saved,
+            control=recipe.control,
+            mixture=recipe.mixture,
+            micro_batch=recipe.training.micro_batch,
+            segments=segments,
+            replay=facts,
+        )
+        if engine.is_main:
+            keep_recipe(folder, recipe)
+        state = dataclasses.replace(resumed.state, replay=str(replay) if replay else None)
+        if saved is not None:
+            engine.restore(saved.folder)
+        run = build_run(
+            recipe_settings(recipe, replays=facts is not None),
+            engine,
+            recipe_data(
+                recipe,
+                data,
+                engine,
+                ledger=resumed.ledger,
+                state=state,
+                scheduled_facts=scheduled_facts(segments, facts),
+                replays=facts is not None,
+            ),
+            ledger=resumed.ledger,
+            journal=self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state))),
+            folder=folder,
+            stop_requested=self._stop_requested,
+        )
+        self._stack.callback(run.data.stream.close)
+        self._stack.enter_context(self._watchdog.reporting_errors())
+        if engine.is_main:
+            checkpoint.require_space(folder / "checkpoints", 12 * engine.num_parameters, recipe.checkpoint.keep)
+        write_start(run, saved, recipe_name=recipe.name, sources=prepared_sources(data), data=data)
+        self._started_s = time.monotonic()
+        return run, dataclasses.replace(state, documents=run.data.evaluator.documents.tolist())
+
+    def finish(self, run: Run, engine: Engine, state: RunState, outcome: Outcome) -> Outcome:
+        """Write the final figures, and journal how the run ended."""
+        if outcome.state == "finished":
+            write_final_figures(run, engine, self._recipe, self._data, state)
+        write_finish(run, state, outcome, seconds=time.monotonic() - self._started_s)
+        return outcome
+
+    def _watch(self, engine: "TrainingEngine") -> None:
+        """From here on the watchdog knows all ranks."""
+        self._stack.enter_context(closing(engine))
+        self._stack.enter_context(_until_the_main_rank_is_done(engine))
+        self._watchdog.watch(engine.world_size, self._recipe.training.timeout_s, engine.broadcast)
+        self._waiting.close()
+
+    def _progress(self, engine: Engine, state: RunState) -> "TerminalProgress | None":
+        if not engine.is_main:
+            return None
+        from trainer.tracking.terminal import TerminalProgress
+
+        bar = TerminalProgress(self._recipe.training.steps, discarded_steps=state.step - state.position)
+        return self._stack.enter_context(bar)
+
+
+@contextmanager
+def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
+    """Keep every rank until the main rank has closed the journal and its trackers: a launcher that sees some exit waits
+    only so long for the last.
+    """
+    yield
+    engine.broadcast(None)
+
+
+@contextmanager
+def _journal(folder: Path, recipe: Recipe, progress: "TerminalProgress | None") -> Iterator[JournalWriter]:
+    """The journal with its views (terminal, trackers) on the main rank, a silent one elsewhere."""
+    if progress is None:
+        yield SilentJournal()
+        return
+    run = RunInfo(name=recipe.name, folder=folder, recipe=recipe.model_dump(mode="json"))
+    with following(recipe.tracking, run, warn=warn) as views:
+        journal = Journal(folder / "journal.jsonl", [progress.note, *views], warn=warn)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+def _replayed_before(saved: checkpoint.Checkpoint | None) -> Path | None:
+    """The run that was being replayed when the checkpoint was saved."""
+    return Path(saved.state["replay"]) if saved is not None and saved.state["replay"] else None
