@@ -1,27 +1,30 @@
 import csv
 import gzip
+import io
 import json
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import pytest
 import zstandard
+from pydantic import ValidationError
 
 from tests.data.corpus import recipe, write_jsonl
 from trainer.base.errors import UserError
 from trainer.data.config import DataConfig
-from trainer.data.files import index_file, local_files, read_options, write_index
-from trainer.data.readers import Malformed, OpenableFile, Row, read_rows
+from trainer.data.files import index_file, is_indexed, local_files, read_options, remote_files, write_index
+from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
 
 TEXTS = ["the first text", "a second, with \u00e9 and \u6f22", "third"]
 
 
 def data(max_row_bytes: int = 1000, **keys: Any) -> DataConfig:
     """A data section whose source `web` has these keys."""
-    web = {"kind": "real", **keys}
+    web = {"kind": "real", **({} if "hub" in keys else {"path": "a.jsonl"}), **keys}
     return DataConfig.model_validate(
         recipe(sources={"web": web}, held_out={"kind": "share", "source": "web"}, max_row_bytes=max_row_bytes)
     )
@@ -64,6 +67,86 @@ def test_a_truncated_compressed_file_is_an_error_that_names_it(tmp_path: Path) -
     (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(jsonl_bytes() * 50)[:-20])
     with pytest.raises(UserError, match=r"a\.jsonl\.xz: a data file cannot be read to its end"):
         read(tmp_path, path="a.jsonl.xz")
+
+
+def test_a_zstandard_file_of_several_frames_is_read_whole_and_one_cut_off_is_an_error(tmp_path: Path) -> None:
+    frames = [zstandard.ZstdCompressor().compress(line + b"\n") for line in jsonl_bytes().splitlines()]
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+    assert texts(read(tmp_path, path="a.jsonl.zst")) == TEXTS
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames)[:-3])
+    with pytest.raises(UserError, match=r"a\.jsonl\.zst: a data file cannot be read to its end"):
+        read(tmp_path, path="a.jsonl.zst")
+
+
+def remote(folder: str, **keys: Any) -> DataConfig:
+    """Three files of one row each in memory, and a source `web` that reads them."""
+    system = fsspec.filesystem("memory")
+    for number, text in enumerate(TEXTS):
+        line = json.dumps({"text": text, "unused": number}).encode() + b"\n"
+        system.pipe(f"/{folder}/part-{number}.jsonl.gz", gzip.compress(line))
+    return data(path=f"memory://{folder}/*.jsonl.gz", **keys)
+
+
+def test_remote_files_pass_once_through_a_local_index(tmp_path: Path) -> None:
+    config = remote("index")
+    assert is_indexed(config.sources["web"])
+    index = index_file(config, "web", tmp_path, tmp_path)
+    write_index(config, "web", tmp_path, index, lambda documents: None)
+    assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": text} for text in TEXTS]
+
+
+def test_a_remote_folder_gives_its_data_files_and_an_empty_place_is_an_error() -> None:
+    remote("folder")
+    fsspec.filesystem("memory").pipe("/folder/README.md", b"about the data")
+    names = [file.name for file in remote_files(data(path="memory://folder").sources["web"])]
+    assert names == [f"part-{number}.jsonl.gz" for number in range(3)]
+    with pytest.raises(UserError, match="no files"):
+        remote_files(data(path="memory://nowhere/*.jsonl").sources["web"])
+    with pytest.raises(UserError, match="cannot be listed"):
+        remote_files(data(path="nosuchscheme://bucket/a.jsonl").sources["web"])
+
+
+def test_remote_parquet_is_read_in_batches_of_the_needed_columns() -> None:
+    buffer = io.BytesIO()
+    datasets.Dataset.from_dict({"text": TEXTS, "n": [1, 2, 3]}).to_parquet(buffer)
+    fsspec.filesystem("memory").pipe("/table/a.parquet", buffer.getvalue())
+    options = read_options(data(), "web")
+    rows = list(read_rows([OpenableFile("memory://table/a.parquet")], options))
+    assert [row.columns for row in rows if isinstance(row, Row)] == [{"text": text} for text in TEXTS]
+
+
+def test_an_index_that_lacks_a_named_column_is_refused_and_not_kept(tmp_path: Path) -> None:
+    config = remote("columns", slice="topic")
+    with pytest.raises(UserError, match="slice: topic"):
+        write_index(config, "web", tmp_path, tmp_path / "i.jsonl", lambda documents: None)
+    assert not list(tmp_path.glob("*i.jsonl*"))
+
+
+class Semicolons:
+    """A format of the tests' own: documents between semicolons."""
+
+    SUFFIXES = (".semi",)
+
+    @staticmethod
+    def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
+        with file.open() as stream:
+            for number, piece in enumerate(stream.read().decode().split(";"), start=1):
+                yield (
+                    Row({options.text_column: piece}, file.name, number)
+                    if piece
+                    else Malformed(file.name, number, "empty piece")
+                )
+
+
+def test_a_reader_from_outside_is_named_by_its_import_path(tmp_path: Path) -> None:
+    (tmp_path / "a.semi").write_text("one;;two")
+    rows = read(tmp_path, path="a.semi", format="tests.data.test_readers:Semicolons")
+    assert texts(rows) == ["one", "two"]
+    assert reasons(rows) == [(2, "empty piece")]
+    with pytest.raises(ValidationError, match="has no 'Semicolon'"):
+        data(path="a.semi", format="tests.data.test_readers:Semicolon")
+    with pytest.raises(ValidationError, match="Did you mean 'jsonl'"):
+        data(path="a.semi", format="jsonll")
 
 
 def test_text_csv_and_json_files_are_read(tmp_path: Path) -> None:

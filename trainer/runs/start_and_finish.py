@@ -55,6 +55,7 @@ def write_start(
         validation_documents=len(run.data.evaluator.documents),
         environment=environment_of(run.devices),
         store=None if data is None else str(data.folder),
+        rows={} if data is None else {name: account.to_json() for name, account in data.rows.items()},
         quarantine={} if data is None else data.quarantine,
         contamination={} if data is None else data.contamination,
     )
