@@ -12,6 +12,7 @@
 BIN := .venv/bin
 SETUP := .venv/set-up-done
 
+# Tests run on all cores, those of one file in one process: they share what is expensive to prepare.
 # One thread per process: with two, the threads wait for each other as soon as anything else uses a core.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WANDB_MODE=offline
 # glibc keeps the pages of large logits instead of handing them back each step: up to 1.5 times faster on a CPU.
@@ -29,7 +30,7 @@ demo: install
 	$(CPU_ENV) $(BIN)/trainer fit recipes/quickstart.yaml
 
 test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

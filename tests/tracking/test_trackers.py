@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -111,10 +110,9 @@ def test_a_tracker_that_hangs_costs_the_run_its_patience_at_the_end_and_nothing_
     tracker = BackgroundTracker(
         "hanging", lambda: Hanging(KeepingConfig(kind="k")), RunInfo(name="n", folder=tmp_path), warn=warnings.append
     )
-    begin = time.monotonic()
     for step in range(200):
         tracker.note(step_line(step, shares={}))
-    assert time.monotonic() - begin < 0.5
+    assert tracker._lines.qsize() == 200  # none waited for it
     tracker.close(timeout_s=0.2)
     released.set()
     assert [("did not close within" in warning) for warning in warnings] == [True]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.journals import step_line
+from trainer.tracking import wandb
 from trainer.tracking.config import WandbConfig
 from trainer.tracking.schema import StepLine, read_journal
 from trainer.tracking.tracker import BackgroundTracker, RunInfo
@@ -22,6 +23,7 @@ from trainer.tracking.wandb import WandbTracker
 
 OFFLINE = WandbConfig(mode="offline", project="p")
 BLOCK = 32 * 1024
+PATIENCE_S = 600.0  # for what ends by itself in seconds, on a machine that is busy with other things
 
 TELL_AND_DIE = """
 import os, signal, sys, time
@@ -48,7 +50,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def _no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", str(PATIENCE_S))
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "INIT_S", PATIENCE_S)
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -94,7 +98,7 @@ def track_whole(folder: Path, **given: Any) -> None:
     tracker = tracker_of(folder, **given)
     for line in read_journal(folder / "journal.jsonl"):
         tracker.note(line)
-    tracker.close()
+    tracker.close(timeout_s=PATIENCE_S)
 
 
 def run_id(folder: Path) -> str:
@@ -121,7 +125,9 @@ def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -
 def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(tell: Callable[..., Path]) -> None:
     folder = tell(steps=100)
     alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
-    killed = subprocess.run([sys.executable, "-c", TELL_AND_DIE, str(folder)], check=False, timeout=60, env=alone)
+    killed = subprocess.run(
+        [sys.executable, "-c", TELL_AND_DIE, str(folder)], check=False, timeout=PATIENCE_S, env=alone
+    )
     assert killed.returncode == -signal.SIGKILL
     before = [row["step"] for row in rows(folder)]
     assert before == list(range(1, len(before) + 1))
@@ -140,7 +146,7 @@ def test_the_id_of_a_run_is_found_again_without_a_checkpoint(tmp_path: Path) -> 
     for step in (1, 2):
         tracker = tracker_of(tmp_path)
         tracker.note(step_line(step, shares={"a": 1_000_000}))
-        tracker.close()
+        tracker.close(timeout_s=PATIENCE_S)
         ids.append(run_id(tmp_path))
     assert ids[0] == ids[1]
     assert len(ids[0]) == 8
@@ -169,26 +175,35 @@ def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: Step
     assert "switched off" in warnings[0]
 
 
+UNANSWERED = """
+import atexit, sys
+from pathlib import Path
+import trainer.tracking.wandb
+from tests.tracking.test_wandb import tracker_of
+from trainer.tracking.config import WandbConfig
+from trainer.tracking.schema import RollbackLine
+trainer.tracking.wandb.INIT_S = 600.0  # longer than all that follows takes on any machine
+trackers = []
+atexit.register(lambda: print("at exit", trackers[0]._thread.is_alive()))  # registered first: runs last
+trackers.append(tracker_of(Path(sys.argv[1]), WandbConfig(mode="online", project="p")))
+for step in range(1000):
+    trackers[0].note(RollbackLine(step=step, to_step=0, reason="r"))
+print("noted", trackers[0]._lines.qsize())
+trackers[0].close(timeout_s=2.0)
+print("closed", trackers[0]._thread.is_alive())
+"""
+
+
 def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) -> None:
-    code = (
-        "import time; from pathlib import Path; from tests.tracking.test_wandb import *;"
-        "from trainer.tracking.schema import RollbackLine;"
-        f"t = tracker_of(Path({str(tmp_path)!r}), WandbConfig(mode='online', project='p'));"
-        "start = time.monotonic();"
-        "[t.note(RollbackLine(step=s, to_step=0, reason='r')) for s in range(1000)];"
-        "noted = time.monotonic() - start; t.close(timeout_s=2.0);"
-        "print(noted, time.monotonic() - start)"
-    )
+    """Neither the lines, nor the end, nor the exit of the process wait for it: it is still being waited for then."""
     environment = {**os.environ, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
-    start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, env=environment, timeout=100, capture_output=True, text=True
-    )
-    noted_s, finished_s = map(float, done.stdout.split())
-    assert noted_s < 0.5
-    assert finished_s < 5.0
+        [sys.executable, "-c", UNANSWERED, str(tmp_path)], check=True, env=environment, timeout=PATIENCE_S,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["noted 1000", "closed True", "at exit True"]
     assert done.stderr.count("switched off") == 1
-    assert time.monotonic() - start < 60
+    assert "it did not close within 2 s" in done.stderr
 
 
 WARNED = """
@@ -220,7 +235,12 @@ def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_tracker(
     folder = tell(steps=120)
     alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
     done = subprocess.run(
-        [sys.executable, "-c", WARNED, str(folder)], check=False, timeout=120, env=alone, capture_output=True, text=True
+        [sys.executable, "-c", WARNED, str(folder)],
+        check=False,
+        timeout=PATIENCE_S,
+        env=alone,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "switched off" not in done.stderr
@@ -229,7 +249,7 @@ def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_tracker(
 
 def wait_for_the_end(folder: Path, step: int) -> None:
     """W&B's own process may write the end of a file a little later."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while [row["step"] for row in rows(folder)][-1:] != [step]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
