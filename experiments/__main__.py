@@ -30,7 +30,15 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "odm": [{}, {"rule": "exp3"}],
     "doremi": [{"fit_until": 0.3}],
     "aioli": [{}, {"ema": None}],
-    "priced": [{}, {"estimators": ["alignment", "dither"], "curvature": 1.0, "real_epochs": 1.0, "real_floor": 0.001}],
+    "priced": [
+        {},
+        {
+            "estimators": ["alignment", "dither"],
+            "advanced": {"curvature": 1.0},
+            "real_epochs": 1.0,
+            "real_floor": 0.001,
+        },
+    ],
     "schedule": [],  # a drawn curve: what anneal and the optimum already are
 }
 
@@ -38,7 +46,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 def arms() -> dict[str, dict[str, Any]]:
     """Settings of every policy in the table of policies, by the name they are shown under."""
     settings_by_name = {}
-    for kind in POLICIES:
+    for kind in POLICIES.builtin:
         for settings in SETTINGS.get(kind, [{}]):
             shown = [f"{key}={value}" for key, value in settings.items()] if len(SETTINGS.get(kind, [])) > 1 else []
             settings_by_name[" ".join([kind, *shown])] = {"kind": kind, **settings}

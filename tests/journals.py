@@ -164,8 +164,8 @@ class Teller:
         standing = {
             "source_value": -0.61,
             "source_value_standard_error": 0.12,
-            "gap": -0.95,
-            "gap_standard_error": 0.14,
+            "advantage": -0.95,
+            "advantage_standard_error": 0.14,
         }
         evidence = {
             "policy": {"sources": {spam: standing | {"num_evaluations": 4}}, "margin": 0.25, "z": 3.0},
@@ -173,8 +173,10 @@ class Teller:
             "shares_before": before,
             "progress": step / self.story.steps,
         }
-        decided = Decision(from_step=step + 1, action=action, shares=self.shares, reason=reason, evidence=evidence)
-        self.journal.write(DecisionLine.of(decided, step=step, policy="feedback"))
+        decided = Decision(
+            from_step=step + 1, action=action, shares=self.shares, reason=reason, policy="feedback", evidence=evidence
+        )
+        self.journal.write(DecisionLine.of(decided, step=step))
         if action != "keep":
             self.ledger.append({"fact": "shares", "step": step + 1, "shares": self.shares, "reason": reason})
 
@@ -218,17 +220,22 @@ def tell(tmp_path: Path) -> Callable[..., Path]:
 def decisions() -> list[Decision]:
     """Of ``priced`` and the guard in a world of the laboratory whose real data are scarce."""
     world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
-    policy = {"kind": "priced", "estimators": ["alignment", "dither"], "curvature": 1.0, "real_epochs": 1.0}
+    policy = {
+        "kind": "priced",
+        "estimators": ["alignment", "dither"],
+        "advanced": {"curvature": 1.0},
+        "real_epochs": 1.0,
+    }
     return steered(world, ControlConfig.model_validate({"policy": policy | {"real_floor": 0.001}}))
 
 
-def written(folder: Path, decided: Sequence[Decision], kinds: Mapping[str, Kind], policy: str = "priced") -> Path:
+def written(folder: Path, decided: Sequence[Decision], kinds: Mapping[str, Kind]) -> Path:
     """A run folder in which there are only decisions."""
     journal = Journal(folder / "journal.jsonl")
     sources = {name: SourceFacts(kind=kind, num_samples=500, num_tokens=1000) for name, kind in kinds.items()}
     journal.write(start_line(sources))
     for decision in decided:
-        journal.write(DecisionLine.of(decision, step=decision.from_step - 1, policy=policy))
+        journal.write(DecisionLine.of(decision, step=decision.from_step - 1))
     journal.close()
     return folder
 

@@ -1,3 +1,4 @@
+import json
 import sys
 from importlib.metadata import EntryPoint
 from typing import Annotated, Literal
@@ -16,6 +17,7 @@ from trainer.base.seams import OpenUnion, Seam
 class PlainConfig(Config):
     kind: Literal["plain"] = "plain"
     size: int = 1
+    marks: tuple[str, ...] = ()
 
 
 class RoundConfig(Config):
@@ -35,6 +37,7 @@ class Outside:
         kind: str
         width: int = Field(default=2, ge=1)
         color: str = "red"
+        marks: tuple[str, ...] = ()
 
         @field_validator("color")
         @classmethod
@@ -136,7 +139,7 @@ def test_a_section_of_a_built_in_kind_is_strict() -> None:
     with pytest.raises(ValidationError) as raised:
         Section.model_validate({"shape": {"kind": "plain", "width": 3}})
     assert [(error["type"], error["loc"]) for error in raised.value.errors()] == [
-        ("extra_forbidden", ("shape", "plain", "width"))
+        ("extra_forbidden", ("shape", "built-in", "plain", "width"))
     ]
 
 
@@ -151,10 +154,10 @@ def test_mistakes_of_an_outside_section_stand_at_their_own_path() -> None:
     with pytest.raises(ValidationError) as raised:
         Section.model_validate({"shape": wrong, "others": [{"kind": "plain"}, {"kind": OUTSIDE, "width": "x"}]})
     assert [(error["type"], error["loc"]) for error in raised.value.errors()] == [
-        ("greater_than_equal", ("shape", "Config", "width")),
-        ("not_a_color", ("shape", "Config", "color")),
-        ("extra_forbidden", ("shape", "Config", "hight")),
-        ("int_parsing", ("others", 1, "Config", "width")),
+        ("greater_than_equal", ("shape", "outside", "Config", "width")),
+        ("not_a_color", ("shape", "outside", "Config", "color")),
+        ("extra_forbidden", ("shape", "outside", "Config", "hight")),
+        ("int_parsing", ("others", 1, "outside", "Config", "width")),
     ]
     assert "{braces} are no color" in str(raised.value)
 
@@ -163,7 +166,7 @@ def test_a_section_of_an_unknown_kind_lists_the_kinds() -> None:
     with pytest.raises(ValidationError) as raised:
         Section.model_validate({"shape": {"kind": "plian"}})
     (error,) = raised.value.errors()
-    assert (error["type"], error["loc"]) == ("union_tag_invalid", ("shape",))
+    assert (error["type"], error["loc"]) == ("union_tag_invalid", ("shape", "outside"))
     assert error["ctx"]["expected_tags"] == "'plain', 'round'"
 
 
@@ -172,11 +175,11 @@ def test_an_outside_kind_that_cannot_be_used_is_a_mistake_at_kind(kind: str) -> 
     with pytest.raises(ValidationError) as raised:
         Section.model_validate({"shape": {"kind": kind}})
     (error,) = raised.value.errors()
-    assert (error["type"], error["loc"]) == ("value_error", ("shape", "kind"))
+    assert (error["type"], error["loc"]) == ("value_error", ("shape", "outside", "kind"))
 
 
 def test_a_configuration_survives_being_written_and_read_again() -> None:
-    tree = {"shape": {"kind": OUTSIDE, "width": 3, "color": "red"}, "others": [{"kind": "round"}]}
+    tree = {"shape": {"kind": OUTSIDE, "width": 3, "color": "red", "marks": ["a"]}, "others": [{"kind": "round"}]}
     section = Section.model_validate(tree)
     assert section.model_dump(mode="json") == tree
     assert Section.model_validate(section) == section
@@ -200,3 +203,13 @@ def test_the_schema_knows_installed_entry_points(installed: Seam[type[Plain]]) -
     assert validator.is_valid({"shape": {"kind": "star", "width": 3}})
     assert not validator.is_valid({"shape": {"kind": "sun"}})
     assert Open.model_validate({"shape": {"kind": "star", "width": 3}}).shape.width == 3
+
+
+@pytest.mark.parametrize("kind", ["plain", OUTSIDE])
+def test_a_recipe_is_strict_and_takes_a_list_for_a_tuple_whatever_the_kind(kind: str) -> None:
+    section = Section.model_validate_json(json.dumps({"shape": {"kind": kind, "marks": ["a", "b"]}}), strict=True)
+    assert section.shape.marks == ("a", "b")
+    field = "size" if kind == "plain" else "width"
+    with pytest.raises(ValidationError) as raised:
+        Section.model_validate_json(json.dumps({"shape": {"kind": kind, field: "3"}}), strict=True)
+    assert [(error["type"], error["loc"][-1]) for error in raised.value.errors()] == [("int_type", field)]

@@ -64,8 +64,8 @@ def test_a_move_says_why_with_figures(observe):
     assert {
         "source_value",
         "source_value_standard_error",
-        "gap",
-        "gap_standard_error",
+        "advantage",
+        "advantage_standard_error",
         "reference",
         "num_evaluations",
     } <= set(figures)

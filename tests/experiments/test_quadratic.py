@@ -8,7 +8,7 @@ import pytest
 from experiments.quadratic import Quadratic, QuadraticWorld, cosine, falls, greedy_excess, late_excess
 from experiments.world import steered
 from trainer.control import ControlConfig
-from trainer.control.priced.forgetting import noted
+from trainer.control.priced.forgetting import with_probe
 
 SCARCE = {
     part: Quadratic(rates=cosine(2000, 0.05, 0.001), real_samples=int(part * 32_000)) for part in (0.05, 0.1, 0.25)
@@ -18,7 +18,7 @@ DECAYING = Quadratic(rates=cosine(2000, 0.2, 0.004))
 
 def priced(**settings):
     """Priced with the world's curvature, no floor that would cost more than is measured here, and the guard off."""
-    policy = {"kind": "priced", "estimators": ["alignment", "dither"], "curvature": 1.0, "warm_up": 0.02}
+    policy = {"kind": "priced", "estimators": ["alignment", "dither"], "advanced": {"curvature": 1.0}, "warm_up": 0.02}
     bounds = {"floor": 0.001, "real_floor": 0.001}
     return ControlConfig(policy={**policy, **bounds, **settings}, guard={"enabled": False})
 
@@ -77,7 +77,7 @@ def test_priced_spends_scarce_real_data_nearly_as_well_as_can_be(part):
         assert world.excess < problem.best_static()
         assert 0.98 <= world.used / problem.real_samples <= 1.0
     evidence = [decision.evidence["policy"] for decision in decisions]
-    limited = [row for row in evidence if "real budget" in row["bounds"] and row["sources"]]
+    limited = [row for row in evidence if "real-data budget" in row["limits"] and row["sources"]]
     assert (
         limited[0]["price"] > limited[0]["sources"]["real"]["value"] > 0
     )  # expensive while the best steps are to come
@@ -101,21 +101,21 @@ def test_a_probe_measures_the_curvature_of_the_world_and_not_its_rate(curvature)
     """Rates of another unit: what a step at rate r does in a world of curvature 1, one at r/h does in one of h."""
     rates = cosine(2000, 0.05, 0.001)
     world = QuadraticWorld(problem=Quadratic(rates=rates), seed=4, real_share=0.5)
-    probes = []
+    probes = ()
     while not world.is_done:
         world.train(world.shares)
         seen = world.observation(world.shares) if world.position < 2000 else None
         if seen is not None and seen.forgetting:
             horizon = replace(seen.horizon, rates=[rate / curvature for rate in seen.horizon.rates])
-            probes = noted(probes, replace(seen, horizon=horizon))
+            probes = with_probe(probes, replace(seen, horizon=horizon))
     assert len(probes) >= 3
-    for one in probes:
-        assert abs(one["value"] - curvature) < 3 * one["standard_error"] < 0.5 * curvature
+    for probe in probes:
+        assert abs(probe.value - curvature) < 3 * probe.standard_error < 0.5 * curvature
 
 
 def test_priced_that_may_not_measure_spends_evenly_and_no_worse_than_the_best_static():
     problem = SCARCE[0.1]
-    world, _ = run(problem, 1, start=0.1, every=20, curvature=None, concentration=0, real_epochs=1)
+    world, _ = run(problem, 1, start=0.1, every=20, advanced={"concentration": 0}, real_epochs=1)
     assert world.excess <= 1.01 * problem.best_static()
     assert 0.98 <= world.used / problem.real_samples <= 1.0
 

@@ -33,7 +33,10 @@ def budget(used: float, share: float | None) -> dict[str, Any]:
 
 
 def priced(sources: Mapping[str, Any], price: float, budget: Mapping[str, Any]) -> dict[str, Any]:
-    return {"sources": sources, "price": price, "budget": budget, "bounds": [], "threshold": 1.5, "trust_region": None}
+    return {
+        "sources": sources, "price": price, "budget": budget, "limits": [], "threshold": 1.5, "trust_region": None,
+        "real_advantage": sources["real"]["value"] if sources else None,
+    }  # fmt: skip
 
 
 def judged(evidence: float, **more: Any) -> dict[str, Any]:
@@ -43,7 +46,9 @@ def judged(evidence: float, **more: Any) -> dict[str, Any]:
 def decision(step: int, policy: Mapping[str, Any], guard: Mapping[str, Any]) -> Decision:
     shares = {"real": 400_000, "made": 400_000, "spam": 200_000}
     evidence = {"policy": policy, "guard": guard, "shares_before": shares, "progress": 0.5}
-    return Decision(from_step=step + 1, action="keep", shares=shares, reason="told", evidence=evidence)
+    return Decision(
+        from_step=step + 1, action="keep", shares=shares, reason="stated", policy="priced", evidence=evidence
+    )
 
 
 @pytest.fixture
@@ -169,7 +174,7 @@ def test_a_run_of_priced_under_a_guard_has_all_charts_of_its_grounds(decisions: 
     write_report([folder], tmp_path / "report.html")
 
 
-def test_of_feedback_the_gap_is_drawn_and_how_far_it_lies_behind_the_margin(tell: Callable[..., Path]) -> None:
+def test_of_feedback_the_advantage_is_drawn_and_how_far_it_lies_behind_the_margin(tell: Callable[..., Path]) -> None:
     drawn = figures(read_history(tell(steps=50)))
     assert set(drawn) & GROUNDS == {"value", "significance", "harm"}
     assert points(drawn["value"]) == {"spam": [(25, -0.95), (50, -0.95)]}
@@ -180,10 +185,20 @@ def test_of_feedback_the_gap_is_drawn_and_how_far_it_lies_behind_the_margin(tell
 
 
 @pytest.mark.parametrize(
-    "evidence", [{}, {"usable": False}, {"policy": {"sources": {"a": {"weight": 0.5}}}, "guard": {}}]
+    ("policy", "evidence"),
+    [
+        ("priced", {}),
+        ("priced", {"usable": False}),
+        ("odm", {"policy": {"sources": {"a": {"weight": 0.5}}}, "guard": {}}),
+        ("feedback", {"policy": {}, "guard": {}}),
+    ],
 )
-def test_other_policies_and_older_journals_have_none_of_these_charts(tmp_path: Path, evidence: dict[str, Any]) -> None:
-    told = Decision(from_step=11, action="keep", shares={"a": 1_000_000}, reason="none", evidence=evidence)
+def test_other_policies_and_unusable_evaluations_have_none_of_these_charts(
+    tmp_path: Path, policy: str, evidence: dict[str, Any]
+) -> None:
+    told = Decision(
+        from_step=11, action="keep", shares={"a": 1_000_000}, reason="none", policy=policy, evidence=evidence
+    )
     assert figures(read_history(written(tmp_path, [told], {"a": "real"}))) == {}
 
 

@@ -73,7 +73,7 @@ tracking: {{trackers: []}}
 ALIGNED = ["control.policy={kind: pike}", "evaluation.gradient_alignment={every_evaluations: 2, samples: 8}"]
 # A cap below four epochs has the run measure how fast the model forgets.
 PRICED = [
-    "control.policy={kind: priced, warm_up: 0.1, z: 0.5, estimators: [dither, worth, alignment]}",
+    "control.policy={kind: priced, warm_up: 0.1, estimators: [dither, source_value, alignment], advanced: {z: 0.5}}",
     "evaluation.gradient_alignment={samples: 8}",
     "mixture.max_epochs={real: 3}",
 ]

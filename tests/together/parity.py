@@ -124,11 +124,11 @@ def _decided(run: Path) -> list[Any]:
 
 
 def _statistics(run: Path) -> Iterator[tuple[tuple[int, str], float]]:
-    """By step and source, how far it was from being condemned (below 0: it was), in worth."""
+    """By step and source, how far its advantage was from the threshold (below 0: share was cut)."""
     for line in lines(run, "decision"):
         policy = line["evidence"].get("policy", {})
-        for source, seen in policy.get("sources", {}).items():
-            behind = seen["gap"] + policy["z"] * seen["gap_standard_error"] + policy["margin"]
+        for source, score in policy.get("sources", {}).items():
+            behind = score["advantage"] + policy["z"] * score["advantage_standard_error"] + policy["margin"]
             yield (line["step"], source), behind
 
 

@@ -239,7 +239,7 @@ def test_the_plan_of_priced_spends_its_epochs_late_only_where_they_are_no_repeat
             1000,
             1000,
             10_000,
-            policy=PricedConfig(kind="priced", real_epochs=epochs, curvature=30.0, real_floor=0.0),
+            policy=PricedConfig(kind="priced", real_epochs=epochs, advanced={"curvature": 30.0}, real_floor=0.0),
             rates=rates,
             num_steps=1000,
         ).most_share

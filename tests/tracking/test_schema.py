@@ -165,8 +165,8 @@ def test_the_line_of_a_step_has_all_its_figures() -> None:
 
 def test_the_line_of_a_decision_says_which_policy_decided() -> None:
     shares = {"real": 1_000_000}
-    decision = Decision(from_step=9, action="keep", shares=shares, reason="r", evidence={"x": 1})
-    line = DecisionLine.of(decision, step=8, policy="feedback")
+    decision = Decision(from_step=9, action="keep", shares=shares, reason="r", policy="feedback", evidence={"x": 1})
+    line = DecisionLine.of(decision, step=8)
     assert (line.step, line.from_step, line.policy, line.evidence) == (8, 9, "feedback", {"x": 1})
 
 

@@ -54,7 +54,9 @@ def run_in(folder: Path) -> Any:
 
 
 def roll_back(run: Any, step: int, anchor_step: int) -> RunState:
-    decision = Decision(from_step=step + 1, shares={"web": 1_000_000}, action="rollback", reason="worse", evidence={})
+    decision = Decision(
+        from_step=step + 1, shares={"web": 1_000_000}, action="rollback", reason="worse", policy="constant", evidence={}
+    )
     return go_back(run, RunState(step=step, position=step, last_healthy_step=anchor_step), decision)
 
 

@@ -184,6 +184,7 @@ class Decision:
     action: Action
     shares: Mapping[str, int]
     reason: str
+    policy: str  # kind of the policy that proposed
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 

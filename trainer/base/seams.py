@@ -13,13 +13,14 @@ a ``trainer.base.config.Config`` with a field ``kind: str``. ``OpenUnion`` makes
     PolicyConfig = Annotated[ConstantConfig | PricedConfig, OpenUnion(POLICIES)]
 """
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
@@ -27,6 +28,7 @@ from trainer.base.config import Config
 from trainer.base.errors import UserError
 
 T = TypeVar("T")
+_BUILTIN, _OUTSIDE = "built-in", "outside"  # choices of an open union
 OUTSIDE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"  # package.module:Name
 
 
@@ -127,9 +129,11 @@ class OpenUnion:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         is_union = get_origin(source) is Union or type(source).__name__ == "UnionType"
         builtin = handler(Annotated[source, Field(discriminator="kind")] if is_union else source)
-        return core_schema.no_info_wrap_validator_function(
-            self._validate,
-            builtin,
+        # A choice, not a wrapping function: the built-in sections are then validated from JSON itself, where strict
+        # validation takes a list for a tuple.
+        return core_schema.tagged_union_schema(
+            {_BUILTIN: builtin, _OUTSIDE: core_schema.with_info_plain_validator_function(self._validate)},
+            self._choice,
             serialization=core_schema.wrap_serializer_function_ser_schema(self._serialize, info_arg=True),
         )
 
@@ -139,12 +143,16 @@ class OpenUnion:
         if names:
             kind = {"anyOf": [kind, {"enum": names}]}
         outside = {"type": "object", "properties": {"kind": kind}, "required": ["kind"], "title": "From outside"}
-        return {"anyOf": [handler(schema), outside]}
+        builtin = handler(cast(Any, schema)["choices"][_BUILTIN])
+        return {"anyOf": [builtin, outside]}
 
-    def _validate(self, value: Any, builtin: core_schema.ValidatorFunctionWrapHandler) -> Any:
+    def _choice(self, value: Any) -> str:
         kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-        if not isinstance(kind, str) or kind in self.seam.builtin:
-            return builtin(value)
+        is_outside = isinstance(kind, str) and kind not in self.seam.builtin
+        return _OUTSIDE if is_outside else _BUILTIN
+
+    def _validate(self, value: Any, info: ValidationInfo) -> Any:
+        kind = value["kind"] if isinstance(value, Mapping) else value.kind
         if ":" not in kind and kind not in self.seam.kinds():
             raise _mistakes(kind, _unknown_kind(kind, self.seam.kinds()))
         try:
@@ -154,6 +162,8 @@ class OpenUnion:
                 kind, InitErrorDetails(type="value_error", loc=("kind",), input=kind, ctx={"error": ValueError(error)})
             ) from error
         try:
+            if info.mode == "json":  # a recipe: strict, and a list is a tuple only in JSON
+                return config.model_validate_json(json.dumps(value), strict=True)
             return config.model_validate(value)
         except ValidationError as error:
             raise _mistakes(kind, *(_under(config.__name__, details) for details in error.errors())) from error

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.base.errors import UserError
-from trainer.base.records import SHARE_ONE, SHARE_STEP
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind
 from trainer.mixture.shares import FUZZ, rounded, thousandths_down, thousandths_up, within
 
 LEAST_WEIGHT = 1e-12  # of all: a weight of 0 keeps its floor, and can be scaled
@@ -56,6 +56,13 @@ def check_bounds(bounds: Bounds, shares: Mapping[str, int]) -> None:
                 got=share / SHARE_ONE,
                 remedy="Change the share, or the bounds.",
             )
+
+
+def least_real_shares(real_floor: float, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, float]:
+    """The floor of all real sources together, divided between them in proportion to their start ``shares``."""
+    real = {name: share for name, share in shares.items() if kinds[name] == "real"}
+    total = sum(real.values())
+    return {name: real_floor * share / total for name, share in real.items()} if total else {}
 
 
 def drawn(shares: Mapping[str, int]) -> list[str]:

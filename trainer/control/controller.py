@@ -7,13 +7,14 @@ whose floats survive exactly).
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from trainer.base.records import SHARE_ONE, Action, Decision, Kind, Observation, Proposal, Verdict
 from trainer.control.config import ControlConfig
 from trainer.control.guard import guard
 from trainer.control.guard.state import GuardState
-from trainer.control.policies import POLICIES
+from trainer.control.policies import POLICIES, Needs
 from trainer.control.state import ControlState
 from trainer.mixture.shares import without
 
@@ -22,36 +23,41 @@ def initial_state(config: ControlConfig, shares: Mapping[str, int], kinds: Mappi
     """The state before the first evaluation, from the start ``shares`` in millionths; ``UserError`` where they
     contradict the policy's settings.
     """
-    return ControlState(policy=POLICIES[config.policy.kind].begin(config.policy, shares, kinds))
+    return ControlState(policy=POLICIES.resolve(config.policy.kind).begin(config.policy, shares, kinds))
 
 
 def restored_state(config: ControlConfig, saved: Mapping[str, Any]) -> ControlState:
     """The state whose ``to_json`` was ``saved`` in a checkpoint of a run under ``config``."""
-    return ControlState(policy=saved["policy"], guard=GuardState.from_json(saved["guard"]), cut=tuple(saved["cut"]))
+    policy = POLICIES.resolve(config.policy.kind).State.from_json(saved["policy"])
+    return ControlState(policy=policy, guard=GuardState.from_json(saved["guard"]), cut=tuple(saved["cut"]))
 
 
 def source_value_from(config: ControlConfig) -> float | None:
     """Progress from which source values have to be measured at each evaluation; None for never."""
     if config.guard.enabled and config.guard.measure_source_value:
         return 0.0
-    return POLICIES[config.policy.kind].source_value_from(config.policy)
+    return _needs(config).source_value_from
 
 
 def gradient_alignment_from(config: ControlConfig) -> float | None:
     """Progress from which the alignment of the sources' gradients has to be measured; None for never."""
-    return POLICIES[config.policy.kind].gradient_alignment_from(config.policy)
+    return _needs(config).gradient_alignment_from
 
 
 def forgetting_from(config: ControlConfig, max_epochs: float) -> float | None:
     """Progress from which the model's forgetting has to be measured, where real data may be repeated for ``max_epochs``
     epochs; None for never.
     """
-    return POLICIES[config.policy.kind].forgetting_from(config.policy, max_epochs)
+    return _needs(config, max_epochs).forgetting_from
 
 
 def reads_losses(config: ControlConfig) -> bool:
     """Whether the policy cannot work without the training loss by source."""
-    return POLICIES[config.policy.kind].reads_losses
+    return _needs(config).losses
+
+
+def _needs(config: ControlConfig, max_epochs: float = inf) -> Needs:
+    return POLICIES.resolve(config.policy.kind).needs(config.policy, max_epochs)
 
 
 def decide(config: ControlConfig, state: ControlState, observation: Observation) -> tuple[ControlState, Decision]:
@@ -62,23 +68,29 @@ def decide(config: ControlConfig, state: ControlState, observation: Observation)
     that any synthetic source gains. A source that the guard cut stays at 0 for the rest of the run, whatever the policy
     proposes.
     """
+    policy = config.policy.kind
     reason = guard.why_unusable(observation.evaluation)
     if reason is not None:
         return state, _decision(
-            observation, "keep", observation.shares, f"The evaluation decides nothing: {reason}.", {"usable": False}
+            policy,
+            observation,
+            "keep",
+            observation.shares,
+            f"The evaluation decides nothing: {reason}.",
+            {"usable": False},
         )
     guard_state, verdict = guard.judge(config.guard, state.guard, observation)
-    policy_state, proposal = POLICIES[config.policy.kind].propose(config.policy, state.policy, observation)
+    policy_state, proposal = POLICIES.resolve(policy).propose(config.policy, state.policy, observation)
     state = replace(state, guard=guard_state, policy=policy_state)
     evidence = {"policy": dict(proposal.evidence), "guard": dict(verdict.evidence)}
     match verdict.action:
         case "cut" | "rollback" | "stop":
-            return _enforced(state, observation, verdict, evidence)
+            return _enforced(policy, state, observation, verdict, evidence)
         case "ok" | "warn":
             shares, reason = _permitted(state, observation, verdict, proposal)
             moved: Action = "keep" if shares == dict(observation.shares) else "move"
             action: Action = "warn" if verdict.action == "warn" else moved
-            return state, _decision(observation, action, shares, reason, evidence)
+            return state, _decision(policy, observation, action, shares, reason, evidence)
 
 
 def _permitted(
@@ -98,24 +110,29 @@ def _permitted(
 
 
 def _enforced(
-    state: ControlState, observation: Observation, verdict: Verdict, evidence: dict[str, Any]
+    policy: str, state: ControlState, observation: Observation, verdict: Verdict, evidence: dict[str, Any]
 ) -> tuple[ControlState, Decision]:
     """What the guard does, with the source that it cuts or quarantines at 0 for the rest of the run."""
     action: Action = verdict.action if verdict.action != "ok" else "keep"
     if verdict.source is None:
-        return state, _decision(observation, action, observation.shares, verdict.reason, evidence)
+        return state, _decision(policy, observation, action, observation.shares, verdict.reason, evidence)
     cut = (*state.cut, verdict.source)
     shares = without(observation.shares, cut, observation.kinds)
     if shares is None:  # nothing would be left to train on
         reason = f"{verdict.reason} But {verdict.source} is the only source, so the shares stay."
         return state, _decision(
-            observation, "warn" if action == "cut" else action, observation.shares, reason, evidence
+            policy, observation, "warn" if action == "cut" else action, observation.shares, reason, evidence
         )
-    return replace(state, cut=cut), _decision(observation, action, shares, verdict.reason, evidence)
+    return replace(state, cut=cut), _decision(policy, observation, action, shares, verdict.reason, evidence)
 
 
 def _decision(
-    observation: Observation, action: Action, shares: Mapping[str, int], reason: str, evidence: Mapping[str, Any]
+    policy: str,
+    observation: Observation,
+    action: Action,
+    shares: Mapping[str, int],
+    reason: str,
+    evidence: Mapping[str, Any],
 ) -> Decision:
     assert sum(shares.values()) == SHARE_ONE, f"shares must sum to {SHARE_ONE}, got {dict(shares)}"
     before = dict(observation.shares)
@@ -124,5 +141,6 @@ def _decision(
         action=action,
         shares=dict(shares),
         reason=reason,
+        policy=policy,
         evidence={**evidence, "shares_before": before, "progress": observation.progress},
     )

@@ -1,12 +1,13 @@
-"""SourceValues pooled over readings: what each source is worth against the others, and how sure that is.
+"""Scores of sources: how much a token of each is worth against those its share could go to, and how sure that is.
 
-The comparison is made within each reading, so that a fault all sources share cancels. Recent readings weigh more, by
-default only the newest: worths change while a run goes on (shuffled text in the quickstart from 0.5 at step 80 to -2.7
-at step 160 with one seed, from 0.45 to -4.2 with another), and a mean over that hides it. Where a decay is set, precise
-readings weigh more as well, and the error grows with what they scatter.
+Source values are pooled over evaluations. The comparison is made within each evaluation, so that an error all sources
+share cancels. Recent evaluations weigh more, by default only the newest counts: source values change during a run
+(shuffled text in the quickstart from 0.5 at step 80 to -2.7 at step 160 with one seed, from 0.45 to -4.2 with another),
+and a mean over that hides it. Where a decay is set, precise evaluations weigh more as well, and the error grows with
+their scatter.
 """
 
-# R readings, oldest first
+# R evaluations, oldest first
 
 import math
 from collections.abc import Collection, Mapping
@@ -18,21 +19,23 @@ import numpy as np
 from trainer.base.records import FloatArray, Observation, SourceValue
 
 MEMORY_EVALUATIONS = 16  # at a decay of 0.8 the seventeenth would weigh 0.02 of the newest
-PRIOR_SD = 0.05  # scatter of one worth between measurements, beyond its error, assumed until it is known
-PRIOR_EVALUATIONS = 4  # how many readings that assumption counts for
+PRIOR_SD = 0.05  # scatter of one source value between measurements, beyond its error, assumed until it is known
+PRIOR_EVALUATIONS = 4  # how many evaluations that assumption counts for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Where a source stands: its pooled worth, the worth of what its share could go to instead (``reference``: the
-    share-weighted mean of the sources worth more; of all others for the best), and the gap.
+class SourceScore:
+    """The score of a source: its pooled value, that of what its share could go to, and the difference.
+
+    ``reference`` is the share-weighted mean value of the better sources, for the best one that of all others;
+    ``advantage`` the value less the reference. In fresh real tokens.
     """
 
     source_value: float
     source_value_standard_error: float
     reference: float
-    gap: float
-    gap_standard_error: float
+    advantage: float
+    advantage_standard_error: float
     num_evaluations: int
 
     def as_evidence(self) -> dict[str, float | int]:
@@ -51,28 +54,31 @@ def usable(source_value: SourceValue) -> bool:
 
 
 def remember(evaluations: list[dict[str, Any]], observation: Observation) -> list[dict[str, Any]]:
-    """``evaluations`` with the usable worths of ``observation`` appended; unchanged when fewer than two sources have
-    one.
+    """``evaluations`` with the usable source values of ``observation`` appended; unchanged where fewer than two sources
+    have one.
     """
     source_values = {
         name: [source_value.value, source_value.standard_error]
         for name, source_value in observation.source_value.items()
         if usable(source_value) and name in observation.shares
     }
-    if len(source_values) < 2:  # a worth says nothing without another to hold it against
+    if len(source_values) < 2:  # a value says nothing without another to compare it with
         return evaluations
     return [*evaluations, {"step": observation.step, "source_value": source_values}][-MEMORY_EVALUATIONS:]
 
 
-def standings(
+def score_sources(
     evaluations: list[dict[str, Any]],
     shares: Mapping[str, int],
     *,
     decay: float,
     min_evaluations: int,
     closed: Collection[str] = (),
-) -> dict[str, Standing]:
-    """The standing of each source with a share above 0 that could be compared in ``min_evaluations`` readings."""
+) -> dict[str, SourceScore]:
+    """The score of each source with a share above 0 that could be compared in ``min_evaluations`` evaluations.
+
+    Sources in ``closed`` cannot gain share, so no other is compared with them while there are better ones to take it.
+    """
     drawn = {name: share for name, share in shares.items() if share > 0}
     source_values = {name: _pooled_source_value(evaluations, name, decay) for name in drawn}
     result = {}
@@ -82,11 +88,11 @@ def standings(
             for other, share in drawn.items()
             if source_values[other] > source_values[name] and other not in closed  # those get none of its share
         }
-        instead = better or {other: share for other, share in drawn.items() if other != name}
+        alternatives = better or {other: share for other, share in drawn.items() if other != name}
         rows = [
             row
             for evaluation in evaluations
-            if (row := _compared(evaluation["source_value"], name, instead)) is not None
+            if (row := _compared(evaluation["source_value"], name, alternatives)) is not None
         ]
         if len(rows) >= min_evaluations:
             result[name] = _pooled(np.array(rows, dtype=np.float64), decay)
@@ -94,12 +100,12 @@ def standings(
 
 
 def _pooled_source_value(evaluations: list[dict[str, Any]], name: str, decay: float) -> float:
-    """The pooled worth of a source by itself; minus infinity where it was never measured."""
-    found = [evaluation["source_value"][name] for evaluation in evaluations if name in evaluation["source_value"]]
-    if not found:
+    """The pooled value of a source by itself; minus infinity where it was never measured."""
+    measured = [evaluation["source_value"][name] for evaluation in evaluations if name in evaluation["source_value"]]
+    if not measured:
         return -math.inf
-    values, errors = np.array(found, dtype=np.float64).T
-    return _weighted(values, errors, _recency(len(found), decay), PRIOR_SD**2)[0]
+    values, errors = np.array(measured, dtype=np.float64).T
+    return _weighted(values, errors, _recency(len(measured), decay), PRIOR_SD**2)[0]
 
 
 def _recency(count: int, decay: float) -> FloatArray:
@@ -107,30 +113,34 @@ def _recency(count: int, decay: float) -> FloatArray:
     return recency
 
 
-def _compared(source_values: Mapping[str, list[float]], name: str, instead: Mapping[str, int]) -> list[float] | None:
-    """One reading's worth, its error, the reference, its error, and how many sources' scatter the gap has; or None."""
-    others = [(share, *source_values[other]) for other, share in instead.items() if other in source_values]
+def _compared(
+    source_values: Mapping[str, list[float]], name: str, alternatives: Mapping[str, int]
+) -> list[float] | None:
+    """Of one evaluation: value, its error, reference, its error, and how many sources' scatter the advantage has."""
+    others = [(share, *source_values[other]) for other, share in alternatives.items() if other in source_values]
     if name not in source_values or not others:
         return None
     weight = math.fsum(share for share, _, _ in others)
     reference = math.fsum(share * value for share, value, _ in others) / weight
     error = math.sqrt(math.fsum((share * error) ** 2 for share, _, error in others)) / weight
-    sources_in_gap = 1 + math.fsum(share**2 for share, _, _ in others) / weight**2
-    return [*source_values[name], reference, error, sources_in_gap]
+    sources_in_advantage = 1 + math.fsum(share**2 for share, _, _ in others) / weight**2
+    return [*source_values[name], reference, error, sources_in_advantage]
 
 
-def _pooled(rows: FloatArray, decay: float) -> Standing:
+def _pooled(rows: FloatArray, decay: float) -> SourceScore:
     """Means over ``rows`` [R, 5], recent and precise readings weighing more; see ``_weighted`` for the errors."""
     recency = _recency(len(rows), decay)
     source_value, source_value_error = _weighted(rows[:, 0], rows[:, 1], recency, PRIOR_SD**2)
     prior_variance = PRIOR_SD**2 * float(rows[-1, 4])
-    gap, gap_error = _weighted(rows[:, 0] - rows[:, 2], np.hypot(rows[:, 1], rows[:, 3]), recency, prior_variance)
-    return Standing(
+    advantage, advantage_error = _weighted(
+        rows[:, 0] - rows[:, 2], np.hypot(rows[:, 1], rows[:, 3]), recency, prior_variance
+    )
+    return SourceScore(
         source_value=source_value,
         source_value_standard_error=source_value_error,
-        reference=source_value - gap,
-        gap=gap,
-        gap_standard_error=gap_error,
+        reference=source_value - advantage,
+        advantage=advantage,
+        advantage_standard_error=advantage_error,
         num_evaluations=len(rows),
     )
 
@@ -138,14 +148,14 @@ def _pooled(rows: FloatArray, decay: float) -> Standing:
 def _weighted(
     values: FloatArray, errors: FloatArray, recency: FloatArray, prior_variance: float
 ) -> tuple[float, float]:
-    """Mean weighted by recency over variance, and its standard error: what the readings scatter, never less than their
-    own errors.
+    """Mean weighted by recency over variance, and its standard error: the scatter of the values, never less than
+    their own errors.
 
-    The variance of a reading is its squared error plus ``prior_variance`` between readings (small steps gain little, so
-    errors in the quickstart go from 0.1 at step 80 to 0.4 at step 240: such readings must not drown the precise ones).
-    Whether that is too little or too much is told by the mean squared residual in those units; few readings say little
-    about it, so it is averaged, by degrees of freedom, with 1 counting for ``PRIOR_EVALUATIONS`` (the posterior scale
-    of a normal variance under a scaled inverse chi-square prior).
+    The variance of a value is its squared error plus ``prior_variance`` between evaluations (small steps gain little,
+    so errors in the quickstart go from 0.1 at step 80 to 0.4 at step 240: such values must not drown the precise ones).
+    Whether that is too little or too much is shown by the mean squared residual in those units; few evaluations say
+    little about it, so it is averaged, by degrees of freedom, with 1 counting for ``PRIOR_EVALUATIONS`` (the posterior
+    scale of a normal variance under a scaled inverse chi-square prior).
     """
     variances = errors**2 + prior_variance
     weights = recency / variances

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.control.guard.state import GuardState
+from trainer.control.policies.protocol import PolicyState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,10 +13,10 @@ class ControlState:
     run.
     """
 
-    policy: dict[str, Any]
+    policy: PolicyState
     guard: GuardState = field(default_factory=GuardState)
     cut: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types; ``trainer.control.controller.restored_state`` is the way back."""
-        return {"policy": self.policy, "guard": self.guard.to_json(), "cut": list(self.cut)}
+        return {"policy": self.policy.to_json(), "guard": self.guard.to_json(), "cut": list(self.cut)}

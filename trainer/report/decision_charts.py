@@ -16,7 +16,7 @@ from trainer.base.formatting import figure
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE, FloatArray
 from trainer.control.guard.explain import STATISTICS
-from trainer.report.explain_policies import advantage, estimates_against, is_feedback, is_priced
+from trainer.control.priced.explain import estimates_by_share
 from trainer.report.history import History
 from trainer.report.plotly_figures import MAX_SLICES, Figure, Trace, color, curve, framed, plain
 
@@ -96,13 +96,13 @@ def significance(run: History) -> Figure | None:
 
 def price(run: History) -> Figure | None:
     """Price of a real token, and what real data are worth more than the others."""
-    told = [(step, policy) for step, policy in _said(run, "policy") if is_priced(policy)]
+    told = [(line["step"], _part(line, "policy")) for line in _decisions_of(run, "priced")]
     if not told:
         return None
     steps, prices = [step for step, _ in told], [number(policy["price"]) for _, policy in told]
     paid = curve("price of a real token", steps, prices, color(0), width=2.5, shape="hv")
     traces = [paid | {"fill": "tozeroy", "fillcolor": color(0) + "22"}]
-    more = [number(advantage(policy, run.kinds)) for _, policy in told]
+    more = [number(policy.get("real_advantage")) for _, policy in told]
     if any(map(math.isfinite, more)):
         traces.append(curve("what real data are worth more", steps, more, color(1), dash="dot", shape="hv"))
     return framed(traces, "in the unit of the values", yaxis={"zeroline": True, "range": _affordable(prices, more)})
@@ -111,7 +111,7 @@ def price(run: History) -> Figure | None:
 def budget(run: History) -> Figure | None:
     """Above: epochs of real data used, and planned in all. Below: the real share that value asks for, that the budget
     pays for, and that came into force."""
-    lines = [line for line in run.lines.get("decision", []) if is_priced(_part(line, "policy"))]
+    lines = _decisions_of(run, "priced")
     told = [_part(line, "policy") for line in lines]
     if not any(policy["budget"].get("samples") is not None for policy in told):
         return None
@@ -187,16 +187,22 @@ def _said(run: History, who: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _grounds(run: History) -> Iterator[Ground]:
     """Of every decision that knew what sources are worth against the others."""
-    for step, policy in _said(run, "policy"):
-        if is_priced(policy) and policy["sources"]:
-            yield Ground(step, _priced(policy["sources"]), number(policy.get("threshold")))
-        elif is_feedback(policy):
-            yield Ground(step, _held_back(policy), number(policy.get("z")))
+    for line in run.lines.get("decision", []):
+        evidence = _part(line, "policy")
+        if line.get("policy") == "priced" and evidence.get("sources"):
+            yield Ground(line["step"], _priced(evidence["sources"]), number(evidence.get("threshold")))
+        elif line.get("policy") == "feedback" and evidence.get("sources"):
+            yield Ground(line["step"], _scored(evidence), number(evidence.get("z")))
+
+
+def _decisions_of(run: History, kind: str) -> list[Mapping[str, Any]]:
+    """The decisions on a proposal of this policy that have its evidence."""
+    return [line for line in run.lines.get("decision", []) if line.get("policy") == kind and _part(line, "policy")]
 
 
 def _priced(sources: Mapping[str, Any]) -> dict[str, Known]:
     """A value counts together with the pull towards the starting mixture."""
-    alone = estimates_against(sources)
+    alone = estimates_by_share(sources)
     found = {}
     for name, one in sources.items():
         here, error = number(one["value"]), number(one["standard_error"])
@@ -205,14 +211,14 @@ def _priced(sources: Mapping[str, Any]) -> dict[str, Known]:
     return found
 
 
-def _held_back(policy: Mapping[str, Any]) -> dict[str, Known]:
-    """Of ``feedback``, which condemns what lies behind by more than its margin."""
-    found = {}
-    for name, one in policy["sources"].items():
-        gap, error = number(one["gap"]), number(one.get("gap_standard_error"))
-        behind = max(0.0, -gap - number(policy.get("margin", 0.0)))
-        found[name] = Known(gap, error, _errors(behind, error), {})
-    return found
+def _scored(evidence: Mapping[str, Any]) -> dict[str, Known]:
+    """Of ``feedback``, which decreases what lies behind by more than its margin."""
+    known = {}
+    for name, score in evidence["sources"].items():
+        advantage, error = number(score["advantage"]), number(score.get("advantage_standard_error"))
+        behind = max(0.0, -advantage - number(evidence.get("margin", 0.0)))
+        known[name] = Known(advantage, error, _errors(behind, error), {})
+    return known
 
 
 def _errors(size: float, error: float) -> float:

@@ -19,7 +19,7 @@ from trainer.base.formatting import (
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE
 from trainer.control.guard import explain as guard_explain
-from trainer.report.explain_policies import feedback_in_words, is_feedback, is_priced, priced_in_words
+from trainer.control.policies import POLICIES
 from trainer.tracking.journal import Line
 
 BOUND_NAMES = ("floor", "floors", "real_floor", "ceiling", "ceilings", "max_move", "bounds")
@@ -102,7 +102,7 @@ def _decided(journal: Sequence[Line], decision: Line, before: Line | None) -> li
         paragraphs[0] += f"\nChanged: {changes_in_words(old, decision['shares'])}."
     paragraphs += _measured(journal, decision["step"])
     policy = evidence.get("policy", {})
-    paragraphs += _proposed(policy, _kinds(journal))
+    paragraphs += _proposed(decision.get("policy", ""), policy)
     guard = evidence.get("guard", {})
     is_explained = isinstance(guard, Mapping) and guard_explain.is_explained(guard)
     paragraphs += ["\n".join(guard_explain.explain(guard))] if is_explained else _told("Guard", guard)
@@ -112,12 +112,13 @@ def _decided(journal: Sequence[Line], decision: Line, before: Line | None) -> li
     return paragraphs + _otherwise(decision, evidence, old)
 
 
-def _proposed(policy: Any, kinds: Mapping[str, str]) -> list[str]:
-    if isinstance(policy, Mapping) and is_priced(policy):
-        return [priced_in_words(policy, kinds)]
-    if isinstance(policy, Mapping) and is_feedback(policy):
-        return [feedback_in_words(policy)]
-    return _told("Policy", policy)
+def _proposed(kind: str, evidence: Any) -> list[str]:
+    """The policy's evidence in its own words, or its figures by name where it has none, or is not installed here."""
+    try:
+        lines = POLICIES.resolve(kind).explain(evidence) if isinstance(evidence, Mapping) and evidence else ()
+    except UserError:
+        lines = ()
+    return ["\n".join((f"Policy: {lines[0]}", *lines[1:]))] if lines else _told("Policy", evidence)
 
 
 def _sentence(text: str) -> str:

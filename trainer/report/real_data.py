@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from trainer.base.formatting import figure
 from trainer.base.json_values import number
 from trainer.control.priced.repeats import effective_tokens, repeat_value
-from trainer.report.explain_policies import is_priced
 from trainer.report.history import History
 from trainer.tracking.journal import Line
 from trainer.tracking.schema import JoinLine, RetireLine
@@ -73,8 +72,8 @@ def _row(name: str, unique: float, drawn: float) -> dict[str, str]:
 def _last_plan(run: History) -> Line | None:
     """The budget at the last decision, where there is one."""
     for line in reversed(run.lines.get("decision", [])):
-        policy = line.get("evidence", {}).get("policy", {})
-        if is_priced(policy):
-            budget: Line = policy["budget"]
+        evidence = line.get("evidence", {}).get("policy")
+        if line.get("policy") == "priced" and evidence:
+            budget: Line = evidence["budget"]
             return budget if budget.get("planned_epochs") is not None else None
     return None

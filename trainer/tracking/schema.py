@@ -163,11 +163,11 @@ class DecisionLine(JournalLine):
     evidence: Annotated[Mapping[str, Any], About("what it rests on: figures of the policy and of the guard")]
 
     @classmethod
-    def of(cls, decision: Decision, *, step: int, policy: str) -> "DecisionLine":
+    def of(cls, decision: Decision, *, step: int) -> "DecisionLine":
         """The line of a decision taken after ``step``."""
         return cls(
             step=step,
-            policy=policy,
+            policy=decision.policy,
             from_step=decision.from_step,
             action=decision.action,
             shares=decision.shares,

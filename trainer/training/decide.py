@@ -35,7 +35,7 @@ def decide_shares(
         decided = control_state.to_json(), decision
     control_json, decision = run.devices.broadcast(decided)
     state = replace(state, control=control_json, last_healthy_step=_last_healthy_step(state, decision.evidence))
-    line = DecisionLine.of(decision, step=state.step, policy=run.settings.control.policy.kind)
+    line = DecisionLine.of(decision, step=state.step)
     run.io.journal.write(line)
     if decision.action == "rollback":
         return roll_back(run, state, decision), None

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from trainer.control.priced.dither import dithered, effects, sign
-from trainer.control.priced.estimates import Estimate, fused, gaps, renewed
-from trainer.control.priced.trust_region import Pace, divergence, step, within
+from trainer.control.priced.estimates import Estimate, advantages, combine_or_reset, inverse_variance_mean
+from trainer.control.priced.trust_region import StepSizes, divergence, step
+from trainer.mixture.shares import within
 
-FRESH = Pace(reach={}, sides={}, scale=0.0)
+FRESH = StepSizes()
 
 
 def test_waves_are_balanced_and_unlike_each_other_and_their_own_past():
@@ -63,30 +64,34 @@ def test_without_waves_or_with_few_readings_nothing_is_said():
 
 
 def test_a_gap_is_to_what_the_others_are_worth_by_their_shares():
-    found = gaps(np.array([1.0, 0.5, -1.0]), np.diag([0.01, 0.04, 0.0]), np.array([0.5, 0.25, 0.25]))
+    found = advantages(np.array([1.0, 0.5, -1.0]), np.diag([0.01, 0.04, 0.0]), np.array([0.5, 0.25, 0.25]))
     assert found[0].value == pytest.approx(1.0 - (0.5 - 1.0) / 2)
     assert found[0].standard_error == pytest.approx(math.sqrt(0.01 + 0.04 / 4))
 
 
 def test_estimates_are_fused_by_inverse_variance_and_doubted_where_they_disagree():
-    agreeing = fused({"a": Estimate(value=1.0, standard_error=0.1), "b": Estimate(value=1.1, standard_error=0.2)})
+    agreeing = inverse_variance_mean(
+        {"a": Estimate(value=1.0, standard_error=0.1), "b": Estimate(value=1.1, standard_error=0.2)}
+    )
     assert agreeing.value == pytest.approx((100 * 1.0 + 25 * 1.1) / 125)
     assert agreeing.standard_error == pytest.approx(1 / math.sqrt(125))
-    torn = fused({"a": Estimate(value=1.0, standard_error=0.1), "b": Estimate(value=-1.0, standard_error=0.1)})
+    torn = inverse_variance_mean(
+        {"a": Estimate(value=1.0, standard_error=0.1), "b": Estimate(value=-1.0, standard_error=0.1)}
+    )
     assert torn.value == pytest.approx(0.0)
     assert torn.standard_error > 0.9
 
 
 def test_what_was_known_is_dropped_when_a_source_is_no_longer_what_it_was():
     before = Estimate(value=0.0, standard_error=0.02)
-    assert renewed(before, Estimate(value=0.03, standard_error=0.02)).value == pytest.approx(0.015)
-    assert renewed(before, Estimate(value=-1.0, standard_error=0.1)).value == -1.0
+    assert combine_or_reset(before, Estimate(value=0.03, standard_error=0.02)).value == pytest.approx(0.015)
+    assert combine_or_reset(before, Estimate(value=-1.0, standard_error=0.1)).value == -1.0
 
 
-def stepped(gap, error, shares=None, pace=FRESH):
+def stepped(gap, error, shares=None, sizes=FRESH):
     shares = shares or {"a": 0.5, "b": 0.5}
     known = {"a": Estimate(value=gap, standard_error=error), "b": Estimate(value=-gap, standard_error=error)}
-    return step(shares, known, pace, z=1.5, trust=0.02)
+    return step(shares, known, sizes, z=1.5, trust=0.02)
 
 
 def test_evidence_within_its_error_moves_nothing():
@@ -104,13 +109,13 @@ def test_a_step_stays_in_the_trust_region_that_its_evidence_sizes():
 
 def test_a_source_whose_gap_turns_goes_half_as_far_next_time():
     first = stepped(1.0, 1e-3)
-    second = stepped(-1.0, 1e-3, first.shares, first.pace)
-    assert second.pace.reach == {name: reach / 2 for name, reach in first.pace.reach.items()}
+    second = stepped(-1.0, 1e-3, first.shares, first.sizes)
+    assert second.sizes.reach == {name: reach / 2 for name, reach in first.sizes.reach.items()}
 
 
 def test_steps_shrink_with_the_gap():
     first = stepped(1.0, 1e-4)
-    near = stepped(0.05, 1e-4, {"a": 0.5, "b": 0.5}, first.pace)
+    near = stepped(0.05, 1e-4, {"a": 0.5, "b": 0.5}, first.sizes)
     assert 0 < near.shares["a"] - 0.5 < 0.06
 
 

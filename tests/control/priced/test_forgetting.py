@@ -7,12 +7,15 @@ import pytest
 
 from trainer.base.records import SHARE_ONE, Forgetting
 from trainer.control import ControlConfig, decide, forgetting_from, initial_state, restored_state
-from trainer.control.priced.forgetting import LONGEST_WAIT, SURE_Z, curvature, measured, noted
+from trainer.control.priced.config import AdvancedConfig
+from trainer.control.priced.estimates import Estimate
+from trainer.control.priced.forgetting import LONGEST_WAIT, SURE_Z, curvature, measured_curvature, with_probe
 from trainer.control.priced.real_budget import MOST_CONCENTRATED_EPOCHS
 
 KINDS = {"real": "real", "made": "synthetic"}
 SHARES = {"real": 200_000, "made": 800_000}
 RATE = 1e-3
+ADVANCED = set(AdvancedConfig.model_fields)
 
 
 def forgetting(curvature, error):
@@ -21,9 +24,9 @@ def forgetting(curvature, error):
 
 
 def config(**settings):
-    return ControlConfig(
-        policy={"kind": "priced", "real_epochs": 1.0, "dither": 0.01, **settings}, guard={"enabled": False}
-    )
+    advanced = {"dither": 0.01, **{name: settings.pop(name) for name in ADVANCED & settings.keys()}}
+    policy = {"kind": "priced", "real_epochs": 1.0, **settings, "advanced": advanced}
+    return ControlConfig(policy=policy, guard={"enabled": False})
 
 
 def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0, veto_at=None, caps=None):
@@ -50,45 +53,46 @@ def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0,
 
 def test_probes_are_pooled_by_precision_over_the_rate_of_their_time(observe):
     observation = observe(10, SHARES, kinds=KINDS, rate=RATE)
-    probes = noted(
-        noted([], replace(observation, evidence={"forgetting": forgetting(10.0, 1.0)})),
+    probes = with_probe(
+        with_probe((), replace(observation, evidence={"forgetting": forgetting(10.0, 1.0)})),
         replace(observation, evidence={"forgetting": forgetting(12.0, 2.0)}),
     )
-    assert measured(probes).value == pytest.approx((10.0 + 12.0 / 4) / 1.25)
-    assert measured(probes).standard_error == pytest.approx(1.25**-0.5)
-    apart = noted(probes[:1], replace(observation, evidence={"forgetting": forgetting(30.0, 1.0)}))
-    assert measured(apart).standard_error > 9.0  # they disagree, and so it is not sure
+    assert measured_curvature(probes).value == pytest.approx((10.0 + 12.0 / 4) / 1.25)
+    assert measured_curvature(probes).standard_error == pytest.approx(1.25**-0.5)
+    apart = with_probe(probes[:1], replace(observation, evidence={"forgetting": forgetting(30.0, 1.0)}))
+    assert measured_curvature(apart).standard_error > 9.0  # they disagree, and so it is not sure
 
 
 @pytest.mark.parametrize("bad", [(float("nan"), 1.0), (10.0, float("inf")), (10.0, 0.0)])
 def test_a_probe_that_is_no_number_or_has_no_error_is_passed_over(observe, bad):
     assert (
-        noted([], replace(observe(10, SHARES, kinds=KINDS, rate=RATE), evidence={"forgetting": forgetting(*bad)})) == []
+        with_probe((), replace(observe(10, SHARES, kinds=KINDS, rate=RATE), evidence={"forgetting": forgetting(*bad)}))
+        == ()
     )
 
 
 def test_without_learning_rates_a_probe_says_nothing(observe):
     observation = observe(10, SHARES, kinds=KINDS)
     assert (
-        noted(
-            [],
+        with_probe(
+            (),
             replace(
                 observation,
                 horizon=replace(observation.horizon, rates=[]),
                 evidence={"forgetting": forgetting(10.0, 1.0)},
             ),
         )
-        == []
+        == ()
     )
 
 
 def test_what_is_told_stands_and_what_is_measured_counts_only_where_it_is_sure():
-    sure = [{"value": 10.0, "standard_error": 10.0 / (SURE_Z + 0.1)}]
-    unsure = [{"value": 10.0, "standard_error": 10.0 / (SURE_Z - 0.1)}]
+    sure = [Estimate(value=10.0, standard_error=10.0 / (SURE_Z + 0.1))]
+    unsure = [Estimate(value=10.0, standard_error=10.0 / (SURE_Z - 0.1))]
     assert curvature(None, []) is None
     assert curvature(None, sure) == 10.0
     assert curvature(None, unsure) is None
-    assert curvature(None, [{"value": -10.0, "standard_error": 0.1}]) is None
+    assert curvature(None, [Estimate(value=-10.0, standard_error=0.1)]) is None
     assert curvature(2.0, sure) == 2.0
 
 
@@ -108,7 +112,7 @@ def test_a_model_that_surely_forgets_gets_its_scarce_real_data_late(observe):
     assert sum(shares[-3:]) > 0.9 * sum(shares)
     told = decisions[5].evidence["policy"]["forgetting"]
     assert told["curvature"] == pytest.approx(30.0)
-    assert (told["num_probes"], told["is_told"]) == (1, False)
+    assert (told["num_probes"], told["is_configured"]) == (1, False)
 
 
 @pytest.mark.parametrize("probes", [{}, {4: forgetting(3.0, 2.0)}, {4: forgetting(-5.0, 1.0)}])

@@ -7,15 +7,23 @@ from pydantic import ValidationError
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, SourceValue
 from trainer.control import ControlConfig, decide, initial_state, restored_state
-from trainer.control.policies import POLICIES, PricedConfig
+from trainer.control.policies import PricedConfig
+from trainer.control.priced import policy as priced
+from trainer.control.priced.config import AdvancedConfig
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
 WORTH = {"real": 0.9, "written": 0.7, "bad": -2.0}
 
 
+ADVANCED = set(AdvancedConfig.model_fields)
+
+
 def control(**settings):
-    return ControlConfig(policy={"kind": "priced", "warm_up": 0.0, **settings}, guard={"enabled": False})
+    """``priced`` with these settings, those of the rule under ``advanced``, and the guard off."""
+    advanced = {name: settings.pop(name) for name in ADVANCED & settings.keys()}
+    policy = {"kind": "priced", "warm_up": 0.0, **settings, "advanced": advanced}
+    return ControlConfig(policy=policy, guard={"enabled": False})
 
 
 def followed(observe, config, source_values, shares=SHARES, kinds=KINDS, unique=1000, caps=None, epochs=()):
@@ -95,8 +103,8 @@ def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, a
 
 def test_before_the_warm_up_nothing_moves_and_nothing_is_asked_for(observe):
     config = control(warm_up=0.5)
-    assert POLICIES["priced"].source_value_from(config.policy) == 0.5
-    assert POLICIES["priced"].gradient_alignment_from(config.policy) is None
+    assert priced.needs(config.policy).source_value_from == 0.5
+    assert priced.needs(config.policy).gradient_alignment_from is None
     decisions = followed(observe, config, [WORTH] * 10)
     assert all(decision.shares == SHARES for decision in decisions[:9])
 
@@ -105,21 +113,21 @@ def test_evidence_within_its_error_moves_no_more_than_the_waves(observe):
     doubtful = {name: SourceValue(value=value, standard_error=5.0, num_samples=9) for name, value in WORTH.items()}
     last = followed(observe, control(estimators=["source_value"]), [doubtful] * 3)[-1]
     assert last.shares == SHARES
-    assert last.evidence["policy"]["bounds"] == []
+    assert last.evidence["policy"]["limits"] == []
 
 
 def test_a_budget_limits_real_data_and_gives_them_a_price(observe):
     config = control(real_epochs=1.5, dither=0.05)  # observations say that 1.0 are used of the 1,000 samples
     last = followed(observe, config, [WORTH] * 20)[-1]
     told = last.evidence["policy"]
-    assert "real budget" in told["bounds"]
+    assert "real-data budget" in told["limits"]
     assert told["price"] > 0
     left = 200 * 32  # samples of the other half of the run
     assert told["budget"]["planned_share"] == pytest.approx(500 / left, rel=0.01)
     assert last.shares["real"] == pytest.approx(SHARE_ONE * 500 / left, abs=0.1 * SHARE_ONE * 500 / left + SHARE_STEP)
-    assert "Real data pay for a share of" in last.reason
+    assert "The real-data budget allows a share of" in last.reason
     free = followed(observe, control(dither=0.05), [WORTH] * 20)[-1].evidence["policy"]
-    assert "real budget" not in free["bounds"]
+    assert "real-data budget" not in free["limits"]
     assert free["price"] == 0.0
 
 
@@ -166,20 +174,21 @@ def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe)
     told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
     assert {
         "unit",
-        "held_for",
+        "prior_value",
+        "real_advantage",
         "sources",
         "price",
         "budget",
         "forgetting",
-        "bounds",
+        "limits",
         "threshold",
         "trust_region",
     } == set(told)
     bad = told["sources"]["bad"]
     assert bad["value"] < -bad["standard_error"] < 0
     assert {"value", "standard_error"} == set(bad["estimators"]["source_value"])
-    assert "floor of bad" in told["bounds"]
-    assert told["threshold"] == PricedConfig(kind="priced").z
+    assert "floor of bad" in told["limits"]
+    assert told["threshold"] == AdvancedConfig().z
 
 
 def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(observe):
@@ -214,12 +223,17 @@ def test_after_a_rollback_old_losses_are_not_compared_with_new_ones(observe):
     state = initial_state(config, SHARES, KINDS)
     state, decision = decide(config, state, observe(100, SHARES, kinds=KINDS))
     state, _ = decide(config, state, observe(60, decision.shares, kinds=KINDS))
-    assert len(state.policy["spans"]) == 1
+    assert len(state.policy.spans) == 1
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"estimators": ["source_value", "source_value"]}, {"estimators": []}, {"dither": 0.0}, {"estimators": ["guess"]}],
+    [
+        {"estimators": ["source_value", "source_value"]},
+        {"estimators": []},
+        {"advanced": {"dither": 0.0}},
+        {"estimators": ["guess"]},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValidationError):
@@ -229,7 +243,7 @@ def test_settings_that_make_no_sense_are_refused(settings):
 def test_bounds_on_unknown_sources_are_refused():
     config = PricedConfig(kind="priced", floors={"reel": 0.1})
     with pytest.raises(UserError, match="unknown source"):
-        POLICIES["priced"].begin(config, SHARES, KINDS)
+        priced.begin(config, SHARES, KINDS)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +305,7 @@ def test_the_better_a_synthetic_token_is_held_to_be_the_fewer_epochs_real_data_g
 
 def test_what_is_drawn_instead_of_scarce_real_data_is_useful_and_not_what_lies_at_its_floor(observe):
     last = followed(observe, control(real_epochs=1.5, dither=0.01), [WORTH] * 20)[-1]
-    assert "real budget" in last.evidence["policy"]["bounds"]
+    assert "real-data budget" in last.evidence["policy"]["limits"]
     assert last.shares["bad"] <= 11_000
     assert last.shares["written"] > 0.85 * SHARE_ONE
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation
 from trainer.control.guard.state import AttributionState, EvaluationRecord, SourceRecord
-from trainer.control.source_scores import Standing, remember, standings
+from trainer.control.source_scores import SourceScore, remember, score_sources
 
 SOURCE_VALUE_DECAY = 0.8  # weight of a source value relative to the next
 SOURCE_VALUE_EVALUATIONS = 3
@@ -86,7 +86,7 @@ def attribute(
     drawn = [name for name, share in observation.shares.items() if share > 0]
     # a source that is drawn alone cannot be removed: then nothing is attributed, and the guard escalates without
     synthetic = [name for name in drawn if observation.kinds[name] == "synthetic"] if len(drawn) > 1 else []
-    scores = standings(
+    scores = score_sources(
         list(state.source_values),
         observation.shares,
         decay=SOURCE_VALUE_DECAY,
@@ -180,14 +180,14 @@ def _mean_alignments(
 
 
 def _findings(
-    score: Standing | None, aligned: tuple[float, float] | None, z: float, value_below: float
+    score: SourceScore | None, aligned: tuple[float, float] | None, z: float, value_below: float
 ) -> tuple[str, ...]:
     """Each finding against a source, in words."""
     findings = []
     if (
         score is not None
         and score.source_value + z * score.source_value_standard_error < value_below
-        and score.gap + z * score.gap_standard_error < 0
+        and score.advantage + z * score.advantage_standard_error < 0
     ):
         error = score.source_value_standard_error
         findings.append(f"a token of it is worth {score.source_value:.2f} ± {error:.2f} of a fresh real one")
@@ -237,7 +237,7 @@ def _departure(evaluations: Sequence[EvaluationRecord], name: str, num_held_back
 
 
 def _most_harmful(
-    names: Sequence[str], scores: Mapping[str, Standing], aligned: Mapping[str, tuple[float, float]]
+    names: Sequence[str], scores: Mapping[str, SourceScore], aligned: Mapping[str, tuple[float, float]]
 ) -> str | None:
     """The one of least source value; where none has a value, of the lowest alignment."""
 

@@ -7,20 +7,22 @@ real and within synthetic the sources keep the proportions they start with.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import cos, fsum, pi
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.base.config import Config
+from trainer.base import config as base
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
+from trainer.control.policies.protocol import PlainState, no_needs, unexplained
 from trainer.mixture.shares import rounded, with_real
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
 
-class AnnealConfig(Config):
+class AnnealConfig(base.Config):
     """Move the real share from that of the recipe to another one, over a part of the run."""
 
     kind: Literal["anneal"]
@@ -36,7 +38,21 @@ class AnnealConfig(Config):
         return self
 
 
-def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class AnnealState(PlainState):
+    """The shares at the start of the run, in millionths."""
+
+    start: Mapping[str, int]
+
+
+kind = "anneal"
+Config = AnnealConfig
+State = AnnealState
+needs = no_needs
+explain = unexplained
+
+
+def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> AnnealState:
     """Remember the start; ``UserError`` when a kind that is to have a share has none at the start."""
     for kind, wanted in (("real", config.real_share), ("synthetic", 1 - config.real_share)):
         if wanted > 0 and not any(share for name, share in shares.items() if kinds[name] == kind):
@@ -45,14 +61,14 @@ def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, K
                 got=config.real_share,
                 remedy=f"Give a {kind} source a share in mixture.shares, or change real_share.",
             )
-    return {"start": dict(shares)}
+    return AnnealState(start=dict(shares))
 
 
-def propose(config: AnnealConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: AnnealConfig, state: AnnealState, observation: Observation) -> tuple[AnnealState, Proposal]:
     """The point of the curve at ``observation.progress``; sources at 0, for they were cut, are passed over."""
     place = min(1.0, max(0.0, (observation.progress - config.start) / (config.end - config.start)))
     part = place if config.shape == "linear" else (1 - cos(pi * place)) / 2
-    start = {name: state["start"][name] / SHARE_ONE for name in observation.shares}
+    start = {name: state.start[name] / SHARE_ONE for name in observation.shares}
     real = _real(config, start, observation.kinds, part)
     left = {name: share for name, share in start.items() if observation.shares[name] > 0}
     if {observation.kinds[name] for name, share in left.items() if share > 0} != {"real", "synthetic"}:

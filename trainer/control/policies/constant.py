@@ -4,23 +4,31 @@ The baseline every other policy has to beat, and the default: without a reason t
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from trainer.base.config import Config
+from trainer.base import config as base
 from trainer.base.records import Kind, Observation, Proposal
+from trainer.control.policies.protocol import NoState, no_needs, unexplained
 
 
-class ConstantConfig(Config):
+class ConstantConfig(base.Config):
     """Keep the shares of ``mixture.shares`` for the whole run."""
 
     kind: Literal["constant"] = "constant"
 
 
-def begin(config: ConstantConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+kind = "constant"
+Config = ConstantConfig
+State = NoState
+needs = no_needs
+explain = unexplained
+
+
+def begin(config: ConstantConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> NoState:
     """Nothing to remember."""
-    return {}
+    return NoState()
 
 
-def propose(config: ConstantConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: ConstantConfig, state: NoState, observation: Observation) -> tuple[NoState, Proposal]:
     """The shares now in force."""
     return state, Proposal(shares=dict(observation.shares), reason="The policy keeps the shares constant.")

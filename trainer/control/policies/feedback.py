@@ -1,34 +1,38 @@
 """The policy that follows evidence: share goes from sources whose tokens are worth less to those worth more.
 
-Additive increase, multiplicative decrease (AIMD; Chiu and Jain 1989): a source that the pooled evidence condemns keeps
-half its share at each decision, next to nothing when the evidence is overwhelming, so that a bad one is soon at a
-floor of 0.01. What it loses goes to the sources that are not worth less than the best, in
-proportion to their shares. It judges by worth, never by loss: one template repeated has a low loss and is worth
-nothing, hard good text has a high loss and is worth much. A source is held against what its share could go to instead,
-the sources worth more, and condemned only when it lies below them by a margin and three standard errors; each decision
-rests on a measurement of its own, so that one piece of noise cannot cut twice.
+Additive increase, multiplicative decrease (AIMD; Chiu and Jain 1989): a source below the threshold keeps half its share
+at each decision, next to nothing when the evidence is overwhelming, so that a bad one is soon at a floor of 0.01. What
+it loses goes to the sources that are not worth less than the best, in proportion to their shares. It judges by source
+value, never by loss: one template repeated has a low loss and is worth nothing, hard good text has a high loss and is
+worth much. A source is compared with what its share could go to, the better sources, and is below the threshold when it
+lies below them by a margin and three standard errors; each decision rests on a measurement of its own, so that one
+piece of noise cannot cut twice.
 """
 
-from collections.abc import Mapping
-from math import fsum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum, inf
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.base.formatting import figure, plus_minus, table
+from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
-from trainer.control.bounds import Bounds, Share, check_bounds
-from trainer.control.source_scores import Standing, remember, standings
+from trainer.control.bounds import Bounds, Share, check_bounds, least_real_shares
+from trainer.control.policies.protocol import Needs, PlainState
+from trainer.control.source_scores import SourceScore, remember, score_sources
 from trainer.mixture.shares import filled, rounded, thousandths_up
 
 
 class FeedbackConfig(Bounds):
-    """Move share from sources of little worth to sources of much, on evidence beyond its error."""
+    """Move share from sources of little value to sources of much, on evidence beyond its error."""
 
     kind: Literal["feedback"]
     warm_up: float = Field(
-        default=0.15, ge=0, lt=1, description="progress before which no worth is measured: early ones mislead"
+        default=0.15, ge=0, lt=1, description="progress before which no source value is measured: early ones mislead"
     )
-    min_evaluations: int = Field(default=1, ge=1, description="readings of a source before it is judged")
+    min_evaluations: int = Field(default=1, ge=1, description="measurements of a source before it is judged")
     decay: float = Field(
         default=0.0, ge=0, le=1, description="weight of a measurement relative to the next; 0: only the newest counts"
     )
@@ -37,11 +41,11 @@ class FeedbackConfig(Bounds):
         default=2.0, ge=0, description="standard errors that a gaining source may lie below the better ones"
     )
     margin: float = Field(
-        default=0.1, ge=0, description="worth below that of better sources that is tolerated, in fresh real tokens"
+        default=0.1, ge=0, description="value below that of better sources that is tolerated, in fresh real tokens"
     )
-    harm: float = Field(default=0.0, description="worth below which, beyond error, the strong decrease is due")
+    harm: float = Field(default=0.0, description="value below which, beyond error, the strong decrease is due")
     decrease: float = Field(
-        default=0.5, gt=0, lt=1, description="factor on the share of a condemned source, per decision"
+        default=0.5, gt=0, lt=1, description="factor on the share of a source below the threshold, per decision"
     )
     strong_decrease: float = Field(
         default=0.02, gt=0, lt=1, description="factor when it is harmful, or behind by twice the margin, beyond error"
@@ -57,83 +61,89 @@ class FeedbackConfig(Bounds):
         return self
 
 
-def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """No readings yet, and the floors in millionths. Raises ``UserError`` for bounds on unknown sources or against the
-    start shares.
+@dataclass(frozen=True, kw_only=True)
+class FeedbackState(PlainState):
+    """The source values measured so far, as ``source_scores.remember`` keeps them, and the floors in millionths."""
 
-    A floor is never above the share at the start, unless it is given for that source by name.
+    evaluations: list[dict[str, Any]]
+    floors: Mapping[str, int]
+
+
+kind = "feedback"
+Config = FeedbackConfig
+State = FeedbackState
+
+
+def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> FeedbackState:
+    """No measurements yet, and the floors in millionths: above the start share only where given for a source by name.
+
+    Raises ``UserError`` for bounds on unknown sources or against the start shares.
     """
     check_bounds(config, shares)
-    all_real = fsum(share for name, share in shares.items() if kinds[name] == "real")
-    floors = {}
+    least_real, floors = least_real_shares(config.real_floor, shares, kinds), {}
     for name, share in shares.items():
-        floor = config.floor
-        if kinds[name] == "real" and all_real > 0:
-            floor = max(floor, config.real_floor * share / all_real)
+        floor = max(config.floor, least_real.get(name, 0.0))
         floors[name] = min(share // SHARE_STEP * SHARE_STEP, thousandths_up(config.floors.get(name, floor)))
-    return {"evaluations": [], "floors": floors}
+    return FeedbackState(evaluations=[], floors=floors)
 
 
-def source_value_from(config: FeedbackConfig) -> float:
-    """Progress from which worths count: measuring them earlier would be for nothing."""
-    return config.warm_up
+def needs(config: FeedbackConfig, max_epochs: float = inf) -> Needs:
+    """Source values, after the warm-up: earlier ones would not be used."""
+    return Needs(source_value_from=config.warm_up)
 
 
-def propose(config: FeedbackConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: FeedbackConfig, state: FeedbackState, observation: Observation) -> tuple[FeedbackState, Proposal]:
     """New shares where the evidence asks for them, else those in force; sources at share 0 stay there."""
     if observation.progress < config.warm_up:
-        reason = (
-            f"SourceValues are not yet counted before progress {config.warm_up:g} (now {observation.progress:.3f})."
-        )
+        reason = f"Source values are not used before progress {config.warm_up:g} (now {observation.progress:.3f})."
         early = {"progress": observation.progress, "warm_up": config.warm_up}
         return state, Proposal(shares=dict(observation.shares), reason=reason, evidence=early)
-    evaluations = remember(state["evaluations"], observation)
+    evaluations = remember(state.evaluations, observation)
     if len(evaluations) == 0 or evaluations[-1]["step"] != observation.step:
         return state, Proposal(
-            shares=dict(observation.shares), reason="No worth was measured at this reading.", evidence={}
+            shares=dict(observation.shares), reason="No source value was measured at this evaluation.", evidence={}
         )
-    state = {**state, "evaluations": evaluations}
-    found, factors = _judged(config, evaluations, observation.shares)
-    evidence = _evidence(config, evaluations, found)
-    if len(found) < 2:
-        reason = f"Fewer than two sources have {config.min_evaluations} readings of their worth so far."
+    state = replace(state, evaluations=evaluations)
+    scores, factors = _judged(config, evaluations, observation.shares)
+    evidence = _evidence(config, evaluations, scores)
+    if len(scores) < 2:
+        reason = f"Fewer than two sources have {config.min_evaluations} measurements of their value so far."
         return state, Proposal(shares=dict(observation.shares), reason=reason, evidence=evidence)
-    targets = _targets(config, state["floors"], observation.shares, found, factors)
+    targets = _targets(config, state.floors, observation.shares, scores, factors)
     shares = rounded(targets) if targets else dict(observation.shares)
     evidence = {**evidence, "factors": factors}
     return state, Proposal(
-        shares=shares, reason=_reason(config, observation.shares, shares, found, factors), evidence=evidence
+        shares=shares, reason=_reason(config, observation.shares, shares, scores, factors), evidence=evidence
     )
 
 
 def _judged(
     config: FeedbackConfig, evaluations: list[dict[str, Any]], shares: Mapping[str, int]
-) -> tuple[dict[str, Standing], dict[str, float]]:
-    """Where the sources stand, and by what the shares of the condemned are multiplied.
+) -> tuple[dict[str, SourceScore], dict[str, float]]:
+    """The scores of the sources, and by what the shares of those below the threshold are multiplied.
 
-    Again until nobody joins the condemned: whoever is condemned, or at its ceiling, gets none of what is freed, so
-    nobody is held against it, or of two bad sources the worse one would look better than it is.
+    Repeated until no other falls below it: a source below the threshold, or at its ceiling, gets none of what is freed,
+    so no other is compared with it, or of two bad sources the worse one would look better than it is.
     """
     full = {name for name, share in shares.items() if share >= _ceiling(config, name)}
     factors: dict[str, float] = {}
     while True:
         closed = full | factors.keys()
-        standing = standings(
+        every = score_sources(
             evaluations, shares, decay=config.decay, min_evaluations=config.min_evaluations, closed=closed
         )
-        found = {
-            name: one for name, one in standing.items() if name in evaluations[-1]["source_value"]
-        }  # old noise cuts once
-        again = {name: factor for name, one in found.items() if (factor := _factor(config, one)) < 1}
+        newest = evaluations[-1]["source_value"]
+        scores = {name: score for name, score in every.items() if name in newest}  # old noise cuts once
+        again = {name: factor for name, score in scores.items() if (factor := _factor(config, score)) < 1}
         if again.keys() <= factors.keys():
-            return found, factors | again
+            return scores, factors | again
         factors |= again
 
 
-def _factor(config: FeedbackConfig, standing: Standing) -> float:
-    """What the share of a source is multiplied by: 1 unless it is condemned beyond ``config.z`` standard errors."""
-    behind = standing.gap + config.z * standing.gap_standard_error + config.margin  # below 0: condemned
-    harmful = standing.source_value + config.z * standing.source_value_standard_error < config.harm
+def _factor(config: FeedbackConfig, score: SourceScore) -> float:
+    """What the share of a source is multiplied by: 1 unless it is below the threshold by ``config.z`` errors."""
+    behind = score.advantage + config.z * score.advantage_standard_error + config.margin
+    harmful = score.source_value + config.z * score.source_value_standard_error < config.harm
     if behind >= 0:
         return 1.0
     return config.strong_decrease if harmful or behind + config.margin < 0 else config.decrease
@@ -143,7 +153,7 @@ def _targets(
     config: FeedbackConfig,
     floors: Mapping[str, int],
     shares: Mapping[str, int],
-    found: Mapping[str, Standing],
+    scores: Mapping[str, SourceScore],
     factors: Mapping[str, float],
 ) -> dict[str, float]:
     """Shares wanted, in millionths, before rounding; empty when nothing can move."""
@@ -161,8 +171,8 @@ def _targets(
     scale = amount / fsum(freed.values())
     better = {
         name: float(shares[name])
-        for name, standing in found.items()
-        if name in room and standing.gap > -config.gain_z * standing.gap_standard_error
+        for name, score in scores.items()
+        if name in room and score.advantage > -config.gain_z * score.advantage_standard_error
     }
     gains = filled(amount, better, room)
     left = amount - fsum(gains.values())
@@ -176,12 +186,33 @@ def _ceiling(config: FeedbackConfig, name: str) -> float:
     return config.ceilings.get(name, 1.0) * SHARE_ONE
 
 
+def explain(evidence: Mapping[str, Any]) -> Sequence[str]:
+    """A table of the scores, the threshold, and what was decreased; empty before sources are compared."""
+    sources = evidence.get("sources")
+    if not sources:
+        return ()
+    rows = [["source", "source value", "of the better", "advantage", "evaluations"]]
+    for source, score in sources.items():
+        value, advantage = (
+            plus_minus(score.get(key), score.get(f"{key}_standard_error")) for key in ("source_value", "advantage")
+        )
+        rows.append([source, value, figure(score.get("reference")), advantage, figure(score.get("num_evaluations"))])
+    margin, z = figure(evidence.get("margin")), figure(evidence.get("z"))
+    kept = [f"{name} {number(factor):.3g}" for name, factor in evidence.get("factors", {}).items()]
+    return [
+        "Value of a token of each source against the sources its share could go to, in fresh real tokens.",
+        *table(rows),
+        f"  Below the threshold is what lies more than {margin} behind, by {z} standard errors or more.",
+        *([f"  Part of its share that it keeps, down to its floor: {', '.join(kept)}."] if kept else []),
+    ]
+
+
 def _evidence(
-    config: FeedbackConfig, evaluations: list[dict[str, Any]], found: Mapping[str, Standing]
+    config: FeedbackConfig, evaluations: list[dict[str, Any]], scores: Mapping[str, SourceScore]
 ) -> dict[str, Any]:
     """Every number the decision rests on."""
     return {
-        "sources": {name: standing.as_evidence() for name, standing in found.items()},
+        "sources": {name: score.as_evidence() for name, score in scores.items()},
         "num_evaluations": len(evaluations),
         "z": config.z,
         "gain_z": config.gain_z,
@@ -194,18 +225,18 @@ def _reason(
     config: FeedbackConfig,
     before: Mapping[str, int],
     after: Mapping[str, int],
-    found: Mapping[str, Standing],
+    scores: Mapping[str, SourceScore],
     factors: Mapping[str, float],
 ) -> str:
     """One sentence: who lost and why, who gained."""
     if dict(before) == dict(after):
         if factors:
-            return f"{_names(factors)} condemned by the evidence, but already at the floor."
+            return f"{_names(factors)} below the threshold, but already at the floor."
         return f"No source is worth {config.margin:g} less than the others beyond {config.z:g} standard errors."
     lost = [
         f"{name} from {before[name] / SHARE_ONE:.3f} to {after[name] / SHARE_ONE:.3f} (a token of it is worth"
-        f" {found[name].source_value:.2f} ± {found[name].source_value_standard_error:.2f} of a fresh real one,"
-        f" {-found[name].gap:.2f} ± {found[name].gap_standard_error:.2f} less than the others')"
+        f" {scores[name].source_value:.2f} ± {scores[name].source_value_standard_error:.2f} of a fresh real one,"
+        f" {-scores[name].advantage:.2f} ± {scores[name].advantage_standard_error:.2f} less than the others')"
         for name in factors
         if after[name] < before[name]
     ]

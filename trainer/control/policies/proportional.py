@@ -8,12 +8,13 @@ multilingual models (alpha of XLM-R, arXiv 1911.02116). The sizes are known from
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from trainer.base.records import Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalized
+from trainer.control.policies.protocol import NoState, no_needs, unexplained
 
 
 class ProportionalConfig(Bounds):
@@ -23,15 +24,20 @@ class ProportionalConfig(Bounds):
     exponent: float = Field(default=1.0, ge=0, le=1, description="1: in proportion to the samples; 0: equal shares")
 
 
-def begin(config: ProportionalConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+kind = "proportional"
+Config = ProportionalConfig
+State = NoState
+needs = no_needs
+explain = unexplained
+
+
+def begin(config: ProportionalConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> NoState:
     """Nothing to remember; ``UserError`` for bounds on unknown sources or against the start."""
     check_bounds(config, shares)
-    return {}
+    return NoState()
 
 
-def propose(
-    config: ProportionalConfig, state: dict[str, Any], observation: Observation
-) -> tuple[dict[str, Any], Proposal]:
+def propose(config: ProportionalConfig, state: NoState, observation: Observation) -> tuple[NoState, Proposal]:
     """Shares in proportion to the samples of each source to the power of ``exponent``."""
     weights = normalized(
         {name: observation.horizon.num_samples[name] ** config.exponent for name in drawn(observation.shares)}

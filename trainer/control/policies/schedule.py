@@ -6,22 +6,24 @@ at the recipe's ``mixture.shares`` at progress 0 and stays at its last point to 
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.base.config import Config
+from trainer.base import config as base
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.control.bounds import check_names
+from trainer.control.policies.protocol import PlainState, no_needs, unexplained
 from trainer.mixture.shares import rounded
 
 SUM_TOLERANCE = 1e-6
 
 
-class SchedulePoint(Config):
+class SchedulePoint(base.Config):
     """The shares at one moment of the run."""
 
     at: float = Field(ge=0, le=1, description="progress of the run: 0 at its start, 1 at its end")
@@ -35,7 +37,7 @@ class SchedulePoint(Config):
         return self
 
 
-class ScheduleConfig(Config):
+class ScheduleConfig(base.Config):
     """Shares that change linearly between the given points."""
 
     kind: Literal["schedule"]
@@ -52,7 +54,21 @@ class ScheduleConfig(Config):
         return self
 
 
-def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ScheduleState(PlainState):
+    """The shares at the start of the run, in millionths."""
+
+    start: Mapping[str, int]
+
+
+kind = "schedule"
+Config = ScheduleConfig
+State = ScheduleState
+needs = no_needs
+explain = unexplained
+
+
+def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> ScheduleState:
     """Remember the curve's start; ``UserError`` for unknown or missing sources and for a start that is not
     ``shares``."""
     for point in config.points:
@@ -72,14 +88,14 @@ def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str,
             got=first.shares,
             remedy="Make the two equal, or leave the point at 0 out.",
         )
-    return {"start": dict(shares)}
+    return ScheduleState(start=dict(shares))
 
 
-def propose(config: ScheduleConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: ScheduleConfig, state: ScheduleState, observation: Observation) -> tuple[ScheduleState, Proposal]:
     """The point of the curve at ``observation.progress``, linear between its neighbors, in thousandths."""
     points = [(point.at, dict(point.shares)) for point in config.points]
     if points[0][0] > 0:
-        points.insert(0, (0.0, {name: share / SHARE_ONE for name, share in state["start"].items()}))
+        points.insert(0, (0.0, {name: share / SHARE_ONE for name, share in state.start.items()}))
     right = bisect_right([at for at, _ in points], observation.progress)
     left_at, left = points[right - 1]
     right_at, after = points[min(right, len(points) - 1)]

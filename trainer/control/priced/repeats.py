@@ -1,9 +1,9 @@
-"""What repeated data are worth: the discount that a budget of scarce tokens is reckoned with.
+"""The value of repeated data: the discount that a budget of scarce tokens is calculated with.
 
 Muennighoff et al., "Scaling Data-Constrained Language Models" (arXiv 2305.16264): U different tokens drawn E epochs
 (R = E - 1 repeats) do as much as D' = U + U R* (1 - e^(-R/R*)) different ones, R* = 15.387756 in the released fit. So
-a repeat is worth e^(-R/R*) of a fresh token: 0.82 at four epochs, 0.38 at sixteen. It forecasts how the worth of a
-source goes on falling; what it is now is measured. Small models that memorize within a few epochs do worse than this.
+a repeat is worth e^(-R/R*) of a fresh token: 0.82 at four epochs, 0.38 at sixteen. It forecasts how the value of a
+source will fall further; what it is now is measured. Small models that memorize within a few epochs do worse than this.
 """
 
 from math import exp, expm1, log

@@ -1,8 +1,8 @@
-"""When to spend scarce tokens: a curve of shares over the rest of a run, and the shadow price that clears the budget.
+"""When to draw scarce tokens: a curve of shares over the rest of a run, and the shadow price that clears the budget.
 
-What a step does to the final model fades with every step after it, so the known learning-rate schedule says how much
-of it is left at the end. A rule that looks at the next reading only spends scarce data first and is the worst of all
-(experiments: no better than no real data); a rule that waits for the very end wastes it on steps too small to teach.
+What a step does to the final model is partly forgotten at every step after it, so the learning-rate schedule says how
+much of it is left at the end. A rule that looks one evaluation ahead draws scarce data first and is the worst of all
+(experiments: no better than no real data); a rule that waits for the very end wastes them on steps too small to teach.
 """
 
 # P parts of the rest of a run, in order
@@ -21,7 +21,7 @@ LEAST_WEIGHT = 1e-12  # of the best part: keeps powers of the kernel above zero
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ahead:
+class RestOfRun:
     """The rest of a run in parts: ``steps`` [P] (fractions count), ``rates`` [P] learning rate."""
 
     steps: FloatArray
@@ -29,15 +29,15 @@ class Ahead:
 
     @property
     def total_steps(self) -> float:
-        """Steps that are left."""
+        """Steps until the end."""
         return float(self.steps.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spending:
-    """``shares`` [P] that spend a budget over the rest of a run.
+class SpendingCurve:
+    """``shares`` [P] that use up a budget over the rest of a run.
 
-    ``marginal`` is the kernel (against the best part's) at which a token is just spent; 0 where the budget does not
+    ``marginal`` is the kernel (against the best part's) at which a token is just drawn; 0 where the budget does not
     bind, so that a token has no price.
     """
 
@@ -45,18 +45,18 @@ class Spending:
     marginal: float
 
 
-def ahead(rates: Sequence[float], *, num_steps: int, progress: float) -> Ahead:
+def rest_of_run(rates: Sequence[float], *, num_steps: int, progress: float) -> RestOfRun:
     """The rest of a run of ``num_steps`` from ``progress`` on, in the parts of ``rates`` (evenly spaced; none: level).
 
-    The part that is under way counts with what is left of it.
+    The current part counts with what is left of it.
     """
-    known = np.asarray(rates if len(rates) else [1.0], dtype=np.float64)
-    edges = np.linspace(0.0, 1.0, len(known) + 1)
+    rates_P = np.asarray(rates if len(rates) else [1.0], dtype=np.float64)
+    edges = np.linspace(0.0, 1.0, len(rates_P) + 1)
     left = np.clip(edges[1:] - np.maximum(edges[:-1], progress), 0.0, None) * num_steps
-    return Ahead(steps=left[left > 0], rates=known[left > 0])
+    return RestOfRun(steps=left[left > 0], rates=rates_P[left > 0])
 
 
-def kernel(rest: Ahead, curvature: float) -> FloatArray:
+def kernel(rest: RestOfRun, curvature: float) -> FloatArray:
     """What is left at the end of a step made in each part [P]: c = eta prod_later (1 - h eta), h the ``curvature``.
 
     Of SGD on a quadratic of curvature h this is exact (d final / d gradient of that step).
@@ -67,7 +67,7 @@ def kernel(rest: Ahead, curvature: float) -> FloatArray:
     return left
 
 
-def noise_rate(rest: Ahead, curvature: float) -> float:
+def noise_rate(rest: RestOfRun, curvature: float) -> float:
     """The learning rate at which gradient noise is priced against the mean gradient over the rest of a run.
 
     The mean part of a step is left at the end with weight c = eta prod (1 - h eta), the squared noise with q = eta^2
@@ -76,7 +76,7 @@ def noise_rate(rest: Ahead, curvature: float) -> float:
     """
     each = kernel(rest, curvature)
     forgetting = 2 * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
-    # mean of prod^2 over a part against the square of its middle: sinh(x)/x with x the fading over half the part
+    # mean of prod^2 over a part against the square of its middle: sinh(x)/x with x the forgetting over half the part
     half = np.abs(forgetting) * rest.steps / 2
     squares = each**2 * np.where(half > 1e-6, np.sinh(np.minimum(half, 300.0)) / np.maximum(half, 1e-6), 1.0)
     quarter = half / 2
@@ -85,14 +85,14 @@ def noise_rate(rest: Ahead, curvature: float) -> float:
 
 
 def spend(
-    rest: Ahead, weights: FloatArray, budget_steps: float, *, concentration: float, floor: float, ceiling: float
-) -> Spending:
-    """The curve that spends ``budget_steps`` (tokens left over tokens of a step) where ``weights`` [P] are greatest.
+    rest: RestOfRun, weights: FloatArray, budget_steps: float, *, concentration: float, floor: float, ceiling: float
+) -> SpendingCurve:
+    """The curve that uses up ``budget_steps`` (tokens left over tokens of a step) where ``weights`` [P] are greatest.
 
-    s = min(ceiling, max(floor, ceiling (w / m)^concentration)) with the margin m that spends just the budget: the
-    demand of isoelastic utility, sum of w s^(1 - 1/k), at a price m; k = 0 is level, k -> inf buys only above the
-    margin. The margin is found by bisection, which is dual ascent carried to its end, at every reading, with what was
-    really used. A floor that the budget cannot pay for gives way.
+    s = min(ceiling, max(floor, ceiling (w / m)^concentration)) with the margin m that uses up just the budget: the
+    demand of isoelastic utility, sum of w s^(1 - 1/k), at a price m; k = 0 is level, k -> inf draws only above the
+    margin. The margin is found by bisection, which is dual ascent carried to its end, at every evaluation, with what
+    was really used. A floor beyond the budget gives way.
     """
     from scipy.optimize import brentq  # half a second to import: only where a budget binds
 
@@ -109,8 +109,10 @@ def spend(
     highest = -float(log_demand.min())
     lowest = float(np.log(max(floor, LEAST_WEIGHT) / max(ceiling, LEAST_WEIGHT))) - 1.0
     if excess(highest) <= 0:
-        return Spending(shares=shares(highest), marginal=0.0)
+        return SpendingCurve(shares=shares(highest), marginal=0.0)
     if excess(lowest) >= 0:
-        return Spending(shares=shares(lowest), marginal=inf)
-    found = float(brentq(excess, lowest, highest, xtol=1e-10))
-    return Spending(shares=shares(found), marginal=float(np.exp(-found / concentration)) if concentration else 1.0)
+        return SpendingCurve(shares=shares(lowest), marginal=inf)
+    log_margin = float(brentq(excess, lowest, highest, xtol=1e-10))
+    return SpendingCurve(
+        shares=shares(log_margin), marginal=float(np.exp(-log_margin / concentration)) if concentration else 1.0
+    )

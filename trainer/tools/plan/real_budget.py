@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.control.priced.policy import PricedConfig, most_real_epochs
+from trainer.control.priced.afford import most_real_epochs
+from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.real_budget import concentrated
 from trainer.control.priced.repeats import effective_tokens, repeat_value, unique_value
-from trainer.control.priced.spending_curve import ahead, kernel, spend
+from trainer.control.priced.spending_curve import kernel, rest_of_run, spend
 
 CURVE_PARTS = 10  # of the run, for which a share is shown
 
@@ -81,13 +82,15 @@ def _most_share(
     ceiling: float,
 ) -> tuple[float, ...]:
     """By tenths of the run; real data that could fill the run is held by nothing but its ceiling."""
-    rest = ahead(rates, num_steps=num_steps, progress=0.0)
+    rest = rest_of_run(rates, num_steps=num_steps, progress=0.0)
     part = min(ceiling, most_epochs * unique_part)
     curve = spend(
         rest,
-        kernel(rest, config.curvature or 0.0),
+        kernel(rest, config.advanced.curvature or 0.0),
         part * num_steps,
-        concentration=0.0 if config.curvature is None else concentrated(part / unique_part, config.concentration),
+        concentration=0.0
+        if config.advanced.curvature is None
+        else concentrated(part / unique_part, config.advanced.concentration),
         floor=min(config.real_floor, part),
         ceiling=ceiling,
     )

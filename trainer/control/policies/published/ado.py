@@ -16,15 +16,16 @@ before the fit is left out; instead of penalties outside of its bounds the fit k
 floor_k, which fits the vocabulary of the authors, is left out.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import fsum, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalized
+from trainer.control.policies.protocol import PlainState, loss_needs, unexplained
 from trainer.control.policies.published.losses import mean_losses
 from trainer.control.policies.published.power_law import MIN_POINTS, PowerLaw, fit
 
@@ -44,37 +45,64 @@ class AdoConfig(Bounds):
     )
 
 
-def begin(config: AdoConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class AdoState(PlainState):
+    """Tokens and losses so far, the power law of each source and when it was fitted, what was drawn lately (``recent``)
+    and the average preference.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    history: Sequence[Mapping[str, Any]] = ()
+    fitted_at: float | None = None
+    laws: Mapping[str, PowerLaw] = field(default_factory=dict)
+    recent: Mapping[str, float] | None = None
+    average: Mapping[str, float] | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The state of which ``value`` is the ``to_json``."""
+        return cls(**{**value, "laws": {name: PowerLaw(**law) for name, law in value["laws"].items()}})
+
+
+kind = "ado"
+Config = AdoConfig
+State = AdoState
+needs = loss_needs
+explain = unexplained
+
+
+def begin(config: AdoConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> AdoState:
     """No losses yet; ``UserError`` for bounds on unknown sources or against the start."""
     check_bounds(config, shares)
-    return {"step": 0, "tokens": 0, "history": [], "fitted_at": None, "laws": {}, "drawn": None, "average": None}
+    return AdoState()
 
 
-def propose(config: AdoConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: AdoConfig, state: AdoState, observation: Observation) -> tuple[AdoState, Proposal]:
     """Shares after a fit to all losses since the warm-up; those in force while there are too few."""
     names = drawn(observation.shares)
-    steps = observation.step - state["step"]
+    steps = observation.step - state.step
     prior = normalized({name: float(observation.horizon.num_samples[name]) for name in names})
-    lately = _restricted(state["drawn"], prior)
-    lately = {
-        name: MEMORY**steps * lately[name] + (1 - MEMORY**steps) * observation.shares[name] / SHARE_ONE
+    recent = _restricted(state.recent, prior)
+    recent = {
+        name: MEMORY**steps * recent[name] + (1 - MEMORY**steps) * observation.shares[name] / SHARE_ONE
         for name in names
     }
-    tokens = state["tokens"] + sum(loss.tokens for loss in observation.losses.values())
-    history = state["history"]
+    tokens = state.tokens + sum(loss.tokens for loss in observation.losses.values())
+    history = state.history
     if observation.progress >= config.warm_up:
         history = [*history, {"tokens": tokens, "losses": mean_losses(observation)}]
-    state = {**state, "step": observation.step, "tokens": tokens, "history": history, "drawn": lately}
-    if state["fitted_at"] is None or observation.progress - state["fitted_at"] >= REFIT_EVERY:
-        fitted = {name: asdict(law) for name in names if (law := _law(history, name)) is not None}
-        state = {**state, "laws": fitted, "fitted_at": observation.progress if len(fitted) == len(names) else None}
-    laws = {name: PowerLaw(**state["laws"][name]) for name in names if name in state["laws"]}
+    state = replace(state, step=observation.step, tokens=tokens, history=history, recent=recent)
+    if state.fitted_at is None or observation.progress - state.fitted_at >= REFIT_EVERY:
+        fitted = {name: law for name in names if (law := _law(history, name)) is not None}
+        state = replace(state, laws=fitted, fitted_at=observation.progress if len(fitted) == len(names) else None)
+    laws = {name: state.laws[name] for name in names if name in state.laws}
     if len(laws) < len(names):
         missing = [name for name in names if name not in laws]
         reason = f"{', '.join(missing)}: fewer than {MIN_POINTS} losses to fit since progress {config.warm_up:g}."
         return state, Proposal(shares=dict(observation.shares), reason=reason)
-    preference = preferences(prior, lately, laws, tokens)
-    average = _restricted(state["average"], prior)
+    preference = preferences(prior, recent, laws, tokens)
+    average = _restricted(state.average, prior)
     weights = {name: (1 - NEWEST_PART) * average[name] + NEWEST_PART * preference[name] for name in names}
     before = observation.step - steps
     average = {name: (before * average[name] + steps * preference[name]) / observation.step for name in names}
@@ -93,18 +121,18 @@ def propose(config: AdoConfig, state: dict[str, Any], observation: Observation) 
     reason = (
         f"The loss of {max(preference, key=preference.__getitem__)} is forecast to fall most, prior and use counted."
     )
-    state = {**state, "average": average}
+    state = replace(state, average=average)
     return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)
 
 
 def preferences(
-    prior: Mapping[str, float], lately: Mapping[str, float], laws: Mapping[str, PowerLaw], tokens: float
+    prior: Mapping[str, float], recent: Mapping[str, float], laws: Mapping[str, PowerLaw], tokens: float
 ) -> dict[str, float]:
     """rho: where the next token is forecast to lower the loss most, after ``tokens`` in all."""
     slopes = {}
     for name, law in laws.items():
         slope = max(law.exponent, LEAST_EXPONENT) * (law(tokens) - law.floor) / tokens
-        slopes[name] = prior[name] * sqrt(lately[name] * (1 - lately[name])) * slope
+        slopes[name] = prior[name] * sqrt(recent[name] * (1 - recent[name])) * slope
     total = fsum(slopes.values())
     if total <= 0:
         return dict(prior)
@@ -118,6 +146,6 @@ def _restricted(values: Mapping[str, float] | None, prior: Mapping[str, float]) 
     return normalized({name: values.get(name, 0.0) for name in prior})
 
 
-def _law(history: list[dict[str, Any]], name: str) -> PowerLaw | None:
+def _law(history: Sequence[Mapping[str, Any]], name: str) -> PowerLaw | None:
     points = [(row["tokens"], row["losses"][name]) for row in history if name in row["losses"]]
     return fit([place for place, _ in points], [loss for _, loss in points])

@@ -18,13 +18,15 @@ Since the A_j sum to 1, shares move by a factor of exp(eta) at most: the rule le
 """
 
 from collections.abc import Mapping
-from math import exp
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from math import exp, inf
+from typing import Literal
 
 from pydantic import Field
 
 from trainer.base.records import Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within, normalized
+from trainer.control.policies.protocol import Needs, PlainState, unexplained
 from trainer.control.source_scores import usable
 
 
@@ -39,18 +41,32 @@ class AioliConfig(Bounds):
     warm_up: float = Field(default=0.0, ge=0, lt=1, description="progress before which no worth is measured")
 
 
-def begin(config: AioliConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class AioliState(PlainState):
+    """The start shares in millionths, and the averaged gain of each source."""
+
+    start: Mapping[str, int]
+    gains: Mapping[str, float] = field(default_factory=dict)
+
+
+kind = "aioli"
+Config = AioliConfig
+State = AioliState
+explain = unexplained
+
+
+def begin(config: AioliConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> AioliState:
     """The start shares; ``UserError`` for bounds on unknown sources or against the start."""
     check_bounds(config, shares)
-    return {"start": dict(shares), "gains": {}}
+    return AioliState(start=dict(shares))
 
 
-def source_value_from(config: AioliConfig) -> float:
-    """Progress from which bursts are made."""
-    return config.warm_up
+def needs(config: AioliConfig, max_epochs: float = inf) -> Needs:
+    """Source values, after the warm-up."""
+    return Needs(source_value_from=config.warm_up)
 
 
-def propose(config: AioliConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: AioliConfig, state: AioliState, observation: Observation) -> tuple[AioliState, Proposal]:
     """Shares after the bursts of this reading; those in force when not every source has one that counts."""
     names = drawn(observation.shares)
     source_value = {
@@ -69,9 +85,9 @@ def propose(config: AioliConfig, state: dict[str, Any], observation: Observation
     gains = normalized(gains)
     base: Mapping[str, int] = observation.shares
     if config.ema is not None:
-        before = state["gains"]
+        before = state.gains
         gains = {name: (1 - config.ema) * gain + config.ema * before.get(name, gain) for name, gain in gains.items()}
-        base = state["start"]
+        base = state.start
     weights = normalized({name: base[name] * exp(config.eta * gain) for name, gain in gains.items()})
     evidence = {
         "sources": {
@@ -79,5 +95,5 @@ def propose(config: AioliConfig, state: dict[str, Any], observation: Observation
         }
     }
     reason = f"Bursts gain most on {max(gains, key=gains.__getitem__)}."
-    state = {**state, "gains": gains}
+    state = replace(state, gains=gains)
     return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)

@@ -14,7 +14,8 @@ the family).
 It looks at each source by itself: what training on a synthetic source does to real text it cannot see.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from pydantic import Field, model_validator
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, check_names, drawn, kept_within
+from trainer.control.policies.protocol import PlainState, loss_needs, unexplained
 from trainer.control.policies.published.losses import mean_losses
 from trainer.control.policies.published.power_law import MIN_POINTS, fit
 
@@ -47,7 +49,23 @@ class DoremiConfig(Bounds):
         return self
 
 
-def begin(config: DoremiConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class DoremiState(PlainState):
+    """Target and last loss of each source, nats per token; ``history``: losses until targets are fitted."""
+
+    targets: Mapping[str, float] | None
+    losses: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+
+
+kind = "doremi"
+Config = DoremiConfig
+State = DoremiState
+needs = loss_needs
+explain = unexplained
+
+
+def begin(config: DoremiConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> DoremiState:
     """The targets, if they are stated. ``UserError`` for bounds and targets that do not match the sources."""
     check_bounds(config, shares)
     if config.targets is not None:
@@ -58,27 +76,25 @@ def begin(config: DoremiConfig, shares: Mapping[str, int], kinds: Mapping[str, K
                 got=config.targets,
                 remedy="Give each source its target in nats per token, or fit_until to have them fitted.",
             )
-    return {"targets": config.targets, "losses": {}, "history": []}
+    return DoremiState(targets=config.targets)
 
 
-def propose(config: DoremiConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: DoremiConfig, state: DoremiState, observation: Observation) -> tuple[DoremiState, Proposal]:
     """Shares after one exponential update with the excess losses; those in force while targets are being fitted."""
     new = mean_losses(observation)
-    state = {**state, "losses": {**state["losses"], **new}}
-    if config.fit_until is not None and state["targets"] is None:
-        state = {**state, "history": [*state["history"], {"progress": observation.progress, "losses": new}]}
+    state = replace(state, losses={**state.losses, **new})
+    if config.fit_until is not None and state.targets is None:
+        state = replace(state, history=[*state.history, {"progress": observation.progress, "losses": new}])
         if observation.progress < config.fit_until:
             reason = f"Target losses are fitted from progress {config.fit_until:g} on (now {observation.progress:.3f})."
             return state, Proposal(shares=dict(observation.shares), reason=reason)
-        targets = _fitted(state["history"], drawn(observation.shares))
-        if targets is None:
+        fitted = _fitted(state.history, drawn(observation.shares))
+        if fitted is None:
             reason = f"Fewer than {MIN_POINTS} losses of some source, too few to fit its target."
             return state, Proposal(shares=dict(observation.shares), reason=reason)
-        state = {**state, "targets": targets, "history": []}
-    names = drawn(observation.shares)
-    excess = {
-        name: state["losses"][name] - state["targets"][name] if name in state["losses"] else 0.0 for name in names
-    }
+        state = replace(state, targets=fitted, history=())
+    names, targets = drawn(observation.shares), state.targets or {}
+    excess = {name: state.losses[name] - targets[name] if name in state.losses else 0.0 for name in names}
     logit_K = np.array([np.log(observation.shares[name] / SHARE_ONE) + config.eta * excess[name] for name in names])
     weight_K = np.exp(logit_K - logit_K.max())
     share_K = (1 - config.smoothing) * weight_K / weight_K.sum() + config.smoothing / len(names)
@@ -86,8 +102,8 @@ def propose(config: DoremiConfig, state: dict[str, Any], observation: Observatio
     evidence = {
         "sources": {
             name: {
-                "loss": state["losses"].get(name),
-                "target": state["targets"][name],
+                "loss": state.losses.get(name),
+                "target": targets[name],
                 "excess": excess[name],
                 "weight": weights[name],
             }
@@ -99,7 +115,7 @@ def propose(config: DoremiConfig, state: dict[str, Any], observation: Observatio
     return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)
 
 
-def _fitted(history: list[dict[str, Any]], names: list[str]) -> dict[str, float] | None:
+def _fitted(history: Sequence[Mapping[str, Any]], names: list[str]) -> dict[str, float] | None:
     """The loss of each source at progress 1, by its power law over progress; None when one cannot be fitted."""
     targets = {}
     for name in names:

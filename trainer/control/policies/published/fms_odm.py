@@ -16,14 +16,16 @@ source and the exploration: the longer it runs the more it believes that the hig
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import log
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within
+from trainer.control.policies.protocol import PlainState, loss_needs, unexplained
 from trainer.control.policies.published.losses import mean_losses
 
 
@@ -35,18 +37,33 @@ class FmsOdmConfig(Bounds):
     eta: float = Field(default=0.3, gt=0, description="step size of the exponential update")
 
 
-def begin(config: FmsOdmConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FmsOdmState(PlainState):
+    """The logarithm of each source's weight, and its last loss in nats per token."""
+
+    log_weights: Mapping[str, float]
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+kind = "fms_odm"
+Config = FmsOdmConfig
+State = FmsOdmState
+needs = loss_needs
+explain = unexplained
+
+
+def begin(config: FmsOdmConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> FmsOdmState:
     """Weights at the start shares, no losses; ``UserError`` for bounds on unknown sources or against the start."""
     check_bounds(config, shares)
-    return {"log_weights": {name: log(shares[name] / SHARE_ONE) for name in drawn(shares)}, "losses": {}}
+    return FmsOdmState(log_weights={name: log(shares[name] / SHARE_ONE) for name in drawn(shares)})
 
 
-def propose(config: FmsOdmConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: FmsOdmConfig, state: FmsOdmState, observation: Observation) -> tuple[FmsOdmState, Proposal]:
     """The shares of the bandit after one update with the last loss of every source."""
-    losses = {**state["losses"], **mean_losses(observation)}
+    losses = {**state.losses, **mean_losses(observation)}
     names = drawn(observation.shares)
     log_weights = {
-        name: state["log_weights"][name]
+        name: state.log_weights[name]
         + config.eta * losses.get(name, 0.0) / (observation.shares[name] / SHARE_ONE) / len(names)
         for name in names
     }
@@ -55,7 +72,7 @@ def propose(config: FmsOdmConfig, state: dict[str, Any], observation: Observatio
     weight_K = np.exp(list(log_weights.values()))
     share_K = (1 - config.gamma) * weight_K / weight_K.sum() + config.gamma / len(names)
     weights = dict(zip(names, share_K.tolist(), strict=True))
-    state = {"log_weights": log_weights, "losses": {name: losses[name] for name in names if name in losses}}
+    state = FmsOdmState(log_weights=log_weights, losses={name: losses[name] for name in names if name in losses})
     evidence = {"sources": {name: {"loss": losses.get(name), "weight": weights[name]} for name in names}}
     reason = f"The bandit gives most to {max(weights, key=weights.__getitem__)}, by its training loss."
     return state, Proposal(shares=kept_within(config, weights, observation.shares), reason=reason, evidence=evidence)

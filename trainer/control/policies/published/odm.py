@@ -15,14 +15,16 @@ What it cannot know: a high loss may be noise. It raises broken text as readily 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import log, sqrt
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, check_bounds, drawn, kept_within
+from trainer.control.policies.protocol import PlainState, loss_needs, unexplained
 from trainer.control.policies.published.losses import mean_losses
 
 REWARD_SCALE = 10.0  # nats: what the released exp3 divides a loss by
@@ -41,20 +43,35 @@ class OdmConfig(Bounds):
     )
 
 
-def begin(config: OdmConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class OdmState(PlainState):
+    """The reward of each source, and the exploration of the update before."""
+
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    exploration: float
+
+
+kind = "odm"
+Config = OdmConfig
+State = OdmState
+needs = loss_needs
+explain = unexplained
+
+
+def begin(config: OdmConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> OdmState:
     """No rewards yet; ``UserError`` for bounds on unknown sources or against the start."""
     check_bounds(config, shares)
-    return {"rewards": {}, "exploration": 1 / max(1, len(drawn(shares)))}
+    return OdmState(exploration=1 / max(1, len(drawn(shares))))
 
 
-def propose(config: OdmConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: OdmConfig, state: OdmState, observation: Observation) -> tuple[OdmState, Proposal]:
     """The shares of the bandit after the losses since the reading before."""
     if observation.progress < config.warm_up:
         reason = f"Online data mixing waits until progress {config.warm_up:g} (now {observation.progress:.3f})."
         return state, Proposal(shares=dict(observation.shares), reason=reason)
     losses = mean_losses(observation)
     names = drawn(observation.shares)
-    rewards = dict(state["rewards"])
+    rewards = dict(state.rewards)
     for name in names:
         if name in losses:
             rewards[name] = _rewarded(config, rewards.get(name), losses[name], observation.shares[name] / SHARE_ONE)
@@ -64,13 +81,13 @@ def propose(config: OdmConfig, state: dict[str, Any], observation: Observation) 
         return state, Proposal(shares=dict(observation.shares), reason=reason)
     exploration = min(1 / len(names), sqrt(log(len(names)) / (len(names) * max(1, observation.step))))
     # The reward of exp3 adds up and is scaled by the exploration before; that of the other is a logarithm already.
-    scale = state["exploration"] if config.rule == "exp3" else 1.0
+    scale = state.exploration if config.rule == "exp3" else 1.0
     logit_K = scale * np.array([rewards[name] for name in known])
     part_K = np.exp(logit_K - logit_K.max())
     part_K /= part_K.sum()
     exploited = dict(zip(known, part_K.tolist(), strict=True))
     weights = {name: (1 - len(names) * exploration) * exploited.get(name, 0.0) + exploration for name in names}
-    state = {"rewards": rewards, "exploration": exploration}
+    state = OdmState(rewards=rewards, exploration=exploration)
     evidence = {
         "sources": {name: {"loss": losses.get(name), "weight": weights[name]} for name in names},
         "exploration": exploration,

@@ -17,13 +17,14 @@ It takes the next step for the goal: greedy on held-out real loss, it spends sca
 """
 
 from collections.abc import Mapping
-from math import exp, fsum, isfinite
-from typing import Any, Literal
+from math import exp, fsum, inf, isfinite
+from typing import Literal
 
 from pydantic import Field
 
 from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, Share, check_bounds, drawn, kept_within, normalized
+from trainer.control.policies.protocol import Needs, NoState, unexplained
 
 
 class PikeConfig(Bounds):
@@ -40,18 +41,24 @@ class PikeConfig(Bounds):
     )
 
 
-def begin(config: PikeConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+kind = "pike"
+Config = PikeConfig
+State = NoState
+explain = unexplained
+
+
+def begin(config: PikeConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> NoState:
     """Nothing to remember; ``UserError`` for bounds on unknown sources or against the start."""
     check_bounds(config, shares)
-    return {}
+    return NoState()
 
 
-def gradient_alignment_from(config: PikeConfig) -> float:
-    """Progress from which alignments are measured."""
-    return config.warm_up
+def needs(config: PikeConfig, max_epochs: float = inf) -> Needs:
+    """Alignments, after the warm-up."""
+    return Needs(gradient_alignment_from=config.warm_up)
 
 
-def propose(config: PikeConfig, state: dict[str, Any], observation: Observation) -> tuple[dict[str, Any], Proposal]:
+def propose(config: PikeConfig, state: NoState, observation: Observation) -> tuple[NoState, Proposal]:
     """Shares after the alignments of this reading; those in force when not every source has one that counts."""
     names = drawn(observation.shares)
     known = {name: observation.alignment[name] for name in names if _usable(observation.alignment.get(name))}

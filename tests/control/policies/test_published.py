@@ -1,7 +1,7 @@
 """The published policies against their formulas, worked out by hand here, and what all policies have in common."""
 
 import json
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment
 from trainer.control.bounds import Bounds, kept_within
-from trainer.control.policies import POLICIES, PolicyConfig
+from trainer.control.policies import POLICIES, PolicyConfig, anneal
 from trainer.control.policies.published.ado import preferences
 from trainer.control.policies.published.power_law import PowerLaw, fit
 
@@ -27,10 +27,10 @@ def config_of(kind, **settings):
 
 def proposals(config, observations, shares=START, kinds=KINDS):
     """What the policy proposes, each observation made with the shares that came of the one before."""
-    policy = POLICIES[config.kind]
+    policy = POLICIES.resolve(config.kind)
     state, out = policy.begin(config, shares, kinds), []
     for observed in observations:
-        state = json.loads(json.dumps(state, allow_nan=False))  # as a checkpoint keeps it
+        state = policy.State.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))  # as a checkpoint does
         state, proposal = policy.propose(config, state, observed(shares))
         shares = dict(proposal.shares)
         out.append(proposal)
@@ -233,7 +233,7 @@ def test_an_anneal_follows_its_curve_and_keeps_proportions_within_a_kind(observe
 
 def test_an_anneal_to_what_is_not_there_is_refused():
     with pytest.raises(UserError, match="no real source has a share to grow from"):
-        POLICIES["anneal"].begin(config_of("anneal"), {"real": 0, "good": SHARE_ONE}, {**KINDS})
+        anneal.begin(config_of("anneal"), {"real": 0, "good": SHARE_ONE}, {**KINDS})
     with pytest.raises(ValidationError, match="must lie before end"):
         config_of("anneal", start=0.5, end=0.5)
 
@@ -247,7 +247,7 @@ SETTINGS = {
     "aioli": {"ema": None, "eta": 1.0},
     "pike": {"zeta_1": 1.0},
 }
-ALL = {kind: SETTINGS.get(kind, {}) for kind in POLICIES if kind != "schedule"}  # which has its own tests
+ALL = {kind: SETTINGS.get(kind, {}) for kind in POLICIES.builtin if kind != "schedule"}  # which has its own tests
 BOUNDED = [kind for kind, settings in ALL.items() if isinstance(config_of(kind, **settings), Bounds)]
 numbers = st.floats(-3.0, 12.0)
 histories = st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=9)
@@ -305,7 +305,9 @@ def test_floors_and_ceilings_by_name_bind_under_every_policy(observe, kind, hist
         assert proposal.shares["real"] <= 600_000
 
 
-@pytest.mark.parametrize("kind", [kind for kind, policy in POLICIES.items() if policy.reads_losses])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ALL if POLICIES.resolve(kind).needs(config_of(kind, **ALL[kind]), inf).losses]
+)
 def test_a_policy_that_follows_losses_keeps_going_when_a_source_has_none(observe, kind):
     some = [lambda s: observe(100, s, source_losses={"real": 4.0}), lambda s: observe(200, s, source_losses={})]
     for proposal in proposals(config_of(kind, **ALL[kind]), some):

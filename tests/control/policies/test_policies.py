@@ -9,7 +9,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, SHARE_STEP, SourceValue
-from trainer.control.policies import POLICIES, FeedbackConfig, PolicyConfig, ScheduleConfig
+from trainer.control.policies import (
+    POLICIES,
+    ConstantConfig,
+    FeedbackConfig,
+    NoState,
+    PolicyConfig,
+    ScheduleConfig,
+    constant,
+    feedback,
+)
+from trainer.control.policies import schedule as schedule_policy
 
 KINDS = {"real": "real", "written": "synthetic", "invented": "synthetic", "bad": "synthetic"}
 EQUAL = dict.fromkeys(KINDS, 250_000)
@@ -18,11 +28,11 @@ FEEDBACK = FeedbackConfig(kind="feedback")
 
 def follow(observe, config, source_values, shares=EQUAL, kinds=KINDS):
     """Shares after each of ``source_values``, read every 20 of 400 steps from step 120 on."""
-    begin, propose, *_ = POLICIES[config.kind]
-    state, proposals = begin(config, shares, kinds), []
+    policy = POLICIES.resolve(config.kind)
+    state, proposals = policy.begin(config, shares, kinds), []
     for number, source_value in enumerate(source_values):
         observation = observe(120 + 20 * number, shares, kinds=kinds, source_value=source_value)
-        state, proposal = propose(config, state, observation)
+        state, proposal = policy.propose(config, state, observation)
         shares = dict(proposal.shares)
         proposals.append(proposal)
     return proposals
@@ -32,14 +42,14 @@ def test_the_union_knows_each_policy_by_its_kind():
     adapter = TypeAdapter(PolicyConfig)
     point = {"at": 1.0, "shares": {"a": 1.0}}
     for tree in ({"kind": "constant"}, {"kind": "feedback"}, {"kind": "schedule", "points": [point]}):
-        assert adapter.validate_python(tree).kind in POLICIES
+        assert adapter.validate_python(tree).kind in POLICIES.builtin
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):
         adapter.validate_python({"kind": "feedbck"})
 
 
 def test_constant_keeps_even_shares_that_are_no_thousandths(observe):
     shares = {"real": 333_333, "written": 666_667}
-    proposal = POLICIES["constant"].propose(*[None, {}], observe(10, shares))[1]
+    proposal = constant.propose(ConstantConfig(), NoState(), observe(10, shares))[1]
     assert proposal.shares == shares
 
 
@@ -55,8 +65,8 @@ def schedule(*points):
 @pytest.mark.parametrize(("step", "real"), [(0, 0.2), (100, 0.3), (200, 0.4), (250, 0.6), (300, 0.8), (400, 0.8)])
 def test_a_schedule_is_linear_between_its_points_and_level_after_the_last(observe, step, real):
     config, shares = schedule((0.5, 0.4), (0.75, 0.8)), {"real": 200_000, "s": 800_000}
-    state = POLICIES["schedule"].begin(config, shares, {"real": "real", "s": "synthetic"})
-    _, proposal = POLICIES["schedule"].propose(config, state, observe(step, shares))
+    state = schedule_policy.begin(config, shares, {"real": "real", "s": "synthetic"})
+    _, proposal = schedule_policy.propose(config, state, observe(step, shares))
     assert proposal.shares["real"] == round(real * SHARE_ONE)
     assert sum(proposal.shares.values()) == SHARE_ONE
 
@@ -76,7 +86,7 @@ def test_a_schedule_that_makes_no_sense_is_refused(points, message):
 
 
 def test_a_schedule_must_name_the_sources_and_start_where_the_mixture_starts():
-    begin, kinds = POLICIES["schedule"].begin, {"real": "real", "s": "synthetic"}
+    begin, kinds = schedule_policy.begin, {"real": "real", "s": "synthetic"}
     with pytest.raises(UserError, match=r"unknown source.*'s'"):
         begin(schedule((0.5, 0.4)), {"real": 500_000, "synth": 500_000}, kinds)
     with pytest.raises(UserError, match="has no share for source 'third'"):
@@ -95,7 +105,7 @@ def test_one_clear_measurement_decides_at_once(observe):
     (first,) = follow(observe, FEEDBACK, [BAD])
     assert first.shares["bad"] == 10_000
     assert "bad from 0.250 to 0.010" in first.reason
-    assert first.evidence["sources"]["bad"]["gap"] < -FEEDBACK.margin
+    assert first.evidence["sources"]["bad"]["advantage"] < -FEEDBACK.margin
 
 
 @pytest.mark.parametrize(("bad", "share"), [(0.5, 250_000), (0.34, 125_000), (0.2, 10_000)])
@@ -123,7 +133,7 @@ def test_a_reading_without_a_measurement_decides_nothing(observe):
     config = FeedbackConfig(kind="feedback", strong_decrease=0.5)
     once, none, again = follow(observe, config, [BAD, {}, BAD])
     assert once.shares["bad"] == none.shares["bad"] == 125_000
-    assert "No worth was measured" in none.reason
+    assert "No source value was measured" in none.reason
     assert again.shares["bad"] < 70_000
 
 
@@ -142,12 +152,12 @@ def test_fewer_readings_than_asked_for_decide_nothing(observe):
 
 
 def test_worths_before_the_warm_up_are_not_counted(observe):
-    begin, propose, *_ = POLICIES["feedback"]
+    begin, propose = feedback.begin, feedback.propose
     state = begin(FEEDBACK, EQUAL, KINDS)
     for step in (20, 40, 59):
         state, proposal = propose(FEEDBACK, state, observe(step, EQUAL, source_value=BAD))
         assert proposal.shares == EQUAL
-    assert state["evaluations"] == []
+    assert state.evaluations == []
     assert propose(FEEDBACK, state, observe(60, EQUAL, source_value=BAD))[1].shares != EQUAL
 
 
@@ -194,7 +204,7 @@ def test_one_decision_moves_no_more_than_allowed(observe):
 
 def test_loss_is_not_looked_at(observe):
     """A template has a low loss and hard text a high one: the loss on the sources is no part of the evidence."""
-    begin, propose, *_ = POLICIES["feedback"]
+    begin, propose = feedback.begin, feedback.propose
     outcomes = []
     for loss in (-2.0, 2.0):
         state, shares = begin(FEEDBACK, EQUAL, KINDS), EQUAL
@@ -270,12 +280,12 @@ def test_the_source_of_least_worth_gets_no_more_when_it_is_worth_still_less(obse
 def test_bounds_on_an_unknown_source_are_refused_with_the_nearest_name(field):
     config = FeedbackConfig(kind="feedback", **{field: {"writen": 0.5}})
     with pytest.raises(UserError, match=r"unknown source.*writen.*Did you mean 'written'"):
-        POLICIES["feedback"].begin(config, EQUAL, KINDS)
+        feedback.begin(config, EQUAL, KINDS)
 
 
 def test_a_start_outside_the_given_bounds_is_refused():
     with pytest.raises(UserError, match="starts source 'bad' outside its floor and ceiling"):
-        POLICIES["feedback"].begin(FeedbackConfig(kind="feedback", floors={"bad": 0.3}), EQUAL, KINDS)
+        feedback.begin(FeedbackConfig(kind="feedback", floors={"bad": 0.3}), EQUAL, KINDS)
 
 
 def test_bounds_that_contradict_each_other_are_refused():
@@ -300,7 +310,7 @@ QUICKSTART = {  # least and greatest worth at each, of two seeds and of a run wi
 def simulated(observe, truth, rng, shares, kinds):
     """The shares after each measurement of one run. ``truth``: source to ranges, through which all sources of a run
     move together (good runs are good for all)."""
-    begin, propose, *_ = POLICIES["feedback"]
+    begin, propose = feedback.begin, feedback.propose
     state, rows = begin(FEEDBACK, shares, kinds), []
     for number, (step, error) in enumerate(zip(MEASURED_AT, ERRORS, strict=True)):
         place = rng.uniform()

@@ -1,4 +1,4 @@
-"""What a decision of the policy ``priced`` rested on, told from decisions that it took in a world of the laboratory."""
+"""What ``priced`` says of its decisions, from decisions that it took in a world of the laboratory."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from experiments.world import steered
 from trainer.base.records import Decision
 from trainer.control import ControlConfig
 from trainer.control.priced.estimates import Estimate
-from trainer.control.priced.estimators import against
+from trainer.control.priced.estimators import weighted_by_shares
+from trainer.control.priced.explain import estimates_by_share
+from trainer.control.priced.explain import explain as lines_of
 from trainer.report.explain import explain
-from trainer.report.explain_policies import estimates_against, priced_in_words
 
 START = {"kind": "start", "step": 0, "sources": {"real": {"kind": "real"}, "synthetic": {"kind": "synthetic"}}}
 
@@ -26,12 +27,13 @@ def told(decision: Decision) -> str:
         "action": decision.action,
         "shares": decision.shares,
         "reason": decision.reason,
+        "policy": decision.policy,
         "evidence": decision.evidence,
     }
     return explain([START, line], [start, fact], decision.from_step)
 
 
-def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: list[Decision]) -> None:
+def test_a_priced_decision_names_estimators_price_budget_and_limits(decisions: list[Decision]) -> None:
     decision = next(one for one in reversed(decisions) if one.evidence["policy"]["price"] > 0)
     text = told(decision)
     policy = decision.evidence["policy"]
@@ -39,7 +41,7 @@ def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: l
     for words in (
         "value", "by alignment", "by dither", "pull to the start", "share by value", used, "of 1 epochs",
         "it has to be worth that much more than a synthetic one; real data are worth 0.18",
-        "Held by: real budget (the real tokens left pay for no greater share), floor of synthetic (no share below its",
+        "Limited by: real-data budget (the real tokens left are enough for no greater share), floor of",
         "A value and its pull count beyond 1.5 standard errors",
     ):  # fmt: skip
         assert words in text, text
@@ -48,7 +50,7 @@ def test_a_priced_decision_names_estimators_price_budget_and_bounds(decisions: l
 
 def test_before_anything_is_measured_no_value_is_told(decisions: list[Decision]) -> None:
     text = told(decisions[0])
-    assert "Nothing is known yet of what they are worth." in text
+    assert "Nothing is known yet of their value." in text
     assert "Price of a real token: not known before the sources are compared." in text
 
 
@@ -58,21 +60,21 @@ def test_a_price_nobody_could_pay_is_called_out_of_reach(decisions: list[Decisio
     assert "Price of a real token now: out of reach" in told(dearest)
 
 
-def test_each_estimator_is_held_against_the_others_by_share_as_the_value_is() -> None:
+def test_each_estimator_is_compared_with_the_others_by_share_as_the_value_is() -> None:
     """Of one estimator alone the policy's value is what the estimator says."""
     kept = {"a": (1.0, 0.2), "b": (-2.0, 0.3), "c": (1.0, 0.4)}  # against the plain mean of the others
     shares = {"a": 0.7, "b": 0.2, "c": 0.1}
     estimates = {name: Estimate(value=value, standard_error=error) for name, (value, error) in kept.items()}
     sources = {
-        name: {"share_by_value": shares[name], "estimators": {"source_value": one.as_evidence()}}
+        name: {"share_by_value": shares[name], "estimators": {"source_value": one.to_json()}}
         for name, one in estimates.items()
     }
-    alone = {name: said["source_value"] for name, said in estimates_against(sources).items()}
-    assert alone == against(estimates, shares)
+    alone = {name: said["source_value"] for name, said in estimates_by_share(sources).items()}
+    assert alone == weighted_by_shares(estimates, shares)
     assert alone["c"].value != pytest.approx(1.0)
 
 
-def test_the_price_is_told_in_fresh_tokens_where_their_worth_is_known() -> None:
+def test_the_price_is_given_in_fresh_tokens_where_their_value_is_known() -> None:
     budget = {
         "samples": 100, "used_samples": 50, "used_epochs": 1.0, "planned_epochs": 2.0, "planned_share": 0.25,
         "value_of_repeat": 0.94, "value_of_new_sample": 0.1,
@@ -83,22 +85,22 @@ def test_the_price_is_told_in_fresh_tokens_where_their_worth_is_known() -> None:
             "real": one | {"value": 4.0, "share_by_value": 0.6},
             "made": one | {"value": -4.0, "share_by_value": 0.4},
         },
-        "price": 3.0, "budget": budget, "bounds": ["real budget"], "threshold": 1.5, "trust_region": None, "unit": 12.0,
-        "held_for": 2 / 3,
+        "price": 3.0, "budget": budget, "limits": ["real-data budget"], "threshold": 1.5, "trust_region": None,
+        "unit": 12.0, "prior_value": 2 / 3, "real_advantage": 4.0,
     }  # fmt: skip
-    text = priced_in_words(evidence, {"real": "real", "made": "synthetic"})
+    text = "\n".join(lines_of(evidence))
     assert "Price of a real token now: 3, or 0.25 of what a fresh one does." in text
     assert "real data are worth 4 more now" in text
     assert "a fresh real token is worth 12 of that now" in text
-    assert "a synthetic token was held for 0.67 of a fresh real one" in text
-    assert "50 samples used of 100, 1.00 of 2 epochs; what is left pays for a share of 25 % now" in text
-    old = priced_in_words({key: value for key, value in evidence.items() if key != "unit"}, {})
-    assert "Price of a real token now: 3. Drawn beyond the plan" in old
-    assert "unit of learning rate.\n" in old
+    assert "Prior value of a synthetic token: 0.67 of a fresh real one" in text
+    assert "50 samples used of 100, 1.00 of 2 epochs; what is left is enough for a share of 25 % now" in text
+    without_unit = "\n".join(lines_of({key: value for key, value in evidence.items() if key != "unit"}))
+    assert "Price of a real token now: 3. Drawn beyond the plan" in without_unit
+    assert "unit of learning rate.\n" in without_unit
 
 
 def test_what_is_known_of_forgetting_is_told_with_its_error(decisions: list[Decision]) -> None:
-    assert "How fast the model forgets is told: curvature 1 per unit of learning rate." in told(decisions[-1])
+    assert "How fast the model forgets is configured: curvature 1 per unit of rate." in told(decisions[-1])
     world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
     control = ControlConfig.model_validate({"policy": {"kind": "priced"}, "guard": {"enabled": False}})
     learnt = steered(world, control)

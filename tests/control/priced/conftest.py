@@ -1,0 +1,5 @@
+"""Decisions of ``priced`` in a world of the laboratory."""
+
+from tests.journals import decisions
+
+__all__ = ["decisions"]
