@@ -37,7 +37,7 @@ from trainer.base.records import FloatArray, IntArray
 from trainer.data.store import PreparedData
 from trainer.data.tokenizer import Encoder, TokenizerFacts
 from trainer.model.loss import token_losses
-from trainer.tools.audit import open_run
+from trainer.tools.run_view import open_run
 
 RECIPE = Path(__file__).with_name("text.yaml")
 RUNS = Path(os.environ.get("GENERATIONS_RUNS", ROOT / "runs" / "generations-text"))

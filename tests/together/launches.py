@@ -337,7 +337,8 @@ def reached(run: Path, step: int) -> Callable[[], bool]:
 
 def predicted(run: Path) -> dict[int, int]:
     """``batch_hash`` by step from the ledger and the prepared store alone."""
-    from trainer.tools.audit import open_run, predicted_batch_hash
+    from trainer.tools.audit import predicted_batch_hash
+    from trainer.tools.run_view import open_run
 
     opened = open_run(run)
     data = opened.prepared()

@@ -17,7 +17,7 @@ from tests.together.launches import (
     write_recipe,
 )
 from trainer.mixture import lookups
-from trainer.tools.audit import open_run, slots_of
+from trainer.tools.run_view import open_run
 
 BESIDE, INSTEAD, STEPS = 13, 25, 40  # from these steps on a second and a third segment of `good` are drawn
 
@@ -83,9 +83,7 @@ def joins_and_retirements(run: Path) -> list[tuple[int, str, int]]:
 
 def test_a_segment_is_drawn_from_its_step_on_and_once_retired_no_more(joined: Path) -> None:
     run = open_run(joined)
-    drawn = {
-        step: {slot.segment for slot in slots_of(run, step) if slot.source == "good"} for step in range(1, STEPS + 1)
-    }
+    drawn = {step: {slot.segment for slot in run.batch(step) if slot.source == "good"} for step in range(1, STEPS + 1)}
     assert {frozenset(drawn[step]) for step in range(1, BESIDE)} == {frozenset({0})}
     assert set.union(*(drawn[step] for step in range(BESIDE, INSTEAD))) == {0, 1}
     assert {frozenset(drawn[step]) for step in range(INSTEAD, STEPS + 1)} == {frozenset({2})}
@@ -98,7 +96,7 @@ def test_no_sample_is_lost_or_doubled_within_an_epoch_of_a_segment(joined: Path)
     used = Counter(
         ((slot.source, slot.segment), slot.epoch, slot.sample)
         for step in range(1, STEPS + 1)
-        for slot in slots_of(run, step)
+        for slot in run.batch(step)
     )
     assert set(used.values()) == {1}
     sizes = {(segment.source, segment.segment): segment.num_samples for segment in run.plan.segments}
@@ -203,7 +201,7 @@ def test_what_has_joined_cannot_change_and_what_comes_later_can(growing: Place, 
     batch_hash = by_step(copied, "batch_hash")
     assert {step: batch_hash[step] for step in range(1, STEPS + 1)} == by_step(joined, "batch_hash")
     assert joins_and_retirements(copied)[-1] == (STEPS + 2, "segment", 3)
-    assert {slot.segment for slot in slots_of(open_run(copied), 50) if slot.source == "good"} <= {2, 3}
+    assert {slot.segment for slot in open_run(copied).batch(50) if slot.source == "good"} <= {2, 3}
 
 
 def test_epochs_and_drawn_slices_follow_the_segments(joined: Path) -> None:
@@ -218,7 +216,7 @@ def test_epochs_and_drawn_slices_follow_the_segments(joined: Path) -> None:
 
 
 def test_audit_explain_and_report_tell_of_the_segments(growing: Place, joined: Path) -> None:
-    slot = next(slot for slot in slots_of(open_run(joined), STEPS) if (slot.source, slot.segment) == ("good", 2))
+    slot = next(slot for slot in open_run(joined).batch(STEPS) if (slot.source, slot.segment) == ("good", 2))
     told = growing.command("audit", str(joined), "--sample", f"good:2:{slot.sample}", "--json").wait()
     uses = json.loads(told.output)["uses"]
     assert STEPS in [use["step"] for use in uses]

@@ -10,7 +10,7 @@ import pytest
 from tests.together.kill9 import compare, finish
 from tests.together.launches import Place, Strike, by_step, decisions, lines, outcome, predicted
 from trainer.mixture.ledger import Rollback, from_record
-from trainer.tools.audit import open_run, slots_of
+from trainer.tools.run_view import open_run
 
 # Learn on real text, then see nothing but another vocabulary at a high rate: held-out loss rises, and no cut may help.
 DAMAGE = [
@@ -41,13 +41,13 @@ def test_a_rollback_marks_the_discarded_slots_and_goes_on_with_new_samples(rolle
     line = lines(rolled_back, "rollback")[0]
     assert (rollback.step, rollback.to_step) == (line["step"] + 1, line["to_step"])
     run = open_run(rolled_back)
-    assert rollback.first_slot == slots_of(run, rollback.to_step)[-1].slot + 1
-    assert rollback.last_slot == slots_of(run, line["step"])[-1].slot + 1
-    assert slots_of(run, rollback.step)[0].slot == rollback.last_slot, "slots only grow"
+    assert rollback.first_slot == run.batch(rollback.to_step)[-1].slot + 1
+    assert rollback.last_slot == run.batch(line["step"])[-1].slot + 1
+    assert run.batch(rollback.step)[0].slot == rollback.last_slot, "slots only grow"
     used = [
         (slot.source, slot.epoch, slot.sample)
         for step in by_step(rolled_back, "batch_hash")
-        for slot in slots_of(run, step)
+        for slot in run.batch(step)
     ]
     assert len(used) == len(set(used)), "a sample came twice in one epoch"
 
@@ -138,7 +138,7 @@ def test_three_steps_that_are_not_finite_end_the_run_and_name_the_samples(place:
     assert outcome(run)["state"] == "failed"
     assert "not finite 3 steps in a row" in outcome(run)["reason"]
     opened = open_run(run)
-    expected = [f"{slot.source}:{slot.segment}:{slot.sample}" for slot in slots_of(opened, found[-1]["step"])]
+    expected = [f"{slot.source}:{slot.segment}:{slot.sample}" for slot in opened.batch(found[-1]["step"])]
     assert found[-1]["samples"] == expected
     assert ", ".join(expected) in outcome(run)["reason"]
     assert ended.output.count("no rank updated its weights") == 3

@@ -21,7 +21,7 @@ from tests.together.launches import (
     wait_until,
     write_recipe,
 )
-from trainer.tools.audit import open_run, slots_of
+from trainer.tools.run_view import open_run
 
 LONGER = "training.steps=60"
 SHARD = "shard-00001-model-00001-of-00001.safetensors"  # the whole state of a run in one process
@@ -64,7 +64,7 @@ def test_fed_is_predicted_through_every_leg(legs: Path) -> None:
 
 def test_no_sample_is_lost_or_doubled_within_an_epoch_through_every_leg(legs: Path) -> None:
     run = open_run(legs)
-    used = Counter((slot.source, slot.epoch, slot.sample) for step in range(1, 61) for slot in slots_of(run, step))
+    used = Counter((slot.source, slot.epoch, slot.sample) for step in range(1, 61) for slot in run.batch(step))
     assert set(used.values()) == {1}
     sizes = {name: source["num_samples"] for name, source in lines(legs, "start")[0]["sources"].items()}
     newest = {name: max(epoch for source, epoch, _ in used if source == name) for name in sizes}

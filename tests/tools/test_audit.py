@@ -13,7 +13,8 @@ from trainer.data.prepare import prepare
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Segment, Shares, Topology, to_record
 from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Plan
 from trainer.recipe import load_recipe, resolved_yaml
-from trainer.tools.audit import Slot, open_run, show_sample, show_step, slots_of, uses_of
+from trainer.tools.audit import show_sample, show_step, uses_of
+from trainer.tools.run_view import Slot, open_run
 from trainer.tracking.journal import AppendOnlyFile, Journal
 
 STEPS, SEED = SNAPSHOT_EVERY_STEPS + 300, 3  # the recipe's seed
@@ -67,9 +68,9 @@ def replayed() -> dict[int, list[tuple[str, int, int]]]:
 def test_a_step_is_answered_as_a_full_replay_counts_it(folder: Path) -> None:
     run, expected = open_run(folder), replayed()
     for step in (1, 199, 200, 699, 700, SNAPSHOT_EVERY_STEPS, SNAPSHOT_EVERY_STEPS + 1, STEPS):
-        assert [(slot.source, slot.epoch, slot.sample) for slot in slots_of(run, step)] == expected[step]
-    assert slots_of(run, 700)[0].slot == 699 * 8
-    assert slots_of(run, 702)[-1].slot == 699 * 8 + 3 * 5 - 1
+        assert [(slot.source, slot.epoch, slot.sample) for slot in run.batch(step)] == expected[step]
+    assert run.batch(700)[0].slot == 699 * 8
+    assert run.batch(702)[-1].slot == 699 * 8 + 3 * 5 - 1
 
 
 def test_every_use_of_a_sample_is_found_and_no_other(folder: Path) -> None:
@@ -90,18 +91,18 @@ def test_a_source_of_one_sample_uses_it_in_every_epoch(folder: Path) -> None:
 
 def test_ranks_are_those_of_the_topology_in_force(folder: Path) -> None:
     run = open_run(folder)
-    assert {slot.rank for slot in slots_of(run, 699)} == {0}
-    assert [slot.rank for slot in slots_of(run, 700)] == [0, 1, 2, 0, 1], "cell c takes slots c, c + R, ..."
+    assert {slot.rank for slot in run.batch(699)} == {0}
+    assert [slot.rank for slot in run.batch(700)] == [0, 1, 2, 0, 1], "cell c takes slots c, c + R, ..."
 
 
 def test_without_the_store_ids_are_still_answered(folder: Path) -> None:
     run = open_run(folder)
     told = json.loads(show_step(run, 5, as_json=True))
     assert (told["step"], told["batch_hash"], told["predicted_batch_hash"]) == (5, 2**64 - 5, None)
-    assert [Slot(**slot) for slot in told["slots"]] == slots_of(run, 5)
+    assert [Slot(**slot) for slot in told["slots"]] == run.batch(5)
     text = show_step(run, 5, as_json=False)
     assert text.splitlines()[0] == "step 5: 8 samples from slot 32"
-    assert f"fed as journalled  {2**64 - 5}" in text
+    assert f"batch_hash as journalled  {2**64 - 5}" in text
     assert json.loads(show_sample(run, "real:17", as_json=True))["uses"][0]["sample"] == 17
     assert "real:17: used" in show_sample(run, "real:17", as_json=False)
 
@@ -109,7 +110,7 @@ def test_without_the_store_ids_are_still_answered(folder: Path) -> None:
 @pytest.mark.parametrize("step", [0, -1, STEPS + 1])
 def test_a_step_outside_the_run_is_refused(folder: Path, step: int) -> None:
     with pytest.raises(UserError, match=f"has steps 1 to {STEPS}"):
-        slots_of(open_run(folder), step)
+        open_run(folder).batch(step)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_sample_that_is_none_is_refused(folder: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         open_run(tmp_path)
 
 

@@ -56,3 +56,14 @@ class RunFolderError(UserError):
 
 class RunLockedError(RunFolderError):
     """A run folder that another launch is using."""
+
+
+class RunFailedError(Exception):
+    """A run that failed by something other than the caller's mistake; ``__cause__`` is what was raised.
+
+    The cause has been logged and stands in the run folder's `outcome.json`. ``exit_code`` is a command's.
+    """
+
+    def __init__(self, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("the run failed; see its outcome.json")

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from trainer.base.logs import logger
+
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 EARLIER_S = 10  # launchers show the earliest failure as the root cause; what takes longest to tell is a rank that died
 _ECHO = re.compile(
@@ -67,20 +69,19 @@ def is_echo(error: BaseException) -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line about this process."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Log a line about this process."""
+    logger.info(text)
 
 
 def warn(text: str) -> None:
-    """Print a warning about this process."""
-    say(f"warning: {text}")
+    """Log a warning about this process."""
+    logger.warning(text)
 
 
 def say_last(text: str) -> None:
-    """Print where the reader will look last: among the launcher's own closing words if it has any."""
+    """Log an error where the reader will look last: among the launcher's own closing words if it has any."""
     if not leave_for_launcher(text):
-        say(text)
+        logger.error(text)
 
 
 def leave_for_launcher(text: str) -> bool:

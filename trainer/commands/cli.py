@@ -2,7 +2,7 @@
 
 Heavy imports stay inside the commands, so that `--help` answers in a fraction of a second (torch alone takes 1.4 s).
 Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal with a checkpoint
-saved, 130 broken off by Ctrl-C, 1 anything else.
+saved, 130 interrupted by Ctrl-C, 1 anything else.
 """
 
 import math
@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-FAILED, BAD_INPUT, BROKEN_OFF = 1, 2, 130
-TELLING_S = 3.0
+FAILED, BAD_INPUT, INTERRUPTED_BY_USER = 1, 2, 130
+LAUNCHER_WAITS_S = 3.0  # in which the main process prints what all have seen
 
 app = typer.Typer(
     name="trainer",
@@ -26,10 +26,27 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's markdown alone takes 0.2 s to import
     epilog=(
         "Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, "
-        "75 stopped by a signal with a checkpoint saved (ask again to go on), 130 broken off by Ctrl-C, "
+        "75 stopped by a signal with a checkpoint saved (run it again to resume), 130 interrupted by Ctrl-C, "
         "1 anything else."
     ),
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from trainer import __version__
+
+        typer.echo(f"trainer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train a model on an exact mixture of real and synthetic data, steered by held-out real data."""
 
 
 def _finite(number: float | None) -> float | None:
@@ -58,14 +75,14 @@ def fit(
         typer.Option("--ledger", metavar="RUN", help="Replay the decisions of another run instead of making new ones."),
     ] = None,
 ) -> None:
-    """Train; goes on by itself where the run folder holds a checkpoint."""
+    """Train; resumes automatically where the run folder has a checkpoint."""
+    from trainer.base.errors import RunFolderError
+    from trainer.commands.fit import exit_code_of
+    from trainer.commands.fit import fit as train
+
     if run is not None and run.exists() and not run.is_dir():
-        from trainer.base.errors import UserError
-
-        raise UserError("--run is no folder", got=str(run))
-    from trainer.commands import fit as runs
-
-    raise typer.Exit(runs.fit(recipe, overrides or [], run, ledger))
+        raise RunFolderError("--run is not a folder", got=str(run))
+    raise typer.Exit(exit_code_of(train(recipe, overrides, run, ledger)))
 
 
 @app.command()
@@ -109,7 +126,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a run takes before it is paid for, and refuse the impossible."""
+    """Show what a run takes before it starts, and refuse the impossible."""
     from trainer.tools.plan import Machine
     from trainer.tools.plan.table import show_plan
 
@@ -127,9 +144,9 @@ def plan(
 @app.command()
 def evaluate(run: RunFolder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Held-out figures of the newest checkpoint."""
-    from trainer.commands import fit as runs
+    from trainer.commands import views
 
-    raise typer.Exit(runs.evaluate(run, as_json))
+    views.evaluate(run, as_json)
 
 
 @app.command()
@@ -148,20 +165,20 @@ def audit(
 ) -> None:
     """Which samples a step used, or which steps used a sample."""
     from trainer.base.errors import UserError
-    from trainer.commands import fit as runs
+    from trainer.commands import views
 
-    asked = step if sample is None else sample
-    if asked is None or (step is not None and sample is not None):
+    question = step if sample is None else sample
+    if question is None or (step is not None and sample is not None):
         raise UserError("audit answers one question", remedy="Give either --step N or --sample SOURCE:ID")
-    raise typer.Exit(runs.audit(run, asked, as_json))
+    views.audit(run, question, as_json)
 
 
 @app.command()
 def explain(run: RunFolder, step: Annotated[int, typer.Option(min=0, help="The step to explain.")]) -> None:
     """Why the shares were what they were: the decision and its evidence, in words."""
-    from trainer.commands import fit as runs
+    from trainer.commands import views
 
-    raise typer.Exit(runs.explain(run, step))
+    views.explain(run, step)
 
 
 @app.command()
@@ -175,10 +192,10 @@ def report(
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         from trainer.base.errors import UserError
 
-        raise UserError("--output is no file in a folder that exists", got=str(output))
-    from trainer.commands import fit as runs
+        raise UserError("--output is not a file in a folder that exists", got=str(output))
+    from trainer.commands import views
 
-    raise typer.Exit(runs.report(folders, output))
+    views.report(folders, output)
 
 
 @app.command()
@@ -256,7 +273,7 @@ def submit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print --status as JSON.")] = False,
 ) -> None:
-    """Train as a batch job of SLURM, requeued and resumed by itself; or show its --status."""
+    """Train as a batch job of SLURM, requeued and resumed automatically; or show its --status."""
     from trainer.base.errors import UserError
     from trainer.tools import slurm
 
@@ -340,8 +357,8 @@ def _stated_tokens(stated: list[str]) -> dict[str, float]:
     from trainer.base.errors import UserError
 
     tokens = {}
-    for one in stated:
-        name, _, number = one.partition("=")
+    for text in stated:
+        name, _, number = text.partition("=")
         try:
             tokens[name] = float(number)
         except ValueError:
@@ -349,32 +366,37 @@ def _stated_tokens(stated: list[str]) -> dict[str, float]:
         if not 0 < tokens[name] < math.inf:
             raise UserError(
                 "--source-tokens is not of the form SOURCE=N, N a number above 0",
-                got=one,
+                got=text,
                 remedy="For example: wikipedia=5e9",
             )
     return tokens
 
 
 def main() -> None:
-    """Runs the command in argv; a user's mistake, an unusable file and Ctrl-C are told without a stack trace."""
+    """Runs the command in argv; a user's mistake, an unusable file and Ctrl-C are reported without a stack trace."""
+    from trainer.base.logs import log_to_stderr
+
+    log_to_stderr()
     try:
         app()
     except SystemExit as done:
-        if done.code == BROKEN_OFF:  # typer turns Ctrl-C into this
-            typer.echo("broken off by Ctrl-C", err=True)
+        if done.code == INTERRUPTED_BY_USER:  # typer turns Ctrl-C into this
+            typer.echo("interrupted by Ctrl-C", err=True)
         raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         typer.echo(f"error: {place}{error.strerror or error}", err=True)
         sys.exit(FAILED)
     except Exception as error:
-        from trainer.base.errors import UserError  # brings numpy and pydantic: 0.2 s that --help need not pay
+        from trainer.base.errors import RunFailedError, UserError
         from trainer.base.failures import say_last
 
+        if isinstance(error, RunFailedError):  # reported where it happened
+            sys.exit(error.exit_code)
         if not isinstance(error, UserError):
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a launch all see the same mistake
             say_last(f"error: {error}")
         else:
-            time.sleep(TELLING_S)  # the launcher ends all as soon as one has ended
+            time.sleep(LAUNCHER_WAITS_S)  # the launcher ends all as soon as one has ended
         sys.exit(BAD_INPUT)

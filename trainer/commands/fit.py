@@ -1,24 +1,23 @@
-"""From a recipe to a running, resumable run.
+"""From a recipe to a running, resumable run; for the command and for a program.
 
-Each verb of the command line that needs a run is one function here. A failure is told once, by the rank that failed
-first, and kept in ``outcome.json``: launchers swallow exit codes.
+A failure is reported once, by the rank that failed first, and kept in ``outcome.json``: launchers swallow exit codes.
 """
 
-import json
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from trainer.base.errors import UserError
-from trainer.base.failures import own_rank, say, say_last, warn
+from trainer.base.errors import RunFailedError, UserError
+from trainer.base.failures import own_rank, say, say_last
+from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
     BAD_INPUT,
-    DONE,
     EXIT_CODES,
     FAILED,
     check_recipe_unchanged,
@@ -31,30 +30,44 @@ from trainer.runs.folder import (
 from trainer.runs.session import Session
 from trainer.runs.start_and_finish import write_ending
 from trainer.runs.watchdog.watcher import STOPPED_EARLY, Watchdog
-from trainer.tracking.journal import read
 from trainer.tracking.schema import read_journal
 from trainer.training.loop import train
 from trainer.training.run import Outcome
 
-if TYPE_CHECKING:
-    pass
-
 TELLING_S = 3.0
 
 
-def fit(recipe_path: Path, overrides: list[str], folder: Path | None, replay: Path | None) -> int:
-    """Train the recipe in its run folder, or go on with it; the exit code."""
-    loaded = _load(recipe_path, overrides, folder)
+def fit(
+    recipe: LoadedRecipe | Mapping[str, Any] | Path | str,
+    overrides: list[str] | None = None,
+    run: Path | str | None = None,
+    ledger: Path | str | None = None,
+) -> Outcome:
+    """Trains the recipe in its run folder, or resumes there, and returns how the run ended.
+
+    ``recipe`` is a file, the name of a shipped recipe, a mapping, or what ``load_recipe`` returned; ``overrides`` are
+    values as after `--set`: `training.steps=200`. ``run`` is the run folder, `runs/<name>` if left out. ``ledger`` is
+    the folder of a run whose decisions are replayed. A run that has ended before is not trained again. Raises
+    ``UserError`` (its kinds are in ``trainer.base.errors``) for what the caller can fix and ``RunFailedError`` for any
+    other failure; `outcome.json` says the same.
+    """
+    folder = None if run is None else Path(run)
+    loaded = _load(recipe, overrides or [], folder)
     folder = folder or Path("runs") / loaded.recipe.name
     if (settled := settled_outcome(folder, loaded.recipe)) is not None:
         if _is_main():
-            _print(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
-            say("To go on all the same remove its outcome.json; to train anew choose another --run folder")
-        return EXIT_CODES[settled["state"]]
+            logger.info(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
+            logger.info("To resume remove its outcome.json; to train anew choose another --run folder")
+        return Outcome(state=settled["state"], step=settled["step"], reason=settled["reason"])
     with held(folder) if _is_main() else nullcontext():  # the main rank holds it for all
         if _is_main():
             (folder / "outcome.json").unlink(missing_ok=True)
-        return _to_its_outcome(loaded, folder, replay)
+        return _to_its_outcome(loaded, folder, None if ledger is None else Path(ledger))
+
+
+def exit_code_of(outcome: Outcome) -> int:
+    """What a command ends with."""
+    return EXIT_CODES[outcome.state]
 
 
 def _is_main() -> bool:
@@ -62,40 +75,52 @@ def _is_main() -> bool:
     return own_rank() == 0
 
 
-def _load(recipe_path: Path, overrides: list[str], folder: Path | None) -> LoadedRecipe:
+def _load(
+    recipe: LoadedRecipe | Mapping[str, Any] | Path | str, overrides: list[str], folder: Path | None
+) -> LoadedRecipe:
     try:
-        return load_recipe(recipe_path, overrides)
+        if not isinstance(recipe, LoadedRecipe):
+            return load_recipe(recipe, overrides)
+        if overrides:
+            remedy = "Give them to load_recipe"
+            raise UserError("a loaded recipe takes no overrides", got=", ".join(overrides), remedy=remedy)
+        return recipe
     except UserError as error:
         if folder is not None and _is_main():
             note_refusal(folder, str(error), BAD_INPUT)
         raise
 
 
-def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> int:
-    """Run, and write how it ended, whatever happens; the exit code."""
+def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
+    """Runs, and writes how it ended, whatever happens."""
     watchdog = Watchdog(folder)
     try:
         with watchdog:
             outcome = _fit(loaded, folder, replay, watchdog)
     except UserError as error:
-        if not _is_main() and _main_tells(folder):  # all ranks see most mistakes; some only this one
-            return BAD_INPUT
-        first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
-        if _is_main():
-            raise
-        if first:  # the main rank may wait for this one, and would never say why
-            say_last(f"error: rank {own_rank()} on {socket.gethostname()}: {error}")
-        return BAD_INPUT
+        _report_mistake(error, folder)
+        raise RunFailedError(exit_code=BAD_INPUT) from error
     except StoppedEarly:
         outcome = Outcome(state="interrupted", step=0, reason=STOPPED_EARLY)
-    except Exception as error:  # noqa: BLE001 - whatever it is, outcome.json must tell it
+    except Exception as error:
         watchdog.report_error(error)
-        return FAILED
+        raise RunFailedError(exit_code=FAILED) from error
     if _is_main():
         write_ending(folder, outcome)
-        if outcome.step:
+        if outcome.step and is_command_line():
             _show_summary(folder)
-    return EXIT_CODES[outcome.state]
+    return outcome
+
+
+def _report_mistake(error: UserError, folder: Path) -> None:
+    """Writes the mistake into the outcome; raises it again on the main rank, logs it on one that sees it alone."""
+    if not _is_main() and _main_tells(folder):  # all ranks see most mistakes; some only this one
+        return
+    first = write_outcome(folder, state="failed", step=None, reason=str(error), exit_code=BAD_INPUT)
+    if _is_main():
+        raise error
+    if first:  # the main rank may wait for this one, and would never say why
+        say_last(f"error: rank {own_rank()} on {socket.gethostname()}: {error}")
 
 
 def _main_tells(folder: Path) -> bool:
@@ -104,46 +129,6 @@ def _main_tells(folder: Path) -> bool:
     while failed_outcome(folder) is None and time.monotonic() < deadline_s:
         time.sleep(0.1)
     return failed_outcome(folder) is not None
-
-
-def evaluate(folder: Path, as_json: bool) -> int:
-    """Print the held-out figures of the newest checkpoint."""
-    from trainer.base.json_values import jsonable
-    from trainer.tools.audit import held_out_figures, show_held_out
-
-    figures = held_out_figures(folder, warn)
-    _print(json.dumps(jsonable(figures)) if as_json else show_held_out(figures))
-    return DONE
-
-
-def audit(folder: Path, asked: int | str, as_json: bool) -> int:
-    """Print which samples a step used, or which steps used a sample."""
-    from trainer.tools.audit import open_run, show_sample, show_step
-
-    run = open_run(folder)
-    if isinstance(asked, int):
-        _print(show_step(run, asked, as_json=as_json))
-    else:
-        _print(show_sample(run, asked, as_json=as_json))
-    return DONE
-
-
-def explain(folder: Path, step: int) -> int:
-    """Print why the shares of a step were what they were."""
-    from trainer.report.explain import explain as in_words
-
-    _print(in_words(read(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))
-    return DONE
-
-
-def report(folders: list[Path], output: Path | None) -> int:
-    """Write one HTML file about one or several runs."""
-    from trainer.report.html import write_report
-
-    output = output or folders[0] / "report.html"
-    write_report(folders, output)
-    _print(str(output))
-    return DONE
 
 
 def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watchdog) -> Outcome:
@@ -194,10 +179,6 @@ def _show_summary(folder: Path) -> None:
     from trainer.tracking.terminal import summary_table
 
     Console().print(summary_table(read_journal(folder / "journal.jsonl")))
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is the output
 
 
 def _tell_preparing(what: str, documents: int) -> None:

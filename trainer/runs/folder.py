@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.base.errors import UserError
-from trainer.base.failures import own_rank, say
+from trainer.base.errors import RunFolderError, RunLockedError, UserError
+from trainer.base.failures import own_rank, warn
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
@@ -46,7 +46,7 @@ def _bound_recipe(folder: Path) -> Recipe:
     try:
         return load_recipe(path, [], on_this_machine=False).recipe
     except UserError as error:
-        raise UserError(
+        raise RunFolderError(
             f"the run folder is of another version of this program, or its recipe was changed: {error}",
             remedy="Go on with that version, or start anew in another --run folder",
         ) from None
@@ -59,7 +59,7 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
         changed = differences(_bound_recipe(folder), recipe)
         refused = [difference for difference in changed if not difference.allowed]
         if refused:
-            raise UserError(
+            raise RunFolderError(
                 f"the recipe is not the one this run began with: {'; '.join(map(str, refused))}",
                 remedy="Go on with the old values, or start the new ones in another --run folder",
                 file=path,
@@ -84,7 +84,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+")
     except OSError as error:
-        raise UserError(
+        raise RunFolderError(
             f"the run folder {folder} cannot be written",
             got=error.strerror,
             remedy="Make it writable, or choose another --run folder",
@@ -129,11 +129,11 @@ def _take_lock(file: IO[str], folder: Path, holder: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        say(f"warning: {folder} is on a file system without locks: see to it that no other launch uses it")
+        warn(f"{folder} is on a file system without locks: see to it that no other launch uses it")
 
 
-def _in_use(folder: Path, holder: str) -> UserError:
-    return UserError(
+def _in_use(folder: Path, holder: str) -> RunLockedError:
+    return RunLockedError(
         f"the run folder {folder} is in use", got=holder, remedy="Wait for it, stop it, or choose another --run folder"
     )
 
@@ -243,7 +243,7 @@ def write_outcome(
         (folder / RESERVE).unlink()
         return _write_once(folder, text)
     except OSError:
-        say(f"warning: outcome.json could not be written: {problem}")
+        warn(f"outcome.json could not be written: {problem}")
         return True
 
 

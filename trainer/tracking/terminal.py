@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.base.formatting import duration, figure, percent, plus_minus, shares_in_words
+from trainer.base.logs import is_command_line
 from trainer.tracking.figures import HeldOutFigures, StepMixture
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
@@ -52,7 +53,7 @@ class TerminalProgress:
         plain_every_s: float = PLAIN_EVERY_S,
     ) -> None:
         """``num_steps`` of the schedule; ``discarded_steps`` were taken back by earlier rollbacks."""
-        self._console = console or Console()
+        self._console = console or Console(quiet=not is_command_line())
         self._last_step, self._plain_every_s = num_steps + discarded_steps, plain_every_s
         self._step, self._loss, self._held_out, self._shares = 0, "", "", ""
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # when it came in seconds, its tokens

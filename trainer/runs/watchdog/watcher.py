@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from trainer.base.errors import UserError
-from trainer.base.failures import Cause, is_echo, own_rank, say
+from trainer.base.failures import Cause, is_echo, own_rank, warn
 from trainer.base.heartbeat import own_heartbeat
 from trainer.runs.folder import FAILED, INTERRUPTED, SIGNS, write_outcome
 from trainer.runs.watchdog.attribution import (
@@ -162,7 +162,7 @@ class Watchdog:
         """A rank whose launcher was killed asks itself to stop: it saves and leaves, and no process is orphaned."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self._launcher = None
-            say("warning: the launcher is gone: saving and ending")
+            warn("the launcher is gone: saving and ending")
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave_on_a_signal(self) -> None:

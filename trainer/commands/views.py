@@ -1,0 +1,48 @@
+"""What a finished or running run looks like: each command that reads a run folder is one function here."""
+
+import json
+from pathlib import Path
+
+from trainer.base.failures import warn
+from trainer.tracking.journal import read
+
+
+def evaluate(folder: Path, as_json: bool) -> None:
+    """Print the held-out figures of the newest checkpoint."""
+    from trainer.base.json_values import jsonable
+    from trainer.tools.evaluate import held_out_figures, show_held_out
+
+    figures = held_out_figures(folder, warn)
+    _print(json.dumps(jsonable(figures)) if as_json else show_held_out(figures))
+
+
+def audit(folder: Path, asked: int | str, as_json: bool) -> None:
+    """Print which samples a step used, or which steps used a sample."""
+    from trainer.tools.audit import show_sample, show_step
+    from trainer.tools.run_view import open_run
+
+    run = open_run(folder)
+    if isinstance(asked, int):
+        _print(show_step(run, asked, as_json=as_json))
+    else:
+        _print(show_sample(run, asked, as_json=as_json))
+
+
+def explain(folder: Path, step: int) -> None:
+    """Print why the shares of a step were what they were."""
+    from trainer.report.explain import explain as in_words
+
+    _print(in_words(read(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))
+
+
+def report(folders: list[Path], output: Path | None) -> None:
+    """Write one HTML file about one or several runs."""
+    from trainer.report.html import write_report
+
+    output = output or folders[0] / "report.html"
+    write_report(folders, output)
+    _print(str(output))
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - this is the output
