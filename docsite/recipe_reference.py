@@ -114,7 +114,7 @@ def _keys(model: type[BaseModel]) -> str:
         if field.exclude:
             continue
         shown = _key(name, field)
-        rows.append([code(shown), _type(field), _default(field), _sentence(field.description or "")])
+        rows.append([code(shown), _type(field), _default(field), _meaning(field)])
     return table(["key", "type", "default", "meaning"], rows) if rows else "No keys."
 
 
@@ -122,8 +122,18 @@ def _key(name: str, field: FieldInfo) -> str:
     return field.alias or name
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _meaning(field: FieldInfo) -> str:
+    """The description; of a section without one, the first sentence of its configuration."""
+    if field.description:
+        return field.description
+    models = [model for model in _models(field.annotation) if model.__doc__]
+    return _first_sentence(models[0]) if len(models) == 1 else ""
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def _type(field: FieldInfo) -> str:
