@@ -34,7 +34,7 @@ TEXTS = (
 # Docstrings that a user reads: of the API, of the configurations (the recipe reference), of the commands.
 PUBLIC_DOCSTRINGS = ("trainer/__init__.py", "trainer/lightning/", "config.py", "trainer/commands/cli.py")
 
-_STEMS = "normal|token|optim|initial|memor|recogn|summar|organ|util|random|serial|synchron|material|general"
+_STEMS = "normal|vector|token|optim|initial|memor|recogn|summar|organ|util|random|serial|synchron|material|general"
 # Pattern, replacement. Patterns are precise where a word is also right in another sense.
 RETIRED = (
     (
@@ -52,7 +52,7 @@ RETIRED = (
     (r"\bguilty\b|\bguilt\b|\baccus\w*|\bcondemn\w*|\bculprits?\b", "attributed"),
     (r"\bsuspects?\b", "suspected source"),
     (r"\bblam\w+", "attribution"),
-    (r"\bproofs?\b(?! of concept)|\bproven\b|\bprov(?:e|es|ed)\b", "evidence, shown"),
+    (r"(?<!\.)\bproofs?\b(?! of concept)|\bproven\b|\bprov(?:e|es|ed)\b", "evidence, shown"),
     (r"\bclues?\b|\bhints? of\b", "finding"),
     (r"\b(?:go|goes|going|went|gone) on\b", "resume, continue"),
     (r"\bask(?:ed)? again\b", "run again"),
