@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.data.corpus import prepared, recipe, small_files
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind
-from trainer.data.loader import StepBatch, Stream, batch_hash, sample_hashes
+from trainer.data.batch_hash import batch_hash, sample_hashes
+from trainer.data.loader import StepBatch, Stream
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.partition import RankPartition, accumulation
 from trainer.mixture.plan import Plan

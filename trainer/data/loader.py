@@ -1,56 +1,39 @@
 """From the plan to this rank's micro-batches: a memory-mapped gather, done ahead of time in one background thread.
 
-The plan decides who is in the global batch; here it is only dealt out. What is planned ahead is worthless once a fact
-changes the plan, so facts enter the ledger through ``Stream.append``, which throws away what was prefetched: a decision
-after step n governs batch n + 1.
+The plan decides which samples are in the global batch; here each rank takes its part. What was planned ahead is invalid
+once a fact changes the plan, so facts enter the ledger through ``Stream.append``, which throws away what was
+prefetched: a decision after step n governs batch n + 1.
 """
 
 # G samples of the global batch, T tokens a sample, B samples of a micro-batch, R ranks, M micro-batches per rank,
 # K sources
 
-import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from itertools import pairwise
-from typing import Any, Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from trainer.base.errors import UserError
-from trainer.base.hashing import splitmix64
 from trainer.base.records import IntArray
+from trainer.data.batch_hash import SampleStore, by_segment, sample_hashes
 from trainer.mixture import lookups
 from trainer.mixture.advance import State
 from trainer.mixture.draw import Batch
 from trainer.mixture.ledger import Fact, Shares
 from trainer.mixture.partition import RankPartition
-from trainer.mixture.permutation import Words
 from trainer.mixture.plan import Plan
 from trainer.mixture.shares import without_within_kinds
 
 # Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks a batch of
-# 32 samples of 128 tokens takes a tenth of the time. A block is bounded by its tokens, for a decision throws blocks
-# away, and by its slots, for every rank plans them all.
+# 32 samples of 128 tokens takes a tenth of the time. A block is bounded by its tokens, because a decision throws blocks
+# away, and by its slots, because every rank plans them all.
 BLOCK_STEPS, BLOCK_BYTES, BLOCK_SLOTS = 32, 8 << 20, 1 << 14
-PREFETCH_BLOCKS = 2  # one being handed out, one ready
-BATCH_HASH_VERSION = "fed-1"
-
-
-class SampleStore(Protocol):
-    """What the stream needs of a prepared segment."""
-
-    def gather(self, samples: IntArray) -> NDArray[np.integer[Any]]:
-        """Tokens [n, T], of any integer type."""
-        ...
-
-    def valid_tokens(self, samples: IntArray) -> IntArray:
-        """How many of the T tokens are real, int64 [n]."""
-        ...
+PREFETCH_BLOCKS = 2  # one in use, one ready
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,42 +70,6 @@ class _CapReached:
     sources: frozenset[str]
 
 
-@lru_cache(maxsize=8)
-def _batch_hash_keys(length: int) -> tuple[Words, np.uint64]:
-    """Odd keys of the positions, and the constant of the sum."""
-    digest = hashlib.shake_128(BATCH_HASH_VERSION.encode()).digest(8 * (length + 1))
-    keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64) | np.uint64(1)
-    return keys[1:], keys.sum(dtype=np.uint64)
-
-
-def sample_hashes(tokens: IntArray) -> Words:
-    """64-bit hash of each row of ``tokens[n, T]``: multilinear over the positions, then ``splitmix64``, so that
-    rows may be summed.
-    """
-    keys, constant = _batch_hash_keys(tokens.shape[1])
-    # keys[0] + sum((token + 1) * key), without a copy of the tokens; matmul, with no BLAS for integers, is slower
-    return splitmix64(np.einsum("nt,t->n", tokens.view(np.uint64), keys) + constant)
-
-
-def by_segment(source: IntArray, segment: IntArray) -> Iterator[tuple[tuple[int, int], IntArray]]:
-    """Each (source, segment) that occurs, with the places where it does."""
-    pairs = (source << 32) | segment
-    order = np.argsort(pairs, kind="stable")
-    starts = np.flatnonzero(np.diff(pairs[order], prepend=-1)).tolist()
-    for start, end in pairwise([*starts, len(order)]):
-        places = order[start:end]
-        yield divmod(int(pairs[places[0]]), 1 << 32), places
-
-
-def batch_hash(batch: Batch, stores: Mapping[tuple[int, int], SampleStore]) -> int:
-    """What a run must journal as ``batch_hash`` for this batch, from the plan and the store alone."""
-    hashes = (
-        sample_hashes(stores[pair].gather(batch.sample[slots]).astype(np.int64)).sum(dtype=np.uint64)
-        for pair, slots in by_segment(batch.source, batch.segment)
-    )
-    return sum(map(int, hashes)) % (1 << 64)
-
-
 def _by_source(tokens: IntArray, source: IntArray, starts: IntArray, *, num_sources: int) -> IntArray:
     """Tokens of the slots of each of S batches, ``starts[S + 1]``, by source: [S, K]."""
     num_batches = len(starts) - 1
@@ -156,8 +103,8 @@ class _Layout:
 
 
 class Stream:
-    """This rank's batches, one per step, in the order of the plan. Not to be given to ``accelerator.prepare``: it deals
-    the ranks itself.
+    """This rank's batches, one per step, in the order of the plan. Do not give it to ``accelerator.prepare``: it
+    already takes this rank's part.
     """
 
     def __init__(
@@ -183,8 +130,8 @@ class Stream:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
 
     def next(self) -> StepBatch:
-        """The next step's batch. ``UserError`` when a source is spent and nobody of its kind is left to take its
-        share.
+        """The next step's batch. ``UserError`` when a source is at its cap of epochs and no other source of its kind
+        has a share to take it.
         """
         capped: dict[str, float] = {}
         while True:
@@ -221,21 +168,21 @@ class Stream:
         cap: list[StepBatch | _CapReached] = []
         drawn = self.plan.draw_ahead(self._ahead, self._block_steps(self.plan.terms(self._ahead.step).global_batch))
         for number, (batch, after) in enumerate(drawn):
-            spent = self._spent(after)
-            if spent:
-                cap = [_CapReached(step=batch.step, sources=spent)]
+            sources = self._over_cap(after)
+            if sources:
+                cap = [_CapReached(step=batch.step, sources=sources)]
                 drawn = drawn[:number]
                 break
         if not drawn:
             return cap
         steps = self._gathered(drawn)
-        self._ahead = drawn[-1][1]  # not before: a store that failed is asked again, no step is skipped
+        self._ahead = drawn[-1][1]  # not before: a store that failed is read again, no step is skipped
         return [*steps, *cap]
 
     def _block_steps(self, global_batch: int) -> int:
         layout = self._layout(global_batch)
-        affordable = BLOCK_BYTES // (layout.num_rows * self._length * 8)
-        return max(1, min(BLOCK_STEPS, affordable, BLOCK_SLOTS // global_batch))
+        steps_in_bytes = BLOCK_BYTES // (layout.num_rows * self._length * 8)
+        return max(1, min(BLOCK_STEPS, steps_in_bytes, BLOCK_SLOTS // global_batch))
 
     def _gathered(self, drawn: Sequence[tuple[Batch, State]]) -> list[StepBatch]:
         """All steps of a block, whose micro-batches are views of one buffer."""
@@ -296,7 +243,7 @@ class Stream:
         tokens[num_valid.numpy() == 0] = self._padding
         return input_ids, num_valid, valid
 
-    def _spent(self, after: State) -> frozenset[str]:
+    def _over_cap(self, after: State) -> frozenset[str]:
         if not self._max_epochs:
             return frozenset()
         epochs = lookups.epochs(self.plan, after)

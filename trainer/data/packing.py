@@ -112,7 +112,7 @@ def _describe(document: Document) -> bytes:
 
 
 def write_part(folder: Path, documents: Sequence[Document], ids: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-    """Writes one held-out part: token ids without separators, and the columns beside them."""
+    """Writes one held-out part: token ids without separators, and the columns that go with them."""
     folder.mkdir(parents=True)
     slices = sorted({document.slice for document in documents})
     place = {name: number for number, name in enumerate(slices)}

@@ -46,12 +46,12 @@ def prepare(
     if not is_main:
         return open_prepared(await_store(cache, key, patience_s))
     with Announcement(cache, key) as announcement:
-        if (known := announcement.known_store()) is None:
-            known = _prepared_folder(
+        if (folder := announcement.known_store()) is None:
+            folder = _prepared_folder(
                 config, seed=seed, base=base, cache=cache, note=progress or (lambda what, documents: None)
             )
-            announcement.point_to(known)
-    return open_prepared(known)
+            announcement.point_to(folder)
+    return open_prepared(folder)
 
 
 def _make_cache(cache: Path) -> None:

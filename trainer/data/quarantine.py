@@ -1,8 +1,8 @@
 """Writes malformed rows aside, counts them by source and reason, and says when there are too many.
 
-Dropping rows in silence hides a broken export; stopping at the first one wastes a night. So each is written down with
-its place, and preparation stops when a source has more than a stated share of them, but never for ten or fewer (unless
-the share is 0).
+Dropping rows without a word hides a broken export; stopping at the first one wastes a night. So each is written down
+with its place, and preparation stops when a source has more than a stated share of them, but never for ten or fewer
+(unless the share is 0).
 """
 
 import json
@@ -38,7 +38,7 @@ class Quarantine:
         )
 
     def close_source(self, source: str, num_rows: int) -> None:
-        """Ends the first reading of a source of ``num_rows`` rows, good and bad. Raises UserError above the limit."""
+        """Ends the first pass over a source of ``num_rows`` rows, good and bad. Raises UserError above the limit."""
         self._stream.flush()
         self._rows[source] = num_rows
         num_bad = sum(self._reasons.get(source, Counter()).values())
@@ -52,8 +52,8 @@ class Quarantine:
 
     @property
     def kept_at(self) -> Path:
-        """Where the list is found after a preparation that stopped: beside the stores, named after the one that was
-        being made.
+        """Where the list is after a preparation that stopped: next to the stores, named after the one that was being
+        made.
         """
         return self.file.parent.parent / f"{self.file.parent.name.split('.')[0]}.quarantine.jsonl"
 

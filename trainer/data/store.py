@@ -182,8 +182,8 @@ class HeldOutPart:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A complete store: sources in the recipe's order, the two held-out parts, the tokenizer, and what preparation
-    found.
+    """A complete store: sources in the recipe's order, the two held-out parts, the tokenizer, and what became
+    of the rows.
 
     ``rows``: where every row of each segment went; ``quarantine``: {file, sources: {segment: {rows, quarantined,
     reasons: {reason: count}}}}; ``contamination``: {segment: {exact, near, dropped}}, segments named by

@@ -157,7 +157,7 @@ class StoreWriter:
     def _tokenized(
         self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
     ) -> Iterator[tuple[list[Document], Encoded]]:
-        """Each batch with its ids, in order; reading and matching go on while the batches before are tokenized."""
+        """Each batch with its ids, in order; later batches are read and matched while earlier ones are tokenized."""
         workers = self.config.num_proc
         executor: Executor
         encode: Callable[[list[str]], Encoded]
@@ -213,8 +213,8 @@ class _Contaminated:
 
 def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match]]:
     matches = index.match([document.text for document in batch])
-    found = {match.document for match in matches}
-    return [document for place, document in enumerate(batch) if place not in found], matches
+    held_out = {match.document for match in matches}
+    return [document for place, document in enumerate(batch) if place not in held_out], matches
 
 
 def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:

@@ -1,7 +1,7 @@
 """Trains or loads the tokenizer, and turns batches of texts into flat arrays of token ids.
 
 A byte-level BPE trained on the real training documents has no unknown token and decodes to the very text it was given;
-held-out text is kept out of it, because a vocabulary that has seen the test words lowers the test loss. Text that
+held-out text is kept out of it, because a vocabulary made from the test words lowers the test loss. Text that
 happens to spell a special token is encoded as text: a document must not be able to forge its own end. Only the
 `tokenizers` library is used; the folder written here is what `transformers.AutoTokenizer` loads.
 """
@@ -107,14 +107,14 @@ def _end_of_sequence(folder: Path) -> str:
     file = folder / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     token = settings.get("eos_token")
-    found = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(found, str):
+    name = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(name, str):
         raise UserError(
             "the tokenizer names no end-of-sequence token",
             remedy="Name one in data.tokenizer.end_of_document",
             file=file,
         )
-    return found
+    return name
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ _process_encoder: dict[str, Encoder] = {}
 
 
 def start_worker(facts: TokenizerFacts) -> None:
-    """Prepares a worker process: one tokenizer, no threads of its own beside the other workers."""
+    """Prepares a worker process: one tokenizer, without threads of its own, which would compete
+    with the other workers.
+    """
     import os
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

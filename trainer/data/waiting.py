@@ -1,4 +1,5 @@
-"""How the processes of a run agree on a store through files: the main one prepares and shows life, the others wait.
+"""How the processes of a run agree on a store through files: the main one prepares and updates a heartbeat, the others
+wait.
 
 Preparation happens before any process group exists, and can take longer than a collective may wait. So the main
 process touches a heartbeat file while it works and at last writes a pointer to the store. The others look for the
@@ -88,8 +89,8 @@ class Announcement:
 
 
 def await_store(cache: Path, key: str, patience_s: float) -> Path:
-    """Waits for the main process's store. Raises UserError when it failed, or showed no life for ``patience_s``
-    seconds.
+    """Waits for the main process's store. Raises UserError when it failed, or gave no sign of life for
+    ``patience_s`` seconds.
     """
     first_failure, last_beat, quiet_since = _read(_failure(cache, key)), _read(_heartbeat(cache, key)), time.monotonic()
     while (folder := _known_store(cache, key)) is None:
@@ -101,10 +102,10 @@ def await_store(cache: Path, key: str, patience_s: float) -> Path:
         if beat != last_beat:
             last_beat, quiet_since = beat, time.monotonic()
         elif time.monotonic() - quiet_since > patience_s:
-            said = f"; its last word was: {failure[1]}" if failure else ""
+            last_failure = f"; its last failure was: {failure[1]}" if failure else ""
             remedy = "See its own output; the preparation begins anew at the next start"
             raise UserError(
-                f"the main process has shown no life for {patience_s:g} s while it prepared the data{said}",
+                f"the main process gave no sign of life for {patience_s:g} s while it prepared the data{last_failure}",
                 remedy=remedy,
             )
         time.sleep(_POLL_S)

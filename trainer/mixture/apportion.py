@@ -1,9 +1,9 @@
 """How many samples of each source a batch gets, exactly, in integers.
 
 Random draws miss a share of 0.2 in a batch of 256 by 2.5 points (one standard deviation) and never make up for it;
-largest remainder without carry repeats the same error for ever. Here the synthetic total is the nearest integer of the
-integral of its share, and inside a kind the sources are unit jobs scheduled by earliest deadline, which keeps each
-within one sample of its own integral at every step.
+largest remainder without carry repeats the same error in every batch. Here the synthetic total is the nearest integer
+of the integral of its share, and inside a kind the sources are unit jobs scheduled by earliest deadline, which keeps
+each within one sample of its own integral at every step.
 
 Why earliest deadline suffices: let X_i(n) be the integral of source i, its m-th sample released when X_i > m - 1 and
 due when X_i >= m. In any window the jobs due number at most floor(sum of the growth of X_i) and the kind draws at least
@@ -22,8 +22,8 @@ def apportion(due: IntArray, weights: IntArray, count: int, unit: int) -> IntArr
     in this batch: int64 counts that sum to ``count``.
 
     Each part first gets the whole samples it is owed; what is left goes to the parts whose next sample falls due
-    soonest. Stays within one sample of every part's due as long as the lags start within one sample and sum to the rest
-    of the total (module docstring).
+    soonest. Stays within one sample of every part's due as long as the deficits start within one sample and sum to the
+    rest of the total (module docstring).
     """
     if len(due) == 1:
         return np.array([count], dtype=np.int64)
@@ -34,7 +34,7 @@ def apportion(due: IntArray, weights: IntArray, count: int, unit: int) -> IntArr
         open_ = np.flatnonzero(ahead > 0)
         deadline = -((ahead[open_] - unit) // weights[open_])
         counts[open_[np.lexsort((-ahead[open_], deadline))[:rest]]] += 1
-    assert int(counts.sum()) == count, "the lags of a kind must sum to the lag of its total"
+    assert int(counts.sum()) == count, "the deficits of a kind must sum to the deficit of its total"
     return counts
 
 
@@ -42,10 +42,10 @@ def settle_deficits(deficits: IntArray, weights: IntArray, total: int) -> IntArr
     """Deficits to begin a new span with: as near to those carried as lets every source stay within one sample from here
     on.
 
-    They sum to ``total`` (at most half a sample). Carried lags are clipped to one sample, and what is missing is shared
-    out in proportion to ``weights``. What sources are ahead by in all must be less than half a sample: whoever is ahead
-    cannot give back, so the others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most
-    floor(X + ahead), and floor(X + 1/2) are drawn). Where it is more, all lags shrink towards an even start.
+    They sum to ``total`` (at most half a sample). Carried deficits are clipped to one sample, and what is missing is
+    shared out in proportion to ``weights``. What sources are ahead by in all must be less than half a sample: whoever
+    is ahead cannot give back, so the others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most
+    floor(X + ahead), and floor(X + 1/2) are drawn). Where it is more, all deficits shrink towards an even start.
     """
     settled = _with_total(np.clip(deficits, 1 - SHARE_ONE, SHARE_ONE - 1), weights, total)
     even = _with_total(np.zeros_like(deficits), weights, total)

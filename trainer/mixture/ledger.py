@@ -40,7 +40,7 @@ class BatchSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Who trains from ``step`` on. Recorded for the reader: no batch depends on it."""
+    """How many processes train from ``step`` on, in which micro-batches. Only a record: no batch depends on it."""
 
     fact: ClassVar[str] = "topology"
     step: int
@@ -64,7 +64,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Retire:
-    """From batch ``step`` on the segment is drawn no more."""
+    """From batch ``step`` on the segment is no longer drawn."""
 
     fact: ClassVar[str] = "retire"
     step: int
@@ -88,8 +88,8 @@ class Rollback:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state before batch ``step``, so that nobody has to count from the beginning: see ``plan.State`` for the
-    fields.
+    """The state before batch ``step``, so that counting need not start at the first batch; fields as in
+    ``advance.State``.
     """
 
     fact: ClassVar[str] = "snapshot"
@@ -97,7 +97,7 @@ class Snapshot:
     slot: int
     synthetic_deficit: int
     deficits: Mapping[str, int]
-    segments: Mapping[str, Mapping[str, tuple[int, int]]]  # source -> segment -> (cursor, lag)
+    segments: Mapping[str, Mapping[str, tuple[int, int]]]  # source -> segment -> (cursor, deficit)
 
 
 Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Snapshot
@@ -111,11 +111,13 @@ def to_record(fact: Fact) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Fact:
-    """The fact a JSON line stands for; ``UserError`` when it is not one of ours."""
+    """The fact that a JSON line stands for; ``UserError`` when it is not a fact."""
     fields = dict(record)
     kind = fields.pop("fact", None)
     if kind not in _FACTS:
-        raise UserError("a ledger line holds no known fact", got=record, remedy=f"known facts: {', '.join(_FACTS)}")
+        raise UserError(
+            "not a ledger line: it names no fact that exists", got=record, remedy=f"Facts are {', '.join(_FACTS)}"
+        )
     if kind == "snapshot":
         fields["segments"] = {
             s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()

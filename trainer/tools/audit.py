@@ -24,7 +24,7 @@ _PLACE = ("id", "slice", "file", "line")  # what is known of every document, wha
 
 def predicted_batch_hash(run: RunView, step: int, data: "PreparedData") -> int:
     """``batch_hash`` of a step from the ledger and the store alone."""
-    from trainer.data.loader import batch_hash
+    from trainer.data.batch_hash import batch_hash
 
     stores = {
         (run.plan.sources.index(name), number): segment
