@@ -40,7 +40,10 @@ def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0,
         )
         horizon = replace(observation.horizon, probes_until=hope, max_epochs=caps or {})
         observation = replace(
-            observation, horizon=horizon, forgetting=probes.get(number, {}), epochs={"real": used / unique, "made": 0.5}
+            observation,
+            horizon=horizon,
+            evidence={"forgetting": probes.get(number, {})},
+            epochs={"real": used / unique, "made": 0.5},
         )
         state, decision = decide(
             control, restored_state(control, json.loads(json.dumps(state.to_json(), allow_nan=False))), observation
