@@ -46,7 +46,7 @@ class OnPlateau:
         config: OnPlateauConfig, state: OnPlateauState, observation: Observation
     ) -> tuple[OnPlateauState, Proposal]:
         """The next state, and the shares to train with from the next step on."""
-        loss = float(observation.evaluation.nats.sum() / observation.evaluation.tokens.sum())
+        loss = observation.evaluation.nats_per_token
         evidence = {"nats_per_token": loss, "best": state.best, "waited": state.waited}
         if state.best is None or loss < state.best - config.min_improvement:
             reason = f"Held-out loss fell to {loss:.3f} nats per token."
