@@ -321,10 +321,11 @@ def doctor(
 ) -> None:
     """Check versions, devices, collectives, ports, memory, disk, W&B, SLURM: ok, warn or fail, with the remedy."""
     from trainer.recipe import load_recipe
-    from trainer.tools.doctor import doctor as examine
+    from trainer.tools.doctor.examine import examine
+    from trainer.tools.doctor.findings import Subject
 
     loaded = None if recipe is None else load_recipe(recipe, overrides or [])
-    raise typer.Exit(examine(loaded, run, as_json=as_json))
+    raise typer.Exit(examine(Subject(loaded=loaded, folder=run), as_json=as_json))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from trainer.evaluate.eval_batches import HeldOutText, Part
 from trainer.evaluate.evidence.measurement import FORGETTING, GRADIENT_ALIGNMENT, SOURCE_VALUE, MeasuredRun
 from trainer.evaluate.held_out import Evaluator, plan_validation
 from trainer.evaluate.measurements import plan_measurements
-from trainer.evaluate.ports import Devices
+from trainer.evaluate.ports import Devices, Ranks
 from trainer.mixture.ledger import Fact
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
@@ -96,7 +96,15 @@ def recipe_data(
         _warn_of_a_blind_guard(recipe, len(evaluator.documents))
     return RunData(
         plan=plan,
-        stream=_stream(recipe, data, devices, plan, state, replays=replays),
+        stream=open_stream(
+            recipe,
+            data,
+            plan,
+            devices,
+            step=state.step + 1,
+            replays=replays,
+            pin_memory=devices.device.type == "cuda",
+        ),
         evaluator=evaluator,
         measurements={} if replays else plan_measurements(run, text=text, sources=data.segments),
         scheduled_facts=scheduled_facts,
@@ -137,22 +145,28 @@ def measured_run(recipe: Recipe, *, sequence_length: int) -> MeasuredRun:
     )
 
 
-def _stream(
-    recipe: Recipe, data: "PreparedData", devices: Devices, plan: Plan, state: RunState, *, replays: bool
+def open_stream(
+    recipe: Recipe,
+    data: "PreparedData",
+    plan: Plan,
+    ranks: Ranks,
+    *,
+    step: int,
+    replays: bool,
+    pin_memory: bool = False,
 ) -> "Stream":
+    """This rank's batches of a recipe's run, from ``step`` on."""
     from trainer.data.loader import Stream
 
     return Stream(
         plan,
         {(name, n): segment for name, segments in data.segments.items() for n, segment in enumerate(segments)},
-        state=plan.state(state.step + 1),
-        partition=RankPartition(
-            rank=devices.rank, world_size=devices.world_size, micro_batch=recipe.training.micro_batch
-        ),
+        state=plan.state(step),
+        partition=RankPartition(rank=ranks.rank, world_size=ranks.world_size, micro_batch=recipe.training.micro_batch),
         sequence_length=data.sequence_length,
         padding=data.end_of_document,
         max_epochs={} if replays else recipe.mixture.max_epochs,
-        pin_memory=devices.device.type == "cuda",
+        pin_memory=pin_memory,
     )
 
 
