@@ -115,10 +115,10 @@ def test_evidence_on_a_source_is_its_value_with_the_pull_in_standard_errors(draw
     assert found["counts beyond 1.5"] == [(20, 1.5), (30, 1.5)]
 
 
-def test_the_price_stands_beside_what_real_data_are_worth_more(drawn: dict[str, Figure]) -> None:
+def test_the_price_is_drawn_with_the_advantage_of_real_data(drawn: dict[str, Figure]) -> None:
     found = points(drawn["price"])
     assert found["price of a real token"] == [(10, 0.0), (20, 0.0), (30, 0.15)]
-    assert found["what real data are worth more"] == [(10, None), (20, 0.4), (30, 0.2)]
+    assert found["advantage of real data"] == [(10, None), (20, 0.4), (30, 0.2)]
 
 
 def test_a_price_out_of_reach_leaves_the_others_readable(decisions: list[Decision], tmp_path: Path) -> None:
@@ -126,19 +126,19 @@ def test_a_price_out_of_reach_leaves_the_others_readable(decisions: list[Decisio
     chart = decision_charts.price(run)
     assert chart is not None
     assert max(traces(chart)["price of a real token"]["y"]) > 1e12
-    source_value = [one for one in traces(chart)["what real data are worth more"]["y"] if one is not None]
+    source_value = [one for one in traces(chart)["advantage of real data"]["y"] if one is not None]
     assert max(source_value) < chart["layout"]["yaxis"]["range"][1] < 5 * max(source_value)
 
 
-def test_planned_real_data_stand_beside_those_used(drawn: dict[str, Figure]) -> None:
+def test_planned_real_data_are_drawn_with_those_used(drawn: dict[str, Figure]) -> None:
     found = points(drawn["budget"])
     assert found["epochs used"] == [(10, 1.0), (20, 2.0), (30, 3.0)]
     assert found["epochs planned"] == [(10, 4.0), (20, 4.0), (30, 4.0)]
-    assert found["share the budget pays for"] == [(10, None), (20, 30.0), (30, 20.0)]
+    assert found["share the budget allows"] == [(10, None), (20, 30.0), (30, 20.0)]
     assert found["share by value"] == [(10, None), (20, 60.0), (30, 70.0)]
     assert found["real share in force"] == [(10, 40.0), (20, 40.0), (30, 40.0)]
     below = {name for name, trace in traces(drawn["budget"]).items() if trace.get("yaxis") == "y2"}
-    assert below == {"real share in force", "share the budget pays for", "share by value"}
+    assert below == {"real share in force", "share the budget allows", "share by value"}
 
 
 def test_a_run_without_a_budget_of_real_data_has_no_chart_of_it(tmp_path: Path) -> None:

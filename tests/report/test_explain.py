@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
+from tests.journals import step_line
 from trainer.base.errors import UserError
 from trainer.report.explain import explain
 from trainer.tracking.journal import read
+from trainer.tracking.record import JournalLine
+from trainer.tracking.schema import CapLine, DecisionLine, DeficitLine, RollbackLine, read_journal
 
 HALF = {"a": 500_000, "b": 500_000}
 LEFT = {"a": 750_000, "b": 250_000}
-STEPS = [{"kind": "step", "step": step, "counts": {"a": 2, "b": 2}} for step in range(1, 31)]
+STEPS: list[JournalLine] = [step_line(step, shares=HALF, counts={"a": 2, "b": 2}) for step in range(1, 31)]
 
 
-def told(folder: Path, step: int) -> str:
-    return explain(read(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step)
+def explained(folder: Path, step: int) -> str:
+    return explain(read_journal(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step)
 
 
 def shares_fact(step: int, shares: dict[str, int], reason: str = "because") -> dict[str, Any]:
@@ -24,7 +27,7 @@ def shares_fact(step: int, shares: dict[str, int], reason: str = "because") -> d
 
 
 def test_a_step_under_a_decision_names_its_figures(tell: Callable[..., Path]) -> None:
-    text = told(tell(), 150)
+    text = explained(tell(), 150)
     for words in (
         "Step 150: wikipedia 25 %, written 37.5 %, invented 25 %, spam 12.5 % (synthetic 75 %)",
         "Drawn in this step: 8 wikipedia, 12 written, 8 invented, 4 spam",
@@ -40,7 +43,7 @@ def test_a_step_under_a_decision_names_its_figures(tell: Callable[..., Path]) ->
         "Guard: nothing to object to: there is 2 % of the evidence of harm that a warning takes.",
         "checkpoint jitter 0.012, z -1.70; evidence of harm 0.2 (warns at 10, alarms at 2,000)",
         "Without this decision the shares would have stayed at wikipedia 25 %",
-        "Looked at again once since",
+        "Evaluated once since",
         "Next change: from step 201, written 37.5 % -> 50 %, spam 12.5 % -> 0 %",
     ):
         assert words in text
@@ -48,20 +51,29 @@ def test_a_step_under_a_decision_names_its_figures(tell: Callable[..., Path]) ->
 
 def test_the_batch_after_a_decision_is_the_first_it_governs(tell: Callable[..., Path]) -> None:
     folder = tell()
-    assert "In force since step 0" in told(folder, 100)
-    assert "In force since step 101" in told(folder, 101)
+    assert "In force since step 0" in explained(folder, 100)
+    assert "In force since step 101" in explained(folder, 101)
 
 
 def test_before_any_decision_the_recipes_shares_are_in_force(tell: Callable[..., Path]) -> None:
-    text = told(tell(), 1)
+    text = explained(tell(), 1)
     assert "the shares the run began with (recipe); nothing had been decided yet" in text
     assert "Measured" not in text
 
 
 def test_a_guards_cut_is_told_apart_from_what_the_policy_wanted() -> None:
     evidence = {"policy": {"proposed": LEFT}, "guard": {"z": 6.2}, "shares_before": HALF}
-    decision = {"kind": "decision", "step": 10, "from_step": 11, "action": "cut", "shares": {"a": 1_000_000, "b": 0}}
-    journal = [*STEPS, decision | {"reason": "b does harm", "evidence": evidence}]
+    cut = {"a": 1_000_000, "b": 0}
+    decision = DecisionLine(
+        step=10,
+        policy="package:Unknown",
+        from_step=11,
+        action="cut",
+        shares=cut,
+        reason="b does harm",
+        evidence=evidence,
+    )
+    journal = [*STEPS, decision]
     ledger = [shares_fact(0, HALF), shares_fact(11, {"a": 1_000_000, "b": 0})]
     text = explain(journal, ledger, 12)
     assert "Without the guard the policy's proposal would have come into force: a 75 %, b 25 %." in text
@@ -69,7 +81,7 @@ def test_a_guards_cut_is_told_apart_from_what_the_policy_wanted() -> None:
 
 
 def test_a_cap_is_not_called_a_decision() -> None:
-    journal = [*STEPS, {"kind": "cap", "step": 10, "source": "b", "epochs": 4.0, "shares": LEFT}]
+    journal = [*STEPS, CapLine(step=10, source="b", epochs=4.0, shares=LEFT)]
     text = explain(journal, [shares_fact(0, HALF), shares_fact(11, LEFT)], 20)
     assert "source b reached the cap of its epochs after 4 epochs" in text
     assert "Decided" not in text
@@ -80,19 +92,13 @@ def test_a_change_the_journal_does_not_know_is_told_from_the_ledger() -> None:
     assert "Changed: a 50 % -> 75 %, b 50 % -> 25 %.\nReason in the ledger: replayed." in text
 
 
-def test_rollbacks_and_clipped_lags_are_told() -> None:
-    deficit = {
-        "kind": "deficit",
-        "step": 11,
-        "source": "b",
-        "before_millionths": 1_400_000,
-        "after_millionths": 1_000_000,
-    }
-    back = {"kind": "rollback", "step": 15, "to_step": 8, "reason": "loss rose"}
+def test_rollbacks_and_clipped_deficits_are_named() -> None:
+    deficit = DeficitLine(step=11, source="b", before_millionths=1_400_000, after_millionths=1_000_000)
+    back = RollbackLine(step=15, to_step=8, reason="loss rose")
     text = explain([*STEPS, deficit, back], [shares_fact(0, HALF)], 20)
-    assert "After step 11 the lag of b was clipped from 1.400 to 1.000 samples." in text
-    assert "Rolled back to step 8" in text
-    assert "Rolled back" not in explain([*STEPS, deficit, back], [shares_fact(0, HALF)], 14)
+    assert "After step 11: the deficit of b was clipped from 1.400 to 1.000 samples." in text
+    assert "After step 15: rolled back to step 8: loss rose." in text
+    assert "rolled back" not in explain([*STEPS, deficit, back], [shares_fact(0, HALF)], 14)
 
 
 @pytest.mark.parametrize(("step", "message"), [(-1, "no shares were in force"), (31, "Its last step is 30")])

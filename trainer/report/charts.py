@@ -1,5 +1,5 @@
 """The charts of what a run measured, as plain plotly figures: values in, JSON-able dicts out, no plotly needed to make
-them. Those of what its decisions rested on are in ``trainer.report.decision_charts``.
+them. Those of the evidence at its decisions are in ``decision_charts`` and ``guard_charts``.
 """
 
 # N steps, K sources
@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.base.json_values import number
 from trainer.base.records import FloatArray
-from trainer.report import decision_charts
+from trainer.report import decision_charts, guard_charts
 from trainer.report.history import History, thin
 from trainer.report.metric_charts import metric_charts
 from trainer.report.plotly_figures import (
@@ -44,8 +44,8 @@ def figures(run: History) -> dict[str, Figure]:
         "significance": decision_charts.significance(run),
         "price": decision_charts.price(run),
         "budget": decision_charts.budget(run),
-        "harm": decision_charts.harm(run),
-        "slice-harm": decision_charts.slice_harm(run),
+        "harm": guard_charts.harm(run),
+        "slice-harm": guard_charts.slice_harm(run),
         "slices": slices(run),
         "source-loss": source_loss(run),
         "train": train_loss(run),

@@ -58,11 +58,6 @@ class History:
         return [line for line in self.records.get(kind, ()) if isinstance(line, kind)]
 
     @property
-    def lines(self) -> dict[str, list[Mapping[str, Any]]]:
-        """The lines as JSON, by kind."""
-        return {kind.kind: [line.to_line() for line in lines] for kind, lines in self.records.items()}
-
-    @property
     def start(self) -> StartLine | None:
         """The first start; None when the run died before it."""
         return next(iter(self.of(StartLine)), None)

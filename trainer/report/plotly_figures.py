@@ -8,7 +8,8 @@ colors are left to the page, which knows whether it is dark; so is the color of 
 # N steps
 
 import html
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,3 +56,19 @@ def plain(values: Any) -> list[float | None]:
     """Numbers for plotly, which leaves a gap for None; five significant digits are more than a pixel."""
     array = np.asarray(values, dtype=np.float64)
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in array.tolist()]
+
+
+def limit_line(name: str, steps: Sequence[float], values: Sequence[float], dash: str) -> Trace:
+    """A threshold over steps, in the color of the text."""
+    return curve(name, steps, values, "#111", width=1.3, dash=dash) | {"ink": True}
+
+
+def legend_entry(name: str, symbol: str) -> Trace:
+    """An entry of the legend without a point."""
+    marker = {"symbol": symbol, "size": 8, "color": color(8)}
+    return curve(name, [None], [None], color(8)) | {"mode": "markers", "marker": marker, "hoverinfo": "skip"}
+
+
+def finite(values: Iterable[float]) -> FloatArray:
+    """Those that are finite."""
+    return np.array([value for value in values if math.isfinite(value)])

@@ -1,18 +1,18 @@
-"""What became of the real data: how often they were gone through, what that was worth, and what had been planned.
+"""What became of the real data: how often they were drawn, how many new tokens do as much, and what was planned.
 
 Repeats are discounted as the policy ``priced`` discounts them (``trainer.control.priced.repeats``): a forecast from
 published runs, not a measurement of this one.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from trainer.base.formatting import figure
 from trainer.base.json_values import number
 from trainer.control.priced.repeats import effective_tokens, repeat_value
 from trainer.report.history import History
-from trainer.tracking.journal import Line
-from trainer.tracking.schema import JoinLine, RetireLine
+from trainer.tracking.schema import DecisionLine, JoinLine, RetireLine
 
 
 def real_rows(run: History) -> Iterator[dict[str, str]]:
@@ -49,7 +49,7 @@ def real_note(run: History) -> str:
     samples, used = figure(plan["samples"]), figure(plan["used_samples"])
     return (
         f"Of {samples} real samples that may be drawn, {used} had been by the last decision; one more new sample would"
-        f" do as much as {number(plan['value_of_new_sample']):.2f} that are seen once."
+        f" do as much as {number(plan['value_of_new_sample']):.2f} that are drawn once."
     )
 
 
@@ -58,22 +58,22 @@ def _epochs(run: History) -> list[float]:
 
 
 def _row(name: str, unique: float, drawn: float) -> dict[str, str]:
-    source_value = effective_tokens(unique, drawn)
+    effective = effective_tokens(unique, drawn)
     return {
         "name": name,
         "tokens": figure(unique),
         "epochs": f"{drawn / unique:.2f}",
         "drawn": figure(round(drawn)),
-        "effective": figure(round(source_value)),
+        "effective": figure(round(effective)),
         "repeat": f"{repeat_value(drawn / unique):.2f}",
     }
 
 
-def _last_plan(run: History) -> Line | None:
-    """The budget at the last decision, where there is one."""
-    for line in reversed(run.lines.get("decision", [])):
-        evidence = line.get("evidence", {}).get("policy")
-        if line.get("policy") == "priced" and evidence:
-            budget: Line = evidence["budget"]
+def _last_plan(run: History) -> Mapping[str, Any] | None:
+    """The budget at the last decision of ``priced``, where it plans one."""
+    for line in reversed(run.of(DecisionLine)):
+        evidence = line.evidence.get("policy")
+        if line.policy == "priced" and isinstance(evidence, Mapping) and "budget" in evidence:
+            budget: Mapping[str, Any] = evidence["budget"]
             return budget if budget.get("planned_epochs") is not None else None
     return None

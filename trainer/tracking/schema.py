@@ -133,20 +133,32 @@ class EvaluationLine(JournalLine):
     ] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, figures: HeldOutFigures, evidence: Mapping[str, Mapping[str, Any]], **fields: Any) -> "EvaluationLine":
+    def of(
+        cls,
+        figures: HeldOutFigures,
+        evidence: Mapping[str, Mapping[str, Any]],
+        *,
+        step: int,
+        drawn_slices: Mapping[str, SliceDrawn],
+        drawn_unnamed: float | None,
+        seconds: float,
+    ) -> "EvaluationLine":
         """The line of an evaluation with the ``evidence`` on the sources, by kind of measurement."""
-        built_in: dict[str, Any] = {
-            kind: evidence.get(kind, {}) for kind in ("source_value", "gradient_alignment", "forgetting")
-        }
+        built_in = ("source_value", "gradient_alignment", "forgetting")
         return cls(
+            step=step,
             figures=figures,
-            **built_in,
+            source_value=evidence.get("source_value", {}),
+            gradient_alignment=evidence.get("gradient_alignment", {}),
+            forgetting=evidence.get("forgetting", {}),
+            drawn_slices=drawn_slices,
+            drawn_unnamed=drawn_unnamed,
+            seconds=seconds,
             measurements={
                 kind: {source: asdict(estimate) for source, estimate in estimates.items()}
                 for kind, estimates in evidence.items()
                 if kind not in built_in
             },
-            **fields,
         )
 
 

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field, ValidationError
 
+from tests.journals import start_line
 from trainer.base import seams
 from trainer.base.config import Config as BaseConfig
 from trainer.base.errors import UserError
@@ -17,6 +18,8 @@ from trainer.control import ControlConfig, decide, forgetting_from, initial_stat
 from trainer.control.policies import POLICIES, Needs, PlainState
 from trainer.control.policies.protocol import MEMBERS
 from trainer.report.explain import explain
+from trainer.tracking.figures import SourceFacts
+from trainer.tracking.schema import DecisionLine
 
 KINDS: dict[str, Kind] = {"real": "real", "made": "synthetic"}
 START = {"real": 500_000, "made": 500_000}
@@ -114,17 +117,14 @@ def test_its_mistakes_are_those_of_its_own_configuration_and_of_its_start(kind: 
 def test_its_decisions_are_explained_in_its_own_words(observe: Any) -> None:
     control = ControlConfig.model_validate({"policy": {"kind": OUTSIDE}, "guard": GUARD_OFF})
     _, decision = decide(control, initial_state(control, START, KINDS), observe(10, START, kinds=KINDS))
-    line = {
-        "kind": "decision", "step": 10, "from_step": 11, "action": decision.action, "shares": decision.shares,
-        "reason": decision.reason, "policy": decision.policy, "evidence": decision.evidence,
-    }  # fmt: skip
-    start = {"kind": "start", "step": 0, "segments": {name: {"kind": kind} for name, kind in KINDS.items()}}
+    line = DecisionLine.of(decision, step=10)
+    start = start_line({name: SourceFacts(kind=kind, num_samples=10) for name, kind in KINDS.items()})
     facts = [
         {"fact": "shares", "step": 1, "shares": START, "reason": "the start"},
         {"fact": "shares", "step": 11, "shares": decision.shares, "reason": decision.reason},
     ]
     assert "Policy: this is decision 0." in explain([start, line], facts, 11)
-    not_installed = explain([start, line | {"policy": "no_such_package:Policy"}], facts, 11)
+    not_installed = explain([start, replace(line, policy="no_such_package:Policy")], facts, 11)
     assert "Policy:" in not_installed
     assert "count: 0" in not_installed
 

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.environments import ENVIRONMENTS
 from experiments.world import steered
+from tests.journals import start_line
 from trainer.base.records import Decision
 from trainer.control import ControlConfig
 from trainer.control.priced.estimates import Estimate
@@ -13,23 +14,16 @@ from trainer.control.priced.estimators import weighted_by_shares
 from trainer.control.priced.explain import estimates_by_share
 from trainer.control.priced.explain import explain as lines_of
 from trainer.report.explain import explain
+from trainer.tracking.figures import SourceFacts
+from trainer.tracking.schema import DecisionLine
 
-START = {"kind": "start", "step": 0, "sources": {"real": {"kind": "real"}, "synthetic": {"kind": "synthetic"}}}
+START = start_line({kind: SourceFacts(kind=kind, num_samples=500) for kind in ("real", "synthetic")})
 
 
 def told(decision: Decision) -> str:
     start = {"fact": "shares", "step": 1, "shares": decision.evidence["shares_before"], "reason": "the start"}
     fact = {"fact": "shares", "step": decision.from_step, "shares": decision.shares, "reason": decision.reason}
-    line = {
-        "kind": "decision",
-        "step": decision.from_step - 1,
-        "from_step": decision.from_step,
-        "action": decision.action,
-        "shares": decision.shares,
-        "reason": decision.reason,
-        "policy": decision.policy,
-        "evidence": decision.evidence,
-    }
+    line = DecisionLine.of(decision, step=decision.from_step - 1)
     return explain([START, line], [start, fact], decision.from_step)
 
 
