@@ -31,8 +31,9 @@ def audit(folder: Path, asked: int | str, as_json: bool) -> None:
 def explain(folder: Path, step: int) -> None:
     """Print why the shares of a step were what they were."""
     from trainer.report.explain import explain as in_words
+    from trainer.tracking.schema import read_journal
 
-    _print(in_words(read(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))
+    _print(in_words(read_journal(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))
 
 
 def report(folders: list[Path], output: Path | None) -> None:
