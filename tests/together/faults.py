@@ -232,7 +232,7 @@ def a_rank_is_stopped(bench: Bench, file: str | None = None) -> dict[str, float]
 def a_rank_hangs(bench: Bench) -> dict[str, float]:
     live = launch(bench, "hangs", "hangs")
     figures = live.wait_for_end()
-    live.expect_cause(1, "made no progress", "trainer/data/stream.py")
+    live.expect_cause(1, "made no progress", "trainer/data/loader.py")
     expect("faulty.py" in outcome(live.run)["traceback"], "the stack does not show the thread that hangs")
     stood_s = (live.run / "outcome.json").stat().st_mtime - (live.run / "journal.jsonl").stat().st_mtime
     expect(stood_s <= TIMEOUT_S + 5, f"named {stood_s:.1f} s after the last step")

@@ -68,3 +68,8 @@ def test_the_stacks_of_a_rank_that_cannot_write_them_are_those_of_its_last_sign(
     assert "trainer/data/loader.py:7 next" in stacks_of(tmp_path, sign)
     (tmp_path / "rank-00001.stacks").write_text("all threads")
     assert stacks_of(tmp_path, sign) == "all threads"
+
+
+def test_a_stack_names_files_of_the_package_from_its_name_on() -> None:
+    """The report looks for the innermost of them."""
+    assert own_sign().stack[-1].startswith("trainer/runs/watchdog/signs.py:")

@@ -44,7 +44,7 @@ def give_sign(run: Path, count: int, **changed: Any) -> None:
     """What rank 1 on another host writes."""
     (folder,) = (run / ".alive").iterdir()
     own = json.loads((folder / "rank-00000").read_text())
-    stack = ["trainer/data/stream.py:7 next"]
+    stack = ["trainer/data/loader.py:7 next"]
     sign = {**own, "rank": 1, "host": "elsewhere", "pid": 1, "count": count, "stack": stack, **changed}
     (folder / "rank-00001").write_text(json.dumps(sign).ljust(4096))
 
@@ -62,7 +62,7 @@ def test_a_rank_whose_host_is_gone_is_named_by_its_silence(tmp_path: Path) -> No
     seconds, outcome = ended(process, tmp_path)
     assert (outcome["rank"], outcome["host"]) == (1, "elsewhere")
     assert "no sign of life" in outcome["reason"]
-    assert "trainer/data/stream.py:7 next" in outcome["traceback"]
+    assert "trainer/data/loader.py:7 next" in outcome["traceback"]
     assert seconds < 9
 
 

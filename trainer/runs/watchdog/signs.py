@@ -17,7 +17,7 @@ from trainer.base.heartbeat import Heartbeat
 SIGN_BYTES = 4096  # signs are written in place and keep their size, so that a full disk does not stop them
 STACK_FRAMES = 16
 LEFT = ("ended", "failed")  # phases of a rank that has left by itself
-_ROOT = f"{Path(__file__).parents[2]}/"
+_ROOT = f"{Path(__file__).parents[3]}/"  # above the package
 _WAITING = ("torch/distributed/", "torch/autograd/", "accelerate/utils/operations", "torch/cuda/streams")
 
 ProcessState = Literal["running", "stopped", "gone", "hidden"]  # hidden: /proc here does not show the process
