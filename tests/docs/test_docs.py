@@ -29,7 +29,7 @@ NOT_RUN = {
     r"python examples/lightning_digits.py": "tests/lightning/test_example.py runs it",
     r"trainer fit RECIPE": "RECIPE is the reader's",
 }
-FEW_STEPS = ["--set", "training.steps=3", "--set", "training.schedule.warmup_steps=1"]
+FEW_STEPS = ["--set", "training.steps=3", "--set", "training.schedule={kind: cosine, warmup_steps: 1}"]
 ALL_RECIPES = blocks(STARTING + GUIDES, "yaml")
 WHOLE = [block for block in ALL_RECIPES if block.text.startswith("name:")]
 # `mypackage` stands for the reader's own package
