@@ -7,6 +7,9 @@ from typing import Any
 
 import trainer
 import trainer.lightning
+from trainer.recipe import LoadedRecipe
+from trainer.tools.run_view import RunView
+from trainer.training.run import Outcome
 
 HEAD = """# Python API
 
@@ -17,6 +20,18 @@ own. What you write to extend the trainer (policies, filters, readers, measureme
 [Extend](../extend/index.md).
 """
 MODULES = (trainer, trainer.lightning)
+RETURNED = {trainer: (RunView, Outcome, LoadedRecipe)}  # what its functions return and raise
+EXAMPLE = """```python
+import trainer
+
+outcome = trainer.fit("quickstart", ["training.steps=100"], run="runs/api")
+print(outcome.state, outcome.step)
+
+run = trainer.open_run("runs/api")
+print(run.history()["loss"][-1])
+print([decision.reason for decision in run.decisions()])
+print(run.batch(50)[0])  # the first sample of step 50
+```"""
 
 
 def page() -> str:
@@ -24,11 +39,13 @@ def page() -> str:
     parts = [HEAD]
     for module in MODULES:
         parts.append(f"## {module.__name__}\n\n{_prose(module)}")
+        parts += [EXAMPLE] if module is trainer else []
         parts += [
             _entry(f"{module.__name__}.{name}", getattr(module, name))
             for name in getattr(module, "__all__", ())
             if name[0] != "_"
         ]
+        parts += [_entry(f"{thing.__module__}.{thing.__name__}", thing) for thing in RETURNED.get(module, ())]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
