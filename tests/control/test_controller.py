@@ -158,7 +158,9 @@ def test_an_unknown_key_is_an_error():
 
 def test_a_schedule_moves_however_few_documents_are_evaluated(observe):
     whole = observe(200, SHARES).evaluation
-    few = replace(whole, **{name: getattr(whole, name)[:9] for name in ("nats", "tokens", "num_bytes", "slice_of")})
+    few = replace(
+        whole, **{name: getattr(whole, name)[:9] for name in ("loss_sum_nats", "tokens", "num_bytes", "slice_of")}
+    )
     state = initial_state(SCHEDULE, SHARES, KINDS)
     _, decision = decide(SCHEDULE, state, observe(200, SHARES, evaluation=few))
     assert decision.action == "move"

@@ -1,6 +1,6 @@
 """Floors and ceilings that a recipe sets on single sources, and shares kept within them.
 
-Every policy that moves shares takes the same two settings, so a bound means the same whatever steers.
+Every policy that moves shares takes the same two settings, so a bound means the same under each of them.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def least_real_shares(real_floor: float, shares: Mapping[str, int], kinds: Mappi
 
 
 def drawn(shares: Mapping[str, int]) -> list[str]:
-    """The sources with a share above 0: only they can be steered, since a 0 is for good."""
+    """The sources with a share above 0: only their shares can move, since a 0 is for good."""
     return [name for name, share in shares.items() if share > 0]
 
 

@@ -47,7 +47,7 @@ def test_the_union_knows_each_policy_by_its_kind():
         adapter.validate_python({"kind": "feedbck"})
 
 
-def test_constant_keeps_even_shares_that_are_no_thousandths(observe):
+def test_constant_keeps_even_shares_off_the_grid_of_thousandths(observe):
     shares = {"real": 333_333, "written": 666_667}
     proposal = constant.propose(ConstantConfig(), NoState(), observe(10, shares))[1]
     assert proposal.shares == shares
@@ -101,7 +101,7 @@ GOOD = {"real": 0.8, "written": 0.9, "invented": 0.75, "bad": 0.8}
 BAD = {"real": 0.8, "written": 0.9, "invented": 0.75, "bad": -0.1}
 
 
-def test_one_clear_measurement_decides_at_once(observe):
+def test_one_clear_measurement_decides_immediately(observe):
     (first,) = follow(observe, FEEDBACK, [BAD])
     assert first.shares["bad"] == 10_000
     assert "bad from 0.250 to 0.010" in first.reason
@@ -116,7 +116,7 @@ def test_the_further_behind_the_more_is_lost(observe, bad, share):
     assert first.shares["bad"] == share
 
 
-def test_the_same_gap_with_a_larger_error_decides_nothing(observe):
+def test_the_same_advantage_with_a_larger_error_decides_nothing(observe):
     doubtful = {name: SourceValue(value=value, standard_error=0.3, num_samples=56) for name, value in BAD.items()}
     assert follow(observe, FEEDBACK, [doubtful])[0].shares == EQUAL
 
@@ -128,7 +128,7 @@ def test_a_source_is_held_against_those_worth_more_and_not_excused_by_one_that_i
     assert first.shares["bad"] < EQUAL["bad"]
 
 
-def test_a_reading_without_a_measurement_decides_nothing(observe):
+def test_an_evaluation_without_a_measurement_decides_nothing(observe):
     """The evidence of before has been spent: noise in it must not cut twice."""
     config = FeedbackConfig(kind="feedback", strong_decrease=0.5)
     once, none, again = follow(observe, config, [BAD, {}, BAD])
@@ -144,14 +144,14 @@ def test_by_default_a_measurement_is_judged_by_itself(observe):
     assert follow(observe, pooled, [GOOD, GOOD, BAD])[-1].shares["bad"] > late.shares["bad"]
 
 
-def test_fewer_readings_than_asked_for_decide_nothing(observe):
+def test_fewer_evaluations_than_required_decide_nothing(observe):
     config = FeedbackConfig(kind="feedback", min_evaluations=2)
     first, second = follow(observe, config, [BAD] * 2)
     assert first.shares == EQUAL
     assert second.shares["bad"] < EQUAL["bad"]
 
 
-def test_worths_before_the_warm_up_are_not_counted(observe):
+def test_source_values_before_the_warm_up_are_not_counted(observe):
     begin, propose = feedback.begin, feedback.propose
     state = begin(FEEDBACK, EQUAL, KINDS)
     for step in (20, 40, 59):
@@ -161,7 +161,7 @@ def test_worths_before_the_warm_up_are_not_counted(observe):
     assert propose(FEEDBACK, state, observe(60, EQUAL, source_value=BAD))[1].shares != EQUAL
 
 
-def test_equal_worths_move_nothing(observe):
+def test_equal_source_values_move_nothing(observe):
     assert all(proposal.shares == EQUAL for proposal in follow(observe, FEEDBACK, [GOOD] * 10))
 
 
@@ -223,7 +223,7 @@ def test_loss_is_not_looked_at(observe):
         SourceValue(value=-9.0, standard_error=0.0, num_samples=0),
     ],
 )
-def test_a_broken_measurement_is_no_evidence(observe, broken):
+def test_a_broken_measurement_does_not_count(observe, broken):
     assert all(p.shares == EQUAL for p in follow(observe, FEEDBACK, [{**GOOD, "bad": broken}] * 8))
     others = follow(observe, FEEDBACK, [{**GOOD, "bad": broken, "invented": -0.3}] * 8)
     assert others[-1].shares["invented"] == 10_000  # and does not keep the rest from being judged

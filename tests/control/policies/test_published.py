@@ -117,9 +117,9 @@ def test_doremi_fits_its_targets_to_the_curve_of_each_source_and_waits_until_the
         lambda s, step=step: observe(step, s, source_losses={k: law(step / 400) for k, law in laws.items()})
         for step in range(20, 240, 20)
     ]
-    found = proposals(config_of("doremi", fit_until=0.5), observations)
-    assert all(proposal.shares == START for proposal in found[:9])
-    for name, figures in found[-1].evidence["sources"].items():
+    outcome = proposals(config_of("doremi", fit_until=0.5), observations)
+    assert all(proposal.shares == START for proposal in outcome[:9])
+    for name, figures in outcome[-1].evidence["sources"].items():
         assert figures["target"] == pytest.approx(LOSSES[name] + 0.5, abs=0.02)
 
 
@@ -131,8 +131,8 @@ def test_ado_prefers_by_prior_recent_use_and_slope_of_the_fitted_curve():
     # At n = 16: real (4 - 2) * 0.5 = 1, good 16^-0.01 * 0.05; over n both, which cancels.
     real = 0.25 * sqrt(0.2 * 0.8) * 1.0
     good = 0.75 * sqrt(0.9 * 0.1) * 0.05 * 16**-0.01
-    found = preferences({"real": 0.25, "good": 0.75}, {"real": 0.2, "good": 0.9}, laws, 16.0)
-    assert found == pytest.approx({"real": real / (real + good), "good": good / (real + good)})
+    outcome = preferences({"real": 0.25, "good": 0.75}, {"real": 0.2, "good": 0.9}, laws, 16.0)
+    assert outcome == pytest.approx({"real": real / (real + good), "good": good / (real + good)})
     flat = {"real": laws["real"], "good": PowerLaw(floor=3.0, scale=1e-9, exponent=0.5)}
     assert preferences({"real": 0.5, "good": 0.5}, {"real": 0.5, "good": 0.5}, flat, 16.0)["good"] == pytest.approx(
         0.01 / 1.01, rel=1e-3
@@ -150,15 +150,15 @@ def test_ado_leans_on_the_average_and_finds_the_source_that_still_falls(observe)
         )
         for step in range(20, 400, 20)
     ]
-    found = proposals(config_of("ado"), observations)
-    assert all(proposal.shares == START for proposal in found[:4])
-    figures = found[-1].evidence["sources"]
+    fitted = proposals(config_of("ado"), observations)
+    assert all(proposal.shares == START for proposal in fitted[:4])
+    figures = fitted[-1].evidence["sources"]
     assert figures["real"]["exponent"] == pytest.approx(0.6, abs=0.1)
     average = dict.fromkeys(falling, 1 / 3)  # the prior stands for the steps before the first fit
-    for step, proposal in zip(range(20, 400, 20), found, strict=True):
-        for name, one in proposal.evidence.get("sources", {}).items():
-            assert one["weight"] == pytest.approx(0.9 * average[name] + 0.1 * one["preference"])
-            average[name] = ((step - 20) * average[name] + 20 * one["preference"]) / step
+    for step, proposal in zip(range(20, 400, 20), fitted, strict=True):
+        for name, figures in proposal.evidence.get("sources", {}).items():
+            assert figures["weight"] == pytest.approx(0.9 * average[name] + 0.1 * figures["preference"])
+            average[name] = ((step - 20) * average[name] + 20 * figures["preference"]) / step
     assert average["real"] > 0.4
 
 
@@ -167,9 +167,9 @@ def test_a_fit_finds_the_law_it_was_made_from_through_noise_and_outliers():
     amounts = np.arange(1, 61) * 4096.0
     losses = np.array([law(n) for n in amounts]) * np.exp(0.001 * rng.standard_normal(60))
     losses[40:48] *= 1.3  # of squares, these would be the fit
-    found = fit(amounts, losses)
-    assert found(4 * amounts[-1]) == pytest.approx(law(4 * amounts[-1]), rel=0.005)
-    assert found.slope(amounts[-1]) == pytest.approx(law.slope(amounts[-1]), rel=0.1)
+    fitted = fit(amounts, losses)
+    assert fitted(4 * amounts[-1]) == pytest.approx(law(4 * amounts[-1]), rel=0.005)
+    assert fitted.slope(amounts[-1]) == pytest.approx(law.slope(amounts[-1]), rel=0.1)
     assert fit(amounts[:4], losses[:4]) is None
 
 
@@ -254,7 +254,7 @@ histories = st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=
 
 
 def observations_of(observe, history):
-    """The same numbers as losses, worths and alignments; every fourth reading lacks those of the last source."""
+    """The same numbers as losses, source values and alignments; every fourth evaluation lacks those of the last one."""
     for number, row in enumerate(history):
         values = dict(zip(START, row, strict=True))
         if number % 4 == 3:
@@ -274,7 +274,7 @@ def observations_of(observe, history):
 @pytest.mark.parametrize("kind", ALL)
 @settings(max_examples=15, deadline=None)
 @given(history=histories)
-def test_shares_are_exact_and_told_in_plain_numbers_whatever_is_measured(observe, kind, history):
+def test_shares_are_exact_and_explained_in_plain_numbers_whatever_is_measured(observe, kind, history):
     config = config_of(kind, **ALL[kind])
     once = proposals(config, observations_of(observe, history))
     for proposal in once:

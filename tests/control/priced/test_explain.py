@@ -20,7 +20,7 @@ from trainer.tracking.schema import DecisionLine
 START = start_line({kind: SourceFacts(kind=kind, num_samples=500) for kind in ("real", "synthetic")})
 
 
-def told(decision: Decision) -> str:
+def explained(decision: Decision) -> str:
     start = {"fact": "shares", "step": 1, "shares": decision.evidence["shares_before"], "reason": "the start"}
     fact = {"fact": "shares", "step": decision.from_step, "shares": decision.shares, "reason": decision.reason}
     line = DecisionLine.of(decision, step=decision.from_step - 1)
@@ -29,7 +29,7 @@ def told(decision: Decision) -> str:
 
 def test_a_priced_decision_names_estimators_price_budget_and_limits(decisions: list[Decision]) -> None:
     decision = next(one for one in reversed(decisions) if one.evidence["policy"]["price"] > 0)
-    text = told(decision)
+    text = explained(decision)
     policy = decision.evidence["policy"]
     used = f"{int(policy['budget']['used_samples']):,} samples used of {int(policy['budget']['samples']):,}"
     for words in (
@@ -42,8 +42,8 @@ def test_a_priced_decision_names_estimators_price_budget_and_limits(decisions: l
     assert all(f"\n  {name} " in text for name in policy["sources"])
 
 
-def test_before_anything_is_measured_no_value_is_told(decisions: list[Decision]) -> None:
-    text = told(decisions[0])
+def test_before_anything_is_measured_no_value_is_given(decisions: list[Decision]) -> None:
+    text = explained(decisions[0])
     assert "Nothing is known yet of their value." in text
     assert "Price of a real token: not known before the sources are compared." in text
 
@@ -51,7 +51,7 @@ def test_before_anything_is_measured_no_value_is_told(decisions: list[Decision])
 def test_a_price_nobody_could_pay_is_called_out_of_reach(decisions: list[Decision]) -> None:
     dearest = max(decisions, key=lambda one: one.evidence["policy"]["price"])
     assert dearest.evidence["policy"]["price"] > 1e9
-    assert "Price of a real token now: out of reach" in told(dearest)
+    assert "Price of a real token now: out of reach" in explained(dearest)
 
 
 def test_each_estimator_is_compared_with_the_others_by_share_as_the_value_is() -> None:
@@ -93,12 +93,12 @@ def test_the_price_is_given_in_fresh_tokens_where_their_value_is_known() -> None
     assert "unit of learning rate.\n" in without_unit
 
 
-def test_what_is_known_of_forgetting_is_told_with_its_error(decisions: list[Decision]) -> None:
-    assert "How fast the model forgets is configured: curvature 1 per unit of rate." in told(decisions[-1])
+def test_what_is_known_of_forgetting_is_given_with_its_error(decisions: list[Decision]) -> None:
+    assert "How fast the model forgets is configured: curvature 1 per unit of rate." in explained(decisions[-1])
     world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
     control = ControlConfig.model_validate({"policy": {"kind": "priced"}, "guard": {"enabled": False}})
     learnt = steered(world, control)
-    assert "is not known yet: scarce real data wait for the first probe." in told(learnt[0])
+    assert "is not known yet: scarce real data wait for the first probe." in explained(learnt[0])
     assert "wait until it is known how fast the model forgets" in learnt[0].reason
-    assert "How fast the model forgets: curvature 1.0" in told(learnt[-1])
-    assert " per unit of learning rate, by 4 probes." in told(learnt[-1])
+    assert "How fast the model forgets: curvature 1.0" in explained(learnt[-1])
+    assert " per unit of learning rate, by 4 probes." in explained(learnt[-1])

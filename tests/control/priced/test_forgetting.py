@@ -1,4 +1,4 @@
-"""What is known of forgetting: told before measured, pooled by precision, and used only where it is sure."""
+"""What is known of forgetting: configured before measured, pooled by precision, and used only where it is sure."""
 
 import json
 from dataclasses import replace
@@ -30,8 +30,8 @@ def config(**settings):
 
 
 def followed(observe, control, probes, *, evaluations=20, unique=1280, hope=1.0, veto_at=None, caps=None):
-    """Decisions at readings of a run of 400 steps of 32 samples; ``probes``: forgetting_rates by number of the reading,
-    ``hope``: progress of the last one there can be. At reading ``veto_at`` others keep the shares as they are."""
+    """Decisions at evaluations of a run of 400 steps of 32 samples; ``probes``: rates by its number,
+    ``hope``: progress of the last one there can be. At evaluation ``veto_at`` others keep the shares as they are."""
     state, shares, decisions, used = initial_state(control, SHARES, KINDS), dict(SHARES), [], 0.0
     for number in range(1, evaluations):
         used += shares["real"] / SHARE_ONE * 32 * 400 / evaluations
@@ -67,7 +67,7 @@ def test_probes_are_pooled_by_precision_over_the_rate_of_their_time(observe):
 
 
 @pytest.mark.parametrize("bad", [(float("nan"), 1.0), (10.0, float("inf")), (10.0, 0.0)])
-def test_a_probe_that_is_no_number_or_has_no_error_is_passed_over(observe, bad):
+def test_a_probe_that_is_not_finite_or_has_no_error_is_left_out(observe, bad):
     assert (
         with_probe((), replace(observe(10, SHARES, kinds=KINDS, rate=RATE), evidence={"forgetting": forgetting(*bad)}))
         == ()
@@ -89,7 +89,7 @@ def test_without_learning_rates_a_probe_says_nothing(observe):
     )
 
 
-def test_what_is_told_stands_and_what_is_measured_counts_only_where_it_is_sure():
+def test_what_is_configured_stands_and_what_is_measured_counts_only_where_it_is_sure():
     sure = [Estimate(value=10.0, standard_error=10.0 / (SURE_Z + 0.1))]
     unsure = [Estimate(value=10.0, standard_error=10.0 / (SURE_Z - 0.1))]
     assert curvature(None, []) is None
@@ -113,9 +113,9 @@ def test_a_model_that_surely_forgets_gets_its_scarce_real_data_late(observe):
     shares = [decision.shares["real"] / SHARE_ONE for decision in decisions]
     assert max(shares[:10]) < 0.01
     assert sum(shares[-3:]) > 0.9 * sum(shares)
-    told = decisions[5].evidence["policy"]["forgetting"]
-    assert told["curvature"] == pytest.approx(30.0)
-    assert (told["num_probes"], told["is_configured"]) == (1, False)
+    evidence = decisions[5].evidence["policy"]["forgetting"]
+    assert evidence["curvature"] == pytest.approx(30.0)
+    assert (evidence["num_probes"], evidence["is_configured"]) == (1, False)
 
 
 @pytest.mark.parametrize("probes", [{}, {4: forgetting(3.0, 2.0)}, {4: forgetting(-5.0, 1.0)}])
@@ -148,7 +148,7 @@ def test_a_veto_does_not_starve_real_data_that_were_held_back(observe, veto_at):
 
 
 def test_nothing_waits_for_a_probe_that_nobody_makes(observe):
-    shares = [one.shares["real"] for one in followed(observe, config(), {}, hope=None)]
+    shares = [decision.shares["real"] for decision in followed(observe, config(), {}, hope=None)]
     assert min(shares) > 50_000
 
 

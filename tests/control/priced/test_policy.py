@@ -13,7 +13,7 @@ from trainer.control.priced.config import AdvancedConfig
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
-WORTH = {"real": 0.9, "written": 0.7, "bad": -2.0}
+VALUES = {"real": 0.9, "written": 0.7, "bad": -2.0}
 
 
 ADVANCED = set(AdvancedConfig.model_fields)
@@ -27,8 +27,8 @@ def control(**settings):
 
 
 def followed(observe, config, source_values, shares=SHARES, kinds=KINDS, unique=1000, caps=None, epochs=()):
-    """The decisions after readings with these worths, of ``unique`` samples of each source and with so many ``epochs``
-    of them behind (one, where it is not said); the state goes through JSON each time."""
+    """The decisions after evaluations with these source values, of ``unique`` samples of each source drawn for so
+    many ``epochs`` (one where not given); the state goes through JSON each time."""
     state, decisions = initial_state(config, shares, kinds), []
     for number, source_value in enumerate(source_values):
         observation = observe(
@@ -53,7 +53,7 @@ def followed(observe, config, source_values, shares=SHARES, kinds=KINDS, unique=
 
 
 def test_a_harmful_source_falls_to_its_floor_and_a_useful_one_stays(observe):
-    last = followed(observe, control(dither=0.01), [WORTH] * 20)[-1].shares
+    last = followed(observe, control(dither=0.01), [VALUES] * 20)[-1].shares
     assert last["bad"] <= 10_000
     assert last["real"] > last["written"] > 100_000
 
@@ -70,17 +70,17 @@ def test_a_source_that_is_better_only_than_the_worst_does_not_gain_by_its_fall(o
 
 @pytest.fixture
 def real_share(observe):
-    """Real share after 40 readings that say a real token is worth 0.9, a written one 0.7."""
+    """Real share after 40 evaluations that say a real token is worth 0.9, a written one 0.7."""
     kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
 
-    def found(mixing, unique):
+    def share_after(mixing, unique):
         config, source_values = (
             control(mixing=mixing, dither=0.01, real_epochs=1e9),
             [{"real": 0.9, "written": 0.7}] * 40,
         )
         return followed(observe, config, source_values, start, kinds, unique)[-1].shares["real"] / SHARE_ONE
 
-    return found
+    return share_after
 
 
 def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeats_are_worth_nothing(real_share):
@@ -93,7 +93,7 @@ def test_the_better_of_two_useful_sources_takes_all_only_where_mixing_and_repeat
 @pytest.mark.parametrize("amplitude", [0.1, 0.5])
 def test_floors_and_ceilings_bind_whatever_the_evidence_and_the_waves(observe, amplitude):
     config = control(dither=amplitude, floors={"bad": 0.05}, ceilings={"real": 0.45}, real_floor=0.3, real_epochs=1e9)
-    for source_value in (WORTH, {"real": -2.0, "written": 0.7, "bad": 0.9}):
+    for source_value in (VALUES, {"real": -2.0, "written": 0.7, "bad": 0.9}):
         for decision in followed(observe, config, [source_value] * 20):
             assert decision.shares["bad"] >= 50_000
             assert 300_000 <= decision.shares["real"] <= 450_000
@@ -105,12 +105,12 @@ def test_before_the_warm_up_nothing_moves_and_nothing_is_asked_for(observe):
     config = control(warm_up=0.5)
     assert priced.needs(config.policy).source_value_from == 0.5
     assert priced.needs(config.policy).gradient_alignment_from is None
-    decisions = followed(observe, config, [WORTH] * 10)
+    decisions = followed(observe, config, [VALUES] * 10)
     assert all(decision.shares == SHARES for decision in decisions[:9])
 
 
 def test_evidence_within_its_error_moves_no_more_than_the_waves(observe):
-    doubtful = {name: SourceValue(value=value, standard_error=5.0, num_samples=9) for name, value in WORTH.items()}
+    doubtful = {name: SourceValue(value=value, standard_error=5.0, num_samples=9) for name, value in VALUES.items()}
     last = followed(observe, control(estimators=["source_value"]), [doubtful] * 3)[-1]
     assert last.shares == SHARES
     assert last.evidence["policy"]["limits"] == []
@@ -118,32 +118,32 @@ def test_evidence_within_its_error_moves_no_more_than_the_waves(observe):
 
 def test_a_budget_limits_real_data_and_gives_them_a_price(observe):
     config = control(real_epochs=1.5, dither=0.05)  # observations say that 1.0 are used of the 1,000 samples
-    last = followed(observe, config, [WORTH] * 20)[-1]
-    told = last.evidence["policy"]
-    assert "real-data budget" in told["limits"]
-    assert told["price"] > 0
+    last = followed(observe, config, [VALUES] * 20)[-1]
+    evidence = last.evidence["policy"]
+    assert "real-data budget" in evidence["limits"]
+    assert evidence["price"] > 0
     left = 200 * 32  # samples of the other half of the run
-    assert told["budget"]["planned_share"] == pytest.approx(500 / left, rel=0.01)
+    assert evidence["budget"]["planned_share"] == pytest.approx(500 / left, rel=0.01)
     assert last.shares["real"] == pytest.approx(SHARE_ONE * 500 / left, abs=0.1 * SHARE_ONE * 500 / left + SHARE_STEP)
     assert "The real-data budget allows a share of" in last.reason
-    free = followed(observe, control(dither=0.05), [WORTH] * 20)[-1].evidence["policy"]
+    free = followed(observe, control(dither=0.05), [VALUES] * 20)[-1].evidence["policy"]
     assert "real-data budget" not in free["limits"]
     assert free["price"] == 0.0
 
 
-def test_a_cap_on_epochs_is_a_budget_that_need_not_be_told(observe):
-    told = [
-        followed(observe, control(real_epochs=epochs, dither=0.05), [WORTH] * 20, caps=caps)[-1]
+def test_a_cap_on_epochs_is_a_budget_that_need_not_be_configured(observe):
+    evidence = [
+        followed(observe, control(real_epochs=epochs, dither=0.05), [VALUES] * 20, caps=caps)[-1]
         for epochs, caps in ((1.5, {}), (12.0, {"real": 1.5}))
     ]
-    assert told[0] == told[1]
+    assert evidence[0] == evidence[1]
 
 
 def test_a_run_so_long_that_what_is_learnt_now_is_forgotten_has_a_price_all_the_same(observe):
     config, shares = control(curvature=5_000.0, real_epochs=0.01), dict(SHARES)
     state = initial_state(config, shares, KINDS)
     for step in (10, 20, 30):
-        observation = observe(step, shares, source_value=WORTH, kinds=KINDS, steps=400_000)
+        observation = observe(step, shares, source_value=VALUES, kinds=KINDS, steps=400_000)
         observation = replace(
             observation, horizon=replace(observation.horizon, num_samples=dict.fromkeys(shares, 10_000_000))
         )
@@ -152,7 +152,7 @@ def test_a_run_so_long_that_what_is_learnt_now_is_forgotten_has_a_price_all_the_
     assert decision.evidence["policy"]["price"] >= 0
 
 
-def test_evidence_that_is_no_number_is_passed_over(observe):
+def test_evidence_that_is_not_finite_is_left_out(observe):
     config = control(estimators=["alignment", "dither", "source_value"])
     state = initial_state(config, SHARES, KINDS)
     bad = {
@@ -170,8 +170,8 @@ def test_evidence_that_is_no_number_is_passed_over(observe):
     assert sum(shares.values()) == SHARE_ONE
 
 
-def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe):
-    told = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
+def test_a_decision_says_each_estimate_and_what_limited_it(observe):
+    evidence = followed(observe, control(), [VALUES] * 20)[-1].evidence["policy"]
     assert {
         "unit",
         "prior_value",
@@ -183,35 +183,35 @@ def test_a_decision_says_what_each_estimator_said_and_what_held_it_back(observe)
         "limits",
         "threshold",
         "trust_region",
-    } == set(told)
-    bad = told["sources"]["bad"]
+    } == set(evidence)
+    bad = evidence["sources"]["bad"]
     assert bad["value"] < -bad["standard_error"] < 0
     assert {"value", "standard_error"} == set(bad["estimators"]["source_value"])
-    assert "floor of bad" in told["limits"]
-    assert told["threshold"] == AdvancedConfig().z
+    assert "floor of bad" in evidence["limits"]
+    assert evidence["threshold"] == AdvancedConfig().z
 
 
-def test_dithered_shares_and_rehearsals_are_fused_in_one_unit_where_it_is_known(observe):
+def test_dithered_shares_and_trial_steps_are_pooled_in_one_unit_where_it_is_known(observe):
     known = {
         name: SourceValue(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
-        for name, value in WORTH.items()
+        for name, value in VALUES.items()
     }
-    told = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
-    assert set(told["sources"]["written"]["estimators"]) == {"dither", "source_value"}
+    evidence = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
+    assert set(evidence["sources"]["written"]["estimators"]) == {"dither", "source_value"}
     rates = observe(10, SHARES, kinds=KINDS).horizon.rates
-    assert told["unit"] == pytest.approx(0.002 / rates[-1])
-    alone = followed(observe, control(), [WORTH] * 20)[-1].evidence["policy"]
+    assert evidence["unit"] == pytest.approx(0.002 / rates[-1])
+    alone = followed(observe, control(), [VALUES] * 20)[-1].evidence["policy"]
     assert set(alone["sources"]["written"]["estimators"]) == {"source_value"}
     assert alone["unit"] == 1.0  # then a fresh real token is what is counted in
 
 
-def test_what_others_decided_is_where_the_policy_goes_on(observe):
+def test_what_others_decided_is_where_the_policy_continues(observe):
     config = control(dither=0.05, real_epochs=1e9)
     state = initial_state(config, SHARES, KINDS)
-    state, _ = decide(config, state, observe(10, SHARES, source_value=WORTH, kinds=KINDS))
+    state, _ = decide(config, state, observe(10, SHARES, source_value=VALUES, kinds=KINDS))
     cut = {"real": 600_000, "written": 400_000, "bad": 0}
     for step in (20, 30, 40):
-        source_value = {name: WORTH[name] for name in ("real", "written")}
+        source_value = {name: VALUES[name] for name in ("real", "written")}
         state, decision = decide(config, state, observe(step, cut, source_value=source_value, kinds=KINDS))
         assert decision.shares["bad"] == 0
         cut = dict(decision.shares)
@@ -271,11 +271,11 @@ def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe
 
 
 def test_what_is_not_measured_again_stays_as_it_was_whatever_is_drawn_since(observe):
-    source_values, epochs = [{**WORTH, "bad": 0.0}] * 4 + [{}] * 8, [1.0] * 4 + [3.0] * 8
+    source_values, epochs = [{**VALUES, "bad": 0.0}] * 4 + [{}] * 8, [1.0] * 4 + [3.0] * 8
     decisions = followed(observe, control(), source_values, epochs=epochs)
     measured, last = (decisions[number].evidence["policy"] for number in (3, -1))
     assert "dither" in last["sources"]["bad"]["estimators"], "something else was measured since"
-    for name in WORTH:
+    for name in VALUES:
         assert (
             last["sources"][name]["estimators"]["source_value"]
             == measured["sources"][name]["estimators"]["source_value"]
@@ -286,16 +286,16 @@ def test_a_synthetic_token_is_worth_no_less_for_what_real_tokens_lose_by_repeats
     source_values, epochs = [{"real": 0.9, "written": 0.4, "bad": 0.3}] * 4 + [{}] * 8, [1.0] * 4 + [6.0] * 8
     decisions = followed(observe, control(estimators=["source_value"]), source_values, epochs=epochs)
     samples = [decision.evidence["policy"]["budget"]["samples"] for decision in decisions]
-    assert samples[3] > 8000, "worth less than it was held for"
+    assert samples[3] > 8000, "worth less than its prior"
     assert samples[4:] == [samples[3]] * 8
 
 
-def test_a_budget_that_is_told_is_kept_whatever_a_synthetic_token_is_worth(observe):
-    told = followed(observe, control(real_epochs=3.0), [WORTH] * 20)[-1].evidence["policy"]["budget"]
-    assert told["samples"] == 3000
+def test_a_configured_budget_is_kept_whatever_a_synthetic_token_is_worth(observe):
+    evidence = followed(observe, control(real_epochs=3.0), [VALUES] * 20)[-1].evidence["policy"]["budget"]
+    assert evidence["samples"] == 3000
 
 
-def test_the_better_a_synthetic_token_is_held_to_be_the_fewer_epochs_real_data_get(observe):
+def test_the_better_a_synthetic_token_is_assumed_to_be_the_fewer_epochs_real_data_get(observe):
     samples = [
         followed(observe, control(prior_synthetic_value=source_value), [{}])[0].evidence["policy"]["budget"]["samples"]
         for source_value in (0.5, 0.9)
@@ -304,13 +304,13 @@ def test_the_better_a_synthetic_token_is_held_to_be_the_fewer_epochs_real_data_g
 
 
 def test_what_is_drawn_instead_of_scarce_real_data_is_useful_and_not_what_lies_at_its_floor(observe):
-    last = followed(observe, control(real_epochs=1.5, dither=0.01), [WORTH] * 20)[-1]
+    last = followed(observe, control(real_epochs=1.5, dither=0.01), [VALUES] * 20)[-1]
     assert "real-data budget" in last.evidence["policy"]["limits"]
     assert last.shares["bad"] <= 11_000
     assert last.shares["written"] > 0.85 * SHARE_ONE
 
 
-def test_before_it_is_known_a_synthetic_token_is_held_for_less_than_a_real_one_and_then_for_what_it_is(observe):
+def test_before_it_is_known_a_synthetic_token_has_its_prior_value_and_then_its_measured_one(observe):
     kinds, start = {"real": "real", "written": "synthetic"}, {"real": 500_000, "written": 500_000}
 
     def real_share(written, error, **settings):

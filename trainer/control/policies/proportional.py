@@ -4,7 +4,7 @@ The heuristic that learned mixtures have to beat: UtiliMax (arXiv 2501.11747) re
 learned and manual mixtures, and Aioli (arXiv 2411.05735) that no earlier method beats equal shares everywhere. Both are
 here, as w_k = n_k^exponent / sum_j n_j^exponent with n_k the samples of the source: exponent 1 is size-proportional,
 so that all sources go through their data equally fast; 0 is equal shares; between lies the smoothed sampling of
-multilingual models (alpha of XLM-R, arXiv 1911.02116). The sizes are known from the first reading on.
+multilingual models (alpha of XLM-R, arXiv 1911.02116). The sizes are known from the first evaluation on.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from trainer.control.policies.protocol import NoState, no_needs, unexplained
 
 
 class ProportionalConfig(Bounds):
-    """Shares by the size of the sources, from the first reading on."""
+    """Shares by the size of the sources, from the first evaluation on."""
 
     kind: Literal["proportional"]
     exponent: float = Field(default=1.0, ge=0, le=1, description="1: in proportion to the samples; 0: equal shares")

@@ -9,9 +9,9 @@ sources: their use_same_step_size), refitted each 60th of the run (theirs: 1,000
     h      <- 0.9^s h + (1 - 0.9^s) (shares in force)
 
 where mu is the prior, the samples of each source, pbar the average of rho over all steps (mu stands for those before
-the warm-up), h what was drawn lately, t the step and s the steps since the reading before. The released code repeats
-its updates at each step with the same fit; these are s of them at once. Its h enters as sqrt(h (1 - h)), where the
-paper's text has a power of h. Our losses are means over the steps between readings, so the smoothing over 101 steps
+the warm-up), h what was drawn lately, t the step and s the steps since the evaluation before. The released code repeats
+its updates at each step with the same fit; these are s of them together. Its h enters as sqrt(h (1 - h)), where the
+paper's text has a power of h. Our losses are means over the steps between evaluations, so the smoothing over 101 steps
 before the fit is left out; instead of penalties outside of its bounds the fit keeps them; and its floor of 0.5 for ln
 floor_k, which fits the vocabulary of the authors, is left out.
 """

@@ -6,10 +6,10 @@ the run itself, against a target loss for each domain, at each evaluation and wi
 
     pi <- (1 - c) softmax(ln pi + eta (loss - target)) + c / K          eta = 1, c = 1e-4
 
-over the K sources drawn. The loss is the training loss since the reading before; a source without one keeps its last.
-Targets are stated in the recipe, or fitted: until progress ``fit_until`` the shares stay and a power law is fitted to
-the losses of each source, whose value at the end of the run is its target (the authors fit theirs to other models of
-the family).
+over the K sources drawn. The loss is the training loss since the evaluation before; a source without one keeps its
+last. Targets are stated in the recipe, or fitted: until progress ``fit_until`` the shares stay and a power law is
+fitted to the losses of each source, whose value at the end of the run is its target (the authors fit theirs to other
+models of the family).
 
 It looks at each source by itself: what training on a synthetic source does to real text it cannot see.
 """
@@ -40,7 +40,7 @@ class DoremiConfig(Bounds):
         default=None, gt=0, lt=1, description="progress until which targets are fitted, in place of stating them"
     )
     eta: float = Field(default=1.0, gt=0, description="step size of the exponential update, per nat of excess")
-    smoothing: float = Field(default=1e-4, ge=0, lt=1, description="part that is dealt out equally")
+    smoothing: float = Field(default=1e-4, ge=0, lt=1, description="part that is divided equally")
 
     @model_validator(mode="after")
     def _one_way_to_a_target(self) -> Self:

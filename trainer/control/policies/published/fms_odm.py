@@ -5,11 +5,11 @@ its defaults gamma = 0.1 and eta = 0.3 and its reward TRAIN_LOSS, the last train
 
     w_k <- w_k exp(eta (r_k / pi_k) / K)           pi_k = (1 - gamma) w_k / sum_j w_j + gamma / K
 
-with pi_k in the update the share under which the loss was seen. One update is made at each reading. Of the plugin's
-rewards this is the one whose evidence is in a run anyway; there, a step's loss goes to the category that was sampled
-last, here each source has its own. The weights are kept as logarithms, since the products of the original overflow in
-long runs (a loss of 4 at a share of 0.1 with three arms multiplies by e^4 at each update); while they do not, the
-shares are equal. They start from the shares of the recipe (`sampling_weights` there).
+with pi_k in the update the share under which the loss was measured. One update is made at each evaluation. Of the
+plugin's rewards this is the one whose evidence is in a run anyway; there, a step's loss goes to the category that was
+sampled last, here each source has its own. The weights are kept as logarithms, since the products of the original
+overflow in long runs (a loss of 4 at a share of 0.1 with three arms multiplies by e^4 at each update); while they do
+not, the shares are equal. They start from the shares of the recipe (`sampling_weights` there).
 
 Rewards are never forgotten and each update adds one, so that small differences in loss add up to a mixture of one
 source and the exploration: the longer it runs the more it believes that the highest loss is the best source.
@@ -33,7 +33,7 @@ class FmsOdmConfig(Bounds):
     """Share to the sources with a high training loss, by the rule of fms-acceleration-odm."""
 
     kind: Literal["fms_odm"]
-    gamma: float = Field(default=0.1, ge=0, le=1, description="part that is dealt out equally, to explore")
+    gamma: float = Field(default=0.1, ge=0, le=1, description="part that is divided equally, to explore")
     eta: float = Field(default=0.3, gt=0, description="step size of the exponential update")
 
 

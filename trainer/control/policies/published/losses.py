@@ -6,7 +6,7 @@ from trainer.base.records import Observation
 
 
 def mean_losses(observation: Observation) -> dict[str, float]:
-    """Mean training loss of each source since the reading before, nats per token; only finite ones of sources drawn."""
+    """Mean training loss of each source since the evaluation before, nats per token; finite ones of drawn sources."""
     means = {
         name: loss.nats_per_token for name, loss in observation.losses.items() if observation.shares.get(name, 0) > 0
     }

@@ -7,8 +7,8 @@ A bandit whose arms are the sources and whose reward is their training loss, as 
     smoothed_mean  m_k  = 0.9 m_k + 0.1 exp(loss_k)       pi_k = (1 - K e_t) m_k / sum_j m_j + e_t
 
 The first is the algorithm of the paper (EXP3, Auer et al. 2002), the second what was released for use, linear in a
-smoothed perplexity. One update is made at each reading, with the mean loss since the reading before: what the released
-code does with its update_frequency set to the steps between readings, which also passes it the step as t. A source
+smoothed perplexity. One update is made at each evaluation, with the mean loss since the one before: what the released
+code does with its update_frequency set to the steps between evaluations, which also passes it the step as t. A source
 without a loss keeps its reward.
 
 What it cannot know: a high loss may be noise. It raises broken text as readily as hard text.
@@ -65,7 +65,7 @@ def begin(config: OdmConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind
 
 
 def propose(config: OdmConfig, state: OdmState, observation: Observation) -> tuple[OdmState, Proposal]:
-    """The shares of the bandit after the losses since the reading before."""
+    """The shares of the bandit after the losses since the evaluation before."""
     if observation.progress < config.warm_up:
         reason = f"Online data mixing waits until progress {config.warm_up:g} (now {observation.progress:.3f})."
         return state, Proposal(shares=dict(observation.shares), reason=reason)
@@ -75,17 +75,17 @@ def propose(config: OdmConfig, state: OdmState, observation: Observation) -> tup
     for name in names:
         if name in losses:
             rewards[name] = _rewarded(config, rewards.get(name), losses[name], observation.shares[name] / SHARE_ONE)
-    known = [name for name in names if name in rewards]
-    if not known:
+    rewarded = [name for name in names if name in rewards]
+    if not rewarded:
         reason = "No source has a training loss yet."
         return state, Proposal(shares=dict(observation.shares), reason=reason)
     exploration = min(1 / len(names), sqrt(log(len(names)) / (len(names) * max(1, observation.step))))
     # The reward of exp3 adds up and is scaled by the exploration before; that of the other is a logarithm already.
     scale = state.exploration if config.rule == "exp3" else 1.0
-    logit_K = scale * np.array([rewards[name] for name in known])
+    logit_K = scale * np.array([rewards[name] for name in rewarded])
     part_K = np.exp(logit_K - logit_K.max())
     part_K /= part_K.sum()
-    exploited = dict(zip(known, part_K.tolist(), strict=True))
+    exploited = dict(zip(rewarded, part_K.tolist(), strict=True))
     weights = {name: (1 - len(names) * exploration) * exploited.get(name, 0.0) + exploration for name in names}
     state = OdmState(rewards=rewards, exploration=exploration)
     evidence = {

@@ -4,14 +4,14 @@ PiKE (arXiv 2502.06244) raises source k by the squared norm of its gradient and 
 
     pi_k <- pi_k exp(zeta_1 |g_k|^2 - (zeta_2 / 2B) sigma_k^2) / Z
 
-which minimises a bound on the loss of all sources after the next step of B samples. What counts here is held-out real
+which minimizes a bound on the loss of all sources after the next step of B samples. What counts here is held-out real
 text, so the inner product <g_R, g_k> stands in place of the squared norm, as in DoGE (2310.15393) and DGA (2410.02498);
 the variance, which these two leave out, is what a batch on noisy real text costs. By the descent lemma with curvature h
 and learning rate eta, zeta_2 = eta h zeta_1: where none is given it follows the learning rate of the schedule with h =
 1, so that noise matters less as the rate falls. The optimizer scales gradients in units of its own, so both terms are
 divided by the mean over the shares of their sizes, S = sum_j pi_j (|<g_R, g_j>| + (zeta_2 / zeta_1) sigma_j^2 / 2B),
-which makes zeta_1 the most that a source of average size moves in ln pi at one reading (DoGE divides by the mean norm).
-One update is made at each reading with a measurement.
+which makes zeta_1 the most that a source of average size moves in ln pi at one evaluation (DoGE divides by the mean
+norm). One update is made at each evaluation with a measurement.
 
 It takes the next step for the goal: greedy on held-out real loss, it spends scarce real data early.
 """
@@ -59,26 +59,27 @@ def needs(config: PikeConfig, max_epochs: float = inf) -> Needs:
 
 
 def propose(config: PikeConfig, state: NoState, observation: Observation) -> tuple[NoState, Proposal]:
-    """Shares after the alignments of this reading; those in force when not every source has one that counts."""
+    """Shares after the alignments of this evaluation; those in force when not every source has one that counts."""
     names = drawn(observation.shares)
-    known = {name: observation.alignment[name] for name in names if _usable(observation.alignment.get(name))}
-    if observation.progress < config.warm_up or len(known) < len(names):
-        missing = [name for name in names if name not in known]
+    alignments = {name: observation.alignment[name] for name in names if _usable(observation.alignment.get(name))}
+    if observation.progress < config.warm_up or len(alignments) < len(names):
+        missing = [name for name in names if name not in alignments]
         reason = f"No alignment was measured for {', '.join(missing)}." if missing else "It is too early."
         return state, Proposal(shares=dict(observation.shares), reason=reason)
     zeta_2 = (
         config.zeta_1 * observation.horizon.rate_at(observation.progress) if config.zeta_2 is None else config.zeta_2
     )
     noise = {
-        name: zeta_2 / config.zeta_1 * one.variance / (2 * observation.horizon.global_batch)
-        for name, one in known.items()
+        name: zeta_2 / config.zeta_1 * alignment.variance / (2 * observation.horizon.global_batch)
+        for name, alignment in alignments.items()
     }
     size = fsum(
-        observation.shares[name] / SHARE_ONE * (abs(one.inner_product) + noise[name]) for name, one in known.items()
+        observation.shares[name] / SHARE_ONE * (abs(alignment.inner_product) + noise[name])
+        for name, alignment in alignments.items()
     )
     if size <= 0:
         return state, Proposal(shares=dict(observation.shares), reason="No gradient points anywhere.")
-    values = {name: (one.inner_product - noise[name]) / size for name, one in known.items()}
+    values = {name: (alignment.inner_product - noise[name]) / size for name, alignment in alignments.items()}
     highest = max(values.values())  # taken off all alike, so that nothing overflows
     weights = normalized(
         {name: observation.shares[name] * exp(config.zeta_1 * (values[name] - highest)) for name in names}
@@ -86,13 +87,13 @@ def propose(config: PikeConfig, state: NoState, observation: Observation) -> tup
     evidence = {
         "sources": {
             name: {
-                "inner_product": one.inner_product,
-                "standard_error": one.standard_error,
+                "inner_product": alignment.inner_product,
+                "standard_error": alignment.standard_error,
                 "noise": noise[name],
                 "value": values[name],
                 "weight": weights[name],
             }
-            for name, one in known.items()
+            for name, alignment in alignments.items()
         },
         "zeta_2": zeta_2,
     }
@@ -101,5 +102,7 @@ def propose(config: PikeConfig, state: NoState, observation: Observation) -> tup
     return state, Proposal(shares=shares, reason=reason, evidence=evidence)
 
 
-def _usable(one: Alignment | None) -> bool:
-    return one is not None and one.num_samples > 0 and isfinite(one.inner_product) and isfinite(one.variance)
+def _usable(alignment: Alignment | None) -> bool:
+    if alignment is None or alignment.num_samples <= 0:
+        return False
+    return isfinite(alignment.inner_product) and isfinite(alignment.variance)

@@ -1,7 +1,7 @@
 """Fits of L(n) = floor + scale n^-exponent to the loss of a source over the data trained on.
 
 The form of the scaling laws (Kaplan et al., arXiv 2001.08361; Hoffmann et al., 2203.15556) read over the course of one
-run, as ADO does (arXiv 2410.11820; released as yidingjiang/ado): Huber loss with delta 1e-3 on log residuals, minimised
+run, as ADO does (arXiv 2410.11820; released as yidingjiang/ado): Huber loss with delta 1e-3 on log residuals, minimized
 by L-BFGS from a grid of starts, exponents held in [0.001, 0.8].
 """
 
@@ -54,9 +54,9 @@ def fit(amounts: Sequence[float], losses: Sequence[float]) -> PowerLaw | None:
     bounds = [(low - 20.0, low + 5.0), (low - 10.0, float(log_loss_N.max())), EXPONENTS]
     best = None
     for start in _starts(log_amount_N, log_loss_N):
-        found = minimize(_misfit, start, args=(log_amount_N, log_loss_N), jac=True, method="L-BFGS-B", bounds=bounds)
-        if np.isfinite(found.fun) and (best is None or found.fun < best.fun):
-            best = found
+        result = minimize(_misfit, start, args=(log_amount_N, log_loss_N), jac=True, method="L-BFGS-B", bounds=bounds)
+        if np.isfinite(result.fun) and (best is None or result.fun < best.fun):
+            best = result
     if best is None:
         return None
     above, floor, exponent = (float(value) for value in best.x)
