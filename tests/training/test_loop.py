@@ -8,18 +8,21 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, bench, training
+from tests.evaluate.test_measurements import Size, Sizes
 from trainer.base.records import Kind, Observation, SourceLoss
 from trainer.control.config import ControlConfig
 from trainer.control.controller import decide, initial_state
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import HeldOutText
 from trainer.evaluate.held_out import evaluator_of_all
+from trainer.evaluate.schedule import Times
 from trainer.tracking.journal import Journal
 from trainer.training import decide as decisions
 from trainer.training.config import CheckpointConfig
@@ -162,3 +165,15 @@ def test_a_step_that_was_left_out_adds_nothing(tmp_path: Path, seen: list[Observ
         hook.remove()
         go_on(run, state)
         assert_same(seen[0].losses, summed(run, range(2, EVERY + 1)))
+
+
+def test_a_measurement_from_outside_reaches_control_and_the_journal(tmp_path: Path, seen: list[Observation]) -> None:
+    every = Times(start=1, end=STEPS, every_steps=EVERY)
+    with run_in(tmp_path) as run:
+        sizes = Sizes({name: [SimpleNamespace(num_samples=30)] for name in ("real", "made")}, 2.0, every)
+        go_on(replace(run, data=replace(run.data, measurements={"package.module:Sizes": sizes})), begun())
+        lines = [line.get("measurements") for line in journalled(run, "evaluation")]
+    measured = {name: Size(value=60.0) for name in ("real", "made")}
+    assert [observation.evidence for observation in seen] == [{"package.module:Sizes": measured}] * 2
+    expected = {"package.module:Sizes": {name: {"value": size.value} for name, size in measured.items()}}
+    assert lines == [expected] * 2

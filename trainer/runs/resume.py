@@ -18,7 +18,6 @@ from trainer.mixture.ledger import (
     Fact,
     Ledger,
     Retire,
-    Rollback,
     Segment,
     Shares,
     Topology,
@@ -26,7 +25,6 @@ from trainer.mixture.ledger import (
     to_record,
 )
 from trainer.mixture.partition import accumulation
-from trainer.recipe import Recipe, load_recipe
 from trainer.tracking.journal import AppendOnlyFile, cut, read
 from trainer.tracking.schema import CheckpointLine, read_journal
 from trainer.training import checkpoint
@@ -126,7 +124,7 @@ def open_ledger(
         ]:
             ledger.append(fact)
     else:
-        _check_same_data(ledger, segments)
+        check_same_data(ledger, segments)
         _check_joined(ledger, segments, step)
     size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
     if size != mixture.global_batch and not replay:
@@ -215,7 +213,7 @@ def _event(fact: Segment | Retire) -> tuple[int, str, str, int]:
     return fact.step, "join" if isinstance(fact, Segment) else "retire", fact.source, fact.segment
 
 
-def _check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]]) -> None:
+def check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]]) -> None:
     """The prepared segments must be those the run has drawn from: other bytes under the same name would be another
     run.
     """
@@ -276,36 +274,3 @@ def starting_state(
             remedy="Resume with that version, or start a new run in another --run folder",
             file=saved.folder,
         ) from None
-
-
-def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
-    """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
-    Segments join as the recipe says, which must be as they joined there.
-
-    ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
-    replay cannot follow without the evaluations that led to it.
-    """
-    theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
-    if theirs.seed != recipe.seed:
-        raise UserError(
-            "the replayed run has another seed, so its samples differ", got=theirs.seed, remedy="Use its seed"
-        )
-    facts = [from_record(record) for record in read(run / "ledger.jsonl")]
-    if any(isinstance(fact, Rollback) for fact in facts):
-        raise UserError("the replayed run went back to a checkpoint, which a replay cannot follow", file=run)
-    _check_same_data(Ledger(facts), segments)
-    joins, own = (
-        {name: [(join.from_step, join.retires) for join in source.joins] for name, source in one.data.sources.items()}
-        for one in (theirs, recipe)
-    )
-    if joins != own:
-        raise UserError(
-            "the segments of the replayed run join at other steps, so its samples differ",
-            got=own,
-            remedy=f"Let them join as there: {joins}",
-        )
-    by_step: dict[int, list[Fact]] = {}
-    for fact in facts:
-        if isinstance(fact, Shares | BatchSize):
-            by_step.setdefault(fact.step, []).append(fact)
-    return by_step

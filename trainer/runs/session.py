@@ -12,7 +12,8 @@ from trainer.evaluate.ports import Engine
 from trainer.recipe import Recipe
 from trainer.runs.build import build_run, recipe_data, recipe_settings
 from trainer.runs.folder import keep_recipe
-from trainer.runs.resume import newest_checkpoint, read_replay, resume, scheduled_facts, segment_facts
+from trainer.runs.replay import read_replay
+from trainer.runs.resume import newest_checkpoint, resume, scheduled_facts, segment_facts
 from trainer.runs.start_and_finish import prepared_sources, write_final_figures, write_finish, write_start
 from trainer.runs.watchdog.watcher import Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal

@@ -1,0 +1,43 @@
+"""Replaying another run: its shares and batch sizes instead of decisions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.base.errors import UserError
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, from_record
+from trainer.recipe import Recipe, load_recipe
+from trainer.runs.resume import check_same_data
+from trainer.tracking.journal import read
+
+
+def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
+    """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
+    Segments join as the recipe says, which must be as they joined there.
+
+    ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
+    replay cannot follow without the evaluations that led to it.
+    """
+    theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
+    if theirs.seed != recipe.seed:
+        raise UserError(
+            "the replayed run has another seed, so its samples differ", got=theirs.seed, remedy="Use its seed"
+        )
+    facts = [from_record(record) for record in read(run / "ledger.jsonl")]
+    if any(isinstance(fact, Rollback) for fact in facts):
+        raise UserError("the replayed run rolled back to a checkpoint, which a replay cannot follow", file=run)
+    check_same_data(Ledger(facts), segments)
+    joins, own = (
+        {name: [(join.from_step, join.retires) for join in source.joins] for name, source in owner.data.sources.items()}
+        for owner in (theirs, recipe)
+    )
+    if joins != own:
+        raise UserError(
+            "the segments of the replayed run join at other steps, so its samples differ",
+            got=own,
+            remedy=f"Let them join as there: {joins}",
+        )
+    by_step: dict[int, list[Fact]] = {}
+    for fact in facts:
+        if isinstance(fact, Shares | BatchSize):
+            by_step.setdefault(fact.step, []).append(fact)
+    return by_step
