@@ -1,3 +1,4 @@
+import ast
 import re
 import subprocess
 import sys
@@ -30,10 +31,28 @@ def test_every_constraint_is_one_version_and_every_direct_dependency_has_one() -
 def test_every_dependency_is_used() -> None:
     text = "\n".join(file.read_text() for file in (ROOT / "trainer").rglob("*.py"))
     imported = {word.lower() for word in re.findall(r"^\s*(?:import|from) (\w+)", text, flags=re.MULTILINE)}
-    modules = {name: name.split(".")[0].replace("-", "_") for name in names(PROJECT["dependencies"])}
+    modules = {name: module_of(name) for name in names(PROJECT["dependencies"])}
     imported |= set(re.findall(r"files\(\"(\w+)\"\)", text))  # plotly: its script goes into the report
     imported.add("safetensors")  # by torch, when it reads or writes a checkpoint in that form
     assert {name for name, module in modules.items() if module not in imported} == set()
+
+
+def test_everything_that_is_imported_is_declared() -> None:
+    extras = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
+    declared = {module_of(name) for name in names(PROJECT["dependencies"]) | names(extras)}
+    imported: set[str] = set()
+    for file in (ROOT / "trainer").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    assert imported - declared - set(sys.stdlib_module_names) - {"trainer"} == set()
+
+
+def module_of(name: str) -> str:
+    """The module that a package's name stands for."""
+    return name.split(".")[0].replace("-", "_")
 
 
 def test_the_set_up_names_no_host() -> None:

@@ -2,17 +2,21 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from trainer.base.errors import UserError
 from trainer.control.policies import ConstantConfig, PricedConfig
 from trainer.model.build import ModelConfig, parameter_count
 from trainer.recipe import load_recipe
-from trainer.tools.plan import Machine, mean_shares, plan_run
+from trainer.tools.plan.plan import Machine, plan_run
 from trainer.tools.plan.real_budget import real_budget
 from trainer.tools.plan.sizes import ModelSize, memory_per_rank, model_size
+from trainer.tools.plan.sources import mean_shares
+from trainer.tools.plan.table import run_table, source_table
 from trainer.tools.plan.vocabulary import vocabulary_size_of
 
 LARGE_MODEL = [
@@ -100,7 +104,7 @@ def test_a_drawn_curve_is_integrated(tiny_recipe: Path) -> None:
     assert mean_shares(loaded.recipe) == pytest.approx({"real": 0.875, "good": 0.0625, "bad": 0.0625})
 
 
-def test_the_mean_shares_of_an_anneal_are_those_of_its_readings(tiny_recipe: Path) -> None:
+def test_the_mean_shares_of_an_anneal_are_those_of_its_evaluations(tiny_recipe: Path) -> None:
     for shape in ("linear", "cosine"):
         policy = f"{{kind: anneal, real_share: 0.8, start: 0.25, end: 0.75, shape: {shape}}}"
         loaded = load_recipe(tiny_recipe, [f"control.policy={policy}"], on_this_machine=False)
@@ -223,7 +227,7 @@ def test_a_refused_plan_is_shown_and_exits_2(tiny_recipe: Path) -> None:
     assert done.stderr.startswith("error: the run folder grows")
 
 
-def test_the_plan_says_what_repeated_real_tokens_are_worth_and_what_one_more_would_be() -> None:
+def test_the_plan_shows_the_value_of_repeated_real_tokens_and_of_one_more() -> None:
     budget = real_budget(1000, 4000, 10_000, policy=ConstantConfig(), rates=[1e-3], num_steps=100)
     assert budget.epochs == 4
     assert budget.effective_tokens == pytest.approx(0.931 * 4000, rel=1e-3)  # the published four-epoch figure
@@ -276,3 +280,19 @@ def test_the_plan_shows_the_real_budget_of_a_recipe(tiny_recipe: Path) -> None:
     assert plan.real.most_share is not None
     assert len(plan.real.most_share) == 10
     assert all(source.effective_tokens <= source.tokens for source in real)
+
+
+def test_the_plan_names_every_source_in_full_and_the_cost_of_evaluation_and_measurements(tiny_recipe: Path) -> None:
+    long = "a-source-with-a-long-name"
+    tiny_recipe.write_text(tiny_recipe.read_text().replace("good:", f"{long}:"))
+    plan = planned(tiny_recipe, "control.policy={kind: feedback}", "training.steps=400")
+    assert plan.measurements["source_value"] == pytest.approx(0.1 * plan.tokens, rel=0.3)
+    shown = StringIO()
+    console = Console(file=shown, width=80)
+    console.print(source_table(plan))
+    console.print(run_table(plan))
+    text = shown.getvalue()
+    assert long in text
+    assert "\u2026" not in text  # nothing is cut
+    assert "source value" in text
+    assert "at most 5 % of the training compute" in text

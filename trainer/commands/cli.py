@@ -127,7 +127,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a run takes before it starts, and refuse the impossible."""
-    from trainer.tools.plan import Machine
+    from trainer.tools.plan.plan import Machine
     from trainer.tools.plan.table import show_plan
 
     machine = Machine(

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from trainer.recipe import load_recipe
-from trainer.tools.plan import Machine, RunPlan, SourcePlan, plan_run
+from trainer.tools.plan.plan import Machine, RunPlan, plan_run
 from trainer.tools.plan.real_budget import RealBudget
+from trainer.tools.plan.sources import SourcePlan
 
 REFUSED = 2
 _ABOUT = {"prepared": "", "stated": "", "estimate": "~", "unknown": "?"}
@@ -36,21 +38,27 @@ def show_plan(
 
 
 def source_table(plan: RunPlan) -> Table:
-    """Samples, tokens and epochs of each source, and what each of its tokens is worth for being repeated."""
-    table = Table(title=f"{plan.name}: {plan.steps:,} steps of {plan.global_batch:,} samples", title_justify="left")
-    table.add_column("source")
-    for column in ("kind", "share", "samples", "tokens", "samples there", "epochs", "each worth", "cap"):
-        table.add_column(column, justify="right")
+    """Samples, tokens and epochs of each source, and the value per token after its repeats.
+
+    Names are never cut: the other columns are narrow enough for a terminal of 80.
+    """
+    title = f"{plan.name}: {plan.steps:,} steps of {plan.global_batch:,} samples"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("source", overflow="fold")
+    table.add_column("kind", overflow="fold")
+    for column in ("share", "samples", "tokens", "available samples", "epochs", "value per token", "cap"):
+        table.add_column(column, justify="right", overflow="fold")
     for source in plan.sources:
         table.add_row(*_source_row(source))
     return table
 
 
 def _source_row(source: SourcePlan) -> list[str]:
-    there = "?" if source.available_samples is None else f"{_ABOUT[source.known_by]}{_count(source.available_samples)}"
-    epochs = "?" if source.epochs is None else f"{_ABOUT[source.known_by]}{_short(source.epochs)}"
-    known = source.effective_tokens is not None and source.tokens > 0
-    each_source_value = f"{(source.effective_tokens or 0.0) / source.tokens:.2f}" if known else "?"
+    about, count = _ABOUT[source.known_by], source.available_samples
+    available = "?" if count is None else f"{about}{_count(count)}"
+    epochs = "?" if source.epochs is None else f"{about}{_short(source.epochs)}"
+    is_sized = source.effective_tokens is not None and source.tokens > 0
+    value_per_token = f"{(source.effective_tokens or 0.0) / source.tokens:.2f}" if is_sized else "?"
     cap = "" if source.max_epochs is None else f"{source.max_epochs:g}"
     return [
         source.name,
@@ -58,9 +66,9 @@ def _source_row(source: SourcePlan) -> list[str]:
         f"{source.mean_share:.3f}",
         _count(source.samples),
         _short(source.tokens),
-        there,
+        available,
         epochs,
-        each_source_value,
+        value_per_token,
         cap,
     ]
 
@@ -73,8 +81,8 @@ def run_table(plan: RunPlan) -> Table:
     table.add_column("figure")
     table.add_row("parameters", _short(plan.num_parameters))
     table.add_row("tokens", _short(plan.tokens))
-    dealt = f"{plan.world_size:,} x {plan.accumulation} micro-batches of up to {plan.micro_batch} samples"
-    table.add_row("batch", f"{plan.global_batch:,} samples on {dealt}")
+    partition = f"{plan.world_size:,} x {plan.accumulation} micro-batches of up to {plan.micro_batch} samples"
+    table.add_row("batch", f"{plan.global_batch:,} samples on {partition}")
     if plan.real is not None:
         _add_real_rows(table, plan.real)
     states = _bytes(memory.weights + memory.gradients + memory.optimizer)
@@ -87,6 +95,10 @@ def run_table(plan: RunPlan) -> Table:
     )
     table.add_row("disk", f"{_bytes(disk.peak)} at most, {_bytes(disk.free)} free")
     table.add_row("compute", f"{plan.flops:.3g} floating-point operations")
+    for kind, tokens in plan.measurements.items():
+        percent = f"{100 * tokens / plan.tokens:.1f} % of the training compute"
+        table.add_row(f"  {kind.replace('_', ' ')}", f"{_short(tokens)} tokens, {percent}")
+    table.add_row("  evaluation", f"at most {100 * plan.max_evaluation_share:g} % of the training compute")
     unknown = "unknown: give --tokens-per-second or --teraflops"
     table.add_row("time", unknown if plan.seconds is None else _duration(plan.seconds))
     if plan.cost is not None:
@@ -95,20 +107,21 @@ def run_table(plan: RunPlan) -> Table:
 
 
 def _add_real_rows(table: Table, real: RealBudget) -> None:
-    source_value = f"worth {_short(real.effective_tokens)} different ones"
-    table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {source_value}")
-    more = f"{real.value_of_new_token:.2f} of a fresh token, one more repeat {real.value_of_repeat:.2f}"
-    table.add_row("  one more new one", f"worth {more}")
+    equivalent = f"equivalent to {_short(real.effective_tokens)} unique tokens"
+    table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {equivalent}")
+    table.add_row(
+        "  value of one more", f"unique token {real.value_of_new_token:.2f}, repeat {real.value_of_repeat:.2f}"
+    )
     if real.most_share is not None:
         curve = " ".join(f"{share:.2f}" for share in real.most_share)
-        table.add_row("  most real share", f"{curve}")
+        table.add_row("  largest real share", f"{curve}")
         table.add_row("", f"by tenths of the run, for {real.most_epochs:g} epochs in all")
 
 
 def _short(number: float) -> str:
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
-            return f"{number / size:.2f} {letter}"
+            return f"{number / size:.3g} {letter}"
     return f"{number:.3g}"
 
 
