@@ -66,16 +66,16 @@ def test_case_punctuation_and_white_space_do_not_hide_an_exact_copy(wiki: Sequen
     disguised = [
         f"  {text.upper()} ".replace(" ", " \n ").replace(",", " ; ").replace("-", "\u2013") for text in held_out
     ]
-    found = [match for match in HeldOutIndex([held_out]).match(disguised) if match.kind == "exact"]
-    assert [match.document for match in found] == list(range(len(held_out)))
+    matched = [match for match in HeldOutIndex([held_out]).match(disguised) if match.kind == "exact"]
+    assert [match.document for match in matched] == list(range(len(held_out)))
 
 
 def test_every_planted_copy_is_found_and_names_its_document(wiki: Sequence[str]) -> None:
     distinct = list(dict.fromkeys(wiki))
     held_out, training = distinct[:1000], distinct[1000:2000]
     planted = [text for pair in zip(training, held_out, strict=True) for text in pair]
-    found = HeldOutIndex([held_out[:300], held_out[300:]]).match(planted)
-    assert {match.document: match.held_out for match in found if match.kind == "exact"} == {
+    matched = HeldOutIndex([held_out[:300], held_out[300:]]).match(planted)
+    assert {match.document: match.held_out for match in matched if match.kind == "exact"} == {
         2 * i + 1: i for i in range(1000)
     }
 
@@ -87,11 +87,11 @@ def test_nine_in_ten_near_duplicates_from_jaccard_eight_tenths_are_found(wiki: S
     scores = [similarity(left, right) for left, right in zip(held_out, copies, strict=True)]
     near = {place for place, score in enumerate(scores) if 0.8 <= score < 1}
     far = {place for place, score in enumerate(scores) if score < 0.8}
-    found = {match.document for match in HeldOutIndex([held_out]).match(copies)}
+    matched = {match.document for match in HeldOutIndex([held_out]).match(copies)}
     assert len(near) > 300
     assert len(far) > 300
-    assert len(near & found) >= 0.9 * len(near)
-    assert len(far & found) <= 0.001 * len(held_out)
+    assert len(near & matched) >= 0.9 * len(near)
+    assert len(far & matched) <= 0.001 * len(held_out)
 
 
 def test_false_alarms_on_real_text_are_at_most_one_in_a_thousand(wiki: Sequence[str]) -> None:
@@ -116,8 +116,8 @@ def test_text_without_spaces_is_compared_by_its_characters() -> None:
 
 def test_texts_without_words_match_only_themselves() -> None:
     index = HeldOutIndex([["!!!", "a b", "one two three four"]])
-    found = index.match(["???", " !!! ", "b a", "A, b.", ""])
-    assert [(match.document, match.held_out, match.kind) for match in found] == [(1, 0, "exact"), (3, 1, "exact")]
+    matched = index.match(["???", " !!! ", "b a", "A, b.", ""])
+    assert [(match.document, match.held_out, match.kind) for match in matched] == [(1, 0, "exact"), (3, 1, "exact")]
 
 
 def test_an_empty_index_finds_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What reaches the model is what the plan says, whatever was read ahead, however it is dealt out."""
+"""What reaches the model is what the plan says, whatever was read ahead, however it is split over ranks."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -83,11 +83,11 @@ def planned(plan: Plan, step: int) -> Counter[tuple[int, int]]:
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 def test_every_row_knows_its_source_and_every_rank_the_targets_of_all(world_size: int) -> None:
-    seen: list[Counter[int]] = [Counter() for _ in range(9)]
+    drawn_by_step: list[Counter[int]] = [Counter() for _ in range(9)]
     for rank in range(world_size):
         plan = plan_of(shares={**SHARES, "bad": 0, "good": 500_000})
         with stream_of(plan, partition=RankPartition(rank=rank, world_size=world_size, micro_batch=2)) as stream:
-            for counts in seen:
+            for counts in drawn_by_step:
                 batch = stream.next()
                 expected = Counter({0: 0, 1: 0, 2: 0})
                 for (source, sample), times in planned(plan, batch.step).items():
@@ -98,7 +98,7 @@ def test_every_row_knows_its_source_and_every_rank_the_targets_of_all(world_size
                 own = torch.cat([micro.num_valid for micro in batch.micro_batches]) > 0
                 assert torch.equal(batch.row_sources[own], rows[own])  # the first token of a sample says its source
                 counts.update(rows[own].tolist())
-    assert [sum(counts.values()) for counts in seen] == [12] * 9
+    assert [sum(counts.values()) for counts in drawn_by_step] == [12] * 9
 
 
 def test_the_model_gets_what_the_plan_says_in_every_step() -> None:

@@ -114,7 +114,7 @@ def test_held_out_data_sets_of_their_own_are_used_whole(folder: Path) -> None:
         prepared(folder, tree)
 
 
-def test_a_document_twice_in_held_out_data_stays_in_report_only(folder: Path) -> None:
+def test_a_document_twice_in_held_out_data_stays_in_test_only(folder: Path) -> None:
     twins = [{"id": f"web{i}", "text": "the very same words in every one of these rows"} for i in range(40)]
     write_jsonl(folder / "web.jsonl", [*documents(200, "web", start=100), *twins])
     data = prepared(folder, recipe(held_out=by_bucket()))
@@ -178,7 +178,7 @@ def joining(**changes: Any) -> dict[str, Any]:
 
 
 def write_later(folder: Path) -> None:
-    """The files of the segments that join; those of `web` go on with its numbers."""
+    """The files of the segments that join; those of `web` continue its numbers."""
     write_jsonl(folder / "web-later.jsonl", documents(50, "web", start=200))
     write_jsonl(folder / "made-later.jsonl", documents(40, "made", start=60))
 

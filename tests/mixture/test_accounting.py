@@ -35,7 +35,7 @@ def ran(decisions):
 
 
 @pytest.fixture(scope="module")
-def steered_run():
+def changing_run():
     """Shares that change at every tenth step."""
     rng = np.random.default_rng(3)
     decided = (rounded(dict(zip(KINDS, rng.dirichlet([1, 1, 1]).tolist(), strict=True))) for _ in range(STEPS))
@@ -52,9 +52,9 @@ def due_of(in_force, name):
     return [Fraction(0), *accumulate(Fraction(shares[name] * BATCH, SHARE_ONE) for shares in in_force)]
 
 
-def test_real_and_synthetic_counts_are_the_target_to_one_sample_in_every_window(steered_run):
+def test_real_and_synthetic_counts_are_the_target_to_one_sample_in_every_window(changing_run):
     """Windows of every place and length, across every change of shares."""
-    batches, in_force = steered_run
+    batches, in_force = changing_run
     drawn = [0, *accumulate(counts_of(batches)[:, 0].tolist())]
     owed = [due - count for due, count in zip(due_of(in_force, "real"), drawn, strict=True)]
     assert max(owed) - min(owed) <= 1
@@ -69,14 +69,14 @@ def test_every_source_is_at_its_target_to_one_sample_while_shares_stand_still():
 
 
 @pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 24), (2, 12), (3, 4), (5, 2), (7, 24), (48, 1)])
-def test_every_micro_batch_of_every_rank_holds_its_part_and_all_of_them_the_batch(steered_run, world_size, micro_batch):
-    batches, _ = steered_run
-    cells = [
-        cell
+def test_every_micro_batch_of_every_rank_holds_its_part_and_all_of_them_the_batch(changing_run, world_size, micro_batch):
+    batches, _ = changing_run
+    parts = [
+        part
         for rank in range(world_size)
-        for cell in RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch).positions(BATCH)
+        for part in RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch).positions(BATCH)
     ]
     for batch, counts in zip(batches, counts_of(batches), strict=True):
-        dealt = np.array([np.bincount(batch.source[cell], minlength=len(KINDS)) for cell in cells])
-        assert (dealt.sum(axis=0) == counts).all()
-        assert np.abs(dealt - counts / len(cells)).max() < 1
+        drawn = np.array([np.bincount(batch.source[part], minlength=len(KINDS)) for part in parts])
+        assert (drawn.sum(axis=0) == counts).all()
+        assert np.abs(drawn - counts / len(parts)).max() < 1

@@ -1,4 +1,4 @@
-"""Counting: exact through every change, spread over cells, nothing lost or repeated, and resumable from a mark."""
+"""Counting: exact through every change, spread over ranks, nothing lost or repeated, resumable from a snapshot."""
 
 import itertools
 from collections import Counter
@@ -82,7 +82,7 @@ def test_each_source_stays_within_one_sample_while_shares_stand_still(case: tupl
     span_shares: dict[str, int] = {}
     for state, batch, _ in walk(plan, steps):
         shares = plan.shares(state.step)
-        if shares != span_shares:  # a new span starts from the (clipped) lags
+        if shares != span_shares:  # a new span starts from the (clipped) deficits
             span_shares = shares
             due = rebased(state, plan.terms(state.step)).deficits.astype(object)
             assert max(abs(due)) < SHARE_ONE
@@ -119,11 +119,11 @@ def test_a_late_decision_leaves_earlier_batches_alone(case: tuple[Ledger, int], 
 def test_within_an_epoch_each_sample_is_drawn_once_across_changes(case: tuple[Ledger, int]) -> None:
     ledger, steps = case
     plan = Plan(3, ledger)
-    seen: Counter[tuple[int, int, int]] = Counter()
+    draws: Counter[tuple[int, int, int]] = Counter()
     for _, batch, _after in walk(plan, steps):
-        seen.update(zip(batch.source.tolist(), batch.epoch.tolist(), batch.sample.tolist(), strict=True))
-    assert max(seen.values()) == 1
-    per_epoch = Counter((source, epoch) for source, epoch, _ in seen)
+        draws.update(zip(batch.source.tolist(), batch.epoch.tolist(), batch.sample.tolist(), strict=True))
+    assert max(draws.values()) == 1
+    per_epoch = Counter((source, epoch) for source, epoch, _ in draws)
     last = {source: max(e for s, e in per_epoch if s == source) for source, _ in per_epoch}
     for (source, epoch), count in per_epoch.items():
         if epoch < last[source]:
@@ -132,13 +132,13 @@ def test_within_an_epoch_each_sample_is_drawn_once_across_changes(case: tuple[Le
 
 @given(case=ledgers_with_changes(), at=st.integers(1, 60))
 @settings(max_examples=60, deadline=None)
-def test_a_mark_replaces_all_that_came_before_it(case: tuple[Ledger, int], at: int) -> None:
+def test_a_snapshot_replaces_all_that_came_before_it(case: tuple[Ledger, int], at: int) -> None:
     ledger, steps = case
     at = min(at, steps)
     whole = Plan(0, ledger)
-    mark = whole.snapshot(whole.state(at))
+    snapshot = whole.snapshot(whole.state(at))
     facts = (
-        [fact for fact in ledger.facts if fact.step < at] + [mark] + [fact for fact in ledger.facts if fact.step >= at]
+        [fact for fact in ledger.facts if fact.step < at] + [snapshot] + [fact for fact in ledger.facts if fact.step >= at]
     )
     lines = [from_record(to_record(fact)) for fact in facts]
     resumed = Plan(0, Ledger(lines))
@@ -162,13 +162,13 @@ def test_every_rank_and_micro_batch_holds_each_source_within_one_of_its_part(
     plan = Plan(0, ledger_of({f"s{i}": (KINDS[i % 2], 1000) for i in range(5)}, shares, global_batch))
     batch = plan.batch(1)
     ranks = [RankPartition(rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
-    dealt = [cell for rank in ranks for cell in rank.positions(global_batch)]
+    parts = [part for rank in ranks for part in rank.positions(global_batch)]
     assert len({len(rank.positions(global_batch)) for rank in ranks}) == 1
-    assert sorted(itertools.chain.from_iterable(d.tolist() for d in dealt)) == list(range(global_batch))
-    assert max(map(len, dealt)) <= micro_batch
+    assert sorted(itertools.chain.from_iterable(part.tolist() for part in parts)) == list(range(global_batch))
+    assert max(map(len, parts)) <= micro_batch
     for source in range(5):
-        part = float(np.sum(batch.source == source)) / len(dealt)
-        assert all(abs(float(np.sum(batch.source[cell] == source)) - part) < 1 for cell in dealt)
+        due = float(np.sum(batch.source == source)) / len(parts)
+        assert all(abs(float(np.sum(batch.source[part] == source)) - due) < 1 for part in parts)
 
 
 @given(case=ledgers_with_changes(), with_snapshot=st.booleans())
@@ -273,7 +273,7 @@ def test_batches_drawn_ahead_end_before_the_one_that_lacks_samples() -> None:
 def test_batches_drawn_ahead_are_those_drawn_one_by_one(case: tuple[Ledger, int], block: int) -> None:
     ledger, steps = case
     plan = Plan(0, ledger)
-    ahead = [one for first in range(1, steps + 1, block) for one in plan.draw_ahead(plan.state(first), block)]
+    ahead = [drawn for first in range(1, steps + 1, block) for one in plan.draw_ahead(plan.state(first), block)]
     assert len(ahead) >= steps
     for (batch, after), (_, alone, then) in zip(ahead, walk(plan, steps), strict=False):
         for field in ("source", "segment", "epoch", "sample"):
@@ -283,7 +283,7 @@ def test_batches_drawn_ahead_are_those_drawn_one_by_one(case: tuple[Ledger, int]
         assert np.array_equal(after.deficits, then.deficits)
 
 
-def test_a_cut_drops_the_lag_and_says_so() -> None:
+def test_a_cut_resets_the_deficit_and_says_so() -> None:
     ledger = ledger_of(
         {"a": ("synthetic", 9), "b": ("synthetic", 9), "r": ("real", 9)}, {"a": 300_000, "b": 300_000, "r": 400_000}, 1
     )
@@ -301,7 +301,7 @@ def test_capped_sources_leave_their_share_to_their_kind() -> None:
     assert without_within_kinds(shares, {"s"}, kinds) is None
 
 
-def test_resume_at_step_a_million_counts_no_more_than_one_span_of_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_at_step_a_million_counts_no_more_than_one_span_of_snapshots(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = ledger_of({"r": ("real", 10**12), "s": ("synthetic", 10**12)}, {"r": 300_000, "s": 700_000}, 512)
     plan = Plan(0, ledger)
     near = plan.state(3)
