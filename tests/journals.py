@@ -14,6 +14,7 @@ from experiments.environments import ENVIRONMENTS
 from experiments.world import steered
 from trainer.base.records import Action, Decision, Kind, SourceValue
 from trainer.control import ControlConfig
+from trainer.data.account import FilteredRows, RowAccount
 from trainer.tracking.figures import HeldOutFigures, SliceDrawn, SliceLoss, SourceFacts, StepMixture, WorstSlice
 from trainer.tracking.journal import AppendOnlyFile, Journal
 from trainer.tracking.schema import (
@@ -106,6 +107,13 @@ class Teller:
                         "rows": 1334, "quarantined": 4, "reasons": {"missing text": 3, "bad JSON": 1}
                     }
                 },
+            },
+            rows={
+                self.names["spam"]: RowAccount(
+                    read=1334, used=1289, held_out=0, quarantined=4, not_selected=0, not_sampled=0, contaminated=0,
+                    beyond_limit=0,
+                    filters=(FilteredRows(filter="length", reason="fewer than 5 words", num_rows=41),),
+                ).to_json()
             },
             contamination={self.names["written"]: {"exact": 2, "near": 5, "dropped": 7}},
         ))  # fmt: skip

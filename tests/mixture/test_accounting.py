@@ -69,7 +69,9 @@ def test_every_source_is_at_its_target_to_one_sample_while_shares_stand_still():
 
 
 @pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 24), (2, 12), (3, 4), (5, 2), (7, 24), (48, 1)])
-def test_every_micro_batch_of_every_rank_holds_its_part_and_all_of_them_the_batch(changing_run, world_size, micro_batch):
+def test_every_micro_batch_of_every_rank_holds_its_part_and_all_of_them_the_batch(
+    changing_run, world_size, micro_batch
+):
     batches, _ = changing_run
     parts = [
         part

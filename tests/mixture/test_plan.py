@@ -138,7 +138,9 @@ def test_a_snapshot_replaces_all_that_came_before_it(case: tuple[Ledger, int], a
     whole = Plan(0, ledger)
     snapshot = whole.snapshot(whole.state(at))
     facts = (
-        [fact for fact in ledger.facts if fact.step < at] + [snapshot] + [fact for fact in ledger.facts if fact.step >= at]
+        [fact for fact in ledger.facts if fact.step < at]
+        + [snapshot]
+        + [fact for fact in ledger.facts if fact.step >= at]
     )
     lines = [from_record(to_record(fact)) for fact in facts]
     resumed = Plan(0, Ledger(lines))
@@ -273,7 +275,7 @@ def test_batches_drawn_ahead_end_before_the_one_that_lacks_samples() -> None:
 def test_batches_drawn_ahead_are_those_drawn_one_by_one(case: tuple[Ledger, int], block: int) -> None:
     ledger, steps = case
     plan = Plan(0, ledger)
-    ahead = [drawn for first in range(1, steps + 1, block) for one in plan.draw_ahead(plan.state(first), block)]
+    ahead = [drawn for first in range(1, steps + 1, block) for drawn in plan.draw_ahead(plan.state(first), block)]
     assert len(ahead) >= steps
     for (batch, after), (_, alone, then) in zip(ahead, walk(plan, steps), strict=False):
         for field in ("source", "segment", "epoch", "sample"):

@@ -80,8 +80,17 @@ def source_rows(run: History) -> Iterator[dict[str, str]]:
             "epochs": f"{run.steps.epochs[-1, index]:.2f}" if run.last_step else "-",
             "source_value": plus_minus(value.value, value.standard_error) if value else "-",
             "quarantine": _counts(run.start.quarantine if run.start else {}, source),
+            "filtered": _counts(_filtered(run.start.rows) if run.start else {}, source),
             "contamination": _counts(run.start.contamination if run.start else {}, source),
         }
+
+
+def _filtered(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows that filters dropped, by segment and reason."""
+    return {
+        name: {"reasons": {f"{each['filter']}: {each['reason']}": each["num_rows"] for each in account["filters"]}}
+        for name, account in rows.items()
+    }
 
 
 def _counts(counts: Mapping[str, Any], source: str) -> str:
