@@ -76,7 +76,7 @@ def _body(function: Callable[..., Any], arguments: tuple[Any, ...], variables: d
     os.environ.update(variables)
     try:
         result = function(*arguments)
-    except BaseException:  # noqa: BLE001 - told to the test
+    except BaseException:  # noqa: BLE001 - shown by the test
         result = _Failed(traceback.format_exc())
     aside = Path(file + ".tmp")
     aside.write_bytes(pickle.dumps(result))

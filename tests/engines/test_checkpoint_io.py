@@ -38,7 +38,7 @@ def test_no_rank_writes_more_into_a_file_than_is_to_be_in_host_memory_at_once(tm
     for path in folder.iterdir():
         with safe_open(path, "pt") as file:
             names[path] = set(file.keys())
-        assert len(names[path]) == 1 or path.stat().st_size < FILE_BYTES + 2000, "beside the header"
+        assert len(names[path]) == 1 or path.stat().st_size < FILE_BYTES + 2000, "besides the header"
     assert {"alike.7", "large", "of.0.7", "of.1.7"} <= set().union(*names.values())
     assert len(names) > 8
     assert {"large"} in names.values(), "one that does not fit is alone"

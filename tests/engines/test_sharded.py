@@ -61,7 +61,7 @@ def test_restoring_repeats_the_steps_after_it_bit_for_bit(toured: Toured, launch
 
 
 @pytest.mark.parametrize("launch", TOURS, ids="-".join)
-def test_a_rehearsal_moves_the_weights_and_leaves_no_trace(toured: Toured, launch: tuple[str, str]) -> None:
+def test_trial_steps_move_the_weights_and_leave_no_trace(toured: Toured, launch: tuple[str, str]) -> None:
     for rank in toured(launch):
         before, inside, after = rank["trial_steps"]
         assert not equal(before, inside)
@@ -171,7 +171,7 @@ def test_no_engine_compiles_anything_whose_lock_a_killed_run_could_leave(
     ],
     ids=lambda side: f"{side[0]} on {side[1]}",
 )
-def test_a_checkpoint_is_taken_up_by_another_engine_on_another_number_of_ranks(
+def test_a_checkpoint_is_resumed_by_another_engine_on_another_number_of_ranks(
     tmp_path: Path, wrote: tuple[str, int], reads: tuple[str, int]
 ) -> None:
     folder = tmp_path / "saved"

@@ -1,4 +1,4 @@
-"""What the ranks of any engine do in its tests: save and restore, rehearse, meet numbers that are not finite."""
+"""What the ranks of any engine do in its tests: save, restore, make trial steps, meet numbers that are not finite."""
 
 import json
 import os
@@ -29,10 +29,10 @@ def held(on: Bench) -> list[Any]:
 
 
 def tour(folder: Path, precision: str) -> dict[str, Any]:
-    """What a rank saw: everything an engine promises beside training itself."""
+    """What a rank observes: everything an engine promises besides training itself."""
     built = folder.with_name("built")
     os.environ["TORCH_EXTENSIONS_DIR"] = str(built)
-    expected = dict(tiny_model().named_parameters())  # before the engine: ZeRO-3 deals out what is built after it
+    expected = dict(tiny_model().named_parameters())  # before the engine: ZeRO-3 partitions what is built after it
     with bench(micro_batch=2, global_batch=7, precision=precision) as on:
         on.engine.capture(detached=False)(folder.with_name("begun"))
         whole = {name: torch.empty_like(parameter) for name, parameter in expected.items()}
@@ -66,7 +66,7 @@ def restored(on: Bench, folder: Path) -> tuple[Any, Any]:
 
 
 def trial_steps(on: Bench) -> tuple[Any, Any, Any]:
-    """All that is held before, inside and after a rehearsal."""
+    """All that is held before, inside and after trial steps."""
     before = held(on)
     with on.engine.trial(rate_scale=0.5) as back:
         for _ in range(2):
@@ -119,8 +119,8 @@ def nan_gradient(_module: Any, _given: Any, logits: torch.Tensor) -> torch.Tenso
 
 POISONS: dict[str, Callable[..., Any]] = {
     "infinite loss": infinite_loss,
-    "loss that is no number": nan_loss,
-    "gradient that is no number": nan_gradient,
+    "loss that is nan": nan_loss,
+    "gradient that is nan": nan_gradient,
 }
 
 
@@ -167,7 +167,7 @@ def own_collectives(on: Bench) -> list[int]:
 
 
 def leave(folder: Path) -> list[Any]:
-    """Three steps, a checkpoint, and the figures of the two after it, which are kept beside it."""
+    """Three steps, a checkpoint, and the figures of the two after it, which are kept with it."""
     with bench(micro_batch=2, global_batch=7) as on:
         for _ in range(3):
             on.step()
@@ -188,7 +188,7 @@ def take_up(folder: Path) -> list[Any]:
 
 
 def uneven(micro_batch: int, global_batch: int) -> list[Any]:
-    """Four steps and a reading, whatever part of the batch falls to this rank."""
+    """Four steps and a forward, whatever part of the batch falls to this rank."""
     with bench(micro_batch=micro_batch, global_batch=global_batch) as on:
         figures = [on.step() for _ in range(4)]
         on.engine.eval_logits(PROBE)
@@ -206,7 +206,7 @@ def written_as_transformers_loads_it(folder: Path) -> tuple[Any, Any]:
         texts = on.engine.continuations([[1, 2, 3]], num_tokens=4, seed=1)
         if not on.engine.is_main:
             return logits, texts
-    # after the engine: under ZeRO-3 transformers would deal out what it loads, and wait for the other ranks
+    # after the engine: under ZeRO-3 transformers would partition what it loads, and wait for the other ranks
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()

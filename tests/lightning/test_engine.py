@@ -228,7 +228,7 @@ def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({STRATEGY_VARIABLE: "fsdp"}, "no strategy that is supported"),
+        ({STRATEGY_VARIABLE: "fsdp"}, "not a supported strategy"),
         ({"PL_TRAINER_PRECISION": "64", "PL_TRAINER_DEVICES": "2"}, "PL_TRAINER_DEVICES, PL_TRAINER_PRECISION"),
         ({STRATEGY_VARIABLE: "ddp"}, "no launcher started any"),
         ({STRATEGY_VARIABLE: "model_parallel"}, "no launcher started any"),

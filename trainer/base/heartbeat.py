@@ -1,4 +1,4 @@
-"""The pulse of this process: how far its main thread has come and what it is about, told from wherever that is known.
+"""The heartbeat of this process: how far its main thread has come and in which phase, set from wherever that is known.
 
 There is one per process, as with logging: a hang has no respect for who holds which object, and a parameter through
 every floor would only say the same. A beat is a few assignments (0.2 us); nothing here waits, writes or locks.
@@ -27,7 +27,9 @@ _own = Heartbeat()
 
 
 def beat(phase: str | None = None, step: int | None = None) -> None:
-    """The main thread has come this far. Every rank beats at the same places, or the one that beats less is blamed."""
+    """The main thread has come this far. Every rank beats at the same places: a stall is attributed to one that beats
+    less.
+    """
     if step is not None and step != _own.step:
         _own.step, _own.beats, _own.steps_begun = step, 0, _own.steps_begun + 1
     _own.beats += 1
@@ -36,5 +38,5 @@ def beat(phase: str | None = None, step: int | None = None) -> None:
 
 
 def own_heartbeat() -> Heartbeat:
-    """A copy of this process's pulse."""
+    """A copy of this process's heartbeat."""
     return replace(_own)

@@ -4,7 +4,7 @@ A step moves a weight by rate x g / (sqrt(v) + epsilon). Taken from both gradien
 the root of that, so that <g, g'> is what the loss of one gains by a step of rate 1 along the other.
 
 v is what it would be after one more step on an average weight: beta2 v + (1 - beta2) mean(v). The weights of a token
-that training has not met for long have v near 0, and one chance meeting on both sides would outweigh everything else;
+that training has not met for long have v near 0, and one chance occurrence on both sides would outweigh all others;
 in a step Adam bounds it by what the gradient itself adds to v, which is not linear in it.
 """
 

@@ -1,4 +1,4 @@
-"""Named tensors on the disk in one form for every engine: safetensors, each rank its part, read back for any sharding.
+"""Named tensors on the disk in one form for every sharding: safetensors, each rank its part, read back for any other.
 
 The work is torch's (``torch.distributed.checkpoint``): what several ranks hold alike one of them writes, what is spread
 over them each writes its part of, and a reader takes from the files what it holds itself. So a checkpoint saved by
@@ -34,7 +34,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 @dataclass(frozen=True, kw_only=True)
 class Writers:
     """The ranks that write a checkpoint together, over a group of their own: a thread that saves and the training
-    beside it must not meet in one another's collectives. ``group`` is None for one process.
+    that continues meanwhile must not meet in one another's collectives. ``group`` is None for one process.
     """
 
     rank: int
@@ -161,7 +161,7 @@ def _first_cause(error: CheckpointException) -> str:
 
 
 def on_the_host(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Copies on the CPU that training goes on without changing; a DTensor's is a DTensor."""
+    """Copies on the CPU, which training does not change; a DTensor's is a DTensor."""
     staged: dict[str, Tensor] = BlockingAsyncStager().stage(dict(tensors))
     return staged
 

@@ -1,4 +1,4 @@
-"""What the launcher says: compared with what it started and with the recipe, and made an ``Accelerator`` of.
+"""The launch: compared with what was started and with the recipe, and turned into an ``Accelerator``.
 
 The checks ask the environment alone, so that a wrong launch is refused before anything is prepared.
 """
@@ -18,9 +18,7 @@ from trainer.model.config import TrainingConfig
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16"}  # Accelerate's names
-COLLECTIVE_PATIENCE = (
-    4  # times training.timeout_s: the watchdog, who knows whom to blame, comes first (3 times at most)
-)
+COLLECTIVE_PATIENCE = 4  # times training.timeout_s: the watchdog, which names the rank, comes first (3 times at most)
 ON_CPUS = (
     "On CPUs use: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
     "-m trainer fit RECIPE"
@@ -121,7 +119,7 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
     """The Accelerator that the launcher and the recipe's precision describe; ``UserError`` where it would train alone.
     What contradicts the recipe was refused before (``check_launch``, ``check_settings``).
     """
-    # On CPUs Accelerate knows no FSDP (the engine shards there by itself), and drops DeepSpeed when it is told of CPUs.
+    # On CPUs Accelerate has no FSDP (prepare_fsdp shards there by itself), and drops DeepSpeed where CPUs are set.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     on_cpu, several = not torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(

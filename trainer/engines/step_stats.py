@@ -1,8 +1,8 @@
-"""The figures of a step on their way: from the ranks to each other in one all-reduce, from the device to the host.
+"""The figures of a step in transit: from the ranks to each other in one all-reduce, from the device to the host.
 
 One float64 vector, for an all-reduce costs its latency, not its size: five words, then the nats of each source. 64-bit
-words go as two halves, whose sums are exact on 2^20 ranks. The tokens of each source need not go round: every rank
-knows them from the plan.
+words go as two halves, whose sums are exact on 2^20 ranks. The tokens of each source need not be sent: every rank
+has them from the plan.
 """
 
 # B rows of a step on this rank, K sources
@@ -31,7 +31,7 @@ def by_source(nats_B: "Tensor", sources_B: "Tensor", *, num_sources: int) -> "Te
 
 
 class SummedFigures:
-    """(all) What each rank says of a step, summed over the ranks; still on the device, and nothing waits for it.
+    """(all) The figures of a step, summed over the ranks; still on the device, and nothing waits for them.
 
     ``nats_K`` a rank's part of the loss in float64, in as many parts as can be told apart; ``batch_hash`` its part of
     the hash of the samples.

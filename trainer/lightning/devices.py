@@ -27,11 +27,11 @@ CHECKPOINT = "lightning.ckpt"
 
 
 class TrainerDevices:
-    """``parts.Devices`` on a Trainer inside ``fit``, and the samples' losses there."""
+    """``evaluate.ports.Devices`` on a Trainer inside ``fit``, and the samples' losses there."""
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Losses) -> None:
         self._trainer, self._module, self._losses = trainer, module, losses
-        self.rolled_back_to: Path | None = None  # the checkpoint from which the next launch goes on
+        self.rolled_back_to: Path | None = None  # the checkpoint from which the next launch resumes
         self.saved_again = False  # and whether it has been
         self.writers: Writers = open_writers()
 
@@ -82,14 +82,14 @@ class TrainerDevices:
     # Keeping
 
     def capture(self, *, detached: bool) -> Callable[[Path], None]:
-        """A function that lets Lightning write what it needs to go on, each rank its part; all ranks call it."""
+        """A function that lets Lightning write what it needs to resume, each rank its part; all ranks call it."""
         if self.rolled_back_to is not None:
             return self._save_again
-        # said, or Lightning says at every save that it was not; what is loaded torch restricts to tensors by itself
+        # stated, or Lightning warns at every save; on loading torch restricts itself to tensors
         return lambda folder: self._trainer.save_checkpoint(folder / CHECKPOINT, weights_only=False)
 
     def _save_again(self, folder: Path) -> None:
-        """What the run went back to, as it was: the state of now is what the guard threw away."""
+        """The checkpoint that the run went back to, as it was: the current state is what the guard discarded."""
         assert self.rolled_back_to is not None
         self.saved_again = True
         if self.is_main:
@@ -107,14 +107,14 @@ class TrainerDevices:
         """Losses [B] of a collated batch, under the Trainer's precision; with gradient where that is enabled."""
         moved = self._trainer.strategy.batch_to_device(batch)
         with self._trainer.precision_plugin.forward_context():
-            found = self._losses(self._module, moved)
-        if found.dim() != 1:
+            losses_B = self._losses(self._module, moved)
+        if losses_B.dim() != 1:
             raise UserError(
                 "losses gave no loss for each sample",
-                got=f"shape {tuple(found.shape)}",
+                got=f"shape {tuple(losses_B.shape)}",
                 remedy="Return a tensor [samples], with reduction='none' in torch's losses",
             )
-        return found
+        return losses_B
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -130,8 +130,8 @@ class TrainerDevices:
 
     @contextmanager
     def trial(self, *, rate_scale: float) -> Iterator[Callable[[], None]]:
-        """Keep weights, buffers and optimizers: a call of the value, and leaving, bring them back bit for bit. Steps
-        inside are made at ``rate_scale`` times the present learning rate.
+        """Keep weights, buffers and optimizers: a call of the value, and the exit, restore them bit for bit. Steps
+        inside are made at ``rate_scale`` times the current learning rate.
         """
         optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in self._trainer.optimizers]
         rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -139,7 +139,7 @@ class TrainerDevices:
         kept = [tensor.clone() for tensor in tensors]
         states = [{p: copy.deepcopy(state) for p, state in optimizer.state.items()} for optimizer in optimizers]
 
-        def back() -> None:
+        def undo() -> None:
             for tensor, old in zip(tensors, kept, strict=True):
                 tensor.copy_(old)
             for optimizer, state in zip(optimizers, states, strict=True):
@@ -151,9 +151,9 @@ class TrainerDevices:
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] *= rate_scale
-            yield back
+            yield undo
         finally:
-            back()
+            undo()
             for optimizer, before in zip(optimizers, rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, before, strict=True):
                     group["lr"] = rate

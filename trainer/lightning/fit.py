@@ -3,7 +3,7 @@
 One batch of Lightning's is one step on a global batch, given by ``loop.Steps`` and made by our engine (Lightning calls
 that manual optimization); what comes after a step is ``loop.after_step``, as everywhere. The loader has a length,
 because without one Lightning fetches a batch ahead, and a decision would come one batch late. Its end is the
-iterator's: a rollback makes a run longer than any length told beforehand.
+iterator's: a rollback makes a run longer than any length that is given before it starts.
 """
 
 import logging
@@ -77,7 +77,7 @@ class StepNumbers:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self.batch: StepBatch | None = None  # of the step at hand
+        self.batch: StepBatch | None = None  # of the current step
 
     def __len__(self) -> int:
         return sys.maxsize >> 1

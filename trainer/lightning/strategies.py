@@ -43,11 +43,11 @@ def num_processes() -> int:
 
 
 def strategy_name() -> str:
-    """What is asked for: one of ``STRATEGIES``, or "single" for one process without any; ``UserError`` otherwise."""
+    """The launched strategy: one of ``STRATEGIES``, or "single" for one process without any; else ``UserError``."""
     default = "ddp" if num_processes() > 1 else "single"
     name = os.environ.get(STRATEGY_VARIABLE, default)
     if name not in (*STRATEGIES, default):
-        raise UserError(f"{STRATEGY_VARIABLE} is no strategy that is supported", got=name, remedy=_one_of(STRATEGIES))
+        raise UserError(f"{STRATEGY_VARIABLE} is not a supported strategy", got=name, remedy=_one_of(STRATEGIES))
     return name
 
 
@@ -56,7 +56,7 @@ def _one_of(names: tuple[str, ...]) -> str:
 
 
 def check_launch() -> None:
-    """Refuse what would train otherwise than was meant, before anything is prepared.
+    """Refuse a launch that would train other than the recipe says, before anything is prepared.
 
     ``accelerate launch`` describes devices, sharding and precision in variables that Lightning does not read; and a
     rank that another launcher started, without WORLD_SIZE, would train alone.
@@ -101,7 +101,7 @@ def require_deepspeed(name: str) -> None:
 
 
 def trainer_arguments(training: TrainingConfig) -> dict[str, Any]:
-    """What ``pl.Trainer`` is told of devices, strategy and precision."""
+    """The arguments of ``pl.Trainer`` for devices, strategy and precision."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes()))
     return {
         "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
@@ -151,7 +151,7 @@ def _strategy(training: TrainingConfig) -> Strategy:
 
 
 def zero_config(stage: int, training: TrainingConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration. It is told nothing of accumulation: its boundary is set by the step."""
+    """DeepSpeed's configuration, without accumulation: its boundary is set by the step."""
     config: dict[str, Any] = {
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,

@@ -42,7 +42,7 @@ def check_devices(_subject: Subject) -> Iterator[Finding]:
 def check_shared_memory(_subject: Subject) -> Iterator[Finding]:
     """/dev/shm is there and large enough."""
     if not SHARED_MEMORY.is_dir():
-        yield Finding("shared memory", "warn", f"there is no {SHARED_MEMORY}", "Mount a tmpfs there")
+        yield Finding("shared memory", "warn", f"{SHARED_MEMORY} is missing", "Mount a tmpfs there")
         return
     free = shutil.disk_usage(SHARED_MEMORY).free
     found = f"{free / 2**30:.1f} GiB free in {SHARED_MEMORY}"

@@ -49,7 +49,7 @@ def test_gradients_do_not_depend_on_the_number_of_ranks(tmp_path: Path, global_b
 
 
 @pytest.mark.parametrize("global_batch", [12, 1], ids=["several", "one sample"])
-def test_the_loss_is_told_by_source_whatever_the_micro_batch_and_the_number_of_ranks(
+def test_the_loss_is_given_by_source_whatever_the_micro_batch_and_the_number_of_ranks(
     tmp_path: Path, global_batch: int
 ) -> None:
     expected = losses_by_hand(global_batch)
@@ -63,7 +63,7 @@ def test_the_loss_is_told_by_source_whatever_the_micro_batch_and_the_number_of_r
         )
 
 
-def test_a_loss_that_is_not_finite_is_told_of_its_source_alone() -> None:
+def test_a_loss_that_is_not_finite_is_that_of_its_source_alone() -> None:
     with bench(micro_batch=12) as on:
         batch = on.stream.next()
         row = int((batch.row_sources == 1).nonzero()[0])
@@ -110,7 +110,7 @@ def test_a_step_costs_one_all_reduce_of_five_numbers_and_one_for_each_source_bey
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_restoring_a_snapshot_repeats_the_steps_after_it_bit_for_bit(tmp_path: Path, world_size: int) -> None:
+def test_restoring_a_checkpoint_repeats_the_steps_after_it_bit_for_bit(tmp_path: Path, world_size: int) -> None:
     for expected, found, expected_weights, weights in on_ranks(continued, world_size, tmp_path, tmp_path):
         assert found == expected
         assert all(np.array_equal(weights[name], value) for name, value in expected_weights.items())
@@ -158,7 +158,7 @@ def test_a_compiler_of_the_launcher_is_refused_and_none_is_not(monkeypatch: pyte
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     with pytest.raises(UserError, match=r"training.compile.*INDUCTOR"):
         check_engine(training())
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")  # what the launcher leaves when it is told nothing
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")  # what the launcher leaves by default
     check_engine(training())
 
 
