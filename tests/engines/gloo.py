@@ -5,11 +5,12 @@ torch and transformers once.
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.sharing import free_port
 
 PATIENCE_S = 120.0
 # What `accelerate launch` leaves in the environment of each engine.
@@ -36,9 +37,7 @@ def on_ranks(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trainer.engines.engine", "transformers.models.llama.modeling_llama"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = []
     for rank in range(world_size):
         variables = {

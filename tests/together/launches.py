@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.sharing import WORKER, free_port
 
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 PATIENCE_S = 240.0
@@ -219,12 +220,6 @@ def variables(cache: Path) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Place:
     """A recipe with its data, the cache of prepared stores, and room for run folders."""
@@ -233,7 +228,7 @@ class Place:
     recipe: Path
 
     def log(self) -> Path:
-        logs = self.folder / "logs"
+        logs = self.folder / f"logs-{WORKER}"
         logs.mkdir(exist_ok=True)
         log = logs / f"{len(list(logs.iterdir())):04d}.txt"
         log.touch()

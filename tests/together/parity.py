@@ -16,7 +16,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import figures
-from tests.together.launches import Ended, Place, by_step, free_port, lines
+from tests.sharing import free_port
+from tests.together.launches import Ended, Place, by_step, lines
 
 ROOT = Path(__file__).parents[2]
 RELATIVE = 1e-4

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.together.launches import Ended, Place, free_port, lines, outcome
+from tests.sharing import free_port
+from tests.together.launches import Ended, Place, lines, outcome
 from trainer.engines.launch import NUM_PROCESSES_VARIABLE
 
 REMEDY = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
