@@ -5,7 +5,7 @@ synthetic tokens drawn in its place. What the rest of the run should draw of it,
 rates ahead (``trainer.control.priced.spending_curve``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, fsum, inf, isfinite
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from trainer.base.records import SHARE_ONE, SHARE_STEP, FloatArray, Kind, Observation
 from trainer.control.priced.estimates import Estimate, combine_or_reset
 from trainer.control.priced.repeats import epochs_until, repeat_value, unique_value
-from trainer.control.priced.spending_curve import LEAST_WEIGHT, RestOfRun, kernel, spend
+from trainer.control.priced.spending_curve import LEAST_WEIGHT, RestOfRun, SpendingCurve, kernel, spend
 from trainer.mixture.shares import FUZZ
 
 # At four epochs placing real data last neither helped nor hurt in trials on text (1.2 M parameters, 700 real samples:
@@ -184,42 +184,47 @@ def plan_budget(
     synthetic = [
         name for name, share in observation.shares.items() if share > 0 and observation.kinds[name] == "synthetic"
     ]
-    draws = drawn_of_real(observation, real)
-    unique, used = draws.unique, draws.used
-    left = rest.total_steps * observation.horizon.global_batch
-    most = {name: min(terms.real_epochs, observation.horizon.max_epochs.get(name, float("inf"))) for name in real}
-    samples = fsum(epochs * observation.horizon.num_samples.get(name, 0) for name, epochs in most.items())
-    budget = RealBudget(samples=samples if unique else float("inf"), used=used, unique=unique, left_of_run=left)
-    least = fsum(floors[name] for name in real)
-    ceiling = 1 - fsum(floors[name] for name in synthetic)
-    followed = concentrated(budget.epochs, terms.concentration) if budget.samples < ceiling * (left + used) else 0.0
+    budget = _budget_of(observation, rest, terms, real)
+    least, ceiling = fsum(floors[name] for name in real), 1 - fsum(floors[name] for name in synthetic)
+    left, global_batch = budget.left_of_run, observation.horizon.global_batch
+    is_scarce = budget.samples < ceiling * (left + budget.used)
+    followed = concentrated(budget.epochs, terms.concentration) if is_scarce else 0.0
     waits = terms.curvature is None and followed > 0 and observation.progress < terms.waits_until
     followed = 0.0 if terms.curvature is None else followed
     is_timed = waits or followed > 0
-    if not real or not synthetic or left <= 0 or (not is_timed and budget.samples - used >= left * ceiling):
+    if not real or not synthetic or left <= 0 or (not is_timed and budget.samples - budget.used >= left * ceiling):
         return budget
     planned, weights = budget.planned, kernel(rest, terms.curvature or 0.0)
     if is_timed:
-        planned = max(
-            0.0, min(planned, wanted * observation.horizon.num_steps * observation.horizon.global_batch - used)
-        )
+        planned = max(0.0, min(planned, wanted * observation.horizon.num_steps * global_batch - budget.used))
     if waits:
         weights = _deferred(rest, (terms.waits_until - observation.progress) * observation.horizon.num_steps)
-    curve = spend(
-        rest,
-        weights,
-        planned / observation.horizon.global_batch,
-        concentration=1.0 if waits else followed,
-        floor=least,
-        ceiling=ceiling,
-    )
-    coming = _coming_steps(observation, rest, span)
-    ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
-    drawn = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
-    share = float(np.interp(coming, ends, drawn)) / coming
+    concentration = 1.0 if waits else followed
+    curve = spend(rest, weights, planned / global_batch, concentration=concentration, floor=least, ceiling=ceiling)
     now = float(weights[0] / weights.max())  # 0 where what is learned now is forgotten long before the end
     marginal = curve.marginal / now if now > 0 and not waits else float("inf")
+    share = _mean_share(rest, curve, _coming_steps(observation, rest, span))
     return replace(budget, share=share, marginal=marginal, concentration=followed, is_timed=is_timed, waits=waits)
+
+
+def _budget_of(observation: Observation, rest: RestOfRun, terms: Terms, real: Sequence[str]) -> RealBudget:
+    """The budget of the sources ``real`` without a plan; endless where there are none."""
+    horizon, draws = observation.horizon, drawn_of_real(observation, real)
+    most = {name: min(terms.real_epochs, horizon.max_epochs.get(name, inf)) for name in real}
+    samples = fsum(epochs * horizon.num_samples.get(name, 0) for name, epochs in most.items())
+    return RealBudget(
+        samples=samples if draws.unique else inf,
+        used=draws.used,
+        unique=draws.unique,
+        left_of_run=rest.total_steps * horizon.global_batch,
+    )
+
+
+def _mean_share(rest: RestOfRun, curve: SpendingCurve, steps: float) -> float:
+    """The mean share of a curve over the next so many steps."""
+    ends = np.concatenate([[0.0], np.cumsum(rest.steps)])
+    drawn = np.concatenate([[0.0], np.cumsum(rest.steps * curve.shares)])
+    return float(np.interp(steps, ends, drawn)) / steps
 
 
 def _deferred(rest: RestOfRun, steps: float) -> FloatArray:
