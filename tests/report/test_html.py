@@ -74,6 +74,7 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
     assert names == {
         "held-out", "shares", "epochs", "source_value", "value", "significance", "harm", "slices",
         "source-loss", "train", "metric-learning_rate", "metric-grad_norm", "metric-seconds",
+        "metric-tokens/step",
         "metric-bits_per_byte/held_out", "metric-seconds/evaluation",
     }  # fmt: skip
     assert {value for name, value in page.attributes if name == "id"} >= set(charts_of(page))

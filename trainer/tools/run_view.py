@@ -65,13 +65,13 @@ class RunView:
         return Outcome(state=written["state"], step=written["step"] or 0, reason=written["reason"])
 
     def history(self) -> dict[str, FloatArray]:
-        """Columns over the steps, [N]: step, loss (nats per token), tokens, and share/SOURCE (0 to 1) by source."""
-        from trainer.report.history import read_history
+        """Every metric of steps and evaluations by its name, [N] over the steps in ``step``; NaN where not measured.
 
-        history = read_history(self.folder)
-        steps = history.steps
-        shares = {f"share/{name}": steps.shares[:, index] for index, name in enumerate(history.sources)}
-        return {"step": steps.step, "loss": steps.loss, "tokens": steps.tokens, **shares}
+        The names are those in W&B and in the journal reference: loss/train, loss/held_out, share/SOURCE/target, ...
+        """
+        from trainer.report.history import columns
+
+        return columns(self.folder)
 
     def decisions(self) -> list[DecisionLine]:
         """Every decision of policy and guard, in order, with its evidence."""

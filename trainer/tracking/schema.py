@@ -60,7 +60,7 @@ class StepLine(JournalLine):
     ]
     learning_rate: Annotated[float, About("learning rate of the step", "", "learning_rate")]
     grad_norm: Annotated[float, About("gradient norm before clipping", "", "grad_norm")]
-    tokens: Annotated[int, About("predicted tokens in the global batch")]
+    tokens: Annotated[int, About("predicted tokens in the global batch", "tokens", "tokens/step")]
     mixture: Annotated[StepMixture, About("what the batch was made of", inline=True)]
     batch_hash: Annotated[str, About("sum mod 2^64 of the hashes of all samples, in decimal")]
     updated: Annotated[bool, About("false where loss or gradient was not finite and no weight changed")]
