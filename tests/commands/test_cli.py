@@ -81,12 +81,12 @@ def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
         (("check", "gone.yaml"), "gone.yaml: the recipe cannot be read"),
         (("plan", "quickstart", "--world-size", "0"), "world-size"),
         (("plan", "quickstart", "--source-tokens", "wikipedia"), "SOURCE=N"),
-        (("plan", "quickstart", "--source-tokens", "wiki=3"), "names no source"),
+        (("plan", "quickstart", "--source-tokens", "wiki=3"), "does not name a source"),
         (("plan", "quickstart", "--source-tokens", "wikipedia=nan"), "SOURCE=N"),
         (("plan", "quickstart", "--source-tokens", "wikipedia=-5"), "SOURCE=N"),
         (("plan", "quickstart", "--free-disk-gb", "inf"), "finite"),
         (("plan", "quickstart", "--tokens-per-second", "inf"), "finite"),
-        (("fit", "quickstart", "--run", __file__), "--run is no folder"),
+        (("fit", "quickstart", "--run", __file__), "--run is not a folder"),
         (("recipes", "--copy", __file__), "this is not one"),
         (("report", "runs/x", "-o", "no/such/folder/report.html"), "--output"),
         (("audit", "runs/x"), "--step N or --sample"),
@@ -129,4 +129,4 @@ def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "broken off by Ctrl-C"
+    assert errors.strip() == "interrupted by Ctrl-C"

@@ -350,7 +350,7 @@ def recipes(
         typer.echo(shipped.shipped_path(name).read_text(encoding="utf-8"), nl=False)
     else:
         for recipe in shipped.shipped_recipes():
-            typer.echo(f"{recipe.name:<12} {recipe.summary}")
+            typer.echo(f"{recipe.name:<22} {recipe.summary}")
 
 
 def _stated_tokens(stated: list[str]) -> dict[str, float]:
