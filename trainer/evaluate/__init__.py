@@ -1,1 +1,1 @@
-"""Measurements on held-out real documents, and of what a token of each source is worth."""
+"""Evaluations on held-out real documents, and measurements of the sources: value, gradient alignment, forgetting."""

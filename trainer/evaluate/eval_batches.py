@@ -1,9 +1,9 @@
 """Documents and samples as rows of fixed batches that any number of ranks can share out.
 
 A batch of rows never depends on the number of processes, only who computes it does: batch b belongs to rank b mod R,
-every rank fills zeros elsewhere, and one sum of a float64 vector joins them. Adding zeros is exact, so a reading is the
-same bits on 1 rank and on 1,000. Rows are sorted by length before they are batched: on Wikipedia introductions (27 to
-459 tokens, windows of 128, batches of 32) padding falls from 29 % of the tokens to 3 %.
+every rank fills zeros elsewhere, and one sum of a float64 vector joins them. Adding zeros is exact, so an evaluation is
+the same bits on 1 rank and on 1,000. Rows are sorted by length before they are batched: on Wikipedia introductions (27
+to 459 tokens, windows of 128, batches of 32) padding falls from 29 % of the tokens to 3 %.
 """
 
 # N rows, T tokens of a row, D documents, B rows of a batch, W width of a batch, V vocabulary
@@ -121,13 +121,13 @@ class Windows:
     end_of_document: int
 
     def ids(self, rows: IntArray) -> IntArray:
-        """int64 [n, T]: a vectorised gather; padding is ``end_of_document``."""
+        """int64 [n, T]: a vectorized gather; padding is ``end_of_document``."""
         within = self.starts[rows][:, None] + np.arange(self.sequence_length)
         begin, end = self.part.offsets[self.documents[rows]], self.part.offsets[self.documents[rows] + 1]
         place = begin[:, None] + within - 1
         is_token = (within > 0) & (place < end[:, None])
-        found = np.asarray(self.part.tokens[np.where(is_token, place, begin[:, None])], dtype=np.int64)
-        return np.where(is_token, found, self.end_of_document)
+        tokens = np.asarray(self.part.tokens[np.where(is_token, place, begin[:, None])], dtype=np.int64)
+        return np.where(is_token, tokens, self.end_of_document)
 
 
 @dataclass(frozen=True, kw_only=True)

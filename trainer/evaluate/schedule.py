@@ -1,5 +1,5 @@
 """When evidence about the sources is measured: it costs training compute, so it is spread over the part of a run in
-which somebody asks for it.
+which it is needed.
 """
 
 import math
@@ -35,9 +35,7 @@ class Times:
 def times(
     enabled: Enabled, needed_from: float | None, *, until: float, num_steps: int, every_steps: int
 ) -> Times | None:
-    """The times in a run of ``num_steps``; somebody asks from progress ``needed_from`` to ``until``. None when nobody
-    does.
-    """
+    """The times in a run of ``num_steps``; needed from progress ``needed_from`` to ``until``. None where it is not."""
     if enabled == "off" or (enabled == "auto" and needed_from is None):
         return None
     return Times(

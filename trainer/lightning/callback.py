@@ -103,7 +103,7 @@ class Steering(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check that the Trainer's settings and the mixture's agree, and tell the mixture how to begin."""
+        """Check that the Trainer's settings and the mixture's agree, and give the mixture its way to begin."""
         if stage == "fit":
             check_trainer(trainer, pl_module, self.mixture)
             self.mixture.begin = lambda: self._begin(trainer, pl_module)

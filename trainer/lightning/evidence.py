@@ -1,7 +1,7 @@
-"""Evaluations and the worth of sources for samples of any kind, from the user's own losses.
+"""Evaluations and source values for samples of any kind, from the user's own losses.
 
-The rules are those of text: a reading is the loss of each held-out sample, a worth is what a few rehearsed steps on a
-source gain on held-out samples, against the same steps on other held-out ones
+The rules are those of text: an evaluation is the loss of each held-out sample, a source value what a few trial steps on
+a source gain on held-out samples, against the same steps on other held-out ones
 (``trainer.evaluate.evidence.source_value``). A sample counts as one token.
 """
 

@@ -32,7 +32,7 @@ from trainer.training.run import Outcome, Run, RunData, RunSettings, RunState
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleRun:
-    """What a user's own module is trained on and decided by; ``batch`` samples go through it at once in evaluations."""
+    """What a user's own module is trained on and evaluated with, ``batch`` samples at a time."""
 
     mixture: MixtureData
     held_out: Samples

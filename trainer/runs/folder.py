@@ -75,7 +75,8 @@ def keep_recipe(folder: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: a second launch on it is refused and told who has it. The lock dies with the process.
+    """Hold the run folder: a second launch on it is refused, with the name of the holder. The lock dies with the
+    process.
 
     A file system without locks between hosts (or without any) lets a second launch through; there the signs of life
     of the launch that holds the folder give it away.
@@ -100,7 +101,7 @@ def locked(folder: Path) -> Iterator[None]:
         file.flush()
         with suppress(OSError):  # network file systems show the other hosts only what was synchronized
             os.fsync(file.fileno())
-        with suppress(OSError):  # so full already: the run will tell
+        with suppress(OSError):  # full already: the run itself will fail and report it
             (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
         yield
         (folder / RESERVE).unlink(missing_ok=True)
@@ -109,7 +110,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """``locked``, and a refusal is told to the batch script, which would else take it for a crash and start again."""
+    """``locked``, and a refusal is noted for the batch script, which would else take it for a crash and start again."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
@@ -176,7 +177,7 @@ def _is_held_by_this_launch(folder: Path) -> bool:
 
 def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
     """Write that a launch was refused before its recipe was known, for the batch script that reads ``outcome.json``; a
-    run that goes on there, or has come to its end, keeps its own.
+    run that continues there, or has ended, keeps its own.
     """
     with suppress(UserError), held(folder):
         before = read_outcome(folder)
@@ -189,8 +190,8 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
 def read_outcome(folder: Path) -> dict[str, Any] | None:
     """How the run ended, from ``outcome.json``; None where it cannot be read."""
     with suppress(OSError, ValueError):
-        told = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-        return told if isinstance(told, dict) else None
+        outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        return outcome if isinstance(outcome, dict) else None
     return None
 
 
@@ -216,10 +217,10 @@ def write_outcome(
     rank: int | None = None,
     host: str | None = None,
 ) -> bool:
-    """Write ``outcome.json`` unless a rank has already written how the run ended; whether it is this one's to tell.
+    """Write ``outcome.json`` unless a rank has already written how the run ended; whether this rank reports it.
 
     ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
-    (a full disk) leaves only the terminal to tell, and so does a folder that this launch's main rank does not hold: it
+    (a full disk) leaves only the terminal for it, and so does a folder that this launch's main rank does not hold: it
     may be another launch's, whose watchdogs would take the outcome for their own.
     """
     if own_rank() and not _is_held_by_this_launch(folder):

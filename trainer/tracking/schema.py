@@ -190,7 +190,7 @@ class DecisionLine(JournalLine):
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackLine(JournalLine):
-    """Weights, optimizer and schedule went back to a checkpoint; steps and samples went on."""
+    """Weights, optimizer and schedule were restored from a checkpoint; steps and samples continue."""
 
     kind: ClassVar[str] = "rollback"
     to_step: Annotated[int, About("step of the checkpoint")]

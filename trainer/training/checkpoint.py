@@ -1,10 +1,9 @@
-"""Checkpoints that are complete or absent: written aside, hashed, renamed, then pointed to; the old one goes only after
-the new one is verified.
+"""Checkpoints that are complete or absent: written aside, hashed, renamed, then pointed to.
 
-Writing in place and deleting the oldest first (what the usual libraries do) leaves nothing to resume from when a
-process dies at the wrong moment. Here a folder with its final name is whole by construction, its manifest proves it,
-and a damaged one is passed over, loudly. Every rank writes and hashes its part; what one of them cannot do all of them
-hear of, and end together.
+The old one is removed after the new one is verified. Writing in place and deleting the oldest first (what the usual
+libraries do) leaves nothing to resume from when a process dies at the wrong moment. Here a folder with its final name
+is complete by construction, its manifest proves it, and a damaged one is passed over with a warning. Every rank writes
+and hashes its part; where one of them fails, all ranks raise and end together.
 """
 
 import hashlib
@@ -80,10 +79,10 @@ def save(
 def together(ranks: Writers, work: Callable[[], T]) -> list[T]:
     """(all) Every rank does its work; what came of it, by rank. OSError on all of them when one fails."""
     try:
-        told: tuple[T | None, str | None] = work(), None
+        result: tuple[T | None, str | None] = work(), None
     except Exception as error:  # noqa: BLE001 - a full disk has many names (torch: RuntimeError); all ranks end together
-        told = None, str(error) or repr(error)
-    results = ranks.gather(told)
+        result = None, str(error) or repr(error)
+    results = ranks.gather(result)
     failed = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(results) if problem is not None]
     if failed:
         raise OSError(failed[0] if len(results) > 1 else failed[0].removeprefix("rank 0: "))
@@ -172,7 +171,7 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
     """The newest checkpoint (up to step ``at_most``) that is whole; a damaged one is named through ``warn`` and the one
     before is used.
 
-    ``UserError`` when checkpoints exist and none is whole: starting anew in silence would throw the run away.
+    ``UserError`` when checkpoints exist and none is complete: a new start in silence would discard the run.
     """
     folders = [folder for folder in _folders(root) if at_most is None or _step(folder) <= at_most]
     for folder in reversed(folders):
@@ -201,7 +200,7 @@ def clean(root: Path) -> None:
 
 
 def set_aside_newer(root: Path, step: int) -> None:
-    """Rename the damaged checkpoints after ``step``, from where the run goes on: they must not count among those kept,
+    """Rename the damaged checkpoints after ``step``, from where the run resumes: they must not count among those kept,
     or with ``keep`` 1 a checkpoint would be removed as the older one as soon as it is written.
     """
     _rename_newer(root, step, "damaged")
@@ -209,7 +208,7 @@ def set_aside_newer(root: Path, step: int) -> None:
 
 def discard_newer(root: Path, step: int) -> None:
     """Rename the checkpoints after ``step``, to which the run has gone back: a later rollback must not take what this
-    one threw away for sound. They go for good when the next one is saved.
+    one discarded for healthy. They are removed when the next one is saved.
 
     The newest goes first: killed in between, the run resumes from one before the rollback, and comes to it again.
     """

@@ -12,6 +12,6 @@ class CheckpointConfig(Config):
     keep: int = Field(default=2, gt=0, description="checkpoints kept; older ones go after the newest is verified")
     asynchronous: bool = Field(
         default=False,
-        description="write while training goes on, from a copy in host memory (12 bytes per parameter); writing, "
-        "beside training or not, takes 0.5 GB more on each process, or twice the largest tensor",
+        description="write while training continues, from a copy in host memory (12 bytes per parameter); writing, "
+        "alongside training or not, takes 0.5 GB more on each process, or twice the largest tensor",
     )

@@ -120,7 +120,7 @@ class RunData:
 
 @dataclass(frozen=True, kw_only=True)
 class RunIO:
-    """Where a run writes to, and how it hears of a stop."""
+    """Where a run writes to, and how a stop is requested."""
 
     folder: Path
     journal: JournalWriter

@@ -1,5 +1,5 @@
-"""Which slices the training data speaks of, against those of the real data: synthetic text can thin a minority out long
-before its held-out loss shows it.
+"""Slices of the training data compared with those of the real data: synthetic text can thin a minority out long before
+its held-out loss shows it.
 
 A segment is drawn evenly, so epochs times its tokens by slice is what was drawn: exact at whole epochs, and in between
 to the sampling error of the part of an epoch.
@@ -11,7 +11,7 @@ from math import fsum
 from typing import TypeVar
 
 Name = TypeVar("Name")  # of a segment
-UNNAMED = frozenset({"all", "(none)"})  # slices of documents whose slice nobody named
+UNNAMED = frozenset({"all", "(none)"})  # slices of documents without a named slice
 LEAST_SHARE = 0.01  # of the real tokens, below which a slice is too small to say that it is thinned out
 
 
@@ -23,7 +23,7 @@ class SliceShare:
     drawn: float
 
     def is_skewed(self, factor: float) -> bool:
-        """Whether it is drawn ``factor`` times as often as in the real data, or that much more seldom."""
+        """Whether it is drawn ``factor`` times as often as in the real data, or that much more rarely."""
         return self.real >= LEAST_SHARE and not self.real / factor <= self.drawn <= self.real * factor
 
 

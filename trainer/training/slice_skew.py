@@ -1,4 +1,4 @@
-"""Slices of what was drawn against those of the real data, told at each reading, and warned of where they part."""
+"""Slices of the drawn samples compared with those of the real data: journaled at each evaluation, warned of once."""
 
 from dataclasses import replace
 

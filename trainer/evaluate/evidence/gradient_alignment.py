@@ -4,7 +4,7 @@ A step of rate eta on source k lowers the held-out loss by eta <g_R, P g_k> to f
 is how the optimizer scales gradients; that is the alignment of DoGE (2310.15393) and DGA (2410.02498), for Adam instead
 of plain descent. What a batch of B samples loses to noise goes with tr(P Sigma_k) / B, Sigma_k the covariance of the
 gradient of one sample: the term that PiKE (2502.06244) adds, without which a rule cannot see that a clean source is
-worth more than a noisy one of the same mean.
+more valuable than a noisy one of the same mean.
 
 Gradients are taken part by part: the samples of a source are cut into ``SOURCE_PARTS`` disjoint parts, the held-out
 ones into ``HELD_OUT_PARTS``. Products of different parts are unbiased for the product of the means, their scatter over
@@ -36,7 +36,7 @@ from trainer.evaluate.schedule import Times, times
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The gradients of the held-out parts are kept at once, those of the sources go by one after the other: one part more
+# The gradients of the held-out parts are kept at once, those of the sources one after the other: one part more
 # costs memory there (a number for each weight of this rank), and nothing here.
 HELD_OUT_PARTS, SOURCE_PARTS = 4, 8
 MOST_SAMPLES = 128  # of each source, and of held-out text
@@ -89,7 +89,7 @@ class TokenAlignment:
 
     @property
     def cost_tokens(self) -> float:
-        """Trained tokens that a measurement is worth."""
+        """Cost of one measurement in trained tokens."""
         return cost_tokens(self.num_samples, num_sources=len(self.sources), sequence_length=self.text.sequence_length)
 
     def __call__(
@@ -118,12 +118,12 @@ def sized(config: GradientAlignmentConfig, *, num_sources: int, sequence_length:
 
 
 def cost_tokens(num_samples: int, *, num_sources: int, sequence_length: int) -> int:
-    """Trained tokens that a measurement is worth: each sample goes forward and backward once."""
+    """Cost of one measurement in trained tokens: each sample goes forward and backward once."""
     return num_samples * (num_sources + 1) * sequence_length
 
 
 def held_out_parts(text: HeldOutText, num_samples: int, *, step: int) -> list[Samples]:
-    """Disjoint parts of held-out text [I], packed as training packs it, drawn anew each time. ``UserError`` when the
+    """Disjoint parts of held-out text [I], packed as training packs it, drawn again each time. ``UserError`` when the
     validation part cannot fill them: call it once before the run.
     """
     rng = derived_rng(text.seed, "alignment", "held-out", step)

@@ -228,7 +228,7 @@ def estimated(
 
 
 def held_out_samples(text: HeldOutText, counts: SourceValueCounts, *, step: int) -> tuple[Samples, Samples]:
-    """Two disjoint sets of documents, drawn anew each time: for trial steps, and to be evaluated.
+    """Two disjoint sets of documents, drawn again each time: for trial steps, and to be evaluated.
 
     Packed as training packs them, because a token at the head of a document gains more than one inside a sample.
     ``UserError`` when the part cannot fill them: call it once before the run.
