@@ -31,24 +31,19 @@ def batches_of(seed: int, roster: Roster, states: Sequence[State], drawn: Sequen
     """The batches that ``states`` stand before, of ``drawn[i]`` samples [S] each. They share the calls to numpy, which
     is what small batches cost.
     """
-    runs = np.array(_runs(roster, states, drawn), dtype=np.int64).reshape(-1, 4)
-    index, epoch, first_place, length = runs.T
+    runs = _runs(roster, states, drawn)
+    index, epoch, first_place, length = (np.array(column, dtype=np.int64) for column in zip(*runs, strict=True))
     run_of_slot = np.repeat(np.arange(len(runs)), length)
     within = np.arange(len(run_of_slot)) - np.repeat(np.cumsum(length) - length, length)
-    names = [roster.segments[i] for i in index.tolist()]
+    drawn_from = [roster.segments[run[0]] for run in runs]
     keys = np.stack(
-        [
-            round_keys(seed, segment.source, segment.segment, e)
-            for segment, e in zip(names, epoch.tolist(), strict=True)
-        ],
-        axis=1,
+        [round_keys(seed, s.source, s.segment, run[1]) for s, run in zip(drawn_from, runs, strict=True)], axis=1
     )
-    sizes = roster.sizes[index]
     columns = {
         "source": roster.source_of[index][run_of_slot],
         "segment": roster.numbers[index][run_of_slot],
         "epoch": epoch[run_of_slot],
-        "sample": permute(first_place[run_of_slot] + within, sizes[run_of_slot], keys[:, run_of_slot]),
+        "sample": permute(first_place[run_of_slot] + within, roster.sizes[index][run_of_slot], keys[:, run_of_slot]),
     }
     ends = np.cumsum([int(counts.sum()) for counts in drawn]).tolist()
     return [
