@@ -29,8 +29,8 @@ from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.ledger import Ledger
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
-from trainer.model.build import ModelConfig, build_model
-from trainer.model.config import TrainingConfig
+from trainer.model.build import build_model
+from trainer.model.config import ModelConfig, TrainingConfig
 from trainer.model.loss import normalized, token_losses
 from trainer.model.optimizer import build_optimizer
 from trainer.tracking.journal import Journal

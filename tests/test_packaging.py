@@ -33,7 +33,7 @@ def test_every_dependency_is_used() -> None:
     imported = {word.lower() for word in re.findall(r"^\s*(?:import|from) (\w+)", text, flags=re.MULTILINE)}
     modules = {name: module_of(name) for name in names(PROJECT["dependencies"])}
     imported |= set(re.findall(r"files\(\"(\w+)\"\)", text))  # plotly: its script goes into the report
-    imported.add("safetensors")  # by torch, when it reads or writes a checkpoint in that form
+
     assert {name for name, module in modules.items() if module not in imported} == set()
 
 

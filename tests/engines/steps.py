@@ -15,8 +15,8 @@ from trainer.engines.engine import TrainingEngine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
-from trainer.model.build import ModelConfig, build_model
-from trainer.model.config import TrainingConfig
+from trainer.model.build import build_model
+from trainer.model.config import ModelConfig, TrainingConfig
 
 LENGTH, VOCABULARY, NUM_SAMPLES, SEED = 16, 64, 40, 11
 

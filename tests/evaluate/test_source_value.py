@@ -29,7 +29,8 @@ from trainer.evaluate.evidence.source_value import (
     measure_source_value,
     sized,
 )
-from trainer.model.build import ModelConfig, build_model
+from trainer.model.build import build_model
+from trainer.model.config import ModelConfig
 from trainer.model.loss import token_losses
 
 T = 16

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from trainer.base.errors import UserError
-from trainer.model.build import ModelConfig, build_model, parameter_count
+from trainer.model.build import build_model, parameter_count
+from trainer.model.config import ModelConfig
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.model.build import ModelConfig, build_model
+from trainer.model.build import build_model
+from trainer.model.config import ModelConfig
 from trainer.model.loss import normalized, target_tokens, token_losses
 
 TINY = {

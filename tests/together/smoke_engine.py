@@ -27,8 +27,8 @@ from trainer.evaluate.ports import Engine
 from trainer.mixture.ledger import BatchSize, Ledger, Segment, Shares
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
-from trainer.model.build import ModelConfig, build_model
-from trainer.model.config import TrainingConfig
+from trainer.model.build import build_model
+from trainer.model.config import ModelConfig, TrainingConfig
 
 SEED, STEPS, GLOBAL_BATCH = 5, 5, 7
 LENGTH, VOCABULARY, END = 16, 64, 0

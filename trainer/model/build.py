@@ -9,12 +9,10 @@ nothing: torch and transformers (4 s) load on first use.
 import difflib
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, cast
 
-from pydantic import Field, model_validator
-
-from trainer.base.config import Config
 from trainer.base.errors import UserError
+from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,37 +33,6 @@ DERIVED_KEYS: Mapping[str, str] = {
 SPARE_ROWS_AT_LEAST = 512  # a published embedding is often padded: Qwen2.5 by 271 rows, Phi-3 by 53
 LONGEST_LIST = 60  # names that an error message may list
 SPARE_ROWS_PART = 20  # and DeepSeek's by 2.4 %: up to a twentieth of the vocabulary counts as padding
-
-
-class ModelConfig(Config):
-    """Either ``architecture`` with the keys of its transformers ``config``, or ``pretrained``."""
-
-    architecture: str | None = Field(
-        default=None, description="transformers model type to train from scratch: llama, gpt2, qwen3, ..."
-    )
-    pretrained: str | None = Field(
-        default=None, description="folder or hub id of a causal language model in safetensors"
-    )
-    config: dict[str, Any] = Field(
-        default_factory=dict, description="keys of the transformers configuration: hidden_size, num_hidden_layers, ..."
-    )
-    gradient_checkpointing: bool = Field(
-        default=False, description="recompute activations in the backward pass: less memory, a third more compute"
-    )
-    attention: str | None = Field(
-        default=None,
-        description="attention kernel of transformers: eager, sdpa, flash_attention_2; null lets it choose",
-    )
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.architecture is None) == (self.pretrained is None):
-            raise ValueError(
-                "give either architecture (from scratch) or pretrained (a folder or hub id), not both and not neither"
-            )
-        if self.pretrained is not None and self.config:
-            raise ValueError(f"a pretrained model brings its own configuration: remove config: {sorted(self.config)}")
-        return self
 
 
 def transformers_config(

@@ -1,16 +1,47 @@
-"""How a model is trained: AdamW and a learning rate that is a function of the schedule position.
+"""Which model is trained and how: AdamW, and a learning rate that is a function of the schedule position.
 
 The position, not the step, is what the rate depends on: a rollback goes back in the schedule while steps only grow.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 
 OUTLOOK_PARTS = 400  # finer than any decision is made
+
+
+class ModelConfig(Config):
+    """Either ``architecture`` with the keys of its transformers ``config``, or ``pretrained``."""
+
+    architecture: str | None = Field(
+        default=None, description="transformers model type to train from scratch: llama, gpt2, qwen3, ..."
+    )
+    pretrained: str | None = Field(
+        default=None, description="folder or hub id of a causal language model in safetensors"
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="keys of the transformers configuration: hidden_size, num_hidden_layers, ..."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass: less memory, a third more compute"
+    )
+    attention: str | None = Field(
+        default=None,
+        description="attention kernel of transformers: eager, sdpa, flash_attention_2; null lets it choose",
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.architecture is None) == (self.pretrained is None):
+            raise ValueError(
+                "give either architecture (from scratch) or pretrained (a folder or hub id), not both and not neither"
+            )
+        if self.pretrained is not None and self.config:
+            raise ValueError(f"a pretrained model brings its own configuration: remove config: {sorted(self.config)}")
+        return self
 
 
 class CosineSchedule(Config):

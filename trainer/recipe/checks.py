@@ -24,7 +24,8 @@ from trainer.data.config import DataConfig, SourceConfig
 from trainer.data.files import local_files
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
-from trainer.model.build import ModelConfig, transformers_config
+from trainer.model.build import transformers_config
+from trainer.model.config import ModelConfig
 from trainer.recipe.loading import Document, KeyPath, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import nearest
 

@@ -23,8 +23,7 @@ from trainer.control.config import ControlConfig
 from trainer.data.config import DataConfig
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
-from trainer.model.build import ModelConfig
-from trainer.model.config import TrainingConfig
+from trainer.model.config import ModelConfig, TrainingConfig
 from trainer.recipe.aliases import note_aliases
 from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
 from trainer.recipe.loading import Document, apply_override, read_file, read_mapping
