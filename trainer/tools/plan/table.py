@@ -40,11 +40,11 @@ def show_plan(
 def source_table(plan: RunPlan) -> Table:
     """Samples, tokens and epochs of each source, and the value per token after its repeats.
 
-    Names are never cut: the other columns are narrow enough for a terminal of 80.
+    Nothing is cut: where a terminal is narrow, figures wrap before names do.
     """
     title = f"{plan.name}: {plan.steps:,} steps of {plan.global_batch:,} samples"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("source", overflow="fold")
+    table.add_column("source", overflow="fold", min_width=max(len(source.name) for source in plan.sources))
     table.add_column("kind", overflow="fold")
     for column in ("share", "samples", "tokens", "available samples", "epochs", "value per token", "cap"):
         table.add_column(column, justify="right", overflow="fold")
