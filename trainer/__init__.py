@@ -1,4 +1,4 @@
-"""Train a model on an exact mixture of real and synthetic data, steered by held-out real data while the run goes on.
+"""Train a model on an exact mixture of real and synthetic data, steered by held-out real data during the run.
 
 The Python API, each name imported when it is first used, so that ``import trainer`` costs nothing: ``fit`` trains a
 recipe, ``load_recipe`` reads and checks one, ``open_run`` reads a run folder. Errors are in ``trainer.base.errors``;

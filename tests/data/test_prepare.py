@@ -469,7 +469,7 @@ def test_the_others_stop_when_the_main_process_fails(folder: Path) -> None:
 
 
 def test_the_others_do_not_wait_for_a_dead_main_process(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"no sign of life for 0\.3 s"):
+    with pytest.raises(UserError, match=r"no heartbeat for 0\.3 s"):
         prepared(folder, recipe(), is_main=False, patience_s=0.3)
 
 

@@ -16,7 +16,13 @@ from trainer.tracking.schema import DecisionLine, read_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "examples" / "plugin"
-FEW = ["training.steps=8", "evaluation.every_steps=2", "evaluation.validation_documents=8", "training.micro_batch=8"]
+FEW = [
+    "training.steps=8",
+    "training.schedule={kind: cosine, warmup_steps: 1}",
+    "evaluation.every_steps=2",
+    "evaluation.validation_documents=8",
+    "training.micro_batch=8",
+]
 
 
 @pytest.fixture(autouse=True)

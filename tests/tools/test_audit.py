@@ -102,7 +102,7 @@ def test_without_the_store_ids_are_still_answered(folder: Path) -> None:
     assert [Slot(**slot) for slot in told["slots"]] == run.batch(5)
     text = show_step(run, 5, as_json=False)
     assert text.splitlines()[0] == "step 5: 8 samples from slot 32"
-    assert f"batch_hash as journalled  {2**64 - 5}" in text
+    assert f"batch_hash as journaled  {2**64 - 5}" in text
     assert json.loads(show_sample(run, "real:17", as_json=True))["uses"][0]["sample"] == 17
     assert "real:17: used" in show_sample(run, "real:17", as_json=False)
 

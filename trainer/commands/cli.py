@@ -87,7 +87,7 @@ def fit(
 
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Report every mistake in a recipe at once."""
+    """Report every mistake in a recipe in one go."""
     from trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])

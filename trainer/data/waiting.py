@@ -105,7 +105,7 @@ def await_store(cache: Path, key: str, patience_s: float) -> Path:
             last_failure = f"; its last failure was: {failure[1]}" if failure else ""
             remedy = "See its own output; the preparation begins anew at the next start"
             raise UserError(
-                f"the main process gave no sign of life for {patience_s:g} s while it prepared the data{last_failure}",
+                f"the main process gave no heartbeat for {patience_s:g} s while it prepared the data{last_failure}",
                 remedy=remedy,
             )
         time.sleep(_POLL_S)

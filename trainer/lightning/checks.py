@@ -41,7 +41,7 @@ def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, mixture: Mixt
         raise UserError("the Trainer does not say how many steps the run has", remedy="Set Trainer(max_steps=...)")
     if size % parts:
         raise UserError(
-            f"global_batch {size} cannot be dealt out evenly to {trainer.world_size} processes, each accumulating "
+            f"global_batch {size} cannot be divided evenly among {trainer.world_size} processes, each accumulating "
             f"{trainer.accumulate_grad_batches} batches",
             remedy=f"Choose a multiple of {parts}, or change Trainer(accumulate_grad_batches=...)",
         )

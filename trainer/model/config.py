@@ -116,7 +116,7 @@ class TrainingConfig(Config):
     timeout_s: float = Field(
         default=600.0,
         ge=5,
-        description="a run that makes no progress for so many seconds is ended, and the rank named that holds it up; "
+        description="a run that makes no progress for so many seconds is ended, and the rank named that stalls it; "
         "three times as long until the second step and while a checkpoint is saved or read",
     )
 

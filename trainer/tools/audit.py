@@ -62,7 +62,7 @@ def show_step(run: RunView, step: int, *, as_json: bool) -> str:
         return json.dumps({"step": step, "batch_hash": batch_hash, "predicted_batch_hash": predicted, "slots": rows})
     lines = [f"step {step}: {len(slots)} samples from slot {slots[0].slot}"]
     if step in run.batch_hash:
-        lines.append(f"batch_hash as journalled  {run.batch_hash[step]}")
+        lines.append(f"batch_hash as journaled  {run.batch_hash[step]}")
     if data:
         lines.append(f"batch_hash from the store {predicted_batch_hash(run, step, data)}")
     for slot, facts in zip(slots, rows, strict=True):

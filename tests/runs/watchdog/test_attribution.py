@@ -72,7 +72,7 @@ def test_a_stopped_rank_stalls_before_a_silent_one_and_a_silent_one_before_one_t
     assert [attribution.can_report for attribution in attributions] == [False, False, True]
     reasons = (
         "is stopped by a signal in step 5",
-        "gives no sign of life in step 5",
+        "gives no heartbeat in step 5",
         "made no progress for 9 s in step 4",
     )
     for attribution, reason in zip(attributions, reasons, strict=True):

@@ -61,7 +61,7 @@ def test_a_rank_whose_host_is_gone_is_named_by_its_silence(tmp_path: Path) -> No
     give_sign(tmp_path, 1, phase="training")
     seconds, outcome = ended(process, tmp_path)
     assert (outcome["rank"], outcome["host"]) == (1, "elsewhere")
-    assert "no sign of life" in outcome["reason"]
+    assert "no heartbeat" in outcome["reason"]
     assert "trainer/data/loader.py:7 next" in outcome["traceback"]
     assert seconds < 9
 

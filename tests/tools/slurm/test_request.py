@@ -39,7 +39,7 @@ def test_a_sensible_request_has_no_mistakes() -> None:
     ("given", "said"),
     [
         ({"processes_per_node": 4}, "one process drives one GPU (got 4). Leave it out, or ask for --gpus-per-node 4"),
-        ({"time": "1h"}, "--time is no time limit (got '1h'). Write it as minutes"),
+        ({"time": "1h"}, "--time is not a time limit (got '1h'). Write it as minutes"),
         ({"time": "5"}, "--time leaves nothing to train in"),
         ({"environment": ("DEBUG",)}, "not of the form NAME=VALUE"),
         ({"environment": ("WANDB_API_KEY=x",)}, "Export WANDB_API_KEY before `trainer submit`"),

@@ -124,7 +124,7 @@ def test_a_dry_run_prints_the_script_and_leaves_no_trace(place: Place) -> None:
 def test_mistakes_in_recipe_and_request_are_told_together_and_exit_2(place: Place) -> None:
     ended = dry_run(place, "--set", "trainig.steps=3", "--time", "1h", "--array", "seed=", "--env", "x")
     assert ended.code == BAD_INPUT
-    for said in ("trainig", "--time is no time limit", "--array is not of the form", "--env is not of the form"):
+    for said in ("trainig", "--time is not a time limit", "--array is not of the form", "--env is not of the form"):
         assert said in ended.output
     assert "Traceback" not in ended.output
 

@@ -114,6 +114,6 @@ class ScoreConfig(BuiltinFilterConfig):
 
 
 class ExactDuplicateConfig(BuiltinFilterConfig):
-    """Drop documents whose words occurred before in the same segment; case and white space are set aside."""
+    """Drop documents whose words occurred before in the same segment; case and white space are ignored."""
 
     kind: Literal["exact_duplicate"] = "exact_duplicate"

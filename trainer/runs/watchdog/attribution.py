@@ -74,7 +74,7 @@ def dead_rank(others: Iterable[ObservedRank]) -> Attribution | None:
         if rank.process == "gone":
             return Attribution(sign=rank.sign, reason=DIED)
         if rank.process == "hidden" and rank.sign.phase not in PATIENT_PHASES and rank.silent_s >= LOST_S:
-            reason = f"has given no sign of life for {LOST_S:g} s: its host may be gone"
+            reason = f"has given no heartbeat for {LOST_S:g} s: its host may be gone"
             return Attribution(sign=rank.sign, reason=reason)
     return None
 
@@ -89,7 +89,7 @@ def stalling_rank(own: Sign, others: Sequence[ObservedRank], *, idle_s: float) -
             return Attribution(sign=rank.sign, reason=f"is stopped by a signal {_where(rank.sign)}")
     for rank in alive:
         if rank.silent_s >= SILENT_S:
-            return Attribution(sign=rank.sign, reason=f"gives no sign of life {_where(rank.sign)}")
+            return Attribution(sign=rank.sign, reason=f"gives no heartbeat {_where(rank.sign)}")
     signs = [own, *(rank.sign for rank in alive)]
     last = min(sign.place for sign in signs)
     behind = [sign for sign in signs if sign.place == last]

@@ -151,7 +151,7 @@ def stacks_of(folder: Path, sign: Sign) -> str:
     """All threads of a rank that could still write them, else its main thread at its last sign."""
     with suppress(OSError):
         return (folder / f"{_name(sign.rank)}.stacks").read_text()
-    return "\n".join([f"rank {sign.rank}, main thread at its last sign of life:", *sign.stack])
+    return "\n".join([f"rank {sign.rank}, main thread at its last heartbeat:", *sign.stack])
 
 
 def main_stack() -> tuple[str, ...]:

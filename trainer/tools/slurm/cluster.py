@@ -40,7 +40,7 @@ def require() -> None:
     """UserError where SLURM's commands are missing."""
     if not is_here():
         raise UserError(
-            "sbatch is not on this machine: it is no login node of a SLURM cluster",
+            "sbatch is not on this machine: this is not a login node of a SLURM cluster",
             remedy="Submit from a login node (`module load slurm` on some), or print the script with --dry-run",
         )
 

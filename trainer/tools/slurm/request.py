@@ -118,7 +118,7 @@ def _about_time(request: Request) -> Iterator[UserError]:
         return
     limit_s = seconds(request.time)
     if limit_s is None:
-        yield UserError("--time is no time limit", got=request.time, remedy=f"Write it as {TIME_FORMS}")
+        yield UserError("--time is not a time limit", got=request.time, remedy=f"Write it as {TIME_FORMS}")
     elif limit_s <= request.warn_s + WARNING_ERROR_S:
         yield UserError(
             f"--time leaves nothing to train in: the warning comes {request.warn_s} s before the end, "
@@ -155,7 +155,7 @@ def _about_launch_file(request: Request) -> Iterator[UserError]:
         yield UserError("--launch-file cannot be read", got=str(request.launch_file), remedy=str(error))
         return
     if not isinstance(settings, dict):
-        yield UserError("--launch-file is no launch file of accelerate", got=str(request.launch_file))
+        yield UserError("--launch-file is not a launch file of accelerate", got=str(request.launch_file))
     elif settings.get("distributed_type") == "NO" and request.world_size > 1:
         yield UserError(
             f"--launch-file starts one process (distributed_type 'NO'), {request.world_size} are asked for",
@@ -180,7 +180,7 @@ def _about_sweep(request: Request) -> Iterator[UserError]:
             )
     keys = [one.partition("=")[0] for one in request.sweep]
     for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
-        yield UserError("--array names a key twice", got=key, remedy=f"Give all its values at once: {key}=V1,V2")
+        yield UserError("--array names a key twice", got=key, remedy=f"Give all its values together: {key}=V1,V2")
     if (size := len(combinations(request.sweep))) > LARGEST_ARRAY:
         yield UserError(f"--array makes {size} runs, SLURM takes {LARGEST_ARRAY} in an array")
     if request.at_once is not None and not request.sweep:

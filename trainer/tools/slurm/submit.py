@@ -153,7 +153,7 @@ def _tell(root: Path, job: str, tasks: int) -> None:
     _say(f"  run folder  {root}" + (f"/0 ... {tasks - 1}" if tasks else ""))
     _say(f"  script      {root / 'slurm' / 'train.sbatch'}   (submit it again with sbatch)")
     _say(f"  state       trainer submit --status {root}")
-    _say(f"  stop        scancel {job}   (scancel --batch -s USR1 {job}: save, and go on later)")
+    _say(f"  stop        scancel {job}   (scancel --batch -s USR1 {job}: save, and resume later)")
 
 
 def _say(text: str) -> None:

@@ -37,7 +37,7 @@ class PikeConfig(Bounds):
     )
     warm_up: float = Field(default=0.0, ge=0, lt=1, description="progress before which no alignment is measured")
     floor: Share = Field(
-        default=0.01, description="least share of a source that has no floor by name, to go on measuring"
+        default=0.01, description="least share of a source that has no floor by name, so that it can still be measured"
     )
 
 
