@@ -1,6 +1,6 @@
 # Every target does the set-up it needs by itself: a machine with python3 (3.11 or newer) and make is enough.
 #   make demo    train the quickstart recipe        make test    the tests (make faults: the slow ones)
-#   make check   lint, types, import rules          make bench   measurements against other loaders and loops
+#   make check   lint, types, imports, words, pages  make bench   measurements against other loaders and loops
 #   make docs    the documentation, into build/docs: generated pages are written anew, a warning is an error
 #   make parity  one recipe under every engine and launch: the same samples, decisions and losses
 #   make study   which source helps or hurts, and what control gains (40 runs, an hour or two; resumes where it stopped)
@@ -37,6 +37,8 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docsite.words
+	$(BIN)/python -m docsite --check
 
 docs: install
 	$(BIN)/python -m docsite.picture
