@@ -186,7 +186,7 @@ def test_a_ledger_that_is_not_the_one_the_checkpoint_knew_is_refused(place: Plac
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 2
     assert "ledger.jsonl" in ended.output
-    assert "fewer than the checkpoint knew" in ended.output
+    assert "fewer than the checkpoint says" in ended.output
 
 
 def test_checkpoints_do_not_pile_up(alone: Path) -> None:
