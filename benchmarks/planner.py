@@ -27,9 +27,9 @@ def plan_of(*, num_sources: int, global_batch: int, num_samples: int) -> Plan:
 
 def run(rounds: int = 7) -> Result:
     """Medians of ``TURNS`` batches each; every round plans other batches."""
-    # A run frees token buffers of megabytes all the time, which makes malloc keep its memory. In a process that never
+    # A run frees buffers of many megabytes all the time, which makes malloc keep its memory. In a process that never
     # did, it is given back and faulted in again at every batch: a third of the time of a batch, by chance of the heap.
-    np.ones(1 << 20)
+    np.ones(3 << 20)
     plan = plan_of(num_sources=64, global_batch=4096, num_samples=LARGE)
     huge = plan_of(num_sources=1000, global_batch=65_536, num_samples=LARGE)
     cells = [RankPartition(rank=rank, world_size=16_384, micro_batch=4) for rank in (0, 9_999)]

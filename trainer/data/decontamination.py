@@ -12,7 +12,7 @@ words leave a similarity of 0.84 at three but only 0.74 at five, and short docum
 Three gates, each cheaper than the next. (1) J(A, B) >= t implies that at least t of A's own shingles are in the
 index, since |A and B| >= t |A or B| >= t |A|: exact, loses nothing, and stops nearly all text at the price of a table
 look-up. (2) MinHash of what is left (rensa, 128 permutations, 32 bands of 4: misses a pair at J = 0.8 with probability
-5e-8). (3) The true Jaccard decides. Hashing is vectorised over the batch; no Python runs per word. A hash of 44 bits
+5e-8). (3) The true Jaccard decides. Hashing is vectorized over the batch; no Python runs per word. A hash of 44 bits
 leaves 20 for the document's place in the batch, so one sort makes every document's shingles unique.
 """
 

@@ -1,7 +1,7 @@
 """From the plan to this rank's micro-batches: a memory-mapped gather, done ahead of time in one background thread.
 
 The plan decides which samples are in the global batch; here each rank takes its part. What was planned ahead is invalid
-once a fact changes the plan, so facts enter the ledger through ``Stream.append``, which throws away what was
+once a fact changes the plan, so facts enter the ledger through ``Stream.append``, which discards what was
 prefetched: a decision after step n governs batch n + 1.
 """
 
@@ -80,7 +80,7 @@ def _by_source(tokens: IntArray, source: IntArray, starts: IntArray, *, num_sour
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a global batch goes on this rank: slot ``slots[i]`` to row ``rows[i]`` of M micro-batches of ``width``."""
+    """Where a global batch lies on this rank: slot ``slots[i]`` in row ``rows[i]`` of M micro-batches of ``width``."""
 
     slots: IntArray
     rows: IntArray
@@ -149,7 +149,7 @@ class Stream:
             self.append([self._cap(ready)])
 
     def append(self, facts: Iterable[Fact]) -> None:
-        """Take facts into the ledger and throw away what was planned without them, failures included."""
+        """Take facts into the ledger and discard what was planned without them, failures included."""
         for future in self._pending:
             future.cancel()
         wait(self._pending)
