@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from trainer.base.atomic import replacing
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.columns import ColumnCheck
 from trainer.data.config import DataConfig, Rows, needed_columns
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, formats_by_suffix, hub, read_rows
@@ -40,7 +40,7 @@ def local_files(config: Rows, base: Path) -> list[Path]:
         anchor = Path(root.anchor)
         files = [file for file in sorted(anchor.glob(str(root.relative_to(anchor)))) if file.is_file()]
     if not files:
-        raise UserError(
+        raise DataError(
             "a source has no files", got=config.path, remedy="Paths are relative to the recipe's file", file=root
         )
     return [file.resolve() for file in files]
@@ -61,9 +61,9 @@ def remote_files(config: Rows) -> list[OpenableFile]:
             paths = [path] if system.exists(path) else []
     except (ImportError, OSError, ValueError) as error:  # ImportError: the scheme needs a package such as s3fs
         remedy = "Check the path, the credentials and the network"
-        raise UserError("remote files cannot be listed", got=url, remedy=f"{error}. {remedy}") from error
+        raise DataError("remote files cannot be listed", got=url, remedy=f"{error}. {remedy}") from error
     if not paths:
-        raise UserError("a source has no files", got=url, remedy="Check the path")
+        raise DataError("a source has no files", got=url, remedy="Check the path")
     return [OpenableFile(str(system.unstrip_protocol(file))) for file in paths]
 
 
@@ -82,10 +82,10 @@ def _package_file(package: str, path: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         remedy = "Run: pip install 'hybrid-trainer[demo]' (or the package that your own recipe names)"
-        raise UserError(f"the package that holds a source's data is not installed: {package}", remedy=remedy)
+        raise DataError(f"the package that holds a source's data is not installed: {package}", remedy=remedy)
     file = Path(next(iter(spec.submodule_search_locations))) / path
     if not file.is_file():
-        raise UserError(f"the package {package} does not hold this file", got=path, file=file)
+        raise DataError(f"the package {package} does not hold this file", got=path, file=file)
     return file.resolve()
 
 

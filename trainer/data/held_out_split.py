@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.account import RowAccount, RowTally
 from trainer.data.config import HELD_OUT_SEGMENTS, DataConfig, HeldOutDataset
 from trainer.data.decontamination import HeldOutIndex
@@ -54,13 +54,13 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
     if overlap and isinstance(rule, HeldOutDataset):
         examples = [parts["validation"][place].id for place in sorted(overlap)[:3]]
         remedy = "Take them out of one of the two"
-        raise UserError(
+        raise DataError(
             f"validation and test must be disjoint, but share {len(overlap)} documents", got=examples, remedy=remedy
         )
     parts["validation"] = [document for place, document in enumerate(parts["validation"]) if place not in overlap]
     for part, documents in parts.items():
         if not documents:
-            raise UserError(
+            raise DataError(
                 f"the held-out part `{part}` has no documents",
                 remedy="Check data.held_out: its source, column and buckets",
             )

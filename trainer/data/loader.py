@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.base.records import IntArray
 from trainer.data.batch_hash import SampleStore, by_segment, sample_hashes
 from trainer.mixture import lookups
@@ -255,7 +255,7 @@ class Stream:
         names = ", ".join(f"{name} (max_epochs {self._max_epochs[name]:g})" for name in sorted(cap.sources))
         shares = without_within_kinds(self.plan.shares(cap.step), cap.sources, kinds)
         if shares is None:
-            raise UserError(
+            raise DataError(
                 f"before step {cap.step} {names} would go over its cap, "
                 "and no other source of its kind has a share to take it",
                 remedy="raise mixture.max_epochs, lower training.steps, or give another source of the kind a share",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.readers import Malformed
 
 TOLERATED_ROWS = 10
@@ -45,7 +45,7 @@ class Quarantine:
         allowed = self.max_share * num_rows
         if num_bad > (max(TOLERATED_ROWS, allowed) if self.max_share else 0) or (num_bad and num_bad == num_rows):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self._reasons[source].most_common())
-            raise UserError(
+            raise DataError(
                 f"{num_bad} of {num_rows} rows of source {source!r} are malformed ({reasons})",
                 remedy=f"Fix them, or raise data.max_quarantined_share ({self.max_share}). Listed in {self.kept_at}",
             )

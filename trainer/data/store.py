@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
 
@@ -239,11 +239,11 @@ def open_prepared(folder: Path) -> PreparedData:
     other folder.
     """
     if not is_complete(folder):
-        raise UserError("not a complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
+        raise DataError("not a complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
     manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if manifest["format"] != STORE_FORMAT:
         remedy = "Delete it; it is prepared anew at the next start"
-        raise UserError(
+        raise DataError(
             f"a prepared store has format {manifest['format']}, this version reads {STORE_FORMAT}",
             file=folder,
             remedy=remedy,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError, UserError
 from trainer.data.account import RowAccount, RowTally
 from trainer.data.config import DataConfig, SourceConfig, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
@@ -131,7 +131,7 @@ class StoreWriter:
             dropped = ", ".join(f"{reason}: {count}" for reason, count in account.dropped.items() if count)
             remedy = "Check its `where`, `sample`, `filters`, `text_column`, and data.held_out"
             what = f"source {name!r} has no training documents"
-            raise UserError(what, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
+            raise DataError(what, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
         self.contamination[name] = {**contaminated.counts, "dropped": contaminated.num_documents}
         self.accounts[name] = account
         return {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
@@ -203,7 +203,7 @@ class _Contaminated:
         """Raises UserError if there is any."""
         if self.num_documents:
             exact, near = self.counts["exact"], self.counts["near"]
-            raise UserError(
+            raise DataError(
                 f"{self.num_documents} documents of source {self.source!r} are held out "
                 f"({exact} exactly, {near} nearly)",
                 got=[f"{document} is {held_out_ids[held_out]}" for document, held_out in self._examples],

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.config import TokenizerConfig
 
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -59,7 +59,7 @@ def build_tokenizer(
     end_id = tokenizer.token_to_id(end)
     if end_id is None:
         remedy = "Name one of its tokens in data.tokenizer.end_of_document"
-        raise UserError("the tokenizer has no such end-of-document token", got=end, remedy=remedy)
+        raise DataError("the tokenizer has no such end-of-document token", got=end, remedy=remedy)
     # The largest id, not the count: pretrained vocabularies have gaps, and ids above the count would overflow.
     return TokenizerFacts(folder, max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1, end_id)
 
@@ -83,7 +83,7 @@ def _fetch(origin: str, folder: Path, base: Path) -> None:
     if local.is_dir():
         if not (local / "tokenizer.json").is_file():
             remedy = "Save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-            raise UserError("the tokenizer's folder holds no tokenizer.json", got=origin, remedy=remedy, file=local)
+            raise DataError("the tokenizer's folder holds no tokenizer.json", got=origin, remedy=remedy, file=local)
         for name in ("tokenizer.json", *_COMPANIONS):
             if (local / name).is_file():
                 shutil.copyfile(local / name, folder / name)
@@ -98,9 +98,9 @@ def _fetch(origin: str, folder: Path, base: Path) -> None:
             # A missing companion is normal, a missing or unreachable tokenizer.json is not.
             if name == "tokenizer.json":
                 remedy = "Give a folder that holds a tokenizer.json, or an id of the hub that can be reached from here"
-                raise UserError("the tokenizer cannot be loaded", got=origin, remedy=remedy) from error
+                raise DataError("the tokenizer cannot be loaded", got=origin, remedy=remedy) from error
             if not isinstance(error, EntryNotFoundError):
-                raise UserError(f"the tokenizer's {name} cannot be loaded", got=origin, remedy="Try again") from error
+                raise DataError(f"the tokenizer's {name} cannot be loaded", got=origin, remedy="Try again") from error
 
 
 def _end_of_sequence(folder: Path) -> str:
@@ -109,7 +109,7 @@ def _end_of_sequence(folder: Path) -> str:
     token = settings.get("eos_token")
     name = token.get("content") if isinstance(token, dict) else token
     if not isinstance(name, str):
-        raise UserError(
+        raise DataError(
             "the tokenizer names no end-of-sequence token",
             remedy="Name one in data.tokenizer.end_of_document",
             file=file,

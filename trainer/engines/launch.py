@@ -13,7 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
 from ruamel.yaml import YAML
 
-from trainer.base.errors import UserError
+from trainer.base.errors import LaunchError
 from trainer.model.config import TrainingConfig
 
 NUM_PROCESSES_VARIABLE = "HYBRID_TRAINER_NUM_PROCESSES"  # what a batch script expects; compared with what was started
@@ -33,20 +33,20 @@ def check_launch(remedy: str = ON_CPUS) -> None:
     """
     started = os.environ.get("WORLD_SIZE")
     if os.environ.get("MASTER_ADDR") and started is None:
-        raise UserError(
+        raise LaunchError(
             "MASTER_ADDR is set but WORLD_SIZE is not: the launcher meant several processes and started one",
             remedy=remedy,
         )
     for origin, expected in _expected_processes():
         if expected != int(started or 1):
-            raise UserError(f"{origin} asks for {expected} processes, but {int(started or 1)} started", remedy=remedy)
+            raise LaunchError(f"{origin} asks for {expected} processes, but {int(started or 1)} started", remedy=remedy)
 
 
 def _expected_processes() -> Iterable[tuple[str, int]]:
     stated = os.environ.get(NUM_PROCESSES_VARIABLE)
     if stated:
         if not stated.isdigit():
-            raise UserError(
+            raise LaunchError(
                 f"{NUM_PROCESSES_VARIABLE} is not a number", got=stated, remedy="Set the number of processes"
             )
         yield NUM_PROCESSES_VARIABLE, int(stated)
@@ -89,20 +89,20 @@ def check_settings(training: TrainingConfig) -> None:
     """``UserError`` where the launcher says what is the recipe's, or what only another engine reads."""
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", MIXED_PRECISION[training.precision]):
-        raise UserError(
+        raise LaunchError(
             f"the launcher sets mixed precision {launched}, the recipe sets training.precision {training.precision}",
             remedy="Leave it out of the launch file (or say 'no'): precision is the recipe's",
         )
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if compiler.lower() != "no":  # Accelerate would compile whatever the recipe says, and rename the weights
-        raise UserError(
+        raise LaunchError(
             "the launcher sets --dynamo_backend, which is the recipe's (training.compile)",
             got=compiler,
             remedy="Leave it out of the launch, and set training.compile",
         )
     strategy = os.environ.get("PL_TRAINER_STRATEGY")
     if strategy is not None:
-        raise UserError(
+        raise LaunchError(
             "PL_TRAINER_STRATEGY is set, but the recipe says engine: accelerate, which does not read it",
             got=strategy,
             remedy="Unset it and launch with accelerate launch --config_file launch/accelerate/X.yaml, "
@@ -133,7 +133,7 @@ def open_accelerator(training: TrainingConfig) -> Accelerator:
         ],
     )
     if several and accelerator.distributed_type == DistributedType.NO:
-        raise UserError(
+        raise LaunchError(
             "several processes were started, but Accelerate would train each alone",
             remedy="On CPUs set ACCELERATE_USE_CPU=true for the launch",
         )

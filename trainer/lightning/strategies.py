@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import (
 from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
-from trainer.base.errors import UserError
+from trainer.base.errors import LaunchError
 from trainer.engines import launch
 from trainer.model.config import TrainingConfig
 
@@ -47,7 +47,7 @@ def strategy_name() -> str:
     default = "ddp" if num_processes() > 1 else "single"
     name = os.environ.get(STRATEGY_VARIABLE, default)
     if name not in (*STRATEGIES, default):
-        raise UserError(f"{STRATEGY_VARIABLE} is not a supported strategy", got=name, remedy=_one_of(STRATEGIES))
+        raise LaunchError(f"{STRATEGY_VARIABLE} is not a supported strategy", got=name, remedy=_one_of(STRATEGIES))
     return name
 
 
@@ -62,7 +62,7 @@ def check_launch() -> None:
     rank that another launcher started, without WORLD_SIZE, would train alone.
     """
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate launch always sets
-        raise UserError(
+        raise LaunchError(
             "the recipe says engine: lightning, but the launch is Accelerate's",
             got="accelerate launch",
             remedy=f"Launch with {TORCHRUN} (one process: trainer fit RECIPE), or set engine: accelerate",
@@ -70,7 +70,7 @@ def check_launch() -> None:
     launch.check_launch(remedy=f"Launch with {TORCHRUN}")
     others = sorted(name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE)
     if others:
-        raise UserError(
+        raise LaunchError(
             "Lightning takes settings of its Trainer from variables, and what is trained is the recipe's",
             got=", ".join(others),
             remedy=f"Unset them: {STRATEGY_VARIABLE} is the only one for engine: lightning",
@@ -79,7 +79,7 @@ def check_launch() -> None:
     if name in ZERO_STAGES:
         require_deepspeed(name)
     if name != "single" and "WORLD_SIZE" not in os.environ:
-        raise UserError(
+        raise LaunchError(
             f"{STRATEGY_VARIABLE} asks for several processes, but no launcher started any",
             got=name,
             remedy=f"Launch with {TORCHRUN}",
@@ -89,11 +89,11 @@ def check_launch() -> None:
 def require_deepspeed(name: str) -> None:
     """``UserError`` where Lightning's DeepSpeed strategy cannot run."""
     if importlib.util.find_spec("deepspeed") is None:
-        raise UserError(
+        raise LaunchError(
             "DeepSpeed was launched but is not installed", got=name, remedy="pip install 'hybrid-trainer[deepspeed]'"
         )
     if not torch.cuda.is_available():
-        raise UserError(
+        raise LaunchError(
             "Lightning runs DeepSpeed on CUDA devices only",
             got=name,
             remedy=f"Use {STRATEGY_VARIABLE}=ddp or model_parallel, or engine: accelerate",

@@ -14,7 +14,7 @@ what is measured must not depend on what is trained on. Only a held-out data set
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.base.seams import OpenUnion, Seam
 from trainer.data.filters import rules
 from trainer.data.filters.config import (
@@ -59,11 +59,11 @@ class FilterChain:
                 reason = document_filter(text, columns)
             except Exception as error:  # whatever a filter of the user's does
                 what = f"the filter {kind!r} failed: {type(error).__name__}: {error}"
-                raise UserError(what, got=text[:60], remedy="See the cause above") from error
+                raise DataError(what, got=text[:60], remedy="See the cause above") from error
             if reason is None:
                 continue
             if not isinstance(reason, str):
-                raise UserError(
+                raise DataError(
                     f"the filter {kind!r} must give None or a reason",
                     got=reason,
                     remedy="Return None to keep a document, and a text that says why it is dropped",

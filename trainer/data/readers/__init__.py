@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.base.seams import Seam
 from trainer.data.readers import arrow, csv_file, json_file, jsonl, parquet, text
 from trainer.data.readers.rows import COMPRESSED, Malformed, OpenableFile, ReadOptions, Row
@@ -60,7 +60,7 @@ def format_of(file: OpenableFile, options: ReadOptions) -> str:
         return "arrow"
     formats = formats_by_suffix()
     if file.suffix not in formats:
-        raise UserError(
+        raise DataError(
             "the format of a data file cannot be told from its name",
             got=file.name,
             remedy=f"Name it: `format: {' | '.join(sorted(set(formats.values())))}`",
@@ -76,6 +76,6 @@ def read_rows(files: Iterable[OpenableFile], options: ReadOptions) -> Iterator[R
         try:
             yield from reader.read(file, options)
         except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
-            raise UserError(
+            raise DataError(
                 "a data file cannot be read to its end", got=str(error), remedy="Is it whole?", file=file.path
             ) from error

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.readers.rows import Malformed, OpenableFile, ReadOptions, Row
 
 SUFFIXES = (".arrow",)
@@ -47,14 +47,14 @@ def require_text_column(names: Sequence[str], options: ReadOptions, name: str) -
     """Raises UserError where a data set has columns, but not the one that holds the text."""
     if names and options.text_column not in names:
         remedy = f"The columns are {sorted(names)}"
-        raise UserError("the text column does not exist", got=options.text_column, remedy=remedy, file=name)
+        raise DataError("the text column does not exist", got=options.text_column, remedy=remedy, file=name)
 
 
 def _opened(file: OpenableFile, options: ReadOptions) -> Any:
     import datasets
 
     if "://" in file.path:
-        raise UserError(
+        raise DataError(
             "an arrow file is read from a local path only", got=file.path, remedy="Copy it, or store it as parquet"
         )
     try:
@@ -63,4 +63,4 @@ def _opened(file: OpenableFile, options: ReadOptions) -> Any:
             return data[options.split] if isinstance(data, datasets.DatasetDict) else data
         return datasets.Dataset.from_file(file.path)
     except (KeyError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise UserError("an arrow file cannot be opened", got=str(error), file=file.path) from error
+        raise DataError("an arrow file cannot be opened", got=str(error), file=file.path) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.readers.arrow import dataset_rows
 from trainer.data.readers.rows import Malformed, ReadOptions, Row
 
@@ -18,14 +18,14 @@ def read(
         data = datasets.load_dataset(hub, configuration, split=options.split, revision=revision, streaming=streaming)
     except (OSError, ValueError) as error:  # hub errors and unknown configurations are OSError and ValueError
         remedy = "Check the id, the configuration, the split and the network (HF_HUB_OFFLINE, HF_TOKEN)"
-        raise UserError(f"a data set cannot be loaded: {hub}", got=str(error), remedy=remedy) from error
+        raise DataError(f"a data set cannot be loaded: {hub}", got=str(error), remedy=remedy) from error
     names = data.column_names or options.columns  # a stream may not know its columns before its first row
     if missing := sorted({*options.columns} - {*names, options.text_column}):
-        raise UserError(
+        raise DataError(
             f"the data set {hub} has no such column", got=missing, remedy=f"The columns are {sorted(names)}"
         )
     try:
         yield from dataset_rows(data, options, hub)
     except (OSError, datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
         remedy = "Try again; a data set with a broken row cannot be read past it"
-        raise UserError(f"a data set broke off while it was indexed: {hub}", got=str(error), remedy=remedy) from error
+        raise DataError(f"a data set broke off while it was indexed: {hub}", got=str(error), remedy=remedy) from error

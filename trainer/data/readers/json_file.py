@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.readers.rows import Malformed, OpenableFile, ReadOptions, Row
 
 SUFFIXES = (".json",)
@@ -16,9 +16,9 @@ def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
             tree = json.loads(stream.read().decode("utf-8-sig"))
     except ValueError as error:
         remedy = "If it holds one object a line, write `format: jsonl`"
-        raise UserError("a JSON file cannot be parsed", got=str(error), remedy=remedy, file=file.path) from error
+        raise DataError("a JSON file cannot be parsed", got=str(error), remedy=remedy, file=file.path) from error
     if not isinstance(tree, list | dict):
-        raise UserError(
+        raise DataError(
             "a JSON file must hold a list of objects or an object of objects", got=type(tree).__name__, file=file.path
         )
     entries = enumerate(tree) if isinstance(tree, list) else tree.items()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError
 from trainer.data.readers.arrow import require_text_column, table_rows
 from trainer.data.readers.rows import Malformed, OpenableFile, ReadOptions, Row
 
@@ -23,7 +23,7 @@ def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
         try:
             yield from table_rows(table.iter_batches(_BATCH_ROWS, columns=needed), file.name)
         except pyarrow.ArrowException as error:
-            raise UserError("a parquet file cannot be read to its end", got=str(error), file=file.path) from error
+            raise DataError("a parquet file cannot be read to its end", got=str(error), file=file.path) from error
 
 
 def columns(file: OpenableFile, options: ReadOptions) -> Sequence[str]:
@@ -40,4 +40,4 @@ def _opened(file: OpenableFile, stream: Any) -> Any:
     try:
         return ParquetFile(stream)
     except pyarrow.ArrowException as error:
-        raise UserError("a parquet file cannot be opened", got=str(error), file=file.path) from error
+        raise DataError("a parquet file cannot be opened", got=str(error), file=file.path) from error
