@@ -140,3 +140,10 @@ def test_every_command_of_getting_started_works(folder: Path) -> None:
     for block in blocks(STARTING, "python"):
         done = run([sys.executable, "-c", block.text], folder)
         assert done.returncode == 0, f"{block.name}\n{done.stderr}"
+
+
+def test_the_site_builds_without_a_warning_and_shows_every_page() -> None:
+    shown = set(re.findall(r'"([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text()))
+    assert {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} == shown
+    done = run([str(Path(sys.executable).with_name("zensical")), "build", "--strict"], ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
