@@ -38,7 +38,7 @@ class Slot:
 class RunView:
     """A run as its folder records it, whether it ended, crashed or is still training.
 
-    ``plan`` is the mixture with everything decided so far, ``batch_hash`` by step as journalled, ``store`` the folder
+    ``plan`` is the mixture with everything decided so far, ``batch_hash`` by step as journaled, ``store`` the folder
     of the prepared data.
     """
 
