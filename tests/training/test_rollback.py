@@ -85,17 +85,18 @@ def test_a_run_killed_in_a_rollback_resumes_from_before_it(
 ) -> None:
     """From the checkpoint it resumes from it comes to the same rollback, and finds the same target."""
     run, root, done = run_in(tmp_path), tmp_path / "checkpoints", 0
-    rename = Path.rename
+    replace = Path.replace
 
     def counted(path: Path, to: Path) -> Path:
         nonlocal done
         done += 1
         if done > renames:
             raise Killed
-        return rename(path, to)
+        return replace(path, to)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", counted)
+        patch.setattr(Path, "replace", counted)
         if renames < 3:  # the pointer, and two checkpoints
             with pytest.raises(Killed):
                 roll_back(run, 1025, anchor_step=600)

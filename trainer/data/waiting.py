@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from trainer.base.atomic import write_text
 from trainer.base.errors import UserError
 from trainer.data.store import is_complete
 
@@ -83,9 +84,7 @@ class Announcement:
     def point_to(self, folder: Path) -> None:
         """Tells the others, and later runs, which store it is."""
         pointer = _pointer(self._cache, self._key)
-        aside = pointer.with_suffix(f".{threading.get_native_id()}.tmp")
-        aside.write_text(folder.name, encoding="utf-8")
-        aside.replace(pointer)
+        write_text(pointer, folder.name, durable=False)  # what it says can be found out again
 
 
 def await_store(cache: Path, key: str, patience_s: float) -> Path:

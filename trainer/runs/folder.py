@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from trainer.base.atomic import write_text
 from trainer.base.errors import RunFolderError, RunLockedError, UserError
 from trainer.base.failures import own_rank, warn
 from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
@@ -68,9 +69,7 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
 
 def keep_recipe(folder: Path, recipe: Recipe) -> None:
     """Bind the run folder to the recipe, with every default written out."""
-    aside = folder / ".recipe.yaml.partial"
-    aside.write_text(resolved_yaml(recipe))
-    aside.rename(folder / "recipe.yaml")
+    write_text(folder / "recipe.yaml", resolved_yaml(recipe))
 
 
 @contextmanager

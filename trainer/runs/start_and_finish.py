@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.base.atomic import replace_folder
 from trainer.base.failures import warn
 from trainer.base.heartbeat import beat
 from trainer.evaluate.held_out import evaluator_of_all, summary
@@ -143,9 +144,7 @@ def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:
     engine.save_model(aside)
     if engine.is_main:
         shutil.copytree(tokenizer, aside, dirs_exist_ok=True)
-        if folder.exists():  # of fewer steps
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        replace_folder(aside, folder)  # there is one already where the run had ended with fewer steps
 
 
 def _beginning(data: "PreparedData", document: int) -> list[int]:

@@ -8,7 +8,6 @@ and hashes its part; where one of them fails, all ranks raise and end together.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainer.base.atomic import recover_folder, replace_folder, sync_file, sync_folder, write_text
 from trainer.base.errors import UserError
 from trainer.evaluate.ports import Writers
 
@@ -120,7 +120,7 @@ def _entries(names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 by name, of files that are on the disk now."""
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
-        _sync_file(folder / name)
+        sync_file(folder / name)
         entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
     return entries
 
@@ -129,16 +129,11 @@ def _publish(aside: Path, folder: Path, step: int, files: Mapping[str, Mapping[s
     """Write the manifest, flush, rename, point."""
     manifest = aside / MANIFEST
     manifest.write_text(json.dumps({"step": step, "files": dict(sorted(files.items()))}, indent=1))
-    _sync_file(manifest)
+    sync_file(manifest)
     for inner in (*(path for path in aside.rglob("*") if path.is_dir()), aside):
-        _sync_folder(inner)
-    if folder.exists():  # a resumed run reached the step again; the old folder stays until the new one has its name
-        discarded = folder.with_name(f".{folder.name}.replaced")
-        shutil.rmtree(discarded, ignore_errors=True)
-        folder.rename(discarded)
-    aside.rename(folder)
-    _sync_folder(folder.parent)
-    _point(folder.parent, folder.name)
+        sync_folder(inner)
+    replace_folder(aside, folder)  # there is one already where a resumed run reached the step again
+    write_text(folder.parent / "latest", folder.name + "\n")
 
 
 def damage(folder: Path) -> str | None:
@@ -190,11 +185,7 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
 def clean(root: Path) -> None:
     """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back."""
     for left in root.glob(".step-*.replaced") if root.is_dir() else ():
-        folder = root / left.name.removeprefix(".").removesuffix(".replaced")
-        if folder.exists():
-            shutil.rmtree(left)
-        else:
-            left.rename(folder)
+        recover_folder(root / left.name.removeprefix(".").removesuffix(".replaced"))
     for left in root.glob(".step-*.partial") if root.is_dir() else ():
         shutil.rmtree(left)
 
@@ -213,9 +204,9 @@ def discard_newer(root: Path, step: int) -> None:
     The newest goes first: killed in between, the run resumes from one before the rollback, and comes to it again.
     """
     if any(_step(folder) > step for folder in _folders(root)):
-        _point(root, folder_name(step))
+        write_text(root / "latest", folder_name(step) + "\n")
         _rename_newer(root, step, "discarded")
-        _sync_folder(root)
+        sync_folder(root)
 
 
 def _rename_newer(root: Path, step: int, prefix: str) -> None:
@@ -248,7 +239,7 @@ def _remove_old(root: Path, keep: int, last_healthy_step: int) -> None:
     for folder in _folders(root)[:-keep]:
         if folder not in accepted:
             shutil.rmtree(folder)
-    for left in (*root.glob(".step-*.replaced"), *root.glob("discarded-step-*")):
+    for left in root.glob("discarded-step-*"):
         shutil.rmtree(left)
 
 
@@ -262,27 +253,6 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _point(root: Path, name: str) -> None:
-    aside = root / ".latest.partial"
-    aside.write_text(name + "\n")
-    _sync_file(aside)
-    aside.rename(root / "latest")
-    _sync_folder(root)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

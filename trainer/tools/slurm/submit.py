@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainer.base.atomic import write_text
 from trainer.base.errors import UserError
 from trainer.recipe import LoadedRecipe, RecipeError, load_recipe, resolved_yaml
 from trainer.runs.folder import EXIT_CODES, check_recipe_unchanged, locked, settled_outcome
@@ -47,8 +48,8 @@ def submit(
         return 0
     _check_cluster(root, runs, request)
     for run, loaded in zip(runs, recipes, strict=True):
-        _write(run / "slurm" / "recipe.yaml", resolved_yaml(loaded.recipe))
-    job = cluster.submit(_write(root / "slurm" / "train.sbatch", script))
+        write_text(run / "slurm" / "recipe.yaml", resolved_yaml(loaded.recipe))
+    job = cluster.submit(write_text(root / "slurm" / "train.sbatch", script))
     for index, run in enumerate(runs):
         _note_submission(run, f"{job}_{index}" if sweep else job)
     _tell(root, job, len(sweep))
@@ -131,13 +132,6 @@ def _check_cluster(root: Path, runs: Sequence[Path], request: Request) -> None:
                 remedy=f"Wait for it, `scancel {job}`, choose another --run folder, "
                 f"or queue behind it with --dependency afterany:{job}",
             )
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    return aside.replace(path)
 
 
 def _note_submission(run: Path, job: str) -> None:
