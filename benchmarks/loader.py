@@ -37,7 +37,7 @@ SHARES = {"a": 0.5, "b": 0.3, "c": 0.2}
 WORKERS = (0, 1, 2)
 CHOOSING_S, TURN_S = 0.25, 0.4
 PATIENCE_S = 180  # a busy machine takes a minute to import a loader
-DRAINED = 64  # batches thrown away before a turn: more than any of them keeps ready
+DRAINED = 64  # batches discarded before a turn: more than any of them keeps ready
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Host:
 
     def measure(self, variant: str, spec: Spec, seconds: float) -> Rate:
         """One turn; the loader stays open for the next one of the same variant. A rate of 0 when it hangs, as torch's
-        workers do now and then when they are forked beside threads.
+        workers do now and then when they are forked from a process with threads.
         """
         self._pipe.send((variant, spec, seconds))
         if not self._pipe.poll(PATIENCE_S):

@@ -71,7 +71,7 @@ def _write_documents(file: Path, seed: int) -> None:
 
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
-    """A recipe file with its data beside it: three sources, held-out buckets, a model of a few thousand parameters."""
+    """A recipe file with its data next to it: three sources, held-out buckets, a model of a few thousand parameters."""
     for seed, name in enumerate(("real", "good", "bad")):
         _write_documents(tmp_path / f"{name}.jsonl", seed)
     file = tmp_path / "tiny.yaml"

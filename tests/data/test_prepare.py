@@ -492,7 +492,7 @@ def test_a_column_that_only_the_held_out_buckets_need_is_read_from_parquet(tmp_p
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    texts = [f"{word} stands beside the {word} of row {i}" for i, word in enumerate(["river", "tower", "bird"] * 30)]
+    texts = [f"{word} stands near the {word} of row {i}" for i, word in enumerate(["river", "tower", "bird"] * 30)]
     pq.write_table(pa.table({"text": texts, "name": [f"n{i}" for i in range(90)]}), tmp_path / "real.parquet")
     config = DataConfig.model_validate(
         {

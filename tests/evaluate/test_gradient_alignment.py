@@ -230,7 +230,7 @@ def test_the_cost_is_never_above_its_share_unless_at_the_least_samples(
 
 
 def test_the_default_of_the_quickstart_costs_a_twentieth() -> None:
-    """Every 40 steps of 32 x 128 tokens, four sources and held-out text: with the readings a tenth."""
+    """Every 40 steps of 32 x 128 tokens, four sources and held-out text: with the evaluations a tenth."""
     interval_tokens = 40 * 32 * 128
     samples = sized(GradientAlignmentConfig(), num_sources=4, sequence_length=128, interval_tokens=interval_tokens)
     assert samples == 12
@@ -248,7 +248,7 @@ def test_held_out_parts_are_disjoint_and_others_at_each_step(worlds: Any) -> Non
     assert len(at[0]) == HELD_OUT_PARTS
     assert [len(rows.num_valid) for rows in at[0]] == [3, 3, 3, 3]
     borders = [len(a & b) for a, b in itertools.pairwise(seen)]
-    assert max(borders) <= 1  # a document may go on in the next row
+    assert max(borders) <= 1  # a document may continue in the next row
     assert sum(map(len, seen)) <= len(set.union(*seen)) + sum(borders)
     for a, b in zip(at[0], at[1], strict=True):
         assert np.array_equal(a.token_ids, b.token_ids)

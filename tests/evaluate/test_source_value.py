@@ -131,7 +131,7 @@ def test_real_text_is_worth_one_and_noise_and_poison_nothing_or_less(
 def test_the_worth_of_a_source_does_not_depend_on_who_is_measured_with_it(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
-    """Each rehearsal starts from the same weights: what one source taught or spoilt is gone for the next."""
+    """Trial steps of every source start from the same weights: what one taught or spoilt is undone for the next."""
     port = worlds.Replica(*copy.deepcopy(trained))
     together = read(port, part, sources, FEW)
     reverse = read(port, part, dict(reversed(sources.items())), FEW)
@@ -174,7 +174,7 @@ def test_a_source_with_fewer_samples_than_a_rehearsal_takes_repeats_itself(
     port.trial_step = watched
     tiny = np.arange(1, 4)[:, None] * np.ones(T, dtype=np.int64)
     found = read(port, part, {"tiny": [worlds.Block(tiny)], "none": [worlds.Block(tiny[:0])]}, FEW)
-    assert found.source_value.keys() == {"tiny"}  # a source without samples has no worth
+    assert found.source_value.keys() == {"tiny"}  # a source without samples has no value
     times = np.bincount(np.concatenate(trial_steps[TRIAL_STEPS:]))[1:]  # the first steps are those on fresh text
     assert times.sum() == 5 * TRIAL_STEPS
     assert times.max() - times.min() <= 1

@@ -286,7 +286,7 @@ def test_zero_begins_with_the_weights_that_every_engine_begins_with_under_bf16(p
     pytest.importorskip("deepspeed", reason="NOT TESTED: pip install -e '.[all,dev]'")
     still = ["training.precision=bf16", "training.steps=1", "training.learning_rate=1.0e-30"]
     still += ["training.schedule={kind: constant}"]
-    twin, run = place.folder / f"still-beside-{strategy}", place.folder / f"still-{strategy}"
+    twin, run = place.folder / f"still-alongside-{strategy}", place.folder / f"still-{strategy}"
     assert place.fit(twin, *still, ENGINE).wait().code == 0
     ended = sharded(place, run, strategy, *still).wait()
     assert ended.code == 0, ended.output

@@ -39,7 +39,7 @@ def test_mislabeled_digits_lose_their_share_and_the_report_tells_why(tmp_path: P
     assert shares[200]["blended"] > 100_000, "a good generator is not cut"
     assert lines(run, "test")[0]["nats_per_token"] < 1.0
     assert outcome(run)["state"] == "finished"
-    assert "step=210" in run_example(run, "--steps", "210"), "it goes on"
+    assert "step=210" in run_example(run, "--steps", "210"), "it resumes"
     assert "Share falls for mislabeled" in (run / "report.html").read_text()
 
 

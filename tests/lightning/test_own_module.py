@@ -158,7 +158,7 @@ def test_rehearsed_steps_are_clipped_as_the_trainer_clips(tmp_path: Path, algori
 
 
 class Poisoned(Points):
-    """One sample that is no number."""
+    """One sample that is not a number."""
 
     def __getitem__(self, number: int, /) -> dict[str, Any]:
         sample = super().__getitem__(number)

@@ -112,7 +112,7 @@ class Launch:
         while self.live.code() is None:
             with suppress(psutil.Error):
                 self.family = list({*self.family, *self._family()})
-            expect(time.monotonic() < deadline, f"the launch goes on:\n{self.output()}")
+            expect(time.monotonic() < deadline, f"the launch still runs:\n{self.output()}")
             time.sleep(0.02)
         while left := [one for one in self.family if _lives(one)]:
             if time.monotonic() > deadline:
@@ -136,7 +136,7 @@ class Launch:
         """The root cause is told once, in the last lines and in ``outcome.json``, with rank and host."""
         told = outcome(self.run)
         expect(told["state"] == "failed", f"the outcome is {told}")
-        expect(told["rank"] == rank, f"rank {told['rank']} is blamed, not {rank}: {told['reason']}")
+        expect(told["rank"] == rank, f"rank {told['rank']} is named, not {rank}: {told['reason']}")
         for word in words:
             expect(word in told["reason"], f"{word!r} is not in the reason: {told['reason']}")
         expect(told["traceback"], "there is no stack")

@@ -78,7 +78,7 @@ def hangs(step: int) -> None:
 
 
 def dawdles(step: int) -> None:
-    """No fault yet: from the step on a batch takes its time, so that what the test does next finds the run going on."""
+    """No fault yet: from the step on a batch takes its time, so that the test's next act finds the run in progress."""
     following = Stream.next
 
     def slow(stream: Stream) -> Any:

@@ -85,7 +85,7 @@ def finish(place: Place, run: Path, *sets: str) -> None:
 
 
 def compare(run: Path, twin: Path) -> dict[str, tuple[int, int]]:
-    """Equal and all cells of each field of the journal, of decisions and readings, and of the last checkpoint."""
+    """Equal and all cells of each field of the journal, of decisions and evaluations, and of the last checkpoint."""
     mine, expected = lines(run, "step"), lines(twin, "step")
     found = {
         field: (sum(a[field] == b[field] for a, b in zip(mine, expected, strict=False)), max(len(mine), len(expected)))

@@ -82,7 +82,7 @@ FEEDBACK = ["control.policy={kind: feedback, warm_up: 0.1, min_evaluations: 2, z
 
 
 def write_recipe(folder: Path, *, num_documents: int = 200) -> Path:
-    """A recipe file with its data beside it: 200 real documents of 4 topics, 100 of each of two synthetic sources."""
+    """A recipe file with its data next to it: 200 real documents of 4 topics, 100 of each of two synthetic sources."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate(
         {"real": num_documents, "good": num_documents // 2, "bad": num_documents // 2}.items()
@@ -289,7 +289,7 @@ def _sets(sets: Sequence[str]) -> list[str]:
 
 
 def lines(run: Path, kind: str | None = None, file: str = "journal.jsonl") -> list[dict[str, Any]]:
-    """Whole journal lines, of one kind or all; also while the run goes on."""
+    """Complete journal lines, of one kind or all; also during the run."""
     path = run / file
     raw = path.read_bytes() if path.exists() else b""
     parsed = [json.loads(line) for line in raw.splitlines(keepends=True) if line.endswith(b"\n")]

@@ -1,7 +1,7 @@
 """One recipe under every engine and launch, on CPU processes: the same samples, the same decisions, losses within 1e-4.
 
 `python -m tests.together.parity` trains recipes/parity.yaml to its end once for each, in run folders that are kept and
-gone on with when asked again, and prints a table; 1 when one of them is not the run that a single process makes. The
+resumed when run again, and prints a table; 1 when one of them is not the run that a single process makes. The
 launch files themselves are what is started.
 """
 
@@ -65,8 +65,8 @@ CELLS: dict[str, Cell] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A run beside the one of a single process. ``statistic_difference`` is the largest difference of a statistic that
-    a decision rests on from the same one of that run, in worth; ``step_time`` is a ratio of medians.
+    """A run next to the one of a single process. ``statistic_difference`` is the largest difference of a statistic that
+    a decision rests on from the same one of that run, as source value; ``step_time`` is a ratio of medians.
     """
 
     processes: int
@@ -105,7 +105,7 @@ def launch_lightning(place: Place, strategy: str, run: Path, processes: int) -> 
 
 
 def compare(run: Path, alone: Path) -> Compared:
-    """The journal of a run beside that of another."""
+    """The journal of a run compared with that of another."""
     batch_hash, expected_batch_hash = by_step(run, "batch_hash"), by_step(alone, "batch_hash")
     losses, expected = by_step(run, "loss"), by_step(alone, "loss")
     own, other = dict(_statistics(run)), dict(_statistics(alone))
@@ -160,7 +160,7 @@ def run_cell(place: Place, name: str, alone: Path) -> Compared | str:
 def table(found: Mapping[str, Compared | str], steps: int) -> str:
     """Markdown, a row for each launch."""
     rows = [
-        "| launch | processes | `fed` equal | decisions | loss: largest relative difference "
+        "| launch | processes | `batch_hash` equal | decisions | loss: largest relative difference "
         "| statistic: largest difference | step time / plain | |",
         f"|{' --- |' * 8}",
     ]

@@ -1,8 +1,8 @@
-"""Drives whatever engine the launcher describes through ten steps and one reading of evidence; figures as JSON.
+"""Drives whatever engine the launcher describes through ten steps and one measurement of evidence; figures as JSON.
 
     [launcher] -m tests.together.smoke_engine OUTPUT.json
 
-Five steps without and five with accumulation, of one small model on batches that a plan deals out: the samples of a
+Five steps without and five with accumulation, of one small model on batches that a plan distributes: the samples of a
 step are the same on any number of processes. 7 samples a step, so that ranks are padded and weigh differently.
 """
 
@@ -127,7 +127,7 @@ def new_model() -> Any:
 
 
 def drive(engine: Engine) -> dict[str, Any]:
-    """Five steps, a measurement of the worth, five more; what every engine must agree on."""
+    """Five steps, a measurement of source values, five more; what every engine must agree on."""
     ledger = starting_ledger()
     plan = Plan(SEED, ledger)
     probe = torch.from_numpy(STORES["real"].rows[:2])
@@ -164,7 +164,7 @@ def drive(engine: Engine) -> dict[str, Any]:
 
 
 def evidence(engine: Engine) -> dict[str, Any]:
-    """The worth of the sources: rehearsed steps that are taken back, forwards."""
+    """The source values: trial steps that are undone, forwards."""
     evaluation = measure_source_value(
         HeldOutText(part=HeldOut(), seed=SEED, sequence_length=LENGTH, end_of_document=END, batch_rows=4),
         {name: [store] for name, store in STORES.items()},

@@ -69,7 +69,7 @@ def require(package: str | None) -> None:
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """``figures(launch)``: ten steps and a reading under that launch, run once."""
+    """``figures(launch)``: ten steps and a measurement under that launch, run once."""
     folder, known = tmp_path_factory.mktemp("smokes"), dict[str, dict[str, Any]]()
 
     def run(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Segments that join and retire in the middle of a run: the same samples whoever trains, stops and goes on, once."""
+"""Segments that join and retire in the middle of a run: the same samples, once each, also through resumes."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ JOINS = [
 
 @pytest.fixture(scope="module")
 def growing(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The tiny recipe, with the files of two more segments beside it."""
+    """The tiny recipe, with the files of two more segments next to it."""
     folder = tmp_path_factory.mktemp("joins")
     place = Place(folder, write_recipe(folder))
     for seed, name in enumerate(("later", "last", "latest"), start=10):
@@ -151,7 +151,7 @@ def test_a_kill_right_after_a_join_was_journalled_leaves_no_trace(growing: Place
 
 
 def test_nothing_of_a_retired_segment_is_read_again(growing: Place, copied: Path) -> None:
-    """Not by the stream, nor by rehearsals, alignments or readings: its tokens are gone."""
+    """Not by the stream, nor by trial steps, gradient alignments or evaluations: its tokens are gone."""
     back_to(copied, INSTEAD - 1)
     store = Path(lines(copied, "start")[0]["store"])
     tokens = [store / "source-1" / f"segment-{number}" / "tokens.npy" for number in (0, 1)]
@@ -167,7 +167,7 @@ def test_nothing_of_a_retired_segment_is_read_again(growing: Place, copied: Path
     assert all("good" in line["source_nats_per_token"] for line in evaluations)
     assert any("good" in line["gradient_alignment"] for line in evaluations)
     assert any("good" in line["source_value"] for line in evaluations), (
-        "nothing was rehearsed: the test shows too little"
+        "no source was measured: the test shows too little"
     )
 
 

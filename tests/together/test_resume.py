@@ -1,4 +1,4 @@
-"""A run goes on: after a signal, on other processes, with another batch, from an older checkpoint, past its end."""
+"""A run resumes: after a signal, on other processes, with another batch, from an older checkpoint, past its end."""
 
 import json
 import shutil

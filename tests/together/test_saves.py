@@ -1,4 +1,4 @@
-"""Saving beside training, and saving by several ranks: as crash-safe as saving alone."""
+"""Saving during training, and saving by several ranks: as crash-safe as saving alone."""
 
 import random
 import sys
@@ -16,7 +16,7 @@ ENGINES = ("cpu_processes", "fsdp2", "zero1", "zero2", "zero3")
 
 
 def test_kills_while_a_thread_saves_leave_no_trace(place: Place, alone: Path) -> None:
-    run, generator = place.folder / "beside", random.Random(4)
+    run, generator = place.folder / "alongside", random.Random(4)
     kills = [kill_once(place, run, "save", generator, BESIDE) for _ in range(2)]
     kills.append(kill_once(place, run, "decision", generator, BESIDE))
     assert "inside a save" in {kill.phase for kill in kills if kill}, kills
@@ -54,7 +54,7 @@ def test_nothing_in_a_checkpoint_can_run(alone: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_twelve_kills_of_a_run_that_saves_beside_training_leave_no_trace(place: Place) -> None:
-    twin, run, steps = place.folder / "beside-twin", place.folder / "beside-killed", "training.steps=150"
+    twin, run, steps = place.folder / "alongside-twin", place.folder / "alongside-killed", "training.steps=150"
     finish(place, twin, steps)
     assert len(kill_many(place, run, 12, 2, steps, BESIDE)) == 12
     cells = compare(run, twin)

@@ -2,7 +2,7 @@
 
 With several processes the first to fail takes the others down: their collectives break (an echo, not a cause), and the
 launcher adds forty lines of its own. torchrun, and ``accelerate launch`` through it, end with the message that the
-failing process left in ``TORCHELASTIC_ERROR_FILE``, beside the earliest time: so the root cause goes there, and to
+failing process left in ``TORCHELASTIC_ERROR_FILE`` with the earliest time: so the root cause goes there, and to
 stderr only where no such launcher is.
 """
 

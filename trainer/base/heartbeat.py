@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 @dataclass
 class Heartbeat:
-    """Where the main thread is. ``place`` grows alike on all ranks, so that a lower one is a rank that lags behind."""
+    """Where the main thread is. ``place`` grows alike on all ranks, so that a lower one is a rank that is behind."""
 
     step: int = 0
     phase: str = "starting"

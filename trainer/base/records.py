@@ -166,8 +166,8 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the guard thinks of a reading: ``ok``, ``warn`` (freeze the shares), ``cut`` the source, ``rollback`` (and
-    quarantine the source, where there is one) or ``stop``.
+    """What the guard decides on an evaluation: ``ok``, ``warn`` (freeze the shares), ``cut`` the source, ``rollback``
+    (and quarantine the source, where there is one) or ``stop``.
     """
 
     action: Literal["ok", "warn", "cut", "rollback", "stop"]

@@ -1,5 +1,5 @@
-"""Signals that ask a run to end: the step is finished and the state saved; before there is one, what goes on is broken
-off.
+"""Signals that ask a run to end: the step is finished and the state saved; before the first step, the run is
+interrupted.
 """
 
 import os
@@ -17,7 +17,7 @@ class StoppedEarly(BaseException):
 class Signals:
     """SIGTERM and SIGUSR1 set a flag and nothing else: the step ends, the state is saved, the run exits with 75.
 
-    Before the first step there is no step to end: there they break off what is going on.
+    Before the first step there is no step to end: then they interrupt whatever runs.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Control, which decides the shares while the run goes on: a policy proposes, a guard may veto, ``decide`` decides."""
+"""Control, which decides the shares during the run: a policy proposes, a guard may veto, ``decide`` decides."""
 
 from trainer.control.config import ControlConfig
 from trainer.control.controller import (

@@ -128,7 +128,7 @@ def _compared(
 
 
 def _pooled(rows: FloatArray, decay: float) -> SourceScore:
-    """Means over ``rows`` [R, 5], recent and precise readings weighing more; see ``_weighted`` for the errors."""
+    """Means over ``rows`` [R, 5], recent and precise evaluations weighing more; see ``_weighted`` for the errors."""
     recency = _recency(len(rows), decay)
     source_value, source_value_error = _weighted(rows[:, 0], rows[:, 1], recency, PRIOR_SD**2)
     prior_variance = PRIOR_SD**2 * float(rows[-1, 4])

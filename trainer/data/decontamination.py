@@ -5,7 +5,7 @@ A held-out figure means nothing when its documents were trained on, and syntheti
 generator recites. So the index is built from the held-out documents (few), and training documents (many) are streamed
 past it in batches.
 
-Exact: equal sequence of words after case, punctuation, and white space are set aside. Near: Jaccard similarity of the
+Exact: equal sequences of words, whatever their case, punctuation, and white space. Near: Jaccard similarity of the
 sets of word 3-grams at or above the threshold. Three, where datatrove takes five: on documents of 70 words two changed
 words leave a similarity of 0.84 at three but only 0.74 at five, and short documents are the rule here.
 

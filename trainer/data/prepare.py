@@ -37,8 +37,8 @@ def prepare(
 ) -> PreparedData:
     """The prepared data of a recipe in folder ``base``; from the store where it is there already.
 
-    Only the main process prepares. The others wait for its store, and raise UserError when it failed or has given no
-    sign of life for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
+    Only the main process prepares. The others wait for its store, and raise UserError when it failed or has not
+    touched its heartbeat file for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
     """
     base, cache = base.resolve(), cache_folder(config, base)
     _make_cache(cache)

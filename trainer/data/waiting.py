@@ -3,7 +3,7 @@ wait.
 
 Preparation happens before any process group exists, and can take longer than a collective may wait. So the main
 process touches a heartbeat file while it works and at last writes a pointer to the store. The others look for the
-pointer; a failure note, or a heartbeat that stands still, ends their waiting. A stale note or heartbeat of an earlier
+pointer; a failure note, or a heartbeat that stops, ends their waiting. A stale note or heartbeat of an earlier
 run is told apart by change, not by clocks, because machines disagree about the time.
 """
 
@@ -88,8 +88,8 @@ class Announcement:
 
 
 def await_store(cache: Path, key: str, patience_s: float) -> Path:
-    """Waits for the main process's store. Raises UserError when it failed, or gave no sign of life for
-    ``patience_s`` seconds.
+    """Waits for the main process's store. Raises UserError when it failed, or did not touch its heartbeat
+    file for ``patience_s`` seconds.
     """
     first_failure, last_beat, quiet_since = _read(_failure(cache, key)), _read(_heartbeat(cache, key)), time.monotonic()
     while (folder := _known_store(cache, key)) is None:

@@ -38,7 +38,7 @@ from trainer.tracking.figures import HeldOutFigures, SliceLoss, WorstSlice
 FORWARD_COST = 1 / 3  # of a trained token: forward 2 flops per weight and token, forward and backward 6
 FEWEST_DOCUMENTS = 8  # below that a standard error means nothing: evaluated even when the budget is smaller
 FEWEST_OF_A_SLICE = 4  # so that a minority is evaluated at all
-TAIL_SHARE = 0.1  # the worst decile
+TAIL_SHARE = 0.1  # the tail: the documents of highest loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,7 @@ def _share_by_value(sources: Mapping[str, Any], real: Sequence[str]) -> float:
 
 
 def _reach(everything: Sequence[SourceEvidence]) -> float:
-    """How far the axis goes on both sides: all values, and nearly all of their error bars."""
+    """How far the axis reaches to both sides: all values, and nearly all of their error bars."""
     values = finite(abs(evidence.value) for evidence in everything)
     ends = finite(abs(evidence.value) + evidence.error for evidence in everything)
     most = max(float(values.max(initial=0.0)), float(np.percentile(ends, WHISKERS)) if len(ends) else 0.0)

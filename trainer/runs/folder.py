@@ -1,4 +1,4 @@
-"""The run folder: held by one launch at a time, bound to one recipe, and able to say how its run ended."""
+"""The run folder: locked by one launch at a time, bound to one recipe, and able to say how its run ended."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ from trainer.recipe import Recipe, differences, load_recipe, resolved_yaml
 
 DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
-SIGNS = ".alive"  # the ranks' signs of life, one folder per launch: see trainer.runs.watchdog
+SIGNS = ".alive"  # the ranks' heartbeats, one folder per launch: see trainer.runs.watchdog
 REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what cannot stand in outcome.json
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
@@ -77,8 +77,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder: a second launch on it is refused, with the name of the holder. The lock dies with the
     process.
 
-    A file system without locks between hosts (or without any) lets a second launch through; there the signs of life
-    of the launch that holds the folder give it away.
+    A file system without locks between hosts (or without any) lets a second launch through; there the heartbeats
+    of the launch that holds the folder show it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Which samples a step used, and which steps used a sample.
 
 Ids follow from seed and ledger alone, so an audit needs neither the model nor the data. Names and texts come from the
-prepared store when it is available; and then ``batch_hash`` is predicted from it, which proves that what was trained on
+prepared store when it is available; and then ``batch_hash`` is predicted from it, which shows that what was trained on
 is what the ledger says.
 """
 
@@ -51,7 +51,7 @@ def uses_of(run: RunView, source: str, sample: int, segment: int = 0) -> Iterato
 
 
 def show_step(run: RunView, step: int, *, as_json: bool) -> str:
-    """The batch of a step as text or JSON: slots with their documents, and ``batch_hash`` as journalled and as the
+    """The batch of a step as text or JSON: slots with their documents, and ``batch_hash`` as journaled and as the
     store predicts it.
     """
     slots, data = run.batch(step), run.prepared()

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on, and the table at its end; both from the journal's lines alone.
+"""What the terminal shows during a run, and the table at its end; both from the journal's lines alone.
 
 On a terminal there is one live bar with losses and shares under it, drawn at most 4 times a second, so that it costs
 less than 1 % of a fast step. Where stdout is a file (SLURM, CI) it is one plain line every 30 seconds instead: the log

@@ -2,7 +2,7 @@
 
 The old one is removed after the new one is verified. Writing in place and deleting the oldest first (what the usual
 libraries do) leaves nothing to resume from when a process dies at the wrong moment. Here a folder with its final name
-is complete by construction, its manifest proves it, and a damaged one is passed over with a warning. Every rank writes
+is complete by construction, its manifest shows it, and a damaged one is passed over with a warning. Every rank writes
 and hashes its part; where one of them fails, all ranks raise and end together.
 """
 
@@ -112,7 +112,7 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _mine(all_of_them: Sequence[T], ranks: Writers) -> Sequence[T]:
-    """This rank's part of what is dealt out."""
+    """This rank's part: every ``world_size``-th."""
     return all_of_them[ranks.rank :: ranks.world_size]
 
 

@@ -36,7 +36,7 @@ class RunState:
     documents: Sequence[int] | None = None  # of the validation part that are evaluated, fixed when the run started
     last_healthy_step: int = 0  # the newest step that the guard takes for healthy: the target of a rollback
     replay: str | None = None  # folder of the run whose decisions are replayed
-    anchor: Sequence[float] | None = None  # loss by document of the evaluation under which the worst decile is chosen
+    anchor: Sequence[float] | None = None  # loss by document, by which the documents of the tail are chosen
     skipped_in_a_row: int = 0
     recent_losses: Sequence[float] = ()  # of the last steps that updated, to which a spike is compared
     losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the evaluation before, of steps that updated

@@ -1,4 +1,4 @@
-"""What the sequential test promises, measured on many simulated streams at once."""
+"""What the sequential test promises, measured on many simulated streams together."""
 
 import math
 

@@ -110,8 +110,8 @@ def test_one_clear_measurement_decides_immediately(observe):
 
 @pytest.mark.parametrize(("bad", "share"), [(0.5, 250_000), (0.34, 125_000), (0.2, 10_000)])
 def test_the_further_behind_the_more_is_lost(observe, bad, share):
-    """Error of a gap 0.109: of one worth 0.094, of the mean of three others 0.054. 0.43 behind is condemned, 0.53 well
-    behind."""
+    """Error of a gap 0.109: of one worth 0.094, of the mean of three others 0.054. 0.43 behind loses half of its
+    share, 0.53 nearly all."""
     (first,) = follow(observe, FEEDBACK, [{**dict.fromkeys(KINDS, 0.8), "bad": bad}])
     assert first.shares["bad"] == share
 
@@ -173,7 +173,7 @@ def test_a_bad_source_reaches_its_floor_and_no_less(observe):
 
 
 def test_what_is_freed_goes_to_those_worth_more(observe):
-    """Those 0.35 behind are not condemned (that takes 0.5), but too far behind to gain (0.27)."""
+    """Those 0.35 behind keep their share (losing it takes 0.5), but too far behind to gain (0.27)."""
     source_value = {"real": 0.75, "written": 1.1, "invented": 0.75, "bad": -0.2}
     (first,) = follow(observe, FEEDBACK, [source_value])
     assert first.shares["written"] == EQUAL["written"] + 240_000
@@ -203,7 +203,7 @@ def test_one_decision_moves_no_more_than_allowed(observe):
 
 
 def test_loss_is_not_looked_at(observe):
-    """A template has a low loss and hard text a high one: the loss on the sources is no part of the evidence."""
+    """A template has a low loss and hard text a high one: the loss on the sources does not count as evidence."""
     begin, propose = feedback.begin, feedback.propose
     outcomes = []
     for loss in (-2.0, 2.0):

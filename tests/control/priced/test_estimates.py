@@ -104,7 +104,7 @@ def test_a_step_stays_in_the_trust_region_that_its_evidence_sizes():
         assert outcome.radius == pytest.approx(0.02 * (significance / 1.5) ** 2)
         assert divergence(outcome.shares, {"a": 0.5, "b": 0.5}) <= outcome.radius * (1 + 1e-6)
         assert outcome.shares["a"] > 0.5
-    assert stepped(-1.0, 1e-3).shares["a"] < 0.02  # plainly worthless: gone at once
+    assert stepped(-1.0, 1e-3).shares["a"] < 0.02  # plainly worthless: gone in one decision
 
 
 def test_a_source_whose_advantage_turns_goes_half_as_far_next_time():

@@ -1,4 +1,4 @@
-"""What the watchdog does: a real process that stands still, with the signs of life of ranks on other hosts."""
+"""What the watchdog does: a real process that stalls, with the heartbeats of ranks on other hosts."""
 
 import json
 import socket

@@ -63,7 +63,7 @@ def test_a_cache_without_rights_fails_with_exit_code_1_and_the_remedy(tmp_path: 
     assert "$HYBRID_TRAINER_CACHE" in result.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a network of one's own takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a separate network takes root")
 def test_a_full_port_range_is_a_failure(tmp_path: Path) -> None:
     program = (
         "import socket\n"

@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this machine (``mini-cluster`` beside this file), and runs in it.
+"""A real SLURM of two nodes on this machine (``mini-cluster`` next to this file), and runs in it.
 
 Nodes are slurmd daemons with host names, addresses and process trees of their own; preemption, time limits and a node's
 crash are SLURM's own, only the machine below is shared.

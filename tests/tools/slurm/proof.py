@@ -3,7 +3,7 @@ preemption, a node's crash. Against an uninterrupted single process that replays
 
 `python -m tests.tools.slurm.proof` prints each fact with what was seen; exit code 1 when one does not hold.
 ``--output`` also writes them as JSON. Nothing is sent by hand: the warning is SLURM's own for a time limit that comes
-near, the preemption another job's, and the crash ends all processes of a node at once.
+near, the preemption another job's, and the crash ends all processes of a node together.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Blow:
-    """One blow: the last step in the journal when the job ended, where it went on, and how long each took."""
+    """One blow: the last step in the journal when the job ended, where it resumed, and how long each took."""
 
     reached: int
     resumed_from: int
@@ -163,12 +163,12 @@ def _try(slurm: Cluster, place: Place, facts: Facts, steps: int) -> None:
     try:
         prove(slurm, place, facts, steps)
     except (AssertionError, TimeoutError) as error:
-        facts.hold("the chain goes on", str(error), holds=False)
+        facts.hold("the chain continues", str(error), holds=False)
         print(said(place.folder / "run"), file=sys.stderr)
 
 
 def main() -> int:
-    """Print the facts; 1 when one does not hold. Where there can be no cluster that is said, and is no failure."""
+    """Print the facts; 1 when one does not hold. Where there can be no cluster that is printed, and 0 returned."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--steps",

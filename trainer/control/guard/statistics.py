@@ -33,7 +33,7 @@ from trainer.control.guard.state import MonitorState, SavedDetector, Statistic
 STATISTICS: tuple[Statistic, ...] = ("mean", "tail", "gap", "progress")
 TAIL_SHARE = 0.1  # of the documents: those of highest loss
 TAIL_EVALUATIONS = 5  # under whose mean loss the tail's documents are chosen
-LOST_PART = 0.03  # of what was gained in the past of the forecast, by which an evaluation may lag behind it
+LOST_PART = 0.03  # of what was gained in the past of the forecast, by which an evaluation may fall short of it
 STANDS = 2.0  # jitter SDs that held-out loss may lie below its past and still be said to stand
 MIN_SLICE_DOCUMENTS = 4  # below which a slice is not judged
 MAX_DETECTION_DELAY = 3  # evaluations before the first suspicious one, or the newest, that may be damaged already

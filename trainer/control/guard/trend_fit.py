@@ -1,4 +1,4 @@
-"""Fits of the past of many streams at once: trends by least squares, the noise they leave, and normal scores."""
+"""Fits of the past of many streams together: trends by least squares, the noise they leave, and normal scores."""
 
 # S streams, W evaluations kept (right-aligned), Q regressors
 
@@ -88,7 +88,7 @@ def fit_trends(kept: NDArray[np.bool_], past_SW: FloatArray, trends: Sequence[Fl
     column that depends on those before it is left out.
 
     Where now lies outside what the past spans (a learning rate that begins to fall), the leverage is huge, so that the
-    evaluation proves nothing. Trends that begin with the same columns share their fit, and streams whose past is the
+    evaluation is no evidence. Trends that begin with the same columns share their fit, and streams whose past is the
     same evaluations share the orthogonal regressors: both are most of the cost where there are many streams.
     """
     kept_UW, past_of_S = _distinct(kept)

@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.base.records import FloatArray
 
-APART = 13  # places: of those tried, the pieces are least correlated (0.12 at most over 200 evaluations and 4 lags)
+APART = 13  # places: of those tried, the pieces are least correlated (0.12 at most over 200 evaluations, shifts to 4)
 SPARE_EVALUATIONS = 6  # more than coefficients, before anything is estimated
 
 
@@ -64,9 +64,9 @@ def effects(losses_J: FloatArray, waves_JK: FloatArray, rate_sums_J: FloatArray)
     Only the waves count: slow changes of the shares go along with everything else that changes in a run.
 
     L_j = b + c j + r L_(j-1) - S_j sum_k w_jk v_k + e_j by least squares; r covers models that forget a span
-    immediately and those that keep it. Errors allow for one lag of correlation (an evaluation's noise is in two
-    residuals): covariance (X'X)^-1 X' Omega X (X'X)^-1, Newey and West 1987 with one lag, over degrees of freedom. None
-    where there are too few evaluations, or the shares did not vary.
+    immediately and those that keep it. Errors allow for correlation of adjacent residuals (an evaluation's noise is in
+    two): covariance (X'X)^-1 X' Omega X (X'X)^-1, Newey and West 1987 at order one, over degrees of freedom. None where
+    there are too few evaluations, or the shares did not vary.
     """
     num_sources = waves_JK.shape[1]
     scale = float(rate_sums_J[1:].mean())

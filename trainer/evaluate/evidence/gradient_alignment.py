@@ -36,7 +36,7 @@ from trainer.evaluate.schedule import Times, times
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The gradients of the held-out parts are kept at once, those of the sources one after the other: one part more
+# The gradients of the held-out parts are all kept, those of the sources one after the other: one part more
 # costs memory there (a number for each weight of this rank), and nothing here.
 HELD_OUT_PARTS, SOURCE_PARTS = 4, 8
 MOST_SAMPLES = 128  # of each source, and of held-out text
@@ -151,7 +151,7 @@ def measure_alignment(
         def gradient(rows: Samples) -> "Sequence[Tensor]":
             beat()
             ids_BT, num_valid_B, target_tokens = partitioned(rows, port)
-            # the same dropout for all: what it does to a gradient is no difference between sources
+            # the same dropout for all: what it does to a gradient must not differ between sources
             drop = int(derived_rng(seed, "alignment", "dropout", step).integers(2**62))
             ids_BT, num_valid_B = ids_BT.to(port.device), num_valid_B.to(port.device)
             return reader(ids_BT, num_valid_B, target_tokens=target_tokens, seed=drop)

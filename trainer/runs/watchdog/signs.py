@@ -25,7 +25,7 @@ ProcessState = Literal["running", "stopped", "gone", "hidden"]  # hidden: /proc 
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """A sign of life of a rank. ``born`` tells its process from a later one of the same number; ``count`` grows."""
+    """A heartbeat of a rank. ``born`` tells its process from a later one of the same number; ``count`` grows."""
 
     rank: int
     host: str

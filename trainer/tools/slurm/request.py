@@ -1,4 +1,4 @@
-"""What is asked of a cluster, and what is wrong with it; every mistake at once, before anything waits in a queue."""
+"""What is asked of a cluster, and what is wrong with it: all mistakes together, before anything waits in a queue."""
 
 import itertools
 import re

@@ -15,7 +15,7 @@ from trainer.tracking.schema import StepLine, read_journal
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A run and its newest job. ``step`` is the last one in the journal, ``checkpoint`` what a restart goes on from."""
+    """A run and its newest job. ``step`` is the last one in the journal, ``checkpoint`` what a restart resumes from."""
 
     run: str
     job: str
