@@ -59,7 +59,7 @@ class DiskPlan:
 class RunPlan:
     """The whole answer; ``refusals`` say why the run cannot work, ``warnings`` what is probably not meant.
 
-    ``micro_batch`` is what a rank really gets at once, at most ``training.micro_batch``.
+    ``micro_batch`` is what a rank really gets at a time, at most ``training.micro_batch``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the real data of a run can pay for: epochs, effective tokens, the curve of their share, and what more would be
+"""The real-data budget of a run: epochs, effective tokens, the curve of their share, and what more would be
 worth.
 
 The same model as the policy `priced` steers by (``trainer.control.priced.repeats``,
@@ -24,7 +24,7 @@ CURVE_PARTS = 10  # of the run, for which a share is shown
 class RealBudget:
     """Real data over the whole run, all real sources together. Values are in fresh tokens.
 
-    ``most_share``: the greatest real share that the policy's budget pays for, in each tenth of the run, on average;
+    ``most_share``: the greatest real share that the policy's budget allows, in each tenth of the run, on average;
     None for policies without a budget.
     """
 
@@ -81,7 +81,7 @@ def _most_share(
     num_steps: int,
     ceiling: float,
 ) -> tuple[float, ...]:
-    """By tenths of the run; real data that could fill the run is held by nothing but its ceiling."""
+    """By tenths of the run; real data that could fill the run is limited by its ceiling only."""
     rest = rest_of_run(rates, num_steps=num_steps, progress=0.0)
     part = min(ceiling, most_epochs * unique_part)
     curve = spend(

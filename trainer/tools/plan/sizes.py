@@ -1,6 +1,6 @@
 """How large a model is, and what training it takes: parameters, bytes and floating-point operations from a few numbers.
 
-`trainer plan` must answer at once, and building a model, even without memory, needs four seconds of imports. For the
+`trainer plan` must answer quickly, and building a model, even without memory, needs four seconds of imports. For the
 plain decoders that most recipes train from scratch the count has a closed form, which a test compares with the model
 itself; a model on this disk tells its size in the headers of its files. Only what is neither is built.
 """
