@@ -1,14 +1,15 @@
-"""The logger `trainer`: silent in somebody's program, on stderr under the command line.
+"""The logger `trainer`: warnings only in somebody's program, everything on stderr under the command line.
 
-A library that prints is a nuisance to the program that uses it, so a handler is installed by the commands only; a
-program that wants the messages adds one of its own: ``logging.getLogger("trainer").addHandler(...)``.
+A library that prints is a nuisance to the program that uses it, so a handler is installed by the commands only. There
+is no ``NullHandler`` on purpose: where the program has set up no logging, Python's handler of last resort shows
+warnings, and a guard that cannot judge the run must not be silent about it. A program that wants progress too adds a
+handler: ``logging.getLogger("trainer").addHandler(...)``.
 """
 
 import logging
 import sys
 
 logger = logging.getLogger("trainer")
-logger.addHandler(logging.NullHandler())
 logger.setLevel(logging.INFO)
 
 
