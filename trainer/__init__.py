@@ -2,7 +2,7 @@
 
 The Python API, each name imported when it is first used, so that ``import trainer`` costs nothing: ``fit`` trains a
 recipe, ``load_recipe`` reads and checks one, ``open_run`` reads a run folder. Errors are in ``trainer.base.errors``;
-messages go to the logger "trainer", which is silent until a program adds a handler.
+messages go to the logger "trainer", of which a program sees the warnings until it adds a handler.
 """
 
 from importlib import import_module
