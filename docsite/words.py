@@ -85,7 +85,7 @@ RETIRED = (
     (r"\blicences?\b|\blabelled\b|\bmodelled\b|\bcancelled\b|\bjournalled\b|\btravelled\b", "American spelling"),
     (rf"\b(?:{_STEMS})is(?:es?|ed|ing|ation|ers?)\b", "American spelling (-ize)"),
 )
-PATTERNS = tuple((re.compile(pattern), instead) for pattern, instead in RETIRED)
+PATTERNS = tuple((re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in RETIRED)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 moment, path, offset = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 if moment == "after keeping":
-    keep = journal._keep
-    journal._keep = lambda *given: (keep(*given), die())
+    keep = journal._add_lost
+    journal._add_lost = lambda *given: (keep(*given), die())
 else:
     Path.replace = die
 journal.cut(path, offset)

@@ -35,17 +35,17 @@ class Cause:
 
     rank: int
     host: str
-    what: str
+    reason: str
     trace: str | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
         """The error of this process."""
         trace = "".join(traceback.format_exception(error))
-        return cls(rank=own_rank(), host=socket.gethostname(), what=in_words(error), trace=trace)
+        return cls(rank=own_rank(), host=socket.gethostname(), reason=in_words(error), trace=trace)
 
     def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host}: {self.what}"
+        return f"rank {self.rank} on {self.host}: {self.reason}"
 
 
 def own_rank() -> int:
@@ -62,8 +62,8 @@ def in_words(error: BaseException) -> str:
 
 def is_echo(error: BaseException) -> bool:
     """Whether the error may only say that another process went away: a collective or the store broke."""
-    known = sys.modules.get("torch.distributed")
-    if known is not None and isinstance(error, known.DistError):
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError | ConnectionError) and _ECHO.search(str(error)) is not None
 

@@ -22,7 +22,7 @@ from trainer.runs.folder import (
     FAILED,
     check_recipe_unchanged,
     failed_outcome,
-    held,
+    locked_for_launch,
     note_refusal,
     settled_outcome,
     write_outcome,
@@ -59,7 +59,7 @@ def fit(
             logger.info(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
             logger.info("To resume remove its outcome.json; to train anew choose another --run folder")
         return Outcome(state=settled["state"], step=settled["step"], reason=settled["reason"])
-    with held(folder) if _is_main() else nullcontext():  # the main rank holds it for all
+    with locked_for_launch(folder) if _is_main() else nullcontext():  # the main rank locks it for all
         if _is_main():
             (folder / "outcome.json").unlink(missing_ok=True)
         return _to_its_outcome(loaded, folder, None if ledger is None else Path(ledger))

@@ -117,13 +117,13 @@ def _compared(
     source_values: Mapping[str, list[float]], name: str, alternatives: Mapping[str, int]
 ) -> list[float] | None:
     """Of one evaluation: value, its error, reference, its error, and how many sources' scatter the advantage has."""
-    others = [(share, *source_values[other]) for other, share in alternatives.items() if other in source_values]
-    if name not in source_values or not others:
+    compared = [(share, *source_values[other]) for other, share in alternatives.items() if other in source_values]
+    if name not in source_values or not compared:
         return None
-    weight = math.fsum(share for share, _, _ in others)
-    reference = math.fsum(share * value for share, value, _ in others) / weight
-    error = math.sqrt(math.fsum((share * error) ** 2 for share, _, error in others)) / weight
-    sources_in_advantage = 1 + math.fsum(share**2 for share, _, _ in others) / weight**2
+    weight = math.fsum(share for share, _, _ in compared)
+    reference = math.fsum(share * value for share, value, _ in compared) / weight
+    error = math.sqrt(math.fsum((share * error) ** 2 for share, _, error in compared)) / weight
+    sources_in_advantage = 1 + math.fsum(share**2 for share, _, _ in compared) / weight**2
     return [*source_values[name], reference, error, sources_in_advantage]
 
 

@@ -125,9 +125,9 @@ class JoinConfig(Rows):
 
     def changed(self) -> dict[str, Any]:
         """The source's keys that are others in this segment, with their values."""
-        given = {name: getattr(self, name) for name in Rows.model_fields if name in self.model_fields_set}
+        own = {name: getattr(self, name) for name in Rows.model_fields if name in self.model_fields_set}
         origin = dict.fromkeys(ORIGIN) if self.path or self.hub else {}
-        return {**origin, **{name: value for name, value in given.items() if value is not None}}
+        return {**origin, **{name: value for name, value in own.items() if value is not None}}
 
     @model_serializer(mode="wrap")
     def _given_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -351,8 +351,8 @@ def filters_of(config: DataConfig, name: str) -> tuple[Any, ...]:
     segment = config.every_segment[name]
     if isinstance(config.held_out, HeldOutDataset) and name in HELD_OUT_SEGMENTS:
         return segment.filters
-    shared = (each for each in config.filters if getattr(each, "only", None) in (None, segment.kind))
-    own = (each for each in segment.filters if getattr(each, "only", None) in (None, segment.kind))
+    shared = (row_filter for row_filter in config.filters if getattr(row_filter, "only", None) in (None, segment.kind))
+    own = (row_filter for row_filter in segment.filters if getattr(row_filter, "only", None) in (None, segment.kind))
     return *shared, *own
 
 
@@ -362,6 +362,6 @@ def needed_columns(config: DataConfig, name: str) -> tuple[str, ...]:
     optional = tuple(column for column in (segment.id_column, segment.slice) if column)
     sample = (segment.sample.by,) if segment.sample else ()
     held_out = (rule.by,) if isinstance(rule, HeldOutByBucket) and rule.source == name.partition(":")[0] else ()
-    filtered = (column for each in filters_of(config, name) for column in getattr(each, "columns", ()))
+    filtered = (column for row_filter in filters_of(config, name) for column in getattr(row_filter, "columns", ()))
     names = (segment.text_column, *optional, *segment.provenance, *segment.where, *sample, *held_out, *filtered)
     return tuple(dict.fromkeys(names))

@@ -127,11 +127,11 @@ def _word_hashes(data: NDArray[np.uint8]) -> tuple[Hashes, Ints]:
     starts = np.flatnonzero(start)
     if not len(starts):
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    kept = data[word]
+    letters = data[word]
     first_kept = np.flatnonzero(start[word])
-    lengths = np.diff(np.append(first_kept, len(kept)))
-    place = np.arange(len(kept)) - np.repeat(first_kept, lengths)
-    codes = _BYTE_CODES.ravel()[(place & 63) * 256 + kept]
+    lengths = np.diff(np.append(first_kept, len(letters)))
+    place = np.arange(len(letters)) - np.repeat(first_kept, lengths)
+    codes = _BYTE_CODES.ravel()[(place & 63) * 256 + letters]
     return splitmix64(np.add.reduceat(codes, first_kept)), starts
 
 
@@ -163,7 +163,7 @@ def shingle(texts: Sequence[str]) -> Shingles:
         raise ValueError(f"at most {MAX_BATCH_DOCUMENTS} texts in one batch, got {len(texts)}")
     encoded = [_normalized(text) for text in texts]
     data = np.frombuffer(b"\n".join(encoded), dtype=np.uint8)
-    ends = np.cumsum(np.array([len(each) + 1 for each in encoded], dtype=np.int64))
+    ends = np.cumsum(np.array([len(encoded_text) + 1 for encoded_text in encoded], dtype=np.int64))
     words, starts = _word_hashes(data)
     word_offsets = np.concatenate([np.zeros(1, np.int64), np.searchsorted(starts, ends)])
     place = np.arange(len(words)) - np.repeat(word_offsets[:-1], np.diff(word_offsets))
@@ -242,9 +242,9 @@ class HeldOutIndex:
         return sorted(matches, key=lambda match: match.document)
 
     def _mostly_known(self, batch: Shingles) -> NDArray[np.bool_]:
-        known = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._table[batch.hashes & self._slot_mask])])
+        known_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._table[batch.hashes & self._slot_mask])])
         distinct = np.diff(batch.offsets)
-        num_known = known[batch.offsets[1:]] - known[batch.offsets[:-1]]
+        num_known = known_before[batch.offsets[1:]] - known_before[batch.offsets[:-1]]
         mostly: NDArray[np.bool_] = (distinct > 0) & (num_known >= self.threshold * distinct - 1e-9)
         return mostly
 

@@ -165,7 +165,8 @@ class DocumentReader:
 def matches(columns: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     """Whether every filtered column has its value, or one of its values."""
     return all(
-        columns.get(name) in (wanted if isinstance(wanted, tuple) else (wanted,)) for name, wanted in where.items()
+        columns.get(name) in (accepted if isinstance(accepted, tuple) else (accepted,))
+        for name, accepted in where.items()
     )
 
 

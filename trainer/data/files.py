@@ -28,8 +28,8 @@ def local_files(config: Rows, base: Path) -> list[Path]:
         raise ValueError("a hub source has no local files before it is indexed")
     if config.package:
         return [_package_file(config.package, config.path)]
-    wanted = Path(config.path).expanduser()
-    root = wanted if wanted.is_absolute() else base / wanted
+    path = Path(config.path).expanduser()
+    root = path if path.is_absolute() else base / path
     if root.is_file():
         return [root.resolve()]
     if root.is_dir():

@@ -72,9 +72,9 @@ def _require_writable(cache: Path) -> None:
         raise _unusable(cache, "written to", error) from error
 
 
-def _unusable(cache: Path, done: str, error: OSError) -> UserError:
+def _unusable(cache: Path, action: str, error: OSError) -> UserError:
     remedy = f"Name a folder that can be written in data.cache, or in ${CACHE_VARIABLE}"
-    return UserError(f"the folder of prepared data cannot be {done}: {error.strerror}", got=str(cache), remedy=remedy)
+    return UserError(f"the folder of prepared data cannot be {action}: {error.strerror}", got=str(cache), remedy=remedy)
 
 
 def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, note: Progress) -> Path:
@@ -100,10 +100,10 @@ def _prepared_folder(config: DataConfig, *, seed: int, base: Path, cache: Path, 
 
 def remove_abandoned(folder: Path) -> None:
     """Removes what processes of this machine that are no longer alive left of this store."""
-    for left in folder.parent.glob(f"{folder.name}.*.tmp"):
-        host, pid = left.name.removesuffix(".tmp").removeprefix(f"{folder.name}.").rsplit(".", 1)
+    for abandoned in folder.parent.glob(f"{folder.name}.*.tmp"):
+        host, pid = abandoned.name.removesuffix(".tmp").removeprefix(f"{folder.name}.").rsplit(".", 1)
         if host == socket.gethostname() and not _is_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(abandoned, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

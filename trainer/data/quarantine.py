@@ -65,11 +65,11 @@ class Quarantine:
     def counts(self) -> dict[str, Any]:
         """{source: {rows, quarantined, reasons}}."""
         return {
-            name: {"rows": rows, "quarantined": sum(self._of(name).values()), "reasons": self._of(name)}
+            name: {"rows": rows, "quarantined": sum(self._reasons_of(name).values()), "reasons": self._reasons_of(name)}
             for name, rows in self._rows.items()
         }
 
-    def _of(self, source: str) -> Mapping[str, int]:
+    def _reasons_of(self, source: str) -> Mapping[str, int]:
         return dict(self._reasons.get(source, Counter()))
 
     def close(self) -> None:

@@ -111,8 +111,8 @@ class PreparedSegment:
         """[n] tokens that are text: T, less in a source's last sample, whose tail is filled with the end-of-document
         id.
         """
-        left = self.num_tokens - np.asarray(samples, dtype=np.int64) * self.sequence_length
-        return np.minimum(left, self.sequence_length)
+        tokens_left = self.num_tokens - np.asarray(samples, dtype=np.int64) * self.sequence_length
+        return np.minimum(tokens_left, self.sequence_length)
 
     def document_span(self, document: int) -> tuple[int, int]:
         """First and end token of a document in the segment's token stream, its end-of-document token included."""

@@ -98,15 +98,15 @@ class StoreWriter:
         budget = self.config.tokenizer.max_training_bytes
         stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
         for name, source in real.items():
-            left = source.max_documents or sys.maxsize
+            documents_left = source.max_documents or sys.maxsize
             for number, batch in enumerate(batches(self.reader.training(name, record=False))):
-                if left <= 0 or budget <= 0:
+                if documents_left <= 0 or budget <= 0:
                     break
                 if number % stride == 0:
-                    clean, _ = _without_held_out(batch[:left], index)
+                    clean, _ = _without_held_out(batch[:documents_left], index)
                     budget -= sum(document.num_bytes for document in clean)
                     yield [document.text for document in clean]
-                left -= len(batch)
+                documents_left -= len(batch)
 
     def _write_source(self, number: int, name: str, tools: _Tools) -> dict[str, Any]:
         source = self.config.sources[name]
@@ -130,8 +130,8 @@ class StoreWriter:
         if not account.used:
             dropped = ", ".join(f"{reason}: {count}" for reason, count in account.dropped.items() if count)
             remedy = "Check its `where`, `sample`, `filters`, `text_column`, and data.held_out"
-            what = f"source {name!r} has no training documents"
-            raise DataError(what, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
+            problem = f"source {name!r} has no training documents"
+            raise DataError(problem, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
         self.contamination[name] = {**contaminated.counts, "dropped": contaminated.num_documents}
         self.accounts[name] = account
         return {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
@@ -140,19 +140,19 @@ class StoreWriter:
         self, name: str, limit: int | None, index: HeldOutIndex, contaminated: "_Contaminated", tally: RowTally
     ) -> Iterator[list[Document]]:
         """Training batches without held-out documents, up to ``limit`` documents."""
-        left = sys.maxsize if limit is None else limit
+        documents_left = sys.maxsize if limit is None else limit
         for batch in batches(self.reader.training(name, tally=tally)):
-            if not left:  # the source is only read to its end, for its malformed rows
+            if not documents_left:  # the source is only read to its end, for its malformed rows
                 tally.beyond_limit += len(batch)
                 continue
             clean, matches = _without_held_out(batch, index)
             contaminated.add(batch, matches)
-            taken = clean[:left]
+            used = clean[:documents_left]
             tally.contaminated += len(matches)
-            tally.beyond_limit += len(clean) - len(taken)
-            tally.used += len(taken)
-            left -= len(taken)
-            yield taken
+            tally.beyond_limit += len(clean) - len(used)
+            tally.used += len(used)
+            documents_left -= len(used)
+            yield used
 
     def _tokenized(
         self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts

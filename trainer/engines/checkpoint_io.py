@@ -67,8 +67,8 @@ def model_state(model: torch.nn.Module) -> dict[str, "Tensor"]:
     """By name the very tensors of a model that are saved: ``model.NAME``, parameters (tied ones once) and persistent
     buffers.
     """
-    kept = model.state_dict().keys()
-    state = {f"model.{name}": buffer for name, buffer in model.named_buffers() if name in kept}
+    saved_names = model.state_dict().keys()
+    state = {f"model.{name}": buffer for name, buffer in model.named_buffers() if name in saved_names}
     return state | {f"model.{name}": parameter for name, parameter in model.named_parameters()}
 
 
@@ -118,12 +118,12 @@ def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: Writers) -> No
 
 def _file_of(tensors: Mapping[str, "Tensor"], writers: Writers) -> dict[str, int]:
     """(all) By name which of its files, from 1 on, a rank puts the tensor into: the same on all ranks."""
-    held: dict[str, int] = {}
+    bytes_of: dict[str, int] = {}
     for part in writers.gather({name: _bytes_held(tensor) for name, tensor in tensors.items()}):
         for name, num_bytes in part.items():
-            held[name] = max(held.get(name, 0), num_bytes)
+            bytes_of[name] = max(bytes_of.get(name, 0), num_bytes)
     numbers, number, total = dict[str, int](), 1, 0
-    for name, num_bytes in held.items():
+    for name, num_bytes in bytes_of.items():
         if total and total + num_bytes > FILE_BYTES:
             number, total = number + 1, 0
         numbers[name], total = number, total + num_bytes

@@ -45,11 +45,11 @@ def measurement_costs(run: MeasuredRun) -> dict[str, float]:
     costs: dict[str, float] = {}
     length = run.sequence_length
     if (values := source_value.planned(run)) is not None:
-        each = values[1].cost_tokens(num_sources=run.num_sources, sequence_length=length)
-        costs[SOURCE_VALUE] = values[0].count * each
+        tokens = values[1].cost_tokens(num_sources=run.num_sources, sequence_length=length)
+        costs[SOURCE_VALUE] = values[0].count * tokens
     if (aligned := gradient_alignment.planned(run)) is not None:
-        each = gradient_alignment.cost_tokens(aligned[1], num_sources=run.num_sources, sequence_length=length)
-        costs[GRADIENT_ALIGNMENT] = aligned[0].count * each
+        tokens = gradient_alignment.cost_tokens(aligned[1], num_sources=run.num_sources, sequence_length=length)
+        costs[GRADIENT_ALIGNMENT] = aligned[0].count * tokens
     if (probes := forgetting.planned(run)) is not None:
         costs[FORGETTING] = probes[0].count * forgetting.cost_tokens(probes[1], sequence_length=length)
     return costs

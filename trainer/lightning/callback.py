@@ -217,5 +217,5 @@ class Steering(pl.Callback):
         self._stop_requested = True
 
 
-def _config(config: Any, given: Any) -> Any:
-    return given if isinstance(given, config) else configured(config, given or {})
+def _config(config: Any, settings: Any) -> Any:
+    return settings if isinstance(settings, config) else configured(config, settings or {})

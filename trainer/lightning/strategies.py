@@ -68,11 +68,13 @@ def check_launch() -> None:
             remedy=f"Launch with {TORCHRUN} (one process: trainer fit RECIPE), or set engine: accelerate",
         )
     launch.check_launch(remedy=f"Launch with {TORCHRUN}")
-    others = sorted(name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE)
-    if others:
+    unsupported = sorted(
+        name for name in os.environ if name.startswith(TRAINER_VARIABLES) and name != STRATEGY_VARIABLE
+    )
+    if unsupported:
         raise LaunchError(
             "Lightning takes settings of its Trainer from variables, and what is trained is the recipe's",
-            got=", ".join(others),
+            got=", ".join(unsupported),
             remedy=f"Unset them: {STRATEGY_VARIABLE} is the only one for engine: lightning",
         )
     name = strategy_name()

@@ -61,10 +61,10 @@ def _runs(roster: Roster, states: Sequence[State], drawn: Sequence[IntArray]) ->
     for state, counts in zip(states, drawn, strict=True):
         cursors = padded(state, roster).cursors
         for index in sorted(np.flatnonzero(counts).tolist(), key=source_of.__getitem__):
-            size, cursor, left = int(roster.sizes[index]), int(cursors[index]), int(counts[index])
-            while left:
+            size, cursor, samples_left = int(roster.sizes[index]), int(cursors[index]), int(counts[index])
+            while samples_left:
                 epoch, place = divmod(cursor, size)
-                length = min(left, size - place)
+                length = min(samples_left, size - place)
                 runs.append((index, epoch, place, length))
-                cursor, left = cursor + length, left - length
+                cursor, samples_left = cursor + length, samples_left - length
     return runs

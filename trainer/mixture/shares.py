@@ -63,21 +63,21 @@ def thousandths_down(share: float) -> int:
 
 
 def redistributed(
-    shares: Mapping[str, float], gone: Collection[str], kinds: Mapping[str, Kind]
+    shares: Mapping[str, float], cut: Collection[str], kinds: Mapping[str, Kind]
 ) -> dict[str, float] | None:
-    """``shares`` with the sources of ``gone`` at 0: what they had goes to the rest of their kind in proportion.
+    """``shares`` with the sources of ``cut`` at 0: what they had goes to the rest of their kind in proportion.
 
     A kind with nothing left gives its part to the other kind. In any unit; the sum stays. None when nothing at all
     would be left to train on.
     """
-    rest = {name: float(share) for name, share in shares.items() if name not in gone and share > 0}
+    rest = {name: float(share) for name, share in shares.items() if name not in cut and share > 0}
     if not rest:
         return None
-    taken = [name for name in gone if shares.get(name, 0) > 0]
+    losers = [name for name in cut if shares.get(name, 0) > 0]
     of_kind = {
         kind: fsum(share for name, share in rest.items() if kinds[name] == kind) for kind in ("real", "synthetic")
     }
-    freed = {kind: fsum(shares[name] for name in taken if kinds[name] == kind) for kind in ("real", "synthetic")}
+    freed = {kind: fsum(shares[name] for name in losers if kinds[name] == kind) for kind in ("real", "synthetic")}
     targets = dict.fromkeys(shares, 0.0)
     for name, share in rest.items():
         kind = kinds[name]
@@ -87,18 +87,18 @@ def redistributed(
     return targets
 
 
-def without(shares: Mapping[str, int], gone: Collection[str], kinds: Mapping[str, Kind]) -> dict[str, int] | None:
+def without(shares: Mapping[str, int], cut: Collection[str], kinds: Mapping[str, Kind]) -> dict[str, int] | None:
     """``redistributed`` in whole thousandths; shares that lose nothing stay as they are."""
-    if not any(shares.get(name, 0) > 0 for name in gone):
+    if not any(shares.get(name, 0) > 0 for name in cut):
         return dict(shares)
-    targets = redistributed(shares, gone, kinds)
+    targets = redistributed(shares, cut, kinds)
     return None if targets is None else rounded(targets)
 
 
 def without_within_kinds(
-    shares: Mapping[str, int], gone: Collection[str], kinds: Mapping[str, Kind]
+    shares: Mapping[str, int], cut: Collection[str], kinds: Mapping[str, Kind]
 ) -> dict[str, int] | None:
-    """``shares`` with the sources of ``gone`` at 0 and each kind at exactly its share; None when a kind has none left.
+    """``shares`` with the sources of ``cut`` at 0 and each kind at exactly its share; None when a kind has none left.
 
     Differs from ``without`` on purpose: a cap on epochs must not change how much is synthetic, neither by rounding over
     both kinds together nor by giving to the other kind.
@@ -106,16 +106,16 @@ def without_within_kinds(
     result: dict[str, int] = {}
     for kind in ("real", "synthetic"):
         total = sum(share for source, share in shares.items() if kinds[source] == kind)
-        left = {
+        remaining = {
             source: share
             for source, share in shares.items()
-            if kinds[source] == kind and source not in gone and share > 0
+            if kinds[source] == kind and source not in cut and share > 0
         }
-        if total and not left:
+        if total and not remaining:
             return None
-        exact = {source: Fraction(total * share, sum(left.values())) for source, share in left.items()}
+        exact = {source: Fraction(total * share, sum(remaining.values())) for source, share in remaining.items()}
         counts = {source: int(value // SHARE_STEP) * SHARE_STEP for source, value in exact.items()}
-        for source in sorted(exact, key=lambda source: counts[source] - exact[source])[: 1 if left else 0]:
+        for source in sorted(exact, key=lambda source: counts[source] - exact[source])[: 1 if remaining else 0]:
             counts[source] += total - sum(counts.values())
         result |= {source: counts.get(source, 0) for source in shares if kinds[source] == kind}
     return {source: result[source] for source in shares}

@@ -55,8 +55,8 @@ class CosineSchedule(Config):
 
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
-        done = max(0, position - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        falling = self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+        part_done = max(0, position - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        falling = self.min_lr_ratio + (1 - self.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * part_done))
         return min(1.0, (position + 1) / (self.warmup_steps + 1)) * falling
 
 
@@ -73,8 +73,10 @@ class WarmupStableDecaySchedule(Config):
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
         decay_steps = max(1.0, self.decay_fraction * steps)
-        left = min(1.0, (steps - position) / decay_steps)
-        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
+        part_left = min(1.0, (steps - position) / decay_steps)
+        return min(1.0, (position + 1) / (self.warmup_steps + 1)) * (
+            self.min_lr_ratio + (1 - self.min_lr_ratio) * part_left
+        )
 
 
 class ConstantSchedule(Config):

@@ -88,7 +88,8 @@ def significance(run: History) -> Figure | None:
             traces.append(line | {"mode": "lines+markers"})
     if not traces:
         return None
-    steps, thresholds = [each.step for each in comparisons], [each.threshold for each in comparisons]
+    steps = [comparison.step for comparison in comparisons]
+    thresholds = [comparison.threshold for comparison in comparisons]
     traces.append(limit_line(f"counts beyond {figure(thresholds[-1])}", steps, thresholds, "dash"))
     return framed(traces, "standard errors", yaxis={"rangemode": "tozero"})
 
@@ -177,7 +178,7 @@ def _feedback(evidence: Mapping[str, Any]) -> dict[str, SourceEvidence]:
 
 
 def _points(comparisons: Sequence[Comparison], source: str) -> list[tuple[int, SourceEvidence]]:
-    return [(each.step, each.sources[source]) for each in comparisons if source in each.sources]
+    return [(comparison.step, comparison.sources[source]) for comparison in comparisons if source in comparison.sources]
 
 
 def _in_errors(size: float, error: float) -> float:
@@ -201,10 +202,10 @@ def _reach(everything: Sequence[SourceEvidence]) -> float:
 
 def _affordable(prices: Sequence[float], advantages: Sequence[float]) -> list[float]:
     """The range of the axis, up to prices within reach: early ones may be 10^13 times the advantage of real data."""
-    known = finite(advantages)
-    top, low = float(finite(prices).max(initial=0.0)), float(known.min(initial=0.0))
-    if known.any():
-        top = max(min(top, MAX_PRICE * float(np.abs(known).max())), float(known.max()))
+    values = finite(advantages)
+    top, low = float(finite(prices).max(initial=0.0)), float(values.min(initial=0.0))
+    if values.any():
+        top = max(min(top, MAX_PRICE * float(np.abs(values).max())), float(values.max()))
     edge = 0.08 * (top - low) or 1.0
     return [low - edge if low < 0 else 0.0, top + edge]
 

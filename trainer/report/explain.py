@@ -174,17 +174,17 @@ def _source_value(source: str, value: SourceValue) -> str:
     return text
 
 
-def _by_name(who: str, evidence: Any) -> list[str]:
+def _by_name(title: str, evidence: Any) -> list[str]:
     """Evidence of a policy or guard without words of its own: its action and reason, its bounds, its figures."""
     if not isinstance(evidence, Mapping):
-        return [f"{who}: {evidence}."] if evidence else []
+        return [f"{title}: {evidence}."] if evidence else []
     figures = dict(evidence)
     action, reason = figures.pop("action", None), figures.pop("reason", None)
     about = figures.pop("source", None)
     bounds = {key: figures.pop(key) for key in BOUND_NAMES if key in figures}
     figures = {key: value for key, value in figures.items() if key not in SHARE_NAMES}
     head = ", ".join(str(part) for part in (action, about) if part)
-    text = f"{who}: {'; '.join(part for part in (head, reason) if part) or 'its figures'}".rstrip(".") + "."
+    text = f"{title}: {'; '.join(part for part in (head, reason) if part) or 'its figures'}".rstrip(".") + "."
     if bounds:
         text += "\n  bounds: " + ", ".join(f"{name} {value}" for name, value in evidence_in_words(bounds))
     if figures:

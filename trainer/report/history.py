@@ -149,18 +149,18 @@ def read_history(folder: Path) -> History:
 
 def _scalars() -> dict[str, str]:
     """Fields of a step that are one number to plot, and the names of their metrics; but for the loss."""
-    others = {name: about for name, about in fields_of(StepLine).items() if name != "loss" and not about.inline}
-    metrics = {name: about.metric for name, about in others.items() if isinstance(about.metric, str)}
+    scalar_fields = {name: about for name, about in fields_of(StepLine).items() if name != "loss" and not about.inline}
+    metrics = {name: about.metric for name, about in scalar_fields.items() if isinstance(about.metric, str)}
     return {name: metric for name, metric in metrics.items() if metric and "{" not in metric}
 
 
 def _columns(
     rows: list[tuple[float, ...]], mixtures: list[StepMixture], sources: tuple[str, ...], scalars: list[str]
 ) -> Steps:
-    step, loss, tokens, *others = np.array(rows, dtype=np.float64).reshape(-1, 3 + len(scalars)).T
+    step, loss, tokens, *columns = np.array(rows, dtype=np.float64).reshape(-1, 3 + len(scalars)).T
     by_source = [
-        [(each.counts.get(name, 0), each.shares.get(name, 0), each.epochs.get(name, 0.0)) for name in sources]
-        for each in mixtures
+        [(mixture.counts.get(name, 0), mixture.shares.get(name, 0), mixture.epochs.get(name, 0.0)) for name in sources]
+        for mixture in mixtures
     ]
     shape = (len(rows), len(sources), 3)
     counts, shares, epochs = np.moveaxis(np.array(by_source, dtype=np.float64).reshape(shape), 2, 0)
@@ -171,7 +171,7 @@ def _columns(
         counts=counts,
         shares=shares / SHARE_ONE,
         epochs=epochs,
-        scalars=dict(zip(scalars, others, strict=True)),
+        scalars=dict(zip(scalars, columns, strict=True)),
     )
 
 

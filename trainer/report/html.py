@@ -67,11 +67,11 @@ def _for_script(value: Any) -> str:
 def _labels(folders: Sequence[Path]) -> Iterator[str]:
     """A name for each run: that of its folder, with its parent's where two are alike."""
     names = Counter(folder.resolve().name for folder in folders)
-    given: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     for folder in map(Path.resolve, folders):
         label = folder.name if names[folder.name] == 1 else f"{folder.parent.name}/{folder.name}"
-        given[label] += 1
-        yield label if given[label] == 1 else f"{label} ({given[label]})"
+        uses[label] += 1
+        yield label if uses[label] == 1 else f"{label} ({uses[label]})"
 
 
 def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[str, Any]:

@@ -88,7 +88,11 @@ def source_rows(run: History) -> Iterator[dict[str, str]]:
 def _filtered(rows: Mapping[str, Any]) -> dict[str, Any]:
     """Rows that filters dropped, by segment and reason."""
     return {
-        name: {"reasons": {f"{each['filter']}: {each['reason']}": each["num_rows"] for each in account["filters"]}}
+        name: {
+            "reasons": {
+                f"{dropped['filter']}: {dropped['reason']}": dropped["num_rows"] for dropped in account["filters"]
+            }
+        }
         for name, account in rows.items()
     }
 

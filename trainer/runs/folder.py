@@ -49,7 +49,7 @@ def _bound_recipe(folder: Path) -> Recipe:
     except UserError as error:
         raise RunFolderError(
             f"the run folder is of another version of this program, or its recipe was changed: {error}",
-            remedy="Go on with that version, or start anew in another --run folder",
+            remedy="Resume with that version, or start again in another --run folder",
         ) from None
 
 
@@ -62,7 +62,7 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
         if refused:
             raise RunFolderError(
                 f"the recipe is not the one this run began with: {'; '.join(map(str, refused))}",
-                remedy="Go on with the old values, or start the new ones in another --run folder",
+                remedy="Resume with the old values, or start the new ones in another --run folder",
                 file=path,
             )
 
@@ -108,7 +108,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked_for_launch(folder: Path) -> Iterator[None]:
     """``locked``, and a refusal is noted for the batch script, which would else take it for a crash and start again."""
     with ExitStack() as stack:
         try:
@@ -166,7 +166,7 @@ def own_launch() -> str:
     return f"{address}-{os.environ.get('MASTER_PORT', '')}"
 
 
-def _is_held_by_this_launch(folder: Path) -> bool:
+def _is_locked_by_this_launch(folder: Path) -> bool:
     """Whether the main rank of this launch has the folder. On the others a refused launch must leave no trace in it."""
     try:
         return (folder / ".lock").read_text().partition("\n")[2] == own_launch()
@@ -178,7 +178,7 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
     """Write that a launch was refused before its recipe was known, for the batch script that reads ``outcome.json``; a
     run that continues there, or has ended, keeps its own.
     """
-    with suppress(UserError), held(folder):
+    with suppress(UserError), locked_for_launch(folder):
         before = read_outcome(folder)
         if before is not None and before["state"] in ("finished", "stopped-by-guard"):
             return
@@ -222,7 +222,7 @@ def write_outcome(
     (a full disk) leaves only the terminal for it, and so does a folder that this launch's main rank does not hold: it
     may be another launch's, whose watchdogs would take the outcome for their own.
     """
-    if own_rank() and not _is_held_by_this_launch(folder):
+    if own_rank() and not _is_locked_by_this_launch(folder):
         return _outcome_of_this_launch(folder) is None
     outcome = {
         "state": state,

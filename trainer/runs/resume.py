@@ -195,16 +195,16 @@ def scheduled_facts(
 
 def _check_joined(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]], step: int) -> None:
     """What has joined and retired before batch ``step`` is what the recipe says: the past cannot change."""
-    taken = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire)}
+    recorded = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire)}
     stated = {_event(fact) for from_step, facts in segments.items() if from_step <= step for fact in facts}
-    if taken == stated:
+    if recorded == stated:
         return
-    event = min(taken ^ stated)
-    from_step, what, source, number = event
+    event = min(recorded ^ stated)
+    from_step, action, source, number = event
     raise UserError(
         f"what has joined and retired up to step {step} cannot change",
-        got=f"segment {number} of source {source} to {what} from step {from_step} on, "
-        f"only in {'what this run has done' if event in taken else 'the recipe'}",
+        got=f"segment {number} of source {source} to {action} from step {from_step} on, "
+        f"only in {'what this run has done' if event in recorded else 'the recipe'}",
         remedy=f"Leave those joins as they were; others can join from step {step + 1} on",
     )
 

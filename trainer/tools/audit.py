@@ -77,17 +77,17 @@ def show_sample(run: RunView, name: str, *, as_json: bool) -> str:
 
     An id that is a number itself is written SOURCE:id=1984, a sample of a later segment SOURCE:SEGMENT:ID.
     """
-    source, wanted, segment = _parsed(run, name)
-    if source not in run.plan.sources or not wanted:
+    source, place, segment = _parsed(run, name)
+    if source not in run.plan.sources or not place:
         raise UserError(
             "a sample is named SOURCE:ID", got=name, remedy=f"Sources of this run: {', '.join(run.plan.sources)}"
         )
     data = run.prepared()
-    is_number = wanted.isdecimal()  # isdigit also takes superscripts, which are not a number
-    samples = [int(wanted)] if is_number else _samples_of_document(data, source, segment, wanted.removeprefix("id="))
+    is_number = place.isdecimal()  # isdigit also takes superscripts, which are not a number
+    samples = [int(place)] if is_number else _samples_of_document(data, source, segment, place.removeprefix("id="))
     size = run.plan.segments[lookups.segment_index(run.plan, source, segment)].num_samples
     if max(samples) >= size:
-        raise UserError(f"{segment_name(source, segment)} has samples 0 to {size - 1}", got=wanted)
+        raise UserError(f"{segment_name(source, segment)} has samples 0 to {size - 1}", got=place)
     uses = [(step, slot) for sample in samples for step, slot in uses_of(run, source, sample, segment)]
     if as_json:
         rows = [{"step": step, **_described(slot, data)} for step, slot in uses]
@@ -108,10 +108,10 @@ def _parsed(run: RunView, name: str) -> tuple[str, str, int]:
     """Source, sample or document, and segment that SOURCE:ID or SOURCE:SEGMENT:ID names. A number and a colon name a
     segment only where there is one of that number: documents without an id of their own are called FILE:LINE.
     """
-    source, _, wanted = name.partition(":")
-    number, colon, rest = wanted.partition(":")
+    source, _, sample = name.partition(":")
+    number, colon, rest = sample.partition(":")
     numbers = {str(segment.segment): segment.segment for segment in run.plan.segments if segment.source == source}
-    return (source, rest, numbers[number]) if colon and rest and number in numbers else (source, wanted, 0)
+    return (source, rest, numbers[number]) if colon and rest and number in numbers else (source, sample, 0)
 
 
 def _described(slot: Slot, data: "PreparedData | None") -> dict[str, Any]:

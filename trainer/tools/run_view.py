@@ -59,10 +59,10 @@ class RunView:
     @property
     def outcome(self) -> Outcome | None:
         """How the run ended; None while it is training, or where it was killed."""
-        written = read_outcome(self.folder)
-        if written is None:
+        saved = read_outcome(self.folder)
+        if saved is None:
             return None
-        return Outcome(state=written["state"], step=written["step"] or 0, reason=written["reason"])
+        return Outcome(state=saved["state"], step=saved["step"] or 0, reason=saved["reason"])
 
     def history(self) -> dict[str, FloatArray]:
         """Every metric of steps and evaluations by its name, [N] over the steps in ``step``; NaN where not measured.

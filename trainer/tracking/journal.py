@@ -42,20 +42,20 @@ class AppendOnlyFile:
 
     def append(self, record: Line) -> dict[str, Any]:
         """Write one line and return the record as written. OSError when the disk is full; no half line is left then."""
-        written = jsonable(record)
-        text = json.dumps(written, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        value = jsonable(record)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # A lone surrogate is written as its \u escape, which JSON reads back.
         line = text.encode("utf-8", errors="backslashreplace") + b"\n"
         with self._lock:
             if self._descriptor is None:
                 raise ValueError(f"{self.path} is closed")
-            done = os.write(self._descriptor, line)
-            if done < len(line):
+            num_written = os.write(self._descriptor, line)
+            if num_written < len(line):
                 os.ftruncate(self._descriptor, self.offset)
-                problem = f"{os.strerror(errno.ENOSPC)}: only {done} of {len(line)} bytes of a line were written"
+                problem = f"{os.strerror(errno.ENOSPC)}: only {num_written} of {len(line)} bytes of a line were written"
                 raise OSError(errno.ENOSPC, problem, str(self.path))
-            self.offset += done
-        return dict(written)
+            self.offset += num_written
+        return dict(value)
 
     def sync(self) -> int:
         """Wait until all lines are on the disk; the offset they reach."""
@@ -194,25 +194,25 @@ def cut(path: Path, offset: int) -> int:
             if file.read(1) != b"\n":
                 raise UserError("the offset is not the end of a line", got=offset, file=path, remedy="Restore the file")
         rest = file.read()
-        _keep(lost_path(path), _whole_lines(rest))
+        _add_lost(lost_path(path), _complete_lines(rest))
         file.truncate(offset)
         os.fsync(file.fileno())
     return size - offset
 
 
-def _keep(lost: Path, rest: bytes) -> None:
+def _add_lost(lost: Path, rest: bytes) -> None:
     """Add ``rest`` to the lost file, unless it ends with it already; the file is never there in part."""
     before = lost.read_bytes() if lost.exists() else b""
     if not before.endswith(rest):
         atomic.write_bytes(lost, before + rest)
 
 
-def _whole_lines(rest: bytes) -> bytes:
+def _complete_lines(rest: bytes) -> bytes:
     whole, newline, torn = rest.rpartition(b"\n")
     if not torn:
         return rest
-    kept = json.dumps({"torn": torn.decode("utf-8", errors="backslashreplace")}).encode() + b"\n"
-    return whole + newline + kept
+    torn_line = json.dumps({"torn": torn.decode("utf-8", errors="backslashreplace")}).encode() + b"\n"
+    return whole + newline + torn_line
 
 
 def _end_of_last_line(path: Path) -> int:

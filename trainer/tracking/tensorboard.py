@@ -51,10 +51,10 @@ class TensorBoardTracker:
         """Write what is left."""
         self._writer.close()
 
-    def _add(self, step: int, **what: Any) -> None:
+    def _add(self, step: int, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self._writer.add_event(Event(wall_time=time.time(), step=step, **what))
+        self._writer.add_event(Event(wall_time=time.time(), step=step, **fields))
 
 
 def _text(tag: str, text: str) -> Any:

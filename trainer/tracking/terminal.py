@@ -82,7 +82,7 @@ class TerminalProgress:
             self._live.stop()
             self._live = None
         elif self._recent and not self._console.is_terminal:
-            self._say(self._plain())
+            self._print(self._plain())
             self._recent.clear()
 
     def note(self, line: JournalLine) -> None:
@@ -93,13 +93,13 @@ class TerminalProgress:
             case EvaluationLine():
                 self._held_out = plus_minus(line.figures.nats_per_token, line.figures.standard_error)
             case DecisionLine() if line.action != "keep":
-                self._say(f"step {line.step}: {headline(line)} -> {shares_in_words(line.shares)}")
+                self._print(f"step {line.step}: {headline(line)} -> {shares_in_words(line.shares)}")
             case RollbackLine():  # the schedule goes back, steps do not: so many more are to come
                 self._last_step += line.step - line.to_step
                 self._bar.update(self._task, total=self._last_step)
-                self._say(f"step {line.step}: {headline(line)}")
+                self._print(f"step {line.step}: {headline(line)}")
             case JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
-                self._say(f"step {line.step}: {headline(line)}")
+                self._print(f"step {line.step}: {headline(line)}")
             case _:
                 pass
 
@@ -111,7 +111,7 @@ class TerminalProgress:
         self._recent.append((now, line.tokens))
         if self._live is None and now - self._printed_at >= self._plain_every_s:
             self._printed_at = now
-            self._say(self._plain())
+            self._print(self._plain())
 
     def _figures(self) -> str:
         parts = [f"loss {self._loss}" if self._loss else "", f"held-out {self._held_out}" if self._held_out else ""]
@@ -124,22 +124,22 @@ class TerminalProgress:
         """How long the recent steps took by the clock, evaluations and saves included: what is left depends on it."""
         return self._recent[-1][0] - self._recent[0][0] if self._recent else 0.0
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         if len(self._recent) < 2:
             return ""
         step_s = self._seconds() / (len(self._recent) - 1)
         return f"{duration((self._last_step - self._step) * step_s)} left"
 
     def _draw(self) -> Group:
-        self._bar.update(self._task, left=self._left())
+        self._bar.update(self._task, left=self._time_left())
         return Group(
             self._bar.get_renderable(), Text(self._figures()), Text(self._shares, style="dim", overflow="fold")
         )
 
     def _plain(self) -> str:
-        return f"step {self._step}/{self._last_step}  {self._figures()}  {self._left()}  {self._shares}"
+        return f"step {self._step}/{self._last_step}  {self._figures()}  {self._time_left()}  {self._shares}"
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
 
 

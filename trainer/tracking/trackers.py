@@ -18,12 +18,12 @@ def following(
     with ExitStack() as stack:
         views: list[Callable[[JournalLine], None]] = []
         for settings in config.trackers:
-            tracker = BackgroundTracker(settings.kind, partial(_made, settings), run, warn=warn)
+            tracker = BackgroundTracker(settings.kind, partial(_new_tracker, settings), run, warn=warn)
             stack.callback(tracker.close)
             views.append(tracker.note)
         yield views
 
 
-def _made(settings: object) -> Tracker:
+def _new_tracker(settings: object) -> Tracker:
     kind: str = settings.kind  # type: ignore[attr-defined]
     return TRACKERS.resolve(kind)(settings)

@@ -51,8 +51,8 @@ def save(
     ranks: Writers,
 ) -> tuple[Path, int]:
     """(all) Save one checkpoint under ``root`` and return its folder and size in bytes; ``write`` puts this rank's
-    files into the folder it is given. Beside the newest ``keep``, the newest up to ``last_healthy_step`` stays, for a
-    rollback.
+    files into the folder it is given. Apart from the newest ``keep``, the newest up to ``last_healthy_step`` stays,
+    for a rollback.
 
     OSError on every rank, naming the one that failed, when anything goes wrong on any.
     """
@@ -62,13 +62,13 @@ def save(
     together(ranks, lambda: _require_folder(aside))  # a rank that fails inside ``write`` can leave the others waiting
     together(ranks, lambda: write(aside))
     together(ranks, lambda: _write_state(aside, state) if is_main else None)
-    seen = together(ranks, lambda: _files_in(aside))
-    if any(names != seen[0] for names in seen):
+    file_names = together(ranks, lambda: _files_in(aside))
+    if any(names != file_names[0] for names in file_names):
         raise OSError(f"the ranks see different files in {aside}: the run folder must be on a disk that all share")
-    parts = together(ranks, lambda: _entries(_mine(seen[0], ranks), aside))
+    parts = together(ranks, lambda: _entries(_part_of_rank(file_names[0], ranks), aside))
     files = {name: entry for part in parts for name, entry in part.items()}
     together(ranks, lambda: _publish(aside, folder, step, files) if is_main else None)
-    problems = together(ranks, lambda: _damage_among(folder, dict(_mine(sorted(files.items()), ranks))))
+    problems = together(ranks, lambda: _damage_among(folder, dict(_part_of_rank(sorted(files.items()), ranks))))
     problem = next((problem for problem in problems if problem), None)
     if problem:
         raise OSError(f"the checkpoint just written to {folder} does not read back: {problem}")
@@ -111,9 +111,9 @@ def _files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _mine(all_of_them: Sequence[T], ranks: Writers) -> Sequence[T]:
+def _part_of_rank(entries: Sequence[T], ranks: Writers) -> Sequence[T]:
     """This rank's part: every ``world_size``-th."""
-    return all_of_them[ranks.rank :: ranks.world_size]
+    return entries[ranks.rank :: ranks.world_size]
 
 
 def _entries(names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
@@ -140,14 +140,14 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None: every file is there with its size and hash."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-        written = {
+        entries = {
             name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in files.items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # a flipped bit can do any of these
         return f"no readable {MANIFEST} ({type(error).__name__})"
     if STATE not in files:
         return f"{MANIFEST} does not name {STATE}"
-    return _damage_among(folder, written)
+    return _damage_among(folder, entries)
 
 
 def _damage_among(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -184,10 +184,10 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
 
 def clean(root: Path) -> None:
     """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back."""
-    for left in root.glob(".step-*.replaced") if root.is_dir() else ():
-        recover_folder(root / left.name.removeprefix(".").removesuffix(".replaced"))
-    for left in root.glob(".step-*.partial") if root.is_dir() else ():
-        shutil.rmtree(left)
+    for leftover in root.glob(".step-*.replaced") if root.is_dir() else ():
+        recover_folder(root / leftover.name.removeprefix(".").removesuffix(".replaced"))
+    for leftover in root.glob(".step-*.partial") if root.is_dir() else ():
+        shutil.rmtree(leftover)
 
 
 def set_aside_newer(root: Path, step: int) -> None:
@@ -239,8 +239,8 @@ def _remove_old(root: Path, keep: int, last_healthy_step: int) -> None:
     for folder in _folders(root)[:-keep]:
         if folder not in accepted:
             shutil.rmtree(folder)
-    for left in root.glob("discarded-step-*"):
-        shutil.rmtree(left)
+    for discarded in root.glob("discarded-step-*"):
+        shutil.rmtree(discarded)
 
 
 def _folders(root: Path) -> list[Path]:

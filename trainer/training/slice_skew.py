@@ -30,12 +30,13 @@ def slices_drawn(drawn: Composition | None) -> dict[str, SliceDrawn]:
 def warned_of_skew(run: Run, state: RunState, drawn: Composition | None) -> RunState:
     """Warn of each slice once, when what was drawn has become far from the real data in it."""
     factor = run.settings.evaluation.slice_skew
-    skewed = {} if drawn is None else {name: one for name, one in drawn.slices.items() if one.is_skewed(factor)}
-    for name, one in skewed.items():
+    slices = {} if drawn is None else drawn.slices
+    skewed = {name: part for name, part in slices.items() if part.is_skewed(factor)}
+    for name, part in skewed.items():
         if name not in state.skewed:
-            run.io.journal.write(SkewLine(step=state.step, slice=name, real=one.real, drawn=one.drawn))
+            run.io.journal.write(SkewLine(step=state.step, slice=name, real=part.real, drawn=part.drawn))
             run.io.warn(
-                f"step {state.step}: slice {name} is {one.drawn:.1%} of what was drawn, {one.real:.1%} of the real data"
-                " (evaluation.slice_skew); a source without it, or full of it, has too large a share"
+                f"step {state.step}: slice {name} is {part.drawn:.1%} of what was drawn, {part.real:.1%} of the real"
+                " data (evaluation.slice_skew); a source without it, or full of it, has too large a share"
             )
     return replace(state, skewed=tuple(dict.fromkeys([*state.skewed, *skewed])))

@@ -43,7 +43,7 @@ def test_the_first_batch_of_a_recipe_is_drawn_from_its_sources(tiny_recipe: Path
     found = {finding.name: finding for finding in diagnose(Subject(loaded=loaded, folder=tmp_path / "run"))}
     assert found["data"].state == "ok"
     assert found["first batch"].state == "ok"
-    counts = dict(part.split(" ") for part in found["first batch"].found.partition(";")[0].split(", "))
+    counts = dict(part.split(" ") for part in found["first batch"].result.partition(";")[0].split(", "))
     assert sum(map(int, counts.values())) == loaded.recipe.mixture.global_batch
 
 
@@ -109,7 +109,7 @@ def test_a_version_out_of_range_fails_and_an_untested_one_is_named(
     assert "pip install 'accelerate>=" in found["accelerate"].remedy
     assert found["deepspeed"].state == "warn", "an extra may be missing or old"
     assert found["torch"].state == "warn"
-    assert found["torch"].found.startswith("99.0+cpu, tested with ")
+    assert found["torch"].result.startswith("99.0+cpu, tested with ")
 
 
 def test_wandb_online_without_a_login_fails_and_with_a_key_does_not(

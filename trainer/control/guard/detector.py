@@ -117,9 +117,9 @@ def update(
     all of them join the past: leaving out only the high ones would bias the expectation (AR(1) noise of 0.5 then raised
     alarms in 0.1 of the runs).
     """
-    kept = _kept(settings, state)
-    ready = (kept.sum(axis=1) >= settings.min_evaluations) & ~np.isnan(value_S)
-    score = _scored(settings, state, kept, value_S, trends, tolerated_part)
+    is_past_SW = _is_past(settings, state)
+    ready = (is_past_SW.sum(axis=1) >= settings.min_evaluations) & ~np.isnan(value_S)
+    score = _scored(settings, state, is_past_SW, value_S, trends, tolerated_part)
     z = np.clip(score.z, -CLIP, CLIP if max_z_S is None else np.minimum(max_z_S, CLIP))
     grown = RATES * z[:, None] - RATES**2 / 2 + np.logaddexp(state.log_evidence, np.log(weight))
     log_evidence_SK = np.where(ready[:, None], np.maximum(grown, LOG_EMPTY), state.log_evidence)
@@ -165,7 +165,7 @@ def discoveries(log_evidence_SN: FloatArray, error: float) -> NDArray[np.bool_]:
     return rejected
 
 
-def _kept(settings: DetectorSettings, state: DetectorState) -> NDArray[np.bool_]:
+def _is_past(settings: DetectorSettings, state: DetectorState) -> NDArray[np.bool_]:
     """[S, W] which evaluations are the past: the last ``history_evaluations`` that are not held back."""
     end = (settings.kept_evaluations - state.held_back)[:, None]
     column = np.arange(settings.kept_evaluations)
@@ -178,21 +178,21 @@ def _kept(settings: DetectorSettings, state: DetectorState) -> NDArray[np.bool_]
 def _scored(
     settings: DetectorSettings,
     state: DetectorState,
-    kept: NDArray[np.bool_],
+    is_past_SW: NDArray[np.bool_],
     value_S: FloatArray,
     trends: Sequence[FloatArray] | None,
     tolerated_part: float,
 ) -> Score:
     """The scores before evidence is accumulated: z not yet clipped, and NaN-free."""
-    num = np.maximum(kept.sum(axis=1), 1)
-    center = np.where(kept, state.values, 0.0).sum(axis=1) / num
-    past_SW = np.where(kept, state.values - center[:, None], 0.0)
-    parabola = np.vander(np.linspace(-1.0, 1.0, kept.shape[1] + 1), CURVE, increasing=True)
+    num = np.maximum(is_past_SW.sum(axis=1), 1)
+    center = np.where(is_past_SW, state.values, 0.0).sum(axis=1) / num
+    past_SW = np.where(is_past_SW, state.values - center[:, None], 0.0)
+    parabola = np.vander(np.linspace(-1.0, 1.0, is_past_SW.shape[1] + 1), CURVE, increasing=True)
     if trends is None:
-        curve, level = fit_trends(kept, past_SW, [parabola, parabola[:, :1]])
+        curve, level = fit_trends(is_past_SW, past_SW, [parabola, parabola[:, :1]])
         fits, smooth = [level], [curve]  # what moves a level is not all noise
     else:
-        curve, *fits = fit_trends(kept, past_SW, [parabola, *trends])
+        curve, *fits = fit_trends(is_past_SW, past_SW, [parabola, *trends])
         smooth = [curve, *fits]
     jitter, r = noise(chosen(np.argmin([fit.squares for fit in smooth], axis=0), smooth).residual, num)
     squares = np.array([fit.squares for fit in fits])
@@ -202,7 +202,7 @@ def _scored(
     unsure = jitter * np.sqrt(leverage * (1 + r) / (1 - r))
     tolerated = settings.margin * jitter + (UNSURE_OF_LEVEL if trends is None else UNSURE_OF_TREND) * unsure
     if trends is not None:
-        oldest = np.argmax(kept, axis=1)[:, None]
+        oldest = np.argmax(is_past_SW, axis=1)[:, None]
         fall = np.take_along_axis(past_SW - expected.residual, oldest, axis=1)[:, 0] - now
         tolerated = tolerated + tolerated_part * np.maximum(fall, 0.0)
     last = state.values[:, -1] - center - before - tolerated

@@ -206,9 +206,9 @@ def _escalate(
     if state.alarm_count > 1:
         headline = f"{headline}, for the {_ordinal(state.alarm_count)} time"
         if is_damage and state.num_rollbacks < config.max_rollbacks:
-            whom = f"{suspected} is suspected: {attributed.because}" if suspected else "attributed to no source"
+            cause = f"{suspected} is suspected: {attributed.because}" if suspected else "attributed to no source"
             state = replace(state, num_rollbacks=state.num_rollbacks + 1)
-            return state, Verdict(action="rollback", reason=f"{headline}; {whom}.", source=suspected)
+            return state, Verdict(action="rollback", reason=f"{headline}; {cause}.", source=suspected)
         if suspected is not None:
             reason = f"{headline}; {suspected} is suspected: {attributed.because}."
             return state, Verdict(action="cut", reason=reason, source=suspected)

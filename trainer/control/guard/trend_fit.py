@@ -83,7 +83,7 @@ def noise(residual: FloatArray, num_S: IntArray) -> tuple[FloatArray, FloatArray
     return np.sqrt(squares / freedom), r
 
 
-def fit_trends(kept: NDArray[np.bool_], past_SW: FloatArray, trends: Sequence[FloatArray]) -> list[Fit]:
+def fit_trends(is_past_SW: NDArray[np.bool_], past_SW: FloatArray, trends: Sequence[FloatArray]) -> list[Fit]:
     """Least squares of the past on each of ``trends``, [W + 1, Q], by Gram-Schmidt: the same on every machine, and a
     column that depends on those before it is left out.
 
@@ -91,29 +91,29 @@ def fit_trends(kept: NDArray[np.bool_], past_SW: FloatArray, trends: Sequence[Fl
     evaluation is no evidence. Trends that begin with the same columns share their fit, and streams whose past is the
     same evaluations share the orthogonal regressors: both are most of the cost where there are many streams.
     """
-    kept_UW, past_of_S = _distinct(kept)
-    nothing = np.zeros(len(kept))
+    is_past_UW, past_of_S = _distinct(is_past_SW)
+    nothing = np.zeros(len(is_past_SW))
     fits: dict[tuple[bytes, ...], Fit] = {(): Fit(residual=past_SW, before=nothing, now=nothing, leverage=nothing)}
     for trend in trends:
         columns: tuple[bytes, ...] = ()
         for column in trend.T:
             shorter, columns = columns, (*columns, column.tobytes())
             if columns not in fits:
-                fits[columns] = _extended(fits[shorter], kept_UW, past_of_S, column)
+                fits[columns] = _extended(fits[shorter], is_past_UW, past_of_S, column)
     return [fits[tuple(column.tobytes() for column in trend.T)] for trend in trends]
 
 
-def _distinct(kept: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], IntArray | None]:
-    """The different rows of ``kept`` [U, W], and which of them each stream has [S]; None where all have the same."""
-    if (kept == kept[0]).all():
-        return kept[:1], None
-    _, first, row_of_S = np.unique(np.packbits(kept, axis=1), axis=0, return_index=True, return_inverse=True)
-    return kept[first], row_of_S.reshape(-1)
+def _distinct(is_past_SW: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], IntArray | None]:
+    """The different rows of ``is_past_SW`` [U, W], and which of them each stream has [S]; None where there is one."""
+    if (is_past_SW == is_past_SW[0]).all():
+        return is_past_SW[:1], None
+    _, first, row_of_S = np.unique(np.packbits(is_past_SW, axis=1), axis=0, return_index=True, return_inverse=True)
+    return is_past_SW[first], row_of_S.reshape(-1)
 
 
-def _extended(fit: Fit, kept_UW: NDArray[np.bool_], past_of_S: IntArray | None, column: FloatArray) -> Fit:
+def _extended(fit: Fit, is_past_UW: NDArray[np.bool_], past_of_S: IntArray | None, column: FloatArray) -> Fit:
     """``fit`` with one more regressor, ``column`` [W + 1]."""
-    direction, ends = np.where(kept_UW, column[:-1], 0.0), np.repeat(column[-2:, None], len(kept_UW), axis=1)
+    direction, ends = np.where(is_past_UW, column[:-1], 0.0), np.repeat(column[-2:, None], len(is_past_UW), axis=1)
     at_first = (direction**2).sum(axis=1)
     for other in fit.basis:
         slope = (direction * other.past).sum(axis=1) * other.inverse

@@ -54,8 +54,8 @@ explain = unexplained
 
 def begin(config: AnnealConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> AnnealState:
     """Remember the start; ``UserError`` when a kind that is to have a share has none at the start."""
-    for kind, wanted in (("real", config.real_share), ("synthetic", 1 - config.real_share)):
-        if wanted > 0 and not any(share for name, share in shares.items() if kinds[name] == kind):
+    for kind, share_of_kind in (("real", config.real_share), ("synthetic", 1 - config.real_share)):
+        if share_of_kind > 0 and not any(share for name, share in shares.items() if kinds[name] == kind):
             raise UserError(
                 f"control.policy.real_share: no {kind} source has a share to grow from",
                 got=config.real_share,
@@ -70,12 +70,12 @@ def propose(config: AnnealConfig, state: AnnealState, observation: Observation) 
     part = place if config.shape == "linear" else (1 - cos(pi * place)) / 2
     start = {name: state.start[name] / SHARE_ONE for name in observation.shares}
     real = _real(config, start, observation.kinds, part)
-    left = {name: share for name, share in start.items() if observation.shares[name] > 0}
-    if {observation.kinds[name] for name, share in left.items() if share > 0} != {"real", "synthetic"}:
+    remaining = {name: share for name, share in start.items() if observation.shares[name] > 0}
+    if {observation.kinds[name] for name, share in remaining.items() if share > 0} != {"real", "synthetic"}:
         return state, Proposal(
             shares=dict(observation.shares), reason="Only one kind of data is left, so the shares stay."
         )
-    shares = rounded({**dict.fromkeys(observation.shares, 0.0), **with_real(left, observation.kinds, real)})
+    shares = rounded({**dict.fromkeys(observation.shares, 0.0), **with_real(remaining, observation.kinds, real)})
     reason = (
         f"At progress {observation.progress:.3f} the real share is due to be {real:.3f}, "
         f"on its way to {config.real_share:g}."

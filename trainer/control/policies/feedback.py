@@ -175,9 +175,9 @@ def _targets(
         if name in room and score.advantage > -config.gain_z * score.advantage_standard_error
     }
     gains = filled(amount, better, room)
-    left = amount - fsum(gains.values())
+    remaining = amount - fsum(gains.values())
     rest = {name: room[name] - gains.get(name, 0.0) for name in room}
-    for name, gain in filled(left, {name: float(shares[name]) for name in room}, rest).items():
+    for name, gain in filled(remaining, {name: float(shares[name]) for name in room}, rest).items():
         gains[name] = gains.get(name, 0.0) + gain
     return {name: share - scale * freed.get(name, 0.0) + gains.get(name, 0.0) for name, share in shares.items()}
 
@@ -198,12 +198,12 @@ def explain(evidence: Mapping[str, Any]) -> Sequence[str]:
         )
         rows.append([source, value, figure(score.get("reference")), advantage, figure(score.get("num_evaluations"))])
     margin, z = figure(evidence.get("margin")), figure(evidence.get("z"))
-    kept = [f"{name} {number(factor):.3g}" for name, factor in evidence.get("factors", {}).items()]
+    factors = [f"{name} {number(factor):.3g}" for name, factor in evidence.get("factors", {}).items()]
     return [
         "Value of a token of each source against the sources its share could go to, in fresh real tokens.",
         *table(rows),
         f"  Below the threshold is what lies more than {margin} behind, by {z} standard errors or more.",
-        *([f"  Part of its share that it keeps, down to its floor: {', '.join(kept)}."] if kept else []),
+        *([f"  Part of its share that it keeps, down to its floor: {', '.join(factors)}."] if factors else []),
     ]
 
 

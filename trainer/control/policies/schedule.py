@@ -97,14 +97,14 @@ def propose(config: ScheduleConfig, state: ScheduleState, observation: Observati
     if points[0][0] > 0:
         points.insert(0, (0.0, {name: share / SHARE_ONE for name, share in state.start.items()}))
     right = bisect_right([at for at, _ in points], observation.progress)
-    left_at, left = points[right - 1]
+    before_at, before = points[right - 1]
     right_at, after = points[min(right, len(points) - 1)]
-    part = (observation.progress - left_at) / (right_at - left_at) if right_at > left_at else 0.0
-    targets = {name: left[name] * (1 - part) + after[name] * part for name in observation.shares}
+    part = (observation.progress - before_at) / (right_at - before_at) if right_at > before_at else 0.0
+    targets = {name: before[name] * (1 - part) + after[name] * part for name in observation.shares}
     reason = (
-        f"The schedule is at progress {observation.progress:.3f}, between its points at {left_at:g} and {right_at:g}."
+        f"The schedule is at progress {observation.progress:.3f}, between its points at {before_at:g} and {right_at:g}."
     )
-    if right_at == left_at:
-        reason = f"The schedule is at progress {observation.progress:.3f}, at or after its last point at {left_at:g}."
+    if right_at == before_at:
+        reason = f"The schedule is at progress {observation.progress:.3f}, at or after its last point at {before_at:g}."
     evidence = {"progress": observation.progress, "targets": targets}
     return state, Proposal(shares=rounded(targets), reason=reason, evidence=evidence)

@@ -107,10 +107,11 @@ def _real_epochs(config: PricedConfig, state: PricedState, observation: Observat
     """The budget in epochs: as configured, or by the value of a synthetic token against a real one."""
     if config.real_epochs is not None or state.unit is None:
         return most_real_epochs(config)
-    left = 1 - state.real_share(observation.kinds)  # for the synthetic sources that are drawn in place of real ones
-    shares = {name: state.synthetic_mix.get(name, 0.0) * left or state.base[name] for name in state.drawn}
-    known = known_advantages(state, shares, {})
-    difference = synthetic_less_real(known, shares, observation.kinds, unit=state.unit)
+    # of the synthetic sources, which are drawn in place of real ones
+    synthetic_share = 1 - state.real_share(observation.kinds)
+    shares = {name: state.synthetic_mix.get(name, 0.0) * synthetic_share or state.base[name] for name in state.drawn}
+    advantages = known_advantages(state, shares, {})
+    difference = synthetic_less_real(advantages, shares, observation.kinds, unit=state.unit)
     return worthwhile_epochs(_prior(config), difference, state.measured_after_epochs)
 
 

@@ -73,7 +73,7 @@ def weighted_by_shares(unweighted: Mapping[str, Estimate], shares: Mapping[str, 
     it is the same.
     """
     num = len(unweighted)
-    from_mean = {name: each.value * (num - 1) / num for name, each in unweighted.items() if name in shares}
+    from_mean = {name: advantage.value * (num - 1) / num for name, advantage in unweighted.items() if name in shares}
     weighted = {}
     for name, value in from_mean.items():
         others = {other: shares[other] for other in from_mean if other != name}
@@ -113,12 +113,12 @@ def _over_the_rest(
 
     A harmful source does not become harmless by being repeated.
     """
-    left = (1 - observation.progress) * observation.horizon.num_steps * observation.horizon.global_batch
+    samples_left = (1 - observation.progress) * observation.horizon.num_steps * observation.horizon.global_batch
     discount_K = np.ones(len(names))
     for k, name in enumerate(names):
         unique = observation.horizon.num_samples.get(name, 0)
         if unique and values_K[k] > 0:
-            more = observation.shares[name] / SHARE_ONE * left / unique
+            more = observation.shares[name] / SHARE_ONE * samples_left / unique
             discount_K[k] = mean_repeat_value(observation.epochs.get(name, 0.0), more)
     return values_K * discount_K, covariance_KK * np.outer(discount_K, discount_K)
 
@@ -131,8 +131,8 @@ def _from_alignment(
     if any(name not in observation.alignment for name in names):
         return None
     alignments = [observation.alignment[name] for name in names]
-    values = np.array([each.inner_product - noise_price * each.variance for each in alignments])
-    errors = np.array([each.standard_error for each in alignments])
+    values = np.array([alignment.inner_product - noise_price * alignment.variance for alignment in alignments])
+    errors = np.array([alignment.standard_error for alignment in alignments])
     return (values, np.diag(errors**2)) if np.isfinite([*values, *errors]).all() else None
 
 
@@ -147,8 +147,9 @@ def _from_trial_steps(
     ]
     if len(measured) < len(names):
         return None
-    values, errors = np.array([each.value for each in measured]), np.array([each.standard_error for each in measured])
-    gains = [each.fresh_gain for each in measured if each.fresh_gain is not None and isfinite(each.fresh_gain)]
+    values = np.array([estimate.value for estimate in measured])
+    errors = np.array([estimate.standard_error for estimate in measured])
+    gains = [gain for estimate in measured if (gain := estimate.fresh_gain) is not None and isfinite(gain)]
     rate = observation.horizon.rate_at(observation.progress)
     unit = float(np.mean(gains)) / rate if len(gains) == len(measured) and rate > 0 else None
     return values, np.diag(errors**2), unit

@@ -34,18 +34,18 @@ def evidence_of(
     config: PricedConfig, state: PricedState, step: Step | None, plan: Plan, kinds: Mapping[str, Kind]
 ) -> dict[str, Any]:
     """Every number the decision rests on, JSON-able."""
-    known = known_advantages(state, state.base, state.prior)
+    advantages = known_advantages(state, state.base, state.prior)
     pull = pull_to_start(config, state, {name: share for name, share in state.base.items() if share > 0})
     sources = {
         name: {
             **advantage.to_json(),
             "share_by_value": state.base.get(name, 0.0),
             "pull": pull.get(name, 0.0),
-            "estimators": {estimator: each.to_json() for estimator, each in state.estimates[name].items()},
+            "estimators": {estimator: estimate.to_json() for estimator, estimate in state.estimates[name].items()},
         }
-        for name, advantage in known.items()
+        for name, advantage in advantages.items()
     }
-    real_advantage = _real_advantage(state, known, kinds)
+    real_advantage = _real_advantage(state, advantages, kinds)
     margin = plan.budget.marginal if isfinite(plan.budget.marginal) else 1.0
     return {
         "unit": state.unit,  # value of a fresh real token, in the unit of the values; None where it is not known
@@ -119,13 +119,13 @@ def explain(evidence: Mapping[str, Any]) -> Sequence[str]:
     ]
 
 
-def _real_advantage(state: PricedState, known: Mapping[str, Estimate], kinds: Mapping[str, Kind]) -> float | None:
+def _real_advantage(state: PricedState, advantages: Mapping[str, Estimate], kinds: Mapping[str, Kind]) -> float | None:
     """The advantage of real data over the others, weighted by share, in the unit of the values."""
-    real = [name for name in known if kinds[name] == "real" and state.base.get(name, 0.0) > 0]
+    real = [name for name in advantages if kinds[name] == "real" and state.base.get(name, 0.0) > 0]
     if not real:
         return None
     weight = fsum(state.base[name] for name in real)
-    return fsum(state.base[name] * known[name].value for name in real) / weight
+    return fsum(state.base[name] * advantages[name].value for name in real) / weight
 
 
 def _limits(config: PricedConfig, state: PricedState, step: Step | None, plan: Plan) -> list[str]:
@@ -212,13 +212,13 @@ def _budget(evidence: Mapping[str, Any]) -> Iterator[str]:
 
 def _forgetting(evidence: Mapping[str, Any]) -> Iterator[str]:
     """How fast the model forgets, and how surely that is known; nothing where it is not measured."""
-    known = evidence.get("forgetting") or {}
-    if known.get("is_configured"):
-        yield f"How fast the model forgets is configured: curvature {figure(known['curvature'])} per unit of rate."
-    elif known.get("measured"):
-        measured = plus_minus(known["measured"]["value"], known["measured"]["standard_error"])
-        sure = "" if known["curvature"] is not None else ", not surely above 0: the plan stays level"
-        probes = "1 probe" if known["num_probes"] == 1 else f"{figure(known['num_probes'])} probes"
+    forgetting = evidence.get("forgetting") or {}
+    if forgetting.get("is_configured"):
+        yield f"How fast the model forgets is configured: curvature {figure(forgetting['curvature'])} per unit of rate."
+    elif forgetting.get("measured"):
+        measured = plus_minus(forgetting["measured"]["value"], forgetting["measured"]["standard_error"])
+        sure = "" if forgetting["curvature"] is not None else ", not surely above 0: the plan stays level"
+        probes = "1 probe" if forgetting["num_probes"] == 1 else f"{figure(forgetting['num_probes'])} probes"
         yield f"How fast the model forgets: curvature {measured} per unit of learning rate, by {probes}{sure}."
     elif evidence["budget"].get("waits"):
         yield "How fast the model forgets is not known yet: scarce real data wait for the first probe."

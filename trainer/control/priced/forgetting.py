@@ -24,7 +24,7 @@ def with_probe(probes: Sequence[Estimate], observation: Observation) -> tuple[Es
     """``probes`` and what this evaluation says of the curvature; what is not finite is left out."""
     rate = observation.horizon.rate_at(observation.progress)
     measured = observation.forgetting.values() if rate > 0 else ()
-    fresh = [Estimate(value=each.value / rate, standard_error=each.standard_error / rate) for each in measured]
+    fresh = [Estimate(value=probe.value / rate, standard_error=probe.standard_error / rate) for probe in measured]
     usable = [probe for probe in fresh if isfinite(probe.value + probe.standard_error) and probe.standard_error > 0]
     return (*probes, *usable)[-MOST_PROBES:]
 

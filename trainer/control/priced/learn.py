@@ -78,8 +78,8 @@ def _with_span(state: PricedState, observation: Observation) -> PricedState:
 
 def _without_cut(shares: Shares, observation: Observation) -> dict[str, float]:
     """``shares`` without sources that are not drawn now."""
-    gone = [name for name in shares if observation.shares.get(name, 0) == 0]
-    return redistributed(shares, gone, observation.kinds) or dict.fromkeys(shares, 0.0)
+    cut_sources = [name for name in shares if observation.shares.get(name, 0) == 0]
+    return redistributed(shares, cut_sources, observation.kinds) or dict.fromkeys(shares, 0.0)
 
 
 def _noise_prices(curvature: float | None, state: PricedState, observation: Observation) -> tuple[float, float]:

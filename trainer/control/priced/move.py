@@ -80,5 +80,5 @@ def _pulled(
 ) -> dict[str, Estimate]:
     """Advantages at the shares of ``base``, with the pull to the starting mixture."""
     pull = pull_to_start(config, state, base)
-    known = known_advantages(state, base, prior)
-    return {name: replace(each, value=each.value + pull[name]) for name, each in known.items()}
+    advantages = known_advantages(state, base, prior)
+    return {name: replace(estimate, value=estimate.value + pull[name]) for name, estimate in advantages.items()}

@@ -65,9 +65,9 @@ def within_caps(ceilings: Mapping[str, float], observation: Observation, coming:
     thousandths rounded down."""
     step, lowered = SHARE_STEP / SHARE_ONE, dict(ceilings)
     for name, cap in observation.horizon.max_epochs.items():
-        left = max(0.0, cap - observation.epochs.get(name, 0.0)) * observation.horizon.num_samples.get(name, 0)
+        samples_left = max(0.0, cap - observation.epochs.get(name, 0.0)) * observation.horizon.num_samples.get(name, 0)
         if coming > 0:
-            lowered[name] = min(lowered[name], floor(left / coming / step + FUZZ) * step)
+            lowered[name] = min(lowered[name], floor(samples_left / coming / step + FUZZ) * step)
     return lowered
 
 
@@ -147,8 +147,8 @@ def synthetic_less_real(
     parts = {name: shares[name] * (1 - shares[name]) / of_kind[kinds[name]] / unit for name in advantages}
     signs = {name: 1 if kinds[name] == "synthetic" else -1 for name in advantages}
     return Estimate(
-        value=fsum(signs[name] * parts[name] * each.value for name, each in advantages.items()),
-        standard_error=fsum(parts[name] * each.standard_error for name, each in advantages.items()),
+        value=fsum(signs[name] * parts[name] * advantage.value for name, advantage in advantages.items()),
+        standard_error=fsum(parts[name] * advantage.standard_error for name, advantage in advantages.items()),
     )
 
 
@@ -186,13 +186,14 @@ def plan_budget(
     ]
     budget = _budget_of(observation, rest, terms, real)
     least, ceiling = fsum(floors[name] for name in real), 1 - fsum(floors[name] for name in synthetic)
-    left, global_batch = budget.left_of_run, observation.horizon.global_batch
-    is_scarce = budget.samples < ceiling * (left + budget.used)
+    samples_left, global_batch = budget.left_of_run, observation.horizon.global_batch
+    is_scarce = budget.samples < ceiling * (samples_left + budget.used)
     followed = concentrated(budget.epochs, terms.concentration) if is_scarce else 0.0
     waits = terms.curvature is None and followed > 0 and observation.progress < terms.waits_until
     followed = 0.0 if terms.curvature is None else followed
     is_timed = waits or followed > 0
-    if not real or not synthetic or left <= 0 or (not is_timed and budget.samples - budget.used >= left * ceiling):
+    is_plentiful = not is_timed and budget.samples - budget.used >= samples_left * ceiling
+    if not real or not synthetic or samples_left <= 0 or is_plentiful:
         return budget
     planned, weights = budget.planned, kernel(rest, terms.curvature or 0.0)
     if is_timed:

@@ -52,8 +52,8 @@ def rest_of_run(rates: Sequence[float], *, num_steps: int, progress: float) -> R
     """
     rates_P = np.asarray(rates if len(rates) else [1.0], dtype=np.float64)
     edges = np.linspace(0.0, 1.0, len(rates_P) + 1)
-    left = np.clip(edges[1:] - np.maximum(edges[:-1], progress), 0.0, None) * num_steps
-    return RestOfRun(steps=left[left > 0], rates=rates_P[left > 0])
+    steps_left = np.clip(edges[1:] - np.maximum(edges[:-1], progress), 0.0, None) * num_steps
+    return RestOfRun(steps=steps_left[steps_left > 0], rates=rates_P[steps_left > 0])
 
 
 def kernel(rest: RestOfRun, curvature: float) -> FloatArray:
@@ -63,8 +63,8 @@ def kernel(rest: RestOfRun, curvature: float) -> FloatArray:
     """
     forgetting = rest.steps * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
     later = np.cumsum(forgetting[::-1])[::-1] - forgetting / 2
-    left: FloatArray = rest.rates * np.exp(np.maximum(later, FORGOTTEN))
-    return left
+    kept_rate_P: FloatArray = rest.rates * np.exp(np.maximum(later, FORGOTTEN))
+    return kept_rate_P
 
 
 def noise_rate(rest: RestOfRun, curvature: float) -> float:
@@ -74,13 +74,13 @@ def noise_rate(rest: RestOfRun, curvature: float) -> float:
     prod (1 - h eta)^2 = c^2; the ratio of their sums is eta / (2 - h eta) at a constant rate, half of what a rule that
     looks one step ahead (PiKE, arXiv 2502.06244) would say, and falls with the rate.
     """
-    each = kernel(rest, curvature)
+    kernel_P = kernel(rest, curvature)
     forgetting = 2 * np.log1p(-np.minimum(curvature * rest.rates, MOST_CONTRACTION))
     # mean of prod^2 over a part against the square of its middle: sinh(x)/x with x the forgetting over half the part
     half = np.abs(forgetting) * rest.steps / 2
-    squares = each**2 * np.where(half > 1e-6, np.sinh(np.minimum(half, 300.0)) / np.maximum(half, 1e-6), 1.0)
+    squares = kernel_P**2 * np.where(half > 1e-6, np.sinh(np.minimum(half, 300.0)) / np.maximum(half, 1e-6), 1.0)
     quarter = half / 2
-    means = each * np.where(quarter > 1e-6, np.sinh(np.minimum(quarter, 300.0)) / np.maximum(quarter, 1e-6), 1.0)
+    means = kernel_P * np.where(quarter > 1e-6, np.sinh(np.minimum(quarter, 300.0)) / np.maximum(quarter, 1e-6), 1.0)
     return float((rest.steps * squares).sum() / (rest.steps * means).sum())
 
 

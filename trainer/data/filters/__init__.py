@@ -58,8 +58,8 @@ class FilterChain:
             try:
                 reason = document_filter(text, columns)
             except Exception as error:  # whatever a filter of the user's does
-                what = f"the filter {kind!r} failed: {type(error).__name__}: {error}"
-                raise DataError(what, got=text[:60], remedy="See the cause above") from error
+                problem = f"the filter {kind!r} failed: {type(error).__name__}: {error}"
+                raise DataError(problem, got=text[:60], remedy="See the cause above") from error
             if reason is None:
                 continue
             if not isinstance(reason, str):

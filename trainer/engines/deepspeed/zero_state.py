@@ -89,7 +89,7 @@ class ZeroState:
             if not self._parameters[name].requires_grad:
                 continue
             place = self._place(self._parameters[name])
-            self._put(place, place.flat, whole)
+            self._copy_part(place, place.flat, whole)
         self.publish()
 
     def partitioned(self) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class ZeroState:
         for name, parameter in self._parameters.items():
             owner = load.index(min(load))
             load[owner] += _size(parameter)
-            for key, flat in self._kept(parameter).items():
+            for key, flat in self._own_parts(parameter).items():
                 whole = self._whole(parameter, flat, owner=owner)
                 if whole is not None:
                     mine[f"{key}.{name}"] = whole
@@ -129,7 +129,7 @@ class ZeroState:
             whole: dict[str, Tensor] = {}
             for name in names:
                 parameter = self._parameters[name]
-                whole |= {f"{key}.{name}": torch.empty(_shape(parameter)) for key in self._kept(parameter)}
+                whole |= {f"{key}.{name}": torch.empty(_shape(parameter)) for key in self._own_parts(parameter)}
                 if parameter.requires_grad:
                     whole[f"step.{name}"] = torch.empty(())
             read(folder, whole)
@@ -143,10 +143,10 @@ class ZeroState:
         place = self._place(parameter)
         if parameter.requires_grad:
             adam_state(self._adam, place.flat)["step"].copy_(whole[f"step.{name}"])  # of all weights alike
-        for key, flat in self._kept(parameter).items():
-            self._put(place, flat, whole[f"{key}.{name}"])
+        for key, flat in self._own_parts(parameter).items():
+            self._copy_part(place, flat, whole[f"{key}.{name}"])
 
-    def _kept(self, parameter: Any) -> dict[str, Tensor]:
+    def _own_parts(self, parameter: Any) -> dict[str, Tensor]:
         """The buffers in which this rank keeps its part of a weight, and of its moments where it is trained."""
         flat = self._place(parameter).flat
         if not parameter.requires_grad:
@@ -161,8 +161,8 @@ class ZeroState:
         return flats
 
     def _buffers(self) -> dict[str, Tensor]:
-        kept = self._module.state_dict().keys()
-        return {name: buffer for name, buffer in self._module.named_buffers() if name in kept}
+        saved_names = self._module.state_dict().keys()
+        return {name: buffer for name, buffer in self._module.named_buffers() if name in saved_names}
 
     def _place(self, parameter: Any) -> Place:
         if not parameter.requires_grad:
@@ -175,8 +175,8 @@ class ZeroState:
         flat = self._zero.single_partition_of_fp32_groups[self._group_of[id(parameter)]]
         if parameter._hp_mapping is None:  # all of it lies on other ranks
             return Place(flat=flat, offset=0, start=0, count=0)
-        held, of_weight = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
-        return Place(flat=flat, offset=held.start, start=of_weight.start, count=held.numel)
+        in_flat, in_weight = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
+        return Place(flat=flat, offset=in_flat.start, start=in_weight.start, count=in_flat.numel)
 
     def _place_of_frozen(self, parameter: Any) -> Place:
         """Stage 3 spreads a frozen weight too, outside of the flat buffers; below it every rank has all of it."""
@@ -188,7 +188,7 @@ class ZeroState:
             flat=parameter.ds_tensor.detach(), offset=0, start=start, count=min(count, parameter.ds_numel - start)
         )
 
-    def _put(self, place: Place, flat: Tensor, whole: Tensor) -> None:
+    def _copy_part(self, place: Place, flat: Tensor, whole: Tensor) -> None:
         """Copy this rank's part of a whole tensor to its place in a buffer like ``flat``."""
         part = whole.flatten().narrow(0, place.start, place.count)
         flat.detach().narrow(0, place.offset, place.count).copy_(part)

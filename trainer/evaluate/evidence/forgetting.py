@@ -161,10 +161,12 @@ class TokenForgetting:
 
     def _common(self, live: Mapping[str, Sequence[Segment]], rng: np.random.Generator) -> Samples:
         """The rows of the common steps, from all sources in equal parts, in random order."""
-        wanted = COMMON_STEPS * self.counts.samples_per_step
-        each = [drawn(parts, -(-wanted // len(live)), rng) for parts in live.values()]
-        ids, valid = (np.concatenate([getattr(samples, key) for samples in each]) for key in ("token_ids", "num_valid"))
-        return Samples(token_ids=ids, num_valid=valid).take(np.resize(rng.permutation(len(valid)), wanted))
+        num_samples = COMMON_STEPS * self.counts.samples_per_step
+        by_source = [drawn(parts, -(-num_samples // len(live)), rng) for parts in live.values()]
+        ids, valid = (
+            np.concatenate([getattr(samples, key) for samples in by_source]) for key in ("token_ids", "num_valid")
+        )
+        return Samples(token_ids=ids, num_valid=valid).take(np.resize(rng.permutation(len(valid)), num_samples))
 
 
 def forgetting_rate(
@@ -183,13 +185,13 @@ def forgetting_rate(
         for group in range(JACKKNIFE_GROUPS)
     ]
     error = DRAW_SCATTER * math.sqrt((JACKKNIFE_GROUPS - 1) * float(np.var(without)))
-    left = max(slope, error)
-    if not 0 < left < math.inf or math.isnan(error):
+    kept_part = max(slope, error)
+    if not 0 < kept_part < math.inf or math.isnan(error):
         return None
-    a_step = left ** (1 / LASTING_STEPS)
+    a_step = kept_part ** (1 / LASTING_STEPS)
     return Forgetting(
         value=(1 - a_step) / rate_scale,
-        standard_error=a_step * math.hypot(error / left, LEAST_ERROR) / LASTING_STEPS / rate_scale,
+        standard_error=a_step * math.hypot(error / kept_part, LEAST_ERROR) / LASTING_STEPS / rate_scale,
         num_samples=(TRIAL_STEPS + COMMON_STEPS) * counts.samples_per_step,
     )
 

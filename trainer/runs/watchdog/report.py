@@ -33,7 +33,7 @@ class FailureReport:
             self._run,
             state="failed",
             step=own_heartbeat().step or None,
-            reason=cause.what,
+            reason=cause.reason,
             exit_code=FAILED,
             trace=cause.trace,
             rank=cause.rank,
@@ -59,5 +59,5 @@ def cause_of(attribution: Attribution, folder: Path) -> Cause:
     """The attribution with the place in our own code where the rank stands; ``folder`` holds the signs."""
     sign = attribution.sign
     where = [frame for frame in sign.stack if frame.startswith(OWN_CODE)] or sign.stack
-    what = f"{attribution.reason}, at {where[-1]}" if where else attribution.reason
-    return Cause(rank=sign.rank, host=sign.host, what=what, trace=stacks_of(folder, sign))
+    reason = f"{attribution.reason}, at {where[-1]}" if where else attribution.reason
+    return Cause(rank=sign.rank, host=sign.host, reason=reason, trace=stacks_of(folder, sign))

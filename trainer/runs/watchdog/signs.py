@@ -1,4 +1,4 @@
-"""Signs of life: what a rank writes into the run folder each second, and what /proc says of the process behind it."""
+"""Heartbeats: what a rank writes into the run folder each second, and what /proc says of the process behind it."""
 
 import faulthandler
 import json

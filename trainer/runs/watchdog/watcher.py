@@ -198,7 +198,7 @@ class Watchdog:
                 os.kill(attribution.sign.pid, signal.SIGKILL)
         os._exit(FAILED)
 
-    # Signs of life
+    # Heartbeats
 
     def _own_sign(self) -> Sign:
         return self._process.sign(own_heartbeat(), count=self._count, phase=self._phase_left)

@@ -28,8 +28,8 @@ def check_collectives(_subject: Subject) -> Iterator[Finding]:
         started_s = time.monotonic()
         problem = _meeting_problem(backend)
         if problem is None:
-            found = f"two processes added up a tensor in {time.monotonic() - started_s:.1f} s"
-            yield Finding(backend, "ok", found)
+            result = f"two processes added up a tensor in {time.monotonic() - started_s:.1f} s"
+            yield Finding(backend, "ok", result)
         else:
             remedy = f"Is {socket.gethostname()} in /etc/hosts, and is a firewall in the way? Else name the network in "
             yield Finding(backend, "fail", problem, f"{remedy}{variable} (now: {os.environ.get(variable, 'not set')})")
@@ -88,8 +88,8 @@ def check_ports(_subject: Subject) -> Iterator[Finding]:
             probe.bind(("127.0.0.1", 0))
             probe.listen()
     except OSError as error:
-        found = f"none is available: {error.strerror}"
-        yield Finding("ports", "fail", found, "See `ss -s`, and net.ipv4.ip_local_port_range")
+        result = f"none is available: {error.strerror}"
+        yield Finding("ports", "fail", result, "See `ss -s`, and net.ipv4.ip_local_port_range")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -17,8 +17,8 @@ def check_devices(_subject: Subject) -> Iterator[Finding]:
 
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
-            found = f"the machine has NVIDIA devices, torch {torch.__version__} sees none"
-            yield Finding("gpu", "fail", found, "Install a CUDA build of torch, or a driver as new as it asks for")
+            result = f"the machine has NVIDIA devices, torch {torch.__version__} sees none"
+            yield Finding("gpu", "fail", result, "Install a CUDA build of torch, or a driver as new as it asks for")
         else:
             yield Finding("gpu", "warn", f"none; {os.cpu_count()} CPU cores", "Fine for small models: training is slow")
         return
@@ -27,16 +27,16 @@ def check_devices(_subject: Subject) -> Iterator[Finding]:
         ones = torch.ones(256, 256, device=f"cuda:{number}")
         is_right = bool((ones @ ones == 256).all())
         free, total = torch.cuda.mem_get_info(number)
-        found = f"{about.name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
+        result = f"{about.name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free, torch {torch.__version__}"
         name = f"gpu {number}"
         if not is_right:
-            yield Finding(name, "fail", f"{found}: it computes wrongly", "Take it out of CUDA_VISIBLE_DEVICES")
+            yield Finding(name, "fail", f"{result}: it computes wrongly", "Take it out of CUDA_VISIBLE_DEVICES")
         elif free < total / 2:
-            yield Finding(name, "warn", found, "Another process uses it: see nvidia-smi")
+            yield Finding(name, "warn", result, "Another process uses it: see nvidia-smi")
         elif not torch.cuda.is_bf16_supported():
-            yield Finding(name, "warn", f"{found}; no bf16", "Set training.precision: fp32")
+            yield Finding(name, "warn", f"{result}; no bf16", "Set training.precision: fp32")
         else:
-            yield Finding(name, "ok", found)
+            yield Finding(name, "ok", result)
 
 
 def check_shared_memory(_subject: Subject) -> Iterator[Finding]:
@@ -45,8 +45,8 @@ def check_shared_memory(_subject: Subject) -> Iterator[Finding]:
         yield Finding("shared memory", "warn", f"{SHARED_MEMORY} is missing", "Mount a tmpfs there")
         return
     free = shutil.disk_usage(SHARED_MEMORY).free
-    found = f"{free / 2**30:.1f} GiB free in {SHARED_MEMORY}"
+    result = f"{free / 2**30:.1f} GiB free in {SHARED_MEMORY}"
     if free < LEAST_SHARED_MEMORY:
-        yield Finding("shared memory", "warn", found, "In a container: docker run --shm-size=8g, or --ipc=host")
+        yield Finding("shared memory", "warn", result, "In a container: docker run --shm-size=8g, or --ipc=host")
     else:
-        yield Finding("shared memory", "ok", found)
+        yield Finding("shared memory", "ok", result)

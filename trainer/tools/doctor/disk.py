@@ -31,15 +31,15 @@ def check_folders(places: Mapping[str, Path]) -> Iterator[Finding]:
             yield Finding(name, "fail", f"{nearest} cannot be written: {error.strerror}", remedy)
             continue
         free = shutil.disk_usage(nearest).free
-        found = f"{free / 2**30:.0f} GiB free in {nearest}"
+        result = f"{free / 2**30:.0f} GiB free in {nearest}"
         if free < LEAST_FREE:
-            yield Finding(name, "fail", found, "Free some space: a checkpoint takes 12 bytes per parameter")
+            yield Finding(name, "fail", result, "Free some space: a checkpoint takes 12 bytes per parameter")
         elif not has_locks:
-            yield Finding(name, "warn", f"{found}; no file locks", "Make sure that no two launches use one run folder")
+            yield Finding(name, "warn", f"{result}; no file locks", "Make sure that no two launches use one run folder")
         elif free < TIGHT_FREE:
-            yield Finding(name, "warn", found, "trainer plan RECIPE says what a run takes")
+            yield Finding(name, "warn", result, "trainer plan RECIPE says what a run takes")
         else:
-            yield Finding(name, "ok", found)
+            yield Finding(name, "ok", result)
 
 
 def _lock(descriptor: int) -> bool:

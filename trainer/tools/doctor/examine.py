@@ -52,8 +52,8 @@ def diagnose(subject: Subject, checks: Mapping[str, Check] = CHECKS) -> Iterator
         try:
             yield from check(subject)
         except UserError as error:
-            found = error.what if error.got is None else f"{error.what}: {error.got}"
-            yield Finding(name, "fail", found, error.remedy or "")
+            result = error.what if error.got is None else f"{error.what}: {error.got}"
+            yield Finding(name, "fail", result, error.remedy or "")
         except Exception as error:  # noqa: BLE001 - the next check is of use all the same
             yield Finding(name, "fail", f"{type(error).__name__}: {error}", "A run would meet this too")
 
@@ -61,4 +61,4 @@ def diagnose(subject: Subject, checks: Mapping[str, Check] = CHECKS) -> Iterator
 def in_words(finding: Finding) -> str:
     """One line, and a second one with the remedy."""
     remedy = f"\n      {'':<14}{finding.remedy}" if finding.remedy else ""
-    return f"{finding.state:<4}  {finding.name:<14}{finding.found}{remedy}"
+    return f"{finding.state:<4}  {finding.name:<14}{finding.result}{remedy}"

@@ -17,7 +17,7 @@ class Finding:
 
     name: str
     state: State
-    found: str
+    result: str
     remedy: str = ""
 
 

@@ -25,13 +25,13 @@ def check_first_batch(subject: Subject) -> Iterator[Finding]:
     recipe = loaded.recipe
     data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, progress=note)
     sizes = {name: sum(segment.num_samples for segment in source.segments) for name, source in data.sources.items()}
-    found = ", ".join(f"{name} {size:,} samples" for name, size in sizes.items())
+    result = ", ".join(f"{name} {size:,} samples" for name, size in sizes.items())
     empty = [name for name, size in sizes.items() if not size]
     if empty:
         remedy = f"Nothing is left of {', '.join(empty)}: see what was quarantined or held out"
-        yield Finding("data", "fail", found, remedy)
+        yield Finding("data", "fail", result, remedy)
         return
-    yield Finding("data", "ok", found)
+    yield Finding("data", "ok", result)
     counts, text = _first_batch(loaded, data)
     drawn = ", ".join(f"{name} {count}" for name, count in counts.items())
     yield Finding("first batch", "ok", f"{drawn}; {text!r} ...")

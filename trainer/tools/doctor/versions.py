@@ -30,8 +30,8 @@ def check_versions(_subject: Subject) -> Iterator[Finding]:
             continue
         public = Version(installed).public  # 2.13.0+cpu is 2.13.0
         if not need.specifier.contains(public, prereleases=True):
-            found, remedy = f"{installed}, needed is {need.specifier}", f"pip install '{need.name}{need.specifier}'"
-            yield Finding(need.name, "fail" if is_needed else "warn", found, remedy)
+            result, remedy = f"{installed}, needed is {need.specifier}", f"pip install '{need.name}{need.specifier}'"
+            yield Finding(need.name, "fail" if is_needed else "warn", result, remedy)
         elif tested.get(need.name.lower(), public) != public:
             remedy = "Nothing as long as it works; else install with -c constraints.txt"
             yield Finding(need.name, "warn", f"{installed}, tested with {tested[need.name.lower()]}", remedy)

@@ -52,16 +52,16 @@ def submit(script: Path) -> str:
 
 
 def _sbatch(how: str, script: Path) -> str:
-    done = _run(["sbatch", how, str(script)])
-    if done.returncode != 0:
-        said = " ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.strip().splitlines())
+    process = _run(["sbatch", how, str(script)])
+    if process.returncode != 0:
+        message = " ".join(line.removeprefix("sbatch: error: ") for line in process.stderr.strip().splitlines())
         raise UserError(
             "SLURM refuses the job",
-            got=said,
+            got=message,
             remedy="`sinfo -o '%P %D %c %m %G %l'` shows each partition's nodes, cores, memory, GPUs, time limit",
             file=script,
         )
-    return done.stdout
+    return process.stdout
 
 
 def has_containers() -> bool:
@@ -79,8 +79,8 @@ def _find(job: str) -> Job:
         return Job(job=job, state=None, note="sbatch is not on this machine")
     queue = _run(["squeue", "-h", "-j", job, "-o", "%T|%r|%M|%L|%N"])
     if queue.returncode == 0 and queue.stdout.strip():
-        state, reason, used, left, nodes = queue.stdout.strip().splitlines()[0].split("|")
-        running = f"for {used}, {left} left, on {nodes}"
+        state, reason, used, time_left, nodes = queue.stdout.strip().splitlines()[0].split("|")
+        running = f"for {used}, {time_left} left, on {nodes}"
         return Job(job=job, state=state, note=running if nodes else f"because of {reason}")
     past = _run(["sacct", "-n", "-P", "-X", "-j", job, "-o", "State,Elapsed,NodeList"])
     if past.returncode == 0 and past.stdout.strip():
@@ -104,7 +104,7 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
     except subprocess.TimeoutExpired:
         raise UserError(
             f"{words[0]} has not answered for {PATIENCE_S:g} s",
-            remedy="Ask again; `scontrol ping` shows the controller",
+            remedy="Run it again; `scontrol ping` shows the controller",
         ) from None
     except FileNotFoundError:  # sacct is a package of its own on some systems
         return subprocess.CompletedProcess(words, 127, "", f"{words[0]} is not on this machine")

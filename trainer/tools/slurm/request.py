@@ -89,9 +89,9 @@ def combinations(sweep: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*([f"{key}={value}" for value in values] for key, values in map(_values, sweep))))
 
 
-def _values(one: str) -> tuple[str, list[str]]:
+def _values(setting: str) -> tuple[str, list[str]]:
     """Key and values of `KEY=V1,V2`; `1-4` counts. No values where it is not of this form."""
-    key, _, text = one.partition("=")
+    key, _, text = setting.partition("=")
     if (span := _RANGE.fullmatch(text.strip())) is not None:
         return key, [str(value) for value in range(int(span[1]), int(span[2]) + 1)]
     listed = f"[{text}]"
@@ -128,11 +128,11 @@ def _about_time(request: Request) -> Iterator[UserError]:
         )
 
 
-def _about_environment(given: Sequence[str]) -> Iterator[UserError]:
-    for one in given:
-        name, equals, _ = one.partition("=")
+def _about_environment(environment: Sequence[str]) -> Iterator[UserError]:
+    for variable in environment:
+        name, equals, _ = variable.partition("=")
         if not equals or not _NAME.fullmatch(name):
-            yield UserError("--env is not of the form NAME=VALUE", got=one)
+            yield UserError("--env is not of the form NAME=VALUE", got=variable)
         elif _SECRET.search(name):
             yield UserError(
                 f"--env {name} looks like a secret, and would be written into the run folder",
@@ -140,10 +140,12 @@ def _about_environment(given: Sequence[str]) -> Iterator[UserError]:
             )
 
 
-def _about_options(given: Sequence[str]) -> Iterator[UserError]:
-    for one in given:
-        if not one.startswith("-") or "\n" in one:
-            yield UserError("--sbatch takes an option of sbatch", got=one, remedy="For example: --sbatch=--exclusive")
+def _about_options(options: Sequence[str]) -> Iterator[UserError]:
+    for option in options:
+        if not option.startswith("-") or "\n" in option:
+            yield UserError(
+                "--sbatch takes an option of sbatch", got=option, remedy="For example: --sbatch=--exclusive"
+            )
 
 
 def _about_launch_file(request: Request) -> Iterator[UserError]:
@@ -173,12 +175,14 @@ def _about_launch_file(request: Request) -> Iterator[UserError]:
 
 
 def _about_sweep(request: Request) -> Iterator[UserError]:
-    for one in request.sweep:
-        if not _values(one)[1]:
+    for setting in request.sweep:
+        if not _values(setting)[1]:
             yield UserError(
-                "--array is not of the form KEY=V1,V2", got=one, remedy="For example: --array seed=1-5 --array a.b=1,2"
+                "--array is not of the form KEY=V1,V2",
+                got=setting,
+                remedy="For example: --array seed=1-5 --array a.b=1,2",
             )
-    keys = [one.partition("=")[0] for one in request.sweep]
+    keys = [setting.partition("=")[0] for setting in request.sweep]
     for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
         yield UserError("--array names a key twice", got=key, remedy=f"Give all its values together: {key}=V1,V2")
     if (size := len(combinations(request.sweep))) > LARGEST_ARRAY:

@@ -74,8 +74,8 @@ def _options(request: Request, place: Place) -> list[str]:
         "output": logs,
         "chdir": place.folder,
     }
-    given = [f"--{name}={_quoted(value)}" for name, value in named.items() if value is not None]
-    return [*given, "--requeue", *request.options]
+    options = [f"--{name}={_quoted(value)}" for name, value in named.items() if value is not None]
+    return [*options, "--requeue", *request.options]
 
 
 def _quoted(value: object) -> str:
@@ -98,7 +98,7 @@ def _array_table(place: Place) -> list[str]:
 
 def _settings(request: Request, place: Place) -> list[str]:
     run = shlex.quote(str(place.root)) + ("/$SLURM_ARRAY_TASK_ID" if place.sweep else "")
-    environment = {**(place.settings or {}), **dict(one.split("=", 1) for one in request.environment)}
+    environment = {**(place.settings or {}), **dict(variable.split("=", 1) for variable in request.environment)}
     mounts = request.container_mounts or (f"{place.folder}:{place.folder}",)
     return [
         f"export RUN={run}",

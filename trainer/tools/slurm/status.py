@@ -36,12 +36,12 @@ class Status:
 
 def show_status(root: Path, *, as_json: bool) -> int:
     """Print the state of a run, or of the runs of an array; the exit code."""
-    found = [_status(run) for run in _runs(root)]
+    statuses = [_status(run) for run in _runs(root)]
     if as_json:
-        _say(json.dumps([asdict(one) for one in found], indent=2))
+        _print(json.dumps([asdict(status) for status in statuses], indent=2))
         return 0
-    for one in found:
-        _show(one)
+    for status in statuses:
+        _show(status)
     return 0
 
 
@@ -105,23 +105,23 @@ def _steps(run: Path) -> int | None:
     return None
 
 
-def _show(one: Status) -> None:
-    made = f"{one.step}" + (f" of {one.steps}" if one.steps else "")
+def _show(status: Status) -> None:
+    progress = f"{status.step}" + (f" of {status.steps}" if status.steps else "")
     rows = {
-        "run": one.run,
-        "job": f"{one.job}  {one.state or 'unknown'}  {one.note}",
-        "restarts": f"{one.restarts} ({one.requeued_by_itself} by itself, {one.requeued_by_slurm} by SLURM)",
-        "last step": f"{made}, saved: {one.checkpoint or 'nothing yet'}",
-        "outcome": f"{one.outcome}: {one.reason}" if one.outcome else "none yet",
-        "last event": one.last_event,
-        "logs": one.logs or "none yet",
+        "run": status.run,
+        "job": f"{status.job}  {status.state or 'unknown'}  {status.note}",
+        "restarts": f"{status.restarts} ({status.requeued_by_itself} by itself, {status.requeued_by_slurm} by SLURM)",
+        "last step": f"{progress}, saved: {status.checkpoint or 'nothing yet'}",
+        "outcome": f"{status.outcome}: {status.reason}" if status.outcome else "none yet",
+        "last event": status.last_event,
+        "logs": status.logs or "none yet",
     }
-    if one.jobs > 1:
-        rows["job"] += f"  (and {one.jobs - 1} before it)"
+    if status.jobs > 1:
+        rows["job"] += f"  (and {status.jobs - 1} before it)"
     for name, value in rows.items():
-        _say(f"{name:<12}{value}")
-    _say("")
+        _print(f"{name:<12}{value}")
+    _print("")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - this is the output

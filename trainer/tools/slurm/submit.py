@@ -28,7 +28,7 @@ def submit(
     root = (root or Path("runs") / recipes[0].recipe.name).absolute()
     runs = [root / str(index) for index in range(len(sweep))] if sweep else [root]
     if (settled := _all_settled(runs, recipes)) is not None:
-        _say(f"{root} is {settled}; to train anew choose another --run folder")
+        _print(f"{root} is {settled}; to train anew choose another --run folder")
         return EXIT_CODES[settled]
     _check_folders(root, runs, recipes, is_array=bool(sweep))
     script = batch_script(
@@ -44,7 +44,7 @@ def submit(
         ),
     )
     if dry_run:
-        _say(script.rstrip("\n"))
+        _print(script.rstrip("\n"))
         return 0
     _check_cluster(root, runs, request)
     for run, loaded in zip(runs, recipes, strict=True):
@@ -52,7 +52,7 @@ def submit(
     job = cluster.submit(write_text(root / "slurm" / "train.sbatch", script))
     for index, run in enumerate(runs):
         _note_submission(run, f"{job}_{index}" if sweep else job)
-    _tell(root, job, len(sweep))
+    _print_submission(root, job, len(sweep))
     return 0
 
 
@@ -85,7 +85,9 @@ def _checked(
             )
         )
     if wrong:
-        raise RecipeError(list({str(one): one for one in wrong}.values()))  # a mistake of all tasks is one mistake
+        raise RecipeError(
+            list({str(mistake): mistake for mistake in wrong}.values())
+        )  # a mistake of all tasks is one mistake
     return recipes
 
 
@@ -122,9 +124,9 @@ def _check_cluster(root: Path, runs: Sequence[Path], request: Request) -> None:
         )
     if request.dependency is not None:  # it waits for its predecessor in the run folder
         return
-    known = {run: events.job for run in runs if (events := history(run)).job is not None}
-    jobs = cluster.find([job for job in known.values() if job is not None])
-    for run, job in known.items():
+    newest_jobs = {run: events.job for run in runs if (events := history(run)).job is not None}
+    jobs = cluster.find([job for job in newest_jobs.values() if job is not None])
+    for run, job in newest_jobs.items():
         if job is not None and jobs[job].is_live:
             raise UserError(
                 f"the run folder {run} already has job {job}",
@@ -142,13 +144,13 @@ def _note_submission(run: Path, job: str) -> None:
         file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
-def _tell(root: Path, job: str, tasks: int) -> None:
-    _say(f"job {job} is in the queue" + (f": {tasks} runs, one task each" if tasks else ""))
-    _say(f"  run folder  {root}" + (f"/0 ... {tasks - 1}" if tasks else ""))
-    _say(f"  script      {root / 'slurm' / 'train.sbatch'}   (submit it again with sbatch)")
-    _say(f"  state       trainer submit --status {root}")
-    _say(f"  stop        scancel {job}   (scancel --batch -s USR1 {job}: save, and resume later)")
+def _print_submission(root: Path, job: str, tasks: int) -> None:
+    _print(f"job {job} is in the queue" + (f": {tasks} runs, one task each" if tasks else ""))
+    _print(f"  run folder  {root}" + (f"/0 ... {tasks - 1}" if tasks else ""))
+    _print(f"  script      {root / 'slurm' / 'train.sbatch'}   (submit it again with sbatch)")
+    _print(f"  state       trainer submit --status {root}")
+    _print(f"  stop        scancel {job}   (scancel --batch -s USR1 {job}: save, and resume later)")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - this is the output
