@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.sharing import free_port
 from tests.together.launches import Place, by_step, lines, predicted
 from tests.together.parity import LAUNCH_FILES, launch
 from trainer.commands.fit import BAD_INPUT
@@ -88,7 +89,7 @@ def test_a_launch_file_starts_the_processes_it_says_and_trains_to_the_end(place:
 
 @pytest.mark.slow
 def test_the_file_for_several_machines_trains_one_run_on_two(place: Place, alone: Path) -> None:
-    run, port = place.folder / "machines"()
+    run, port = place.folder / "machines", free_port()
     where = f"--main_process_ip 127.0.0.1 --main_process_port {port} --num_machines 2 --num_processes 2".split()
     machines = [
         place.launch(
