@@ -7,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainer.base.records import SHARE_ONE
+from trainer.base.config import Config
+from trainer.base.errors import UserError
+from trainer.base.records import SHARE_ONE, Proposal
 from trainer.control import ControlConfig, decide, initial_state, restored_state, source_value_from
+from trainer.control.policies import NoState
+from trainer.control.policies.protocol import no_needs, unexplained
 
 KINDS = {"real": "real", "written": "synthetic", "bad": "synthetic"}
 SHARES = {"real": 400_000, "written": 300_000, "bad": 300_000}
@@ -183,3 +187,37 @@ def test_a_rollback_takes_the_suspected_source_out_for_good(observe):
     assert shares == {"real": 400_000, "written": 600_000, "bad": 0}
     _, following = decide(ControlConfig(), state, observe(2000, shares, steps=1000))
     assert following.shares["bad"] == 0
+
+
+class CarelessConfig(Config):
+    kind: str
+
+
+class Careless:
+    """A policy from outside that proposes whatever it is told to."""
+
+    kind, Config, State, proposed = "careless", CarelessConfig, NoState, None
+
+    begin = staticmethod(lambda config, shares, kinds: NoState())
+    needs, explain = staticmethod(no_needs), staticmethod(unexplained)
+
+    @classmethod
+    def propose(cls, config, state, observation):
+        return state, Proposal(shares=cls.proposed, reason="As told.", evidence={})
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"real": 400_000, "written": 300_000, "bad": 299_999},
+        {"real": 0.4, "written": 0.3, "bad": 0.3},
+        {"real": 700_000, "written": 300_000},
+        {"real": 400_000, "written": 300_000, "bad": 200_000, "worse": 100_000},
+        {"real": 1_300_000, "written": -300_000, "bad": 0},
+    ],
+)
+def test_a_policy_from_outside_that_proposes_no_shares_is_named(observe, monkeypatch, shares):
+    monkeypatch.setattr(Careless, "proposed", shares)
+    config = ControlConfig(policy={"kind": f"{__name__}:Careless"})
+    with pytest.raises(UserError, match="Careless' does not propose a share for each source"):
+        decide(config, initial_state(config, SHARES, KINDS), observe(10, SHARES))

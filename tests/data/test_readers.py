@@ -14,7 +14,7 @@ import zstandard
 from pydantic import ValidationError
 
 from tests.data.corpus import recipe, write_jsonl
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError, UserError
 from trainer.data.config import DataConfig
 from trainer.data.files import index_file, is_indexed, local_files, read_options, remote_files, write_index
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
@@ -147,6 +147,22 @@ def test_a_reader_from_outside_is_named_by_its_import_path(tmp_path: Path) -> No
         data(path="a.semi", format="tests.data.test_readers:Semicolon")
     with pytest.raises(ValidationError, match="Did you mean 'jsonl'"):
         data(path="a.semi", format="jsonll")
+
+
+class Failing:
+    """A reader that cannot cope with its file."""
+
+    @staticmethod
+    def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
+        raise KeyError("pieces")
+        yield
+
+
+def test_a_reader_from_outside_that_fails_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.semi").write_text("one")
+    with pytest.raises(DataError, match="test_readers:Failing' failed: KeyError: 'pieces'") as caught:
+        read(tmp_path, path="a.semi", format="tests.data.test_readers:Failing")
+    assert str(caught.value.file) == str(tmp_path / "a.semi")
 
 
 def test_text_csv_and_json_files_are_read(tmp_path: Path) -> None:

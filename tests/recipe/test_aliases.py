@@ -54,6 +54,8 @@ SCHEDULE, LENGTH = "schedule: {kind: cosine, warmup_steps: 2}", "sequence_length
         ("seed: 3\n", "seed: 3\ndeepspeed: ds.json\n", "chosen at launch"),
         ("seed: 3\n", "seed: 3\nwandb_project: mine\n", "`tracking: {trackers: [{kind: wandb,"),
         ("seed: 3\n", "seed: 3\ndatasets: [{path: a.jsonl}]\n", "`data.sources:"),
+        (RATE, "optimizer: {name: adamw, lr: 1.0e-3}", "AdamW is the optimizer"),
+        ("seed: 3\n", "seed: 3\nreporting: {wandb: {mode: offline}}\n", "`tracking: {trackers: [{kind: wandb,"),
     ],
 )
 def test_a_name_of_another_trainer_is_one_message_with_the_right_key(

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -335,3 +336,16 @@ def test_an_engine_that_is_not_installed_is_a_mistake_with_the_remedy(
     monkeypatch.setattr("trainer.recipe.checks.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"Lightning is not installed .* pip install 'hybrid-trainer\[lightning\]'"):
         load_recipe(tiny_recipe, ["engine=lightning"])
+
+
+def test_a_mapping_may_hold_numbers_of_numpy_and_nothing_that_a_file_cannot(tiny_recipe: Path) -> None:
+    given = {"extends": str(tiny_recipe), "training": {"steps": np.int64(30), "learning_rate": np.float32(0.5)}}
+    training = load_recipe(given, on_this_machine=False).recipe.training
+    assert (training.steps, training.learning_rate) == (30, 0.5)
+    with pytest.raises(UserError, match="not a set"):
+        load_recipe({"extends": str(tiny_recipe), "tracking": {"trackers": {"wandb"}}}, on_this_machine=False)
+
+
+def test_overrides_that_are_one_text_are_refused(tiny_recipe: Path) -> None:
+    with pytest.raises(UserError, match="overrides is not a list"):
+        load_recipe(tiny_recipe, "training.steps=3", on_this_machine=False)  # type: ignore[arg-type]

@@ -60,3 +60,17 @@ def test_a_share_that_is_not_one_is_named_at_its_line(with_shares: Path) -> None
     (mistake,) = mistakes_in(with_shares)
     assert "mixture.shares.good should be a valid number" in mistake.what
     assert mistake.line == line_of(with_shares, "lots")
+
+
+def test_a_share_below_0_is_named_and_not_the_sum(with_shares: Path) -> None:
+    edit(with_shares, "share: 0.3", "share: -0.3")
+    (mistake,) = mistakes_in(with_shares)
+    assert "shares.good must be in [0, 1], got -0.3" in mistake.what
+    assert mistake.line == line_of(with_shares, "share: -0.3")
+
+
+def test_a_weight_with_a_source_is_one_message_that_says_share(with_shares: Path) -> None:
+    edit(with_shares, "share: 0.3", "weight: 0.3")
+    (mistake,) = mistakes_in(with_shares)
+    assert (mistake.what, mistake.line) == ("unknown key data.sources.good.weight", line_of(with_shares, "weight: 0.3"))
+    assert "`share:` with each source" in str(mistake)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Action, Decision, Kind, Observation, Proposal, Verdict
 from trainer.control.config import ControlConfig
 from trainer.control.guard import guard
@@ -81,6 +82,7 @@ def decide(config: ControlConfig, state: ControlState, observation: Observation)
         )
     guard_state, verdict = guard.judge(config.guard, state.guard, observation)
     policy_state, proposal = POLICIES.resolve(policy).propose(config.policy, state.policy, observation)
+    _check_proposal(policy, proposal, observation)
     state = replace(state, guard=guard_state, policy=policy_state)
     evidence = {"policy": dict(proposal.evidence), "guard": dict(verdict.evidence)}
     match verdict.action:
@@ -91,6 +93,19 @@ def decide(config: ControlConfig, state: ControlState, observation: Observation)
             moved: Action = "keep" if shares == dict(observation.shares) else "move"
             action: Action = "warn" if verdict.action == "warn" else moved
             return state, _decision(policy, observation, action, shares, reason, evidence)
+
+
+def _check_proposal(policy: str, proposal: Proposal, observation: Observation) -> None:
+    """``UserError`` where a policy from outside proposes what are not shares of the sources."""
+    shares = proposal.shares
+    are_whole = all(isinstance(share, int) and share >= 0 for share in shares.values())
+    if shares.keys() == observation.shares.keys() and are_whole and sum(shares.values()) == SHARE_ONE:
+        return
+    raise UserError(
+        f"the policy {policy!r} does not propose a share for each source, in whole millionths that sum to {SHARE_ONE}",
+        got=dict(shares),
+        remedy="trainer.mixture.shares.rounded makes them of any positive numbers",
+    )
 
 
 def _permitted(

@@ -20,11 +20,11 @@ class MixtureConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         total = sum(self.shares.values())
+        for name, share in self.shares.items():
+            if share < 0:
+                raise ValueError(f"shares.{name} must be in [0, 1], got {share}")
         if abs(total - 1.0) > 1e-6:
             raise ValueError(f"shares must sum to 1, they sum to {total:g}; divide each by {total:g}")
-        for name, share in self.shares.items():
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"shares.{name} must be in [0, 1], got {share}; did you mean {share / 100}?")
         rounded(self.shares)  # a ValueError of its own where there are too many sources for a thousandth each
         for name, epochs in self.max_epochs.items():
             if epochs <= 0:

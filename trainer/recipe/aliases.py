@@ -168,7 +168,10 @@ ALIASES: Mapping[str, Alias] = {
     "datasets": Alias(_SOURCE_KEYS, _SOURCES),
     "train_data": Alias(_SOURCE_KEYS, _SOURCES),
     "data_path": Alias(_SOURCE_KEYS, _SOURCES),
-    "weights": Alias(("mixture.shares",), "Write a `share:` with each source in data.sources; they sum to 1"),
+    **dict.fromkeys(
+        ("weights", "weight", "ratio", "proportion", "probability", "probabilities"),
+        Alias(("mixture.shares",), "Write a `share:` with each source in data.sources; they sum to 1"),
+    ),
     "model_config": _value_for("model.config"),
     "output_dir": _not_available("The run folder is not part of the recipe", "Give it as `--run DIR`"),
     "out_dir": _not_available("The run folder is not part of the recipe", "Give it as `--run DIR`"),
@@ -209,8 +212,16 @@ def note_aliases(document: Document, model: type[BaseModel]) -> None:
         advice = alias.advice if isinstance(alias.advice, str) else alias.advice(value, numbers)
         got = value if value is None or isinstance(value, str | int | float | bool) else None
         document.mistake(f"unknown key {dotted(path)}", path, got=got, remedy=advice)
-        document.mistaken |= {tuple(key.split(".")) for key in alias.keys}
+        inner = [ALIASES[key] for key in value if key in ALIASES] if isinstance(value, dict) else []
+        document.mistaken |= {tuple(key.split(".")) for each in (alias, *inner) for key in each.keys}
         mapping_at(document.tree, path[:-1]).pop(str(path[-1]))
+        _remove_emptied(document, model, path[:-1])
+
+
+def _remove_emptied(document: Document, model: type[BaseModel], path: KeyPath) -> None:
+    """Take out the section at ``path`` if it is another trainer's and all its keys have a message."""
+    if path and not mapping_at(document.tree, path) and str(path[-1]) not in fields_at(model, path[:-1]):
+        mapping_at(document.tree, path[:-1]).pop(str(path[-1]), None)
 
 
 def _unknown_names(tree: Any, model: type[BaseModel], path: KeyPath) -> list[tuple[KeyPath, Any]]:

@@ -57,11 +57,15 @@ def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
             document.mistake(
                 f"source {name} has no share", (*path, name), remedy=f"Add `{name}: 0` to leave it out, or a share"
             )
-    if not shares or path in document.mistaken or not all(is_number(share) for share in shares.values()):
+    if not shares or path in document.mistaken:
+        return
+    if not all(
+        is_number(share) and share >= 0 for share in shares.values()
+    ):  # what is wrong with it, its own rule says
         return
     total = sum(shares.values())
     if abs(total - 1) > SUM_TOLERANCE:
-        remedy = f"Divide each by {total:g}"
+        remedy = f"Divide each by {total:g}" if total > 0 else "Give a source a share above 0"
         document.mistake("shares must sum to 1", path, got=round(total, 6), remedy=remedy)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -49,6 +50,7 @@ class Document:
     places: dict[KeyPath, Place] = field(default_factory=dict)
     mistakes: list[UserError] = field(default_factory=list)
     mistaken: set[KeyPath] = field(default_factory=set)
+    lacks_a_base: bool = False  # the recipe that it extends was not found: what is missing may be there
 
     def place(self, path: KeyPath) -> Place:
         """The place of ``path``, or of the nearest thing around it that was written."""
@@ -148,12 +150,14 @@ def apply_override(override: str, document: Document, folder: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A copy with dicts, lists and texts in place of other mappings, tuples and paths."""
+    """A copy with dicts, lists, texts and numbers in place of other mappings, tuples, paths and numbers of numpy."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _compose(text: str, place: Place) -> Node | None:

@@ -22,7 +22,8 @@ _LONGEST_GOT = 80  # characters of a wrong value worth repeating
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: Document) -> None:
     """Adds a message to ``document`` for each thing wrong that has none yet; ``model`` is the whole recipe's.
 
-    A section that is missing because its keys were written under other names is the same mistake.
+    A section that is missing because its keys were written under other names, or because the recipe that has it was not
+    found, is the same mistake.
     """
     by_path: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
@@ -30,7 +31,8 @@ def note_mistakes(error: ValidationError, model: type[BaseModel], document: Docu
     noted = frozenset(document.mistaken)
     for path, errors in by_path.items():
         is_missing = errors[0]["type"] == "missing"
-        if path not in noted and not (is_missing and _is_above_any(path, noted)):
+        is_excused = is_missing and (document.lacks_a_base or _is_above_any(path, noted))
+        if path not in noted and not is_excused:
             _note(path, errors, model, document, noted)
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 
 from trainer.base.config import Config
-from trainer.base.errors import RecipeError
+from trainer.base.errors import RecipeError, UserError
 from trainer.control.config import ControlConfig
 from trainer.data.config import DataConfig
 from trainer.evaluate.config import EvaluationConfig
@@ -109,12 +109,14 @@ def load_recipe(
     the data files exist, and whether transformers knows the model's keys (its import takes seconds). Raises UserError
     when it cannot be read, RecipeError with every mistake when it is wrong.
     """
+    if isinstance(overrides, str):
+        raise UserError("overrides is not a list", got=overrides, remedy=f"Give a list: [{overrides!r}]")
     document, folder, text = _read(given)
     for override in overrides or []:
         apply_override(override, document, folder)
+    note_aliases(document, Recipe)
     resolve_shares(document)
     resolve_paths(document)
-    note_aliases(document, Recipe)
     note_contradictions(
         document
     )  # first: they know the line, where the sections' own rules often know only the section
@@ -142,12 +144,19 @@ def _read(given: Path | str | Mapping[str, Any]) -> tuple[Document, Path, str | 
 
 
 def _validated(document: Document) -> Recipe | None:
+    # Through JSON, since pydantic's strict mode takes a list for a tuple and a string for a path only there.
+    text = json.dumps(document.tree, default=_refuse)
     try:
-        # Through JSON, since pydantic's strict mode takes a list for a tuple and a string for a path only there.
-        return Recipe.model_validate_json(json.dumps(document.tree), strict=True)
+        return Recipe.model_validate_json(text, strict=True)
     except ValidationError as error:
         note_mistakes(error, Recipe, document)
         return None
+
+
+def _refuse(value: Any) -> Any:
+    """What a file cannot hold either, in a recipe given as a mapping."""
+    what = f"a recipe has texts, numbers, lists and mappings, not a {type(value).__name__}"
+    raise UserError(what, got=value, remedy="Write it as in a file")
 
 
 def resolved_yaml(recipe: Recipe) -> str:

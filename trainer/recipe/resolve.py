@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base.errors import UserError
-from trainer.recipe.loading import Document, KeyPath, Place, Tree, is_number, mapping_at, read_file
+from trainer.recipe.loading import Document, KeyPath, Place, Tree, mapping_at, read_file
 from trainer.recipe.shipped import shipped_path
 
 EXTENDS = "extends"
@@ -24,15 +24,18 @@ def resolve_extends(document: Document, files: tuple[Path, ...] = ()) -> None:
     place = document.place((EXTENDS,))
     path: KeyPath = (EXTENDS,)
     if not isinstance(given, str):
+        document.lacks_a_base = True
         document.mistake("extends is not the path or name of a recipe", path, got=given)
         return
     try:
         file = _extended_file(given, place.folder)
     except UserError as error:
+        document.lacks_a_base = True
         document.mistake(f"extends: {error.what}", path, got=error.got, remedy=error.remedy)
         return
     if file in files:
         chain = " -> ".join(step.name for step in (*files[files.index(file) :], file))
+        document.lacks_a_base = True
         document.mistake(f"extends goes in a circle: {chain}", path, remedy="Remove one of them")
         return
     below, _ = read_file(file)
@@ -41,6 +44,7 @@ def resolve_extends(document: Document, files: tuple[Path, ...] = ()) -> None:
     document.places = {**below.places, **document.places}
     document.mistakes += below.mistakes
     document.mistaken |= below.mistaken
+    document.lacks_a_base = below.lacks_a_base
 
 
 def _extended_file(given: str, folder: Path) -> Path:
@@ -90,7 +94,7 @@ def resolve_shares(document: Document) -> None:
         document.mistake(what, shares_path, got=", ".join(with_share), remedy="Keep those with the sources")
         return
     without = [name for name in sources if name not in shares]
-    if without:
+    if without and shares_path not in document.mistaken:
         first = without[0]
         what = f"{'sources' if len(without) > 1 else 'source'} {', '.join(without)} without a share"
         remedy = "Give each source a `share`; 0 leaves it out"
@@ -150,8 +154,3 @@ def _value_at(tree: Any, path: KeyPath) -> Any:
         else:
             return None
     return tree
-
-
-def share_sum(shares: Tree) -> float | None:
-    """Sum of the shares; None unless all are numbers."""
-    return sum(shares.values()) if shares and all(is_number(share) for share in shares.values()) else None

@@ -129,7 +129,7 @@ def _policy(decision: DecisionLine) -> list[str]:
         return _by_name("Policy", evidence)
     try:
         lines = POLICIES.resolve(decision.policy).explain(evidence)
-    except UserError:  # from outside, and not installed here
+    except Exception:  # noqa: BLE001 -- from outside: not installed here, or another version that has other evidence
         lines = ()
     return ["\n".join((f"Policy: {lines[0]}", *lines[1:]))] if lines else _by_name("Policy", evidence)
 

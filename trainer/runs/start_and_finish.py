@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.atomic import replace_folder
-from trainer.base.failures import warn
+from trainer.base.failures import in_words, warn
 from trainer.base.heartbeat import beat
 from trainer.evaluate.held_out import evaluator_of_all, summary
 from trainer.evaluate.ports import Devices, Engine
@@ -131,8 +131,8 @@ def write_ending(folder: Path, outcome: Outcome) -> int:
     if outcome.step:
         try:
             write_report([folder], folder / "report.html")
-        except OSError as error:  # a full disk must not turn a finished run into a failed one
-            warn(f"report.html could not be written: {error}")
+        except Exception as error:  # noqa: BLE001 -- a view must not turn a finished run into a failed one
+            warn(f"report.html could not be written: {in_words(error)}")
     return code
 
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from trainer.base.errors import DataError
+from trainer.base.errors import DataError, UserError
 from trainer.base.seams import Seam
 from trainer.data.readers import arrow, csv_file, json_file, jsonl, parquet, text
 from trainer.data.readers.rows import COMPRESSED, Malformed, OpenableFile, ReadOptions, Row
@@ -72,10 +72,16 @@ def format_of(file: OpenableFile, options: ReadOptions) -> str:
 def read_rows(files: Iterable[OpenableFile], options: ReadOptions) -> Iterator[Row | Malformed]:
     """All rows of the files in order. Raises UserError where a file as a whole cannot be read."""
     for file in files:
-        reader = READERS.resolve(format_of(file, options))
+        kind = format_of(file, options)
+        reader = READERS.resolve(kind)
         try:
             yield from reader.read(file, options)
         except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
             raise DataError(
                 "a data file cannot be read to its end", got=str(error), remedy="Is it whole?", file=file.path
             ) from error
+        except Exception as error:
+            if kind in READERS.builtin or isinstance(error, UserError):
+                raise
+            what = f"the reader {kind!r} failed: {type(error).__name__}: {error}"
+            raise DataError(what, remedy="See the cause above", file=file.path) from error
