@@ -28,7 +28,7 @@ outcome = trainer.fit("quickstart", ["training.steps=100"], run="runs/api")
 print(outcome.state, outcome.step)
 
 run = trainer.open_run("runs/api")
-print(run.history()["loss"][-1])
+print(run.history()["loss/train"][-1])
 print([decision.reason for decision in run.decisions()])
 print(run.batch(50)[0])  # the first sample of step 50
 ```"""

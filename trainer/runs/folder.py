@@ -67,6 +67,16 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
             )
 
 
+def require_run(folder: Path) -> None:
+    """``RunFolderError`` where no run has begun in ``folder``."""
+    if not (folder / "ledger.jsonl").is_file() or not (folder / "recipe.yaml").is_file():
+        raise RunFolderError(
+            "this is not a run folder: ledger.jsonl and recipe.yaml are missing",
+            got=str(folder),
+            remedy="Give the folder of a run",
+        )
+
+
 def keep_recipe(folder: Path, recipe: Recipe) -> None:
     """Bind the run folder to the recipe, with every default written out."""
     write_text(folder / "recipe.yaml", resolved_yaml(recipe))

@@ -6,6 +6,7 @@ from pathlib import Path
 from trainer.base.errors import UserError
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, from_record
 from trainer.recipe import Recipe, load_recipe
+from trainer.runs.folder import require_run
 from trainer.runs.resume import check_same_data
 from trainer.tracking.journal import read
 
@@ -17,6 +18,7 @@ def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segme
     ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
     replay cannot follow without the evaluations that led to it.
     """
+    require_run(run)
     theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
     if theirs.seed != recipe.seed:
         raise UserError(

@@ -51,7 +51,7 @@ def show_held_out(figures: dict[str, Any]) -> str:
         figures_of_part = figures[part]
         error = f" ± {figures_of_part['standard_error']:.4f}" if figures_of_part["standard_error"] is not None else ""
         lines.append(
-            f"{part:<8}{figures_of_part['nats_per_token']:.4f}{error}   {figures_of_part['bits_per_byte']:.4f}   "
+            f"{part:<12}{figures_of_part['nats_per_token']:.4f}{error}   {figures_of_part['bits_per_byte']:.4f}   "
             f"{figures_of_part['documents']} documents"
         )
         by_loss = sorted(figures_of_part["slices"].items(), key=lambda item: -float(item[1]["bits_per_byte"]))

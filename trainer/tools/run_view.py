@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.base.errors import RunFolderError, UserError
+from trainer.base.errors import UserError
 from trainer.base.records import FloatArray
 from trainer.mixture.draw import Batch
 from trainer.mixture.ledger import Ledger, Topology, from_record
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
 from trainer.recipe import Recipe, load_recipe
-from trainer.runs.folder import read_outcome
+from trainer.runs.folder import read_outcome, require_run
 from trainer.tracking.journal import read
 from trainer.tracking.schema import DecisionLine, StartLine, StepLine, read_journal
 from trainer.training.run import Outcome
@@ -93,12 +93,7 @@ class RunView:
 def open_run(folder: Path | str) -> RunView:
     """Reads a run folder; ``RunFolderError`` when it is not one."""
     folder = Path(folder)
-    if not (folder / "ledger.jsonl").is_file() or not (folder / "recipe.yaml").is_file():
-        raise RunFolderError(
-            "this is not a run folder: ledger.jsonl and recipe.yaml are missing",
-            got=str(folder),
-            remedy="Give the folder of a run",
-        )
+    require_run(folder)
     recipe = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
     facts = [from_record(record) for record in read(folder / "ledger.jsonl")]
     plan = Plan(recipe.seed, Ledger(facts))
