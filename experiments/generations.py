@@ -19,10 +19,10 @@ import numpy as np
 from experiments.probes import probe_counts, probe_times
 from trainer.base.records import (
     SHARE_ONE,
-    Alignment,
     Evaluation,
     FloatArray,
     Forgetting,
+    GradientAlignment,
     Horizon,
     Kind,
     Observation,
@@ -221,14 +221,14 @@ class GenerationsWorld:
         forgetting = forgetting_rate(nats[2] - nats[0], nats[3] - nats[1], one_each, counts=counts, rate_scale=part)
         return {} if forgetting is None else {"synthetic": forgetting}
 
-    def _alignment(self) -> dict[str, Alignment]:
+    def _alignment(self) -> dict[str, GradientAlignment]:
         """Inner products of mean gradients on few samples, with the errors that so few make."""
         held_out_NP = self.family.gradients(self._parameters, self._of("real", READ_SAMPLES))
         alignments = {}
         for name in KINDS:
             gradient_NP = self.family.gradients(self._parameters, self._of(name, ALIGNED_SAMPLES))
             ours_N, theirs_N = gradient_NP @ held_out_NP.mean(axis=0), held_out_NP @ gradient_NP.mean(axis=0)
-            alignments[name] = Alignment(
+            alignments[name] = GradientAlignment(
                 inner_product=float(ours_N.mean()),
                 standard_error=float(np.sqrt(ours_N.var() / len(ours_N) + theirs_N.var() / len(theirs_N))),
                 variance=float(gradient_NP.var(axis=0, ddof=1).sum()),

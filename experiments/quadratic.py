@@ -24,7 +24,7 @@ from scipy.optimize import minimize_scalar
 
 from experiments.evaluations import evaluation
 from experiments.probes import probe_counts, probe_times
-from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Forgetting, Horizon, Observation, SourceValue
+from trainer.base.records import SHARE_ONE, FloatArray, Forgetting, GradientAlignment, Horizon, Observation, SourceValue
 from trainer.evaluate.evidence.forgetting import LASTING_STEPS, SETTLING_STEPS, forgetting_rate
 from trainer.evaluate.evidence.source_value import TRIAL_STEPS
 
@@ -204,7 +204,7 @@ class QuadraticWorld:
             "synthetic": (self._far, problem.synthetic_variance),
         }
 
-    def _alignment(self) -> Mapping[str, Alignment]:
+    def _alignment(self) -> Mapping[str, GradientAlignment]:
         """Inner products of gradients on a few samples, with the errors that such samples make."""
         problem, alignments = self.problem, {}
         held_out = self._theta - self._normal(problem.real_variance / ALIGNED_HELD_OUT)
@@ -212,7 +212,7 @@ class QuadraticWorld:
             gradient = self._theta - center - self._normal(variance / ALIGNED_SAMPLES)
             error = (gradient @ gradient) * problem.real_variance / ALIGNED_HELD_OUT
             error += (held_out @ held_out) * variance / ALIGNED_SAMPLES
-            alignments[name] = Alignment(
+            alignments[name] = GradientAlignment(
                 inner_product=float(held_out @ gradient),
                 standard_error=float(np.sqrt(error)),
                 variance=problem.dimensions * variance,

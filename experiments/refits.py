@@ -26,7 +26,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from experiments.evaluations import evaluation
-from trainer.base.records import SHARE_ONE, Alignment, FloatArray, Horizon, Kind, Observation, SourceValue
+from trainer.base.records import SHARE_ONE, FloatArray, GradientAlignment, Horizon, Kind, Observation, SourceValue
 
 TRIAL_SHARE = 0.05  # moved by trial steps
 
@@ -147,12 +147,12 @@ class RefitWorld(ABC):
             epochs={name: drawn[name] * batch / self.unique[name] for name in shares},
         )
 
-    def _alignment(self) -> Mapping[str, Alignment]:
+    def _alignment(self) -> Mapping[str, GradientAlignment]:
         """Inner products of gradients; their errors from the scatter over dimensions, which are alike."""
         alignments = {}
         for name, mean in self._means.items():
             products = (self._theta - self._held_out_mean) * (self._theta - mean)
-            alignments[name] = Alignment(
+            alignments[name] = GradientAlignment(
                 inner_product=float(products.sum()),
                 standard_error=float(products.std() * np.sqrt(self.dimensions)),
                 variance=float(self.dimensions),
@@ -274,7 +274,7 @@ class PooledWorld(RefitWorld):
     def _drawn(self, weights: Mapping[str, float]) -> dict[str, FloatArray]:
         return {"real": self._real_mean, "synthetic": self._offset + self._normal(1 / max(self._pool(weights), 1e-9))}
 
-    def _alignment(self) -> Mapping[str, Alignment]:
+    def _alignment(self) -> Mapping[str, GradientAlignment]:
         return {}
 
     def _source_values(self, shares: Mapping[str, int]) -> Mapping[str, SourceValue]:

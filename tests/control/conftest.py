@@ -5,7 +5,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from trainer.base.records import SHARE_ONE, Alignment, Evaluation, Horizon, Kind, Observation, SourceLoss, SourceValue
+from trainer.base.records import (
+    SHARE_ONE,
+    Evaluation,
+    GradientAlignment,
+    Horizon,
+    Kind,
+    Observation,
+    SourceLoss,
+    SourceValue,
+)
 
 DOCUMENT_NATS = np.random.default_rng(7).normal(4.0, 0.6, 40)  # the spread between documents, nats per token
 DOCUMENT_TOKENS = np.random.default_rng(8).integers(20, 200, 40)
@@ -41,7 +50,7 @@ def observe() -> Callable[..., Observation]:
         rng: np.random.Generator | None = None,
         evaluation: Evaluation | None = None,
         source_losses: Mapping[str, float] | None = None,
-        alignment: Mapping[str, Alignment] | None = None,
+        gradient_alignment: Mapping[str, GradientAlignment] | None = None,
         num_samples: Mapping[str, int] | None = None,
         rate: float = 1e-3,
         tokens: int = 1_000,
@@ -68,7 +77,7 @@ def observe() -> Callable[..., Observation]:
                 for name, mean in (source_losses or {}).items()
             },
             evaluation=evaluation if evaluation is not None else _evaluation(step, loss, rng),
-            evidence={"source_value": measured, "gradient_alignment": alignment or {}},
+            evidence={"source_value": measured, "gradient_alignment": gradient_alignment or {}},
             shares=dict(shares),
             kinds=kinds or {name: "real" if name == first else "synthetic" for name in shares},
             epochs=dict.fromkeys(shares, 1.0),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.engines.gloo import on_ranks
 from tests.engines.tour import POISONS, alignments, leave, take_up, tour, uneven, written_as_transformers_loads_it
-from trainer.base.records import Alignment
+from trainer.base.records import GradientAlignment
 
 SLOW = pytest.mark.slow
 # One of each kind stays in the default suite: ZeRO-1 and -2 share their buffers, stage 3 and FSDP2 have their own.
@@ -69,7 +69,7 @@ def test_trial_steps_move_the_weights_and_leave_no_trace(toured: Toured, launch:
 
 
 def assert_same_alignment(
-    found: Mapping[str, Alignment], expected: Mapping[str, Alignment], precision: str = "fp32"
+    found: Mapping[str, GradientAlignment], expected: Mapping[str, GradientAlignment], precision: str = "fp32"
 ) -> None:
     """Under bf16 each gradient is rounded: nearly orthogonal ones have the same product only within its error."""
     assert found.keys() == expected.keys() == {"real", "made"}
@@ -85,7 +85,7 @@ def assert_same_alignment(
 
 
 @pytest.fixture(scope="module")
-def alone() -> Mapping[str, Alignment]:
+def alone() -> Mapping[str, GradientAlignment]:
     """Alignments on one process."""
     *_, found = alignments()
     return found
@@ -93,7 +93,7 @@ def alone() -> Mapping[str, Alignment]:
 
 @pytest.mark.parametrize("launch", TOURS, ids="-".join)
 def test_alignments_are_those_of_one_process_and_leave_no_trace(
-    toured: Toured, launch: tuple[str, str], alone: Mapping[str, Alignment]
+    toured: Toured, launch: tuple[str, str], alone: Mapping[str, GradientAlignment]
 ) -> None:
     ranks = toured(launch)
     for before, after, found in (rank["aligned"] for rank in ranks):
@@ -104,7 +104,7 @@ def test_alignments_are_those_of_one_process_and_leave_no_trace(
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_alignments_do_not_depend_on_the_number_of_processes(
-    tmp_path: Path, alone: Mapping[str, Alignment], ranks: int
+    tmp_path: Path, alone: Mapping[str, GradientAlignment], ranks: int
 ) -> None:
     for before, after, found in on_ranks(alignments, ranks, tmp_path):
         assert equal(before, after)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, training
 from trainer.base.errors import UserError
-from trainer.base.records import Alignment
+from trainer.base.records import GradientAlignment
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
 from trainer.evaluate.eval_batches import HeldOutText, Samples
 from trainer.evaluate.evidence.gradient_alignment import (
@@ -175,7 +175,7 @@ def test_estimates_are_unbiased_and_their_errors_are_those_that_are_seen() -> No
     """Gradients whose noise is far larger than their mean, as those of a few samples are."""
     rng, size, per_part = np.random.default_rng(7), 400, 3
     means = {name: np.full(size, mean) for name, mean in {"good": 0.05, "bad": -0.02, "none": 0.0}.items()}
-    found: dict[str, list[Alignment]] = {name: [] for name in means}
+    found: dict[str, list[GradientAlignment]] = {name: [] for name in means}
     for _ in range(400):
         theirs = 0.05 + rng.normal(0, 1, (HELD_OUT_PARTS, size)) / np.sqrt(per_part)
         every = {

@@ -71,10 +71,10 @@ def test_signals_tell_real_from_synthetic_once_the_model_has_drifted_and_not_bef
     for _ in range(30):
         world.train(world.shares)
     later = world.observation(world.shares)
-    for one in at_the_truth.alignment.values():
+    for one in at_the_truth.gradient_alignment.values():
         assert abs(one.inner_product) < 4 * one.standard_error
-    assert later.alignment["real"].inner_product > 4 * later.alignment["real"].standard_error
-    synthetic, real = later.alignment["synthetic"], later.alignment["real"]
+    assert later.gradient_alignment["real"].inner_product > 4 * later.gradient_alignment["real"].standard_error
+    synthetic, real = later.gradient_alignment["synthetic"], later.gradient_alignment["real"]
     assert synthetic.inner_product < real.inner_product - 3 * (synthetic.standard_error + real.standard_error)
     assert later.source_value["real"].value == pytest.approx(1.0, abs=4 * later.source_value["real"].standard_error)
     assert later.source_value["synthetic"].value < 0.5

@@ -11,7 +11,7 @@ import pytest
 
 from tests.journals import evaluation_line, start_line, step_line
 from trainer.base.errors import UserError
-from trainer.base.records import Alignment, Decision, Forgetting, SourceLoss, SourceValue, StepFigures
+from trainer.base.records import Decision, Forgetting, GradientAlignment, SourceLoss, SourceValue, StepFigures
 from trainer.tracking.figures import SliceDrawn, SliceLoss, SourceFacts, StepMixture, WorstSlice
 from trainer.tracking.headlines import headline
 from trainer.tracking.journal import read
@@ -46,7 +46,9 @@ EVERY: list[JournalLine] = [
     replace(
         FULL,
         source_value={"made": SourceValue(value=-0.5, standard_error=0.1, num_samples=64, fresh_gain=1e-4)},
-        gradient_alignment={"made": Alignment(inner_product=1.5, standard_error=0.2, variance=9.0, num_samples=32)},
+        gradient_alignment={
+            "made": GradientAlignment(inner_product=1.5, standard_error=0.2, variance=9.0, num_samples=32)
+        },
         forgetting={"made": Forgetting(value=0.01, standard_error=0.002, num_samples=8)},
         drawn_slices={"b": SliceDrawn(real=0.4, drawn=0.1)},
         drawn_unnamed=0.25,

@@ -90,7 +90,7 @@ class SourceLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alignment:
+class GradientAlignment:
     """How the gradient on a source points along that on held-out real data, both as the optimizer scales them.
 
     ``inner_product`` <g_held-out, g_source>: nats per held-out token that a step on the source gains per unit of
@@ -142,7 +142,7 @@ class Observation:
         return self.evidence.get("source_value", {})
 
     @property
-    def alignment(self) -> Mapping[str, Alignment]:
+    def gradient_alignment(self) -> Mapping[str, GradientAlignment]:
         """Gradient alignments; empty where they were not measured."""
         return self.evidence.get("gradient_alignment", {})
 

@@ -10,9 +10,9 @@ their scatter.
 # R evaluations, oldest first
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -53,22 +53,53 @@ def usable(source_value: SourceValue) -> bool:
     )
 
 
-def remember(evaluations: list[dict[str, Any]], observation: Observation) -> list[dict[str, Any]]:
-    """``evaluations`` with the usable source values of ``observation`` appended; unchanged where fewer than two sources
-    have one.
+@dataclass(frozen=True, kw_only=True)
+class MeasuredValue:
+    """The measured value of a source in fresh real tokens, with its standard error."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredValues:
+    """The source values that were measured at the evaluation after ``step``."""
+
+    step: int
+    sources: Mapping[str, MeasuredValue]
+
+    def without(self, names: Collection[str]) -> Self:
+        """The same without these sources."""
+        return replace(self, sources={name: value for name, value in self.sources.items() if name not in names})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """The values that were saved."""
+        return cls(
+            step=saved["step"], sources={name: MeasuredValue(**value) for name, value in saved["sources"].items()}
+        )
+
+
+def with_source_values(past: Sequence[MeasuredValues], observation: Observation) -> tuple[MeasuredValues, ...]:
+    """``past`` with the usable source values of ``observation`` appended; unchanged where fewer than two sources have
+    one. The oldest are forgotten.
     """
-    source_values = {
-        name: [source_value.value, source_value.standard_error]
-        for name, source_value in observation.source_value.items()
-        if usable(source_value) and name in observation.shares
+    sources = {
+        name: MeasuredValue(value=estimate.value, standard_error=estimate.standard_error)
+        for name, estimate in observation.source_value.items()
+        if usable(estimate) and name in observation.shares
     }
-    if len(source_values) < 2:  # a value says nothing without another to compare it with
-        return evaluations
-    return [*evaluations, {"step": observation.step, "source_value": source_values}][-MEMORY_EVALUATIONS:]
+    if len(sources) < 2:  # a value says nothing without another to compare it with
+        return tuple(past)
+    return (*past, MeasuredValues(step=observation.step, sources=sources))[-MEMORY_EVALUATIONS:]
 
 
 def score_sources(
-    evaluations: list[dict[str, Any]],
+    evaluations: Sequence[MeasuredValues],
     shares: Mapping[str, int],
     *,
     decay: float,
@@ -90,21 +121,20 @@ def score_sources(
         }
         alternatives = better or {other: share for other, share in drawn.items() if other != name}
         rows = [
-            row
-            for evaluation in evaluations
-            if (row := _compared(evaluation["source_value"], name, alternatives)) is not None
+            row for evaluation in evaluations if (row := _compared(evaluation.sources, name, alternatives)) is not None
         ]
         if len(rows) >= min_evaluations:
             result[name] = _pooled(np.array(rows, dtype=np.float64), decay)
     return result
 
 
-def _pooled_source_value(evaluations: list[dict[str, Any]], name: str, decay: float) -> float:
+def _pooled_source_value(evaluations: Sequence[MeasuredValues], name: str, decay: float) -> float:
     """The pooled value of a source by itself; minus infinity where it was never measured."""
-    measured = [evaluation["source_value"][name] for evaluation in evaluations if name in evaluation["source_value"]]
+    measured = [evaluation.sources[name] for evaluation in evaluations if name in evaluation.sources]
     if not measured:
         return -math.inf
-    values, errors = np.array(measured, dtype=np.float64).T
+    values = np.array([source.value for source in measured])
+    errors = np.array([source.standard_error for source in measured])
     return _weighted(values, errors, _recency(len(measured), decay), PRIOR_SD**2)[0]
 
 
@@ -113,18 +143,16 @@ def _recency(count: int, decay: float) -> FloatArray:
     return recency
 
 
-def _compared(
-    source_values: Mapping[str, list[float]], name: str, alternatives: Mapping[str, int]
-) -> list[float] | None:
+def _compared(measured: Mapping[str, MeasuredValue], name: str, alternatives: Mapping[str, int]) -> list[float] | None:
     """Of one evaluation: value, its error, reference, its error, and how many sources' scatter the advantage has."""
-    compared = [(share, *source_values[other]) for other, share in alternatives.items() if other in source_values]
-    if name not in source_values or not compared:
+    compared = [(share, measured[other]) for other, share in alternatives.items() if other in measured]
+    if name not in measured or not compared:
         return None
-    weight = math.fsum(share for share, _, _ in compared)
-    reference = math.fsum(share * value for share, value, _ in compared) / weight
-    error = math.sqrt(math.fsum((share * error) ** 2 for share, _, error in compared)) / weight
-    sources_in_advantage = 1 + math.fsum(share**2 for share, _, _ in compared) / weight**2
-    return [*source_values[name], reference, error, sources_in_advantage]
+    own, weight = measured[name], math.fsum(share for share, _ in compared)
+    reference = math.fsum(share * other.value for share, other in compared) / weight
+    error = math.sqrt(math.fsum((share * other.standard_error) ** 2 for share, other in compared)) / weight
+    sources_in_advantage = 1 + math.fsum(share**2 for share, _ in compared) / weight**2
+    return [own.value, own.standard_error, reference, error, sources_in_advantage]
 
 
 def _pooled(rows: FloatArray, decay: float) -> SourceScore:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar
 from trainer.base.errors import UserError
 from trainer.base.records import (
     Action,
-    Alignment,
     Decision,
     Forgetting,
+    GradientAlignment,
     SourceLoss,
     SourceValue,
     StepFigures,
@@ -107,7 +107,7 @@ class EvaluationLine(JournalLine):
         ),
     ] = field(default_factory=dict)  # fmt: skip
     gradient_alignment: Annotated[
-        Mapping[str, Alignment],
+        Mapping[str, GradientAlignment],
         About(
             "inner product of each source's gradient with the held-out gradient", "nats per token and learning rate",
             {

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from experiments.streams import JITTER, noise
-from trainer.base.records import Alignment, SourceLoss, SourceValue
+from trainer.base.records import GradientAlignment, SourceLoss, SourceValue
 from trainer.control.guard import attribution
 from trainer.control.guard.config import GuardConfig, detector_settings
 from trainer.control.guard.detector import empty_state, update
@@ -51,7 +51,7 @@ def test_judging_one_evaluation_at_a_time_is_what_the_calibration_measures(obser
     state, detector = GuardState(), empty_state(settings, 1)
     for number, loss in enumerate(losses):
         observation = observe(number, SHARES, loss=loss, steps=1000)
-        detector, score = update(settings, detector, np.array([observation.evaluation.loss_sum_nats_per_token]))
+        detector, score = update(settings, detector, np.array([observation.evaluation.nats_per_token]))
         state, verdict = judge(CONFIG, state, observation)
         if "z" in verdict.evidence:
             assert verdict.evidence["z"] == score.z[0]
@@ -165,11 +165,11 @@ def test_a_source_whose_gradient_points_away_from_held_out_text_is_cut(observe):
     def alignment(number):
         away = {"written": 0.4, "bad": -0.4 if number >= 60 else 0.3}
         return {
-            name: Alignment(inner_product=value, standard_error=0.1, variance=1.0, num_samples=32)
+            name: GradientAlignment(inner_product=value, standard_error=0.1, variance=1.0, num_samples=32)
             for name, value in away.items()
         }
 
-    first = alarms(judged(observe, rise(), alignment=alignment)[1])[0]
+    first = alarms(judged(observe, rise(), gradient_alignment=alignment)[1])[0]
     assert (first.action, first.source) == ("cut", "bad")
     assert "points away from held-out text" in first.reason
 

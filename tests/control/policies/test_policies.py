@@ -157,7 +157,7 @@ def test_source_values_before_the_warm_up_are_not_counted(observe):
     for step in (20, 40, 59):
         state, proposal = propose(FEEDBACK, state, observe(step, EQUAL, source_value=BAD))
         assert proposal.shares == EQUAL
-    assert state.evaluations == []
+    assert state.evaluations == ()
     assert propose(FEEDBACK, state, observe(60, EQUAL, source_value=BAD))[1].shares != EQUAL
 
 

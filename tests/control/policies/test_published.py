@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from trainer.base.errors import UserError
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment
+from trainer.base.records import SHARE_ONE, SHARE_STEP, GradientAlignment
 from trainer.control.bounds import Bounds, kept_within
 from trainer.control.policies import POLICIES, PolicyConfig, anneal
 from trainer.control.policies.published.ado import preferences
@@ -42,7 +42,7 @@ def weights_of(proposal):
 
 
 def aligned(inner_product, variance=0.0):
-    return Alignment(inner_product=inner_product, standard_error=0.1, variance=variance, num_samples=8)
+    return GradientAlignment(inner_product=inner_product, standard_error=0.1, variance=variance, num_samples=8)
 
 
 # each rule by hand
@@ -200,7 +200,9 @@ def test_aioli_without_smoothing_adds_up(observe):
 
 def test_pike_weighs_alignment_against_the_variance_of_a_batch(observe):
     alignment = {"real": aligned(2.0, 640.0), "good": aligned(1.0, 64.0), "bad": aligned(-1.0, 64.0)}
-    (first,) = proposals(config_of("pike", zeta_1=0.2, zeta_2=0.02), [lambda s: observe(100, s, alignment=alignment)])
+    (first,) = proposals(
+        config_of("pike", zeta_1=0.2, zeta_2=0.02), [lambda s: observe(100, s, gradient_alignment=alignment)]
+    )
     # zeta_2 / zeta_1 * variance / (2 * 32): 1, 0.1, 0.1; over S = 0.5 * 3 + 0.3 * 1.1 + 0.2 * 1.1
     size = 1.5 + 0.33 + 0.22
     raised = {"real": 0.5 * exp(0.2 * 1.0 / size), "good": 0.3 * exp(0.2 * 0.9 / size)}
@@ -213,7 +215,7 @@ def test_the_variance_weighs_as_much_as_the_learning_rate_when_no_weight_is_give
     noisy = {"real": aligned(1.0, 6_400.0), "good": aligned(1.0, 0.0), "bad": aligned(1.0, 0.0)}
     config = config_of("pike", zeta_1=1.0)
     high, low = (
-        proposals(config, [lambda s, rate=rate: observe(100, s, alignment=noisy, rate=rate)])[0]
+        proposals(config, [lambda s, rate=rate: observe(100, s, gradient_alignment=noisy, rate=rate)])[0]
         for rate in (1e-2, 1e-5)
     )
     assert high.evidence["zeta_2"] == pytest.approx(1e-2)
@@ -266,7 +268,7 @@ def observations_of(observe, history):
             steps=400,
             source_value=values,
             source_losses={k: max(0.01, value + 4) for k, value in values.items() if shares[k] > 0},
-            alignment={k: aligned(value, 10.0) for k, value in values.items()},
+            gradient_alignment={k: aligned(value, 10.0) for k, value in values.items()},
             num_samples={"real": 100, "good": 5_000, "bad": 700},
         )
 

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from trainer.base.errors import UserError
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Alignment, SourceValue
+from trainer.base.records import SHARE_ONE, SHARE_STEP, GradientAlignment, SourceValue
 from trainer.control import ControlConfig, decide, initial_state, restored_state
 from trainer.control.policies import PricedConfig
 from trainer.control.priced import policy as priced
@@ -156,7 +156,8 @@ def test_evidence_that_is_not_finite_is_left_out(observe):
     config = control(estimators=["alignment", "dither", "source_value"])
     state = initial_state(config, SHARES, KINDS)
     bad = {
-        name: Alignment(inner_product=0.0, standard_error=0.0, variance=float("nan"), num_samples=8) for name in KINDS
+        name: GradientAlignment(inner_product=0.0, standard_error=0.0, variance=float("nan"), num_samples=8)
+        for name in KINDS
     }
     none = {name: SourceValue(value=0.0, standard_error=0.0, num_samples=8) for name in KINDS}
     evidence, shares = {"source_value": none, "gradient_alignment": bad}, dict(SHARES)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation
+from trainer.base.records import SHARE_ONE, GradientAlignment, Kind, Observation
 from trainer.control.guard.state import AttributionState, EvaluationRecord, SourceRecord
-from trainer.control.source_scores import SourceScore, remember, score_sources
+from trainer.control.source_scores import SourceScore, score_sources, with_source_values
 
 SOURCE_VALUE_DECAY = 0.8  # weight of a source value relative to the next
 SOURCE_VALUE_EVALUATIONS = 3
@@ -54,22 +54,17 @@ def record(state: AttributionState, observation: Observation) -> AttributionStat
     }
     before = state.evaluations[-1].sources if state.evaluations else {}
     changed = [name for name in sources if name in before and before[name].segments != sources[name].segments]
-    source_values = [  # values of segments that are no longer drawn, or not alone, say nothing about the source now
-        {
-            **measured,
-            "source_value": {name: value for name, value in measured["source_value"].items() if name not in changed},
-        }
-        for measured in state.source_values
-    ]
+    # values of segments that are no longer drawn, or not alone, say nothing about the source now
+    source_values = [measured.without(changed) for measured in state.source_values]
     alignments = {
         name: (alignment.inner_product, alignment.standard_error)
-        for name, alignment in observation.alignment.items()
+        for name, alignment in observation.gradient_alignment.items()
         if _is_usable(alignment)
     }
     evaluation = EvaluationRecord(nats_per_token=observation.evaluation.nats_per_token, sources=sources)
     return replace(
         state,
-        source_values=tuple(remember(source_values, observation)),
+        source_values=with_source_values(source_values, observation),
         alignments=(*state.alignments, *([alignments] if alignments else []))[-ALIGNMENT_EVALUATIONS:],
         evaluations=(*state.evaluations, evaluation)[-MEMORY_EVALUATIONS:],
     )
@@ -87,7 +82,7 @@ def attribute(
     # a source that is drawn alone cannot be removed: then nothing is attributed, and the guard escalates without
     synthetic = [name for name in drawn if observation.kinds[name] == "synthetic"] if len(drawn) > 1 else []
     scores = score_sources(
-        list(state.source_values),
+        state.source_values,
         observation.shares,
         decay=SOURCE_VALUE_DECAY,
         min_evaluations=SOURCE_VALUE_EVALUATIONS,
@@ -123,25 +118,28 @@ def harmful_source(
     """
     newest = state.source_values[-HARM_MEASUREMENTS:]
     drawn = [name for name, share in observation.shares.items() if share > 0]
-    if len(newest) < HARM_MEASUREMENTS or newest[-1]["step"] != observation.step:
+    if len(newest) < HARM_MEASUREMENTS or newest[-1].step != observation.step:
         return None
     measured = {
-        name: [measurement["source_value"][name] for measurement in newest if name in measurement["source_value"]]
-        for name in drawn
+        name: [measurement.sources[name] for measurement in newest if name in measurement.sources] for name in drawn
     }
-    means = {name: _weighted_mean(values) for name, values in measured.items() if len(values) == len(newest)}
+    means = {
+        name: _weighted_mean([(source.value, source.standard_error) for source in values])
+        for name, values in measured.items()
+        if len(values) == len(newest)
+    }
     harmful = [
         name
         for name, (value, error) in means.items()
         if observation.kinds[name] == "synthetic"
-        and max(single for single, _ in measured[name]) < value_below
+        and max(source.value for source in measured[name]) < value_below
         and value + z * error < value_below
         and any(value - other + z * math.hypot(error, its) < 0 for other, its in means.values())
     ]
     if not harmful:
         return None
     worst = min(harmful, key=lambda name: means[name][0])
-    values = " and ".join(f"{value:.2f} ± {error:.2f}" for value, error in measured[worst])
+    values = " and ".join(f"{source.value:.2f} ± {source.standard_error:.2f}" for source in measured[worst])
     return worst, f"a token of it was worth {values} fresh real ones in the last {len(newest)} measurements"
 
 
@@ -163,7 +161,7 @@ def _loss(observation: Observation, name: str) -> float | None:
     return float(loss) if math.isfinite(loss) else None
 
 
-def _is_usable(alignment: Alignment) -> bool:
+def _is_usable(alignment: GradientAlignment) -> bool:
     figures = (alignment.inner_product, alignment.standard_error)
     return alignment.num_samples > 0 and all(math.isfinite(figure) for figure in figures) and figures[1] >= 0
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from trainer.base.json_values import jsonable
 from trainer.control.guard.detector import LOG_EMPTY, RATES, DetectorSettings, DetectorState, empty_state
+from trainer.control.source_scores import MeasuredValues
 
 Statistic = Literal["mean", "tail", "gap", "progress"]
 
@@ -141,7 +142,7 @@ class AttributionState:
     (``trainer.control.source_scores``), gradient alignments with their standard errors, and the evaluations.
     """
 
-    source_values: tuple[dict[str, Any], ...] = ()
+    source_values: tuple[MeasuredValues, ...] = ()
     alignments: tuple[Mapping[str, tuple[float, float]], ...] = ()
     evaluations: tuple[EvaluationRecord, ...] = ()
 
@@ -149,7 +150,7 @@ class AttributionState:
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
         """The state that was saved."""
         return cls(
-            source_values=tuple(saved["source_values"]),
+            source_values=tuple(map(MeasuredValues.from_json, saved["source_values"])),
             alignments=tuple(
                 {name: (value, error) for name, (value, error) in row.items()} for row in saved["alignments"]
             ),

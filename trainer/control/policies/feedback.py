@@ -21,7 +21,7 @@ from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, Share, check_bounds, least_real_shares
 from trainer.control.policies.protocol import Needs, PlainState
-from trainer.control.source_scores import SourceScore, remember, score_sources
+from trainer.control.source_scores import MeasuredValues, SourceScore, score_sources, with_source_values
 from trainer.mixture.shares import filled, rounded, thousandths_up
 
 
@@ -63,10 +63,15 @@ class FeedbackConfig(Bounds):
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackState(PlainState):
-    """The source values measured so far, as ``source_scores.remember`` keeps them, and the floors in millionths."""
+    """The source values measured at the newest evaluations, oldest first, and the floors in millionths."""
 
-    evaluations: list[dict[str, Any]]
+    evaluations: tuple[MeasuredValues, ...]
     floors: Mapping[str, int]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The state of which ``value`` is the ``to_json``."""
+        return cls(evaluations=tuple(map(MeasuredValues.from_json, value["evaluations"])), floors=value["floors"])
 
 
 kind = "feedback"
@@ -84,7 +89,7 @@ def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str,
     for name, share in shares.items():
         floor = max(config.floor, least_real.get(name, 0.0))
         floors[name] = min(share // SHARE_STEP * SHARE_STEP, thousandths_up(config.floors.get(name, floor)))
-    return FeedbackState(evaluations=[], floors=floors)
+    return FeedbackState(evaluations=(), floors=floors)
 
 
 def needs(config: FeedbackConfig, max_epochs: float = inf) -> Needs:
@@ -98,8 +103,8 @@ def propose(config: FeedbackConfig, state: FeedbackState, observation: Observati
         reason = f"Source values are not used before progress {config.warm_up:g} (now {observation.progress:.3f})."
         early = {"progress": observation.progress, "warm_up": config.warm_up}
         return state, Proposal(shares=dict(observation.shares), reason=reason, evidence=early)
-    evaluations = remember(state.evaluations, observation)
-    if len(evaluations) == 0 or evaluations[-1]["step"] != observation.step:
+    evaluations = with_source_values(state.evaluations, observation)
+    if len(evaluations) == 0 or evaluations[-1].step != observation.step:
         return state, Proposal(
             shares=dict(observation.shares), reason="No source value was measured at this evaluation.", evidence={}
         )
@@ -118,7 +123,7 @@ def propose(config: FeedbackConfig, state: FeedbackState, observation: Observati
 
 
 def _judged(
-    config: FeedbackConfig, evaluations: list[dict[str, Any]], shares: Mapping[str, int]
+    config: FeedbackConfig, evaluations: Sequence[MeasuredValues], shares: Mapping[str, int]
 ) -> tuple[dict[str, SourceScore], dict[str, float]]:
     """The scores of the sources, and by what the shares of those below the threshold are multiplied.
 
@@ -132,7 +137,7 @@ def _judged(
         every = score_sources(
             evaluations, shares, decay=config.decay, min_evaluations=config.min_evaluations, closed=closed
         )
-        newest = evaluations[-1]["source_value"]
+        newest = evaluations[-1].sources
         scores = {name: score for name, score in every.items() if name in newest}  # old noise cuts once
         again = {name: factor for name, score in scores.items() if (factor := _factor(config, score)) < 1}
         if again.keys() <= factors.keys():
@@ -208,7 +213,7 @@ def explain(evidence: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _evidence(
-    config: FeedbackConfig, evaluations: list[dict[str, Any]], scores: Mapping[str, SourceScore]
+    config: FeedbackConfig, evaluations: Sequence[MeasuredValues], scores: Mapping[str, SourceScore]
 ) -> dict[str, Any]:
     """Every number the decision rests on."""
     return {

@@ -46,7 +46,10 @@ def measured_advantages(
     if "dither" in estimators and (moved := _from_dither(observation, spans, names)) is not None:
         values_K, covariance_KK = moved
         variances_K = np.array(
-            [observation.alignment[name].variance if name in observation.alignment else 0.0 for name in names]
+            [
+                observation.gradient_alignment[name].variance if name in observation.gradient_alignment else 0.0
+                for name in names
+            ]
         )
         values_K = values_K + (noise_prices[1] - noise_prices[0]) * variances_K
         rows["dither"] = advantages(values_K, covariance_KK, equal_K)
@@ -128,9 +131,9 @@ def _from_alignment(
 ) -> tuple[FloatArray, FloatArray] | None:
     """<g_held-out, g_source> less what the noise of its samples costs (PiKE, arXiv 2502.06244, over the rest of the
     run: ``spending_curve.noise_rate``)."""
-    if any(name not in observation.alignment for name in names):
+    if any(name not in observation.gradient_alignment for name in names):
         return None
-    alignments = [observation.alignment[name] for name in names]
+    alignments = [observation.gradient_alignment[name] for name in names]
     values = np.array([alignment.inner_product - noise_price * alignment.variance for alignment in alignments])
     errors = np.array([alignment.standard_error for alignment in alignments])
     return (values, np.diag(errors**2)) if np.isfinite([*values, *errors]).all() else None

@@ -25,7 +25,7 @@ import numpy as np
 
 from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
-from trainer.base.records import Alignment, FloatArray
+from trainer.base.records import FloatArray, GradientAlignment
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
 from trainer.evaluate.eval_batches import HeldOutText, Samples, Segment, derived_rng
 from trainer.evaluate.evidence.measurement import GRADIENT_ALIGNMENT, MeasuredRun
@@ -94,7 +94,7 @@ class TokenAlignment:
 
     def __call__(
         self, port: GradientPort, *, step: int, sources: Mapping[str, Sequence[int]], global_batch: int
-    ) -> Mapping[str, Alignment]:
+    ) -> Mapping[str, GradientAlignment]:
         """The alignment of each of ``sources``, given with their live segments, after ``step``, whatever the batch; see
         ``measure_alignment``.
         """
@@ -140,7 +140,7 @@ def held_out_parts(text: HeldOutText, num_samples: int, *, step: int) -> list[Sa
 
 def measure_alignment(
     held_out: Sequence[Samples], sources: Mapping[str, Samples], port: GradientPort, *, step: int, seed: int
-) -> dict[str, Alignment]:
+) -> dict[str, GradientAlignment]:
     """The alignment of each source, from its samples and parts of held-out ones. Every rank calls it and gets the same.
 
     Empty when a gradient was not finite: a mean over the others would leave out what is odd.
@@ -167,7 +167,7 @@ def measure_alignment(
 
 def estimated(
     norms_I: FloatArray, tables: Mapping[str, FloatArray], sizes: Mapping[str, Sequence[int] | FloatArray]
-) -> dict[str, Alignment]:
+) -> dict[str, GradientAlignment]:
     """Alignments from the products of the parts.
 
     ``norms_I`` <R_i, R_i> of the held-out parts. A table [I + 1, J + 1] of a source holds <R_i, k_j>, in its last row
@@ -185,7 +185,7 @@ def estimated(
     for name, table in tables.items():
         products_IJ, num_parts = table[:-1, :-1], table.shape[1] - 1
         spread = (table[-1, :-1].sum() - table[-1, -1] / num_parts) / (num_parts - 1)  # of the parts around their mean
-        alignments[name] = Alignment(
+        alignments[name] = GradientAlignment(
             inner_product=float(products_IJ.mean()),
             standard_error=_standard_error(products_IJ, by_held_out[name] - common_I),
             variance=float(spread / np.mean(1 / np.asarray(sizes[name]))),  # a mean of n samples has an n-th of it

@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trainer.base.records import SHARE_ONE, Alignment, Kind, Observation, Proposal
+from trainer.base.records import SHARE_ONE, GradientAlignment, Kind, Observation, Proposal
 from trainer.control.bounds import Bounds, Share, check_bounds, drawn, kept_within, normalized
 from trainer.control.policies.protocol import Needs, NoState, unexplained
 
@@ -61,7 +61,11 @@ def needs(config: PikeConfig, max_epochs: float = inf) -> Needs:
 def propose(config: PikeConfig, state: NoState, observation: Observation) -> tuple[NoState, Proposal]:
     """Shares after the alignments of this evaluation; those in force when not every source has one that counts."""
     names = drawn(observation.shares)
-    alignments = {name: observation.alignment[name] for name in names if _usable(observation.alignment.get(name))}
+    alignments = {
+        name: observation.gradient_alignment[name]
+        for name in names
+        if _usable(observation.gradient_alignment.get(name))
+    }
     if observation.progress < config.warm_up or len(alignments) < len(names):
         missing = [name for name in names if name not in alignments]
         reason = f"No alignment was measured for {', '.join(missing)}." if missing else "It is too early."
@@ -102,7 +106,7 @@ def propose(config: PikeConfig, state: NoState, observation: Observation) -> tup
     return state, Proposal(shares=shares, reason=reason, evidence=evidence)
 
 
-def _usable(alignment: Alignment | None) -> bool:
+def _usable(alignment: GradientAlignment | None) -> bool:
     if alignment is None or alignment.num_samples <= 0:
         return False
     return isfinite(alignment.inner_product) and isfinite(alignment.variance)
