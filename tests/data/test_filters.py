@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tests.data.corpus import all_ids, documents, prepared, recipe, small_files, write_jsonl
 from trainer.base.config import Config
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError, UserError
 from trainer.data.config import DataConfig
 from trainer.data.documents import bucket_of
 from trainer.data.filters import FilterChain, FilterConfig
@@ -139,6 +139,30 @@ def test_a_filter_from_outside_brings_its_own_configuration(folder: Path) -> Non
     assert all_ids(data, "made") == [row["id"] for row in documents(50, "made")]
     with pytest.raises(ValidationError, match="letter"):
         DataConfig.model_validate(recipe(filters=[{"kind": OUTSIDE}]))
+
+
+class NotAFilter(FirstLetter):
+    """What has the configuration of a filter and is not a function."""
+
+    def __init__(self) -> None:
+        self.letter = "o"
+
+
+def gives_a_text(config: Any) -> Any:
+    """What gives a text where a function is needed."""
+    return "o"
+
+
+gives_a_text.Config = FirstLetter.Config  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("NotAFilter", "cannot be made of its settings: TypeError"), ("gives_a_text", "is not a function of a document")],
+)
+def test_what_is_not_a_filter_is_named(name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        chain({"kind": f"{__name__}:{name}", "letter": "o"})
 
 
 def failing(config: Any) -> Callable[..., str | None]:

@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import zstandard
 from pydantic import ValidationError
 
 from tests.data.corpus import recipe, write_jsonl
+from trainer.base import seams
 from trainer.base.errors import DataError, UserError
 from trainer.data.config import DataConfig
 from trainer.data.files import index_file, is_indexed, local_files, read_options, remote_files, write_index
@@ -147,6 +149,17 @@ def test_a_reader_from_outside_is_named_by_its_import_path(tmp_path: Path) -> No
         data(path="a.semi", format="tests.data.test_readers:Semicolon")
     with pytest.raises(ValidationError, match="Did you mean 'jsonl'"):
         data(path="a.semi", format="jsonll")
+
+
+def test_an_installed_reader_that_cannot_be_imported_harms_only_whoever_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = EntryPoint(name="broken", value="nowhere.to_be_found:Reader", group="hybrid_trainer.readers")
+    monkeypatch.setattr(seams, "entry_points", lambda group: [broken])
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}')
+    assert texts(read(tmp_path, path="a.jsonl")) == ["one"]
+    with pytest.raises(ValidationError, match="cannot be imported"):
+        data(path="a.jsonl", format="broken")
 
 
 class Failing:

@@ -68,14 +68,11 @@ class Shingles:
 
 @dataclass(frozen=True)
 class Match:
-    """Training document ``document`` (its place in the batch) is held-out document ``held_out``, with this Jaccard
-    similarity.
-    """
+    """Training document ``document`` (its place in the batch) is held-out document ``held_out``."""
 
     document: int
     held_out: int
     kind: Literal["exact", "near"]
-    jaccard: float
 
 
 def _normalized(text: str) -> bytes:
@@ -237,7 +234,7 @@ class HeldOutIndex:
         place = np.searchsorted(self._exact_sorted, batch.exact)
         place[place == len(self._exact_sorted)] = 0
         is_exact = self._exact_sorted[place] == batch.exact
-        matches = [Match(int(i), int(self._exact_order[place[i]]), "exact", 1.0) for i in np.flatnonzero(is_exact)]
+        matches = [Match(int(i), int(self._exact_order[place[i]]), "exact") for i in np.flatnonzero(is_exact)]
         matches.extend(self._near(batch, np.flatnonzero(self._mostly_known(batch) & ~is_exact)))
         return sorted(matches, key=lambda match: match.document)
 
@@ -264,5 +261,5 @@ class HeldOutIndex:
             ]
             best, held_out = max(scored, default=(0.0, 0))
             if best >= self.threshold:
-                matches.append(Match(int(document), -held_out, "near", best))
+                matches.append(Match(int(document), -held_out, "near"))
         return matches

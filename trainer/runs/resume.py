@@ -59,9 +59,8 @@ class RecordedLedger(Ledger):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """Where a run starts from: its checkpoint (None at the beginning), its ledger as of then, and its state."""
+    """Where a run starts from: its ledger as of its checkpoint, or of the beginning, and its state."""
 
-    saved: checkpoint.Checkpoint | None
     ledger: RecordedLedger
     state: RunState
 
@@ -81,7 +80,7 @@ def resume(
     ledger = open_ledger(
         folder, devices, saved, segments=segments, mixture=mixture, micro_batch=micro_batch, replay=replay
     )
-    return Resumed(saved=saved, ledger=ledger, state=starting_state(control, mixture, ledger, saved))
+    return Resumed(ledger=ledger, state=starting_state(control, mixture, ledger, saved))
 
 
 def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:

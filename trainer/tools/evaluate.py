@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.base.errors import UserError
 from trainer.base.json_values import jsonable
 from trainer.tools.run_view import open_run
 from trainer.training import checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 
 def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:

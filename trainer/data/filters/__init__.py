@@ -12,9 +12,9 @@ what is measured must not depend on what is trained on. Only a held-out data set
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from trainer.base.errors import DataError
+from trainer.base.errors import DataError, UserError
 from trainer.base.seams import OpenUnion, Seam
 from trainer.data.filters import rules
 from trainer.data.filters.config import (
@@ -50,7 +50,7 @@ class FilterChain:
     """The filters of a segment, in the recipe's order, for one pass over it; the first to drop a document decides."""
 
     def __init__(self, configs: Iterable[Any]) -> None:
-        self._filters = [(config.kind, FILTERS.resolve(config.kind)(config)) for config in configs]
+        self._filters = [(config.kind, _made(config)) for config in configs]
 
     def dropped_by(self, text: str, columns: Mapping[str, Any]) -> tuple[str, str] | None:
         """Kind of the filter that drops the document, and its reason; None where all keep it."""
@@ -70,3 +70,20 @@ class FilterChain:
                 )
             return kind, reason
         return None
+
+
+def _made(config: Any) -> Filter:
+    """The filter of this configuration; ``DataError`` where that cannot be made, or is not a function."""
+    try:
+        document_filter: Any = FILTERS.resolve(config.kind)(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a filter of the user's does
+        what = f"the filter {config.kind!r} cannot be made of its settings: {type(error).__name__}: {error}"
+        raise DataError(what, remedy="It is called with its configuration, and gives a function") from error
+    if not callable(document_filter):
+        remedy = "Give it a __call__(text, columns) that returns None or the reason to drop the document"
+        raise DataError(
+            f"the filter {config.kind!r} is not a function of a document", got=document_filter, remedy=remedy
+        )
+    return cast(Filter, document_filter)

@@ -44,10 +44,17 @@ READERS: Seam[Reader] = Seam("readers", _BUILTIN, requires=("read",))
 
 
 def formats_by_suffix() -> dict[str, str]:
-    """The format that a suffix stands for; built-in formats come first, those of installed entry points are added."""
+    """The format that a suffix stands for; built-in formats come first, those of installed entry points are added.
+
+    One that cannot be imported is left out: whoever names it gets the error, and no other run does.
+    """
     formats: dict[str, str] = {}
     for kind in READERS.kinds():
-        for suffix in getattr(READERS.resolve(kind), "SUFFIXES", ()):
+        try:
+            reader = READERS.resolve(kind)
+        except UserError:
+            continue
+        for suffix in getattr(reader, "SUFFIXES", ()):
             formats.setdefault(suffix, kind)
     return formats
 
