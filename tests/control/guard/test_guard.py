@@ -162,14 +162,15 @@ def test_a_source_to_which_the_damage_is_attributed_is_cut(observe):
 
 
 def test_a_source_whose_gradient_points_away_from_held_out_text_is_cut(observe):
-    def alignment(number):
+    def evidence(number):
         away = {"written": 0.4, "bad": -0.4 if number >= 60 else 0.3}
-        return {
+        alignments = {
             name: GradientAlignment(inner_product=value, standard_error=0.1, variance=1.0, num_samples=32)
             for name, value in away.items()
         }
+        return {"gradient_alignment": alignments}
 
-    first = alarms(judged(observe, rise(), gradient_alignment=alignment)[1])[0]
+    first = alarms(judged(observe, rise(), evidence=evidence)[1])[0]
     assert (first.action, first.source) == ("cut", "bad")
     assert "points away from held-out text" in first.reason
 
