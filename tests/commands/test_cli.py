@@ -25,7 +25,7 @@ def best_seconds(*command: str) -> float:
     return min(times)
 
 
-def test_help_answers_at_once_and_names_every_command() -> None:
+def test_help_answers_quickly_and_names_every_command() -> None:
     assert best_seconds("-m", "trainer", "--help") < 0.5
     text = trainer("--help").stdout
     for command in ("fit", "check", "plan", "evaluate", "audit", "explain", "report", "doctor", "submit", "recipes"):

@@ -116,7 +116,7 @@ def test_rollback_and_stop_leave_the_shares_alone(observe):
 
 
 @pytest.mark.parametrize("config", [FEEDBACK, SCHEDULE, ControlConfig()])
-def test_a_reading_that_is_not_finite_keeps_shares_and_state(observe, config):
+def test_an_evaluation_that_is_not_finite_keeps_shares_and_state(observe, config):
     state = initial_state(config, SHARES, KINDS)
     observation = observe(200, SHARES, source_value=POISON, loss=float("nan"))
     after, decision = decide(config, state, observation)

@@ -135,7 +135,7 @@ def test_dealing_out_changes_nothing_but_who_gets_what(world_size: int, micro_ba
         assert shapes.pop()[0] <= micro_batch
 
 
-def test_padding_samples_are_padding_and_do_not_count_in_fed() -> None:
+def test_padding_samples_are_padding_and_do_not_count_in_the_batch_hash() -> None:
     with stream_of(plan_of(global_batch=2), partition=RankPartition(rank=2, world_size=3, micro_batch=4)) as stream:
         batch = stream.next()
     assert batch.batch_hash == 0
@@ -159,7 +159,7 @@ def test_a_decision_governs_the_next_batch_whatever_was_prefetched(taken_before:
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_a_stream_resumed_anywhere_goes_on_as_if_nothing_had_happened(data: st.DataObject) -> None:
+def test_a_stream_resumed_anywhere_continues_as_if_nothing_had_happened(data: st.DataObject) -> None:
     changes = data.draw(st.dictionaries(st.integers(2, 30), st.sampled_from(["real", "good", "bad"]), max_size=4))
     stop = data.draw(st.integers(1, 30))
     plan, uninterrupted = plan_of(), {}
@@ -272,7 +272,7 @@ def test_shares_of_zero_and_one_and_sources_of_one_sample_do_not_block(
             assert batch.step == step
 
 
-def test_tensors_are_int64_and_do_not_change_when_the_stream_goes_on() -> None:
+def test_tensors_are_int64_and_do_not_change_when_the_stream_continues() -> None:
     with stream_of(plan_of()) as stream:
         first = stream.next()
         copies = [micro.input_ids.clone() for micro in first.micro_batches]

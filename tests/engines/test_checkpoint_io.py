@@ -30,7 +30,7 @@ def timeouts() -> tuple[timedelta, timedelta]:
         return training, saving
 
 
-def test_no_rank_writes_more_into_a_file_than_is_to_be_in_host_memory_at_once(tmp_path: Path) -> None:
+def test_no_rank_writes_more_into_a_file_than_is_to_be_in_host_memory_at_a_time(tmp_path: Path) -> None:
     """torch makes a whole file in memory, twice, before it writes it."""
     folder = tmp_path / "checkpoint"
     assert on_ranks(written_and_read, 2, tmp_path, folder) == [True, True]

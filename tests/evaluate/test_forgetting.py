@@ -102,7 +102,7 @@ def everything(on: Any) -> Any:
     return copy.deepcopy((on.weights(), state, [parameter.grad for parameter in on.model.parameters()]))
 
 
-def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_probed(worlds: Any) -> None:
+def test_training_continues_bit_for_bit_as_if_nothing_had_been_probed(worlds: Any) -> None:
     runs = []
     for probed in (False, True):
         with bench() as on:
@@ -120,7 +120,7 @@ def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_probed(worlds: Any)
     torch.testing.assert_close(runs[1][1], runs[0][1], rtol=0, atol=0)
 
 
-def test_both_copies_go_on_on_the_same_rows_and_ranks_agree(worlds: Any) -> None:
+def test_both_copies_train_on_the_same_rows_and_ranks_agree(worlds: Any) -> None:
     with bench() as on:
         model = copy.deepcopy(on.model)
     stepped: dict[tuple[int, int], list[Any]] = {}

@@ -255,7 +255,7 @@ def test_held_out_parts_are_disjoint_and_others_at_each_step(worlds: Any) -> Non
     assert not np.array_equal(at[0][0].token_ids, at[2][0].token_ids)
 
 
-def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any) -> None:
+def test_validation_text_that_is_too_small_is_refused_before_the_run(worlds: Any) -> None:
     with pytest.raises(UserError, match=r"too small for the alignment.*144 are needed"):
         held_out_parts(text_of(worlds.Documents([[1, 2, 3]] * 35), 16), 8, step=0)
     held_out_parts(text_of(worlds.Documents([[1, 2, 3]] * 36), 16), 8, step=0)

@@ -105,7 +105,7 @@ def test_a_model_that_knows_nothing_reads_the_logarithm_of_the_vocabulary(worlds
     share=st.sampled_from([0.01, 0.05, 0.2]),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_reading_stays_inside_its_share_of_the_compute(
+def test_an_evaluation_stays_inside_its_share_of_the_compute(
     worlds: Any, sizes: list[int], interval_tokens: int, share: float
 ) -> None:
     part = sliced_part(worlds, sizes)

@@ -128,7 +128,7 @@ def test_real_text_is_worth_one_and_noise_and_poison_nothing_or_less(
         assert found[bad].value < 0.05
 
 
-def test_the_worth_of_a_source_does_not_depend_on_who_is_measured_with_it(
+def test_the_value_of_a_source_does_not_depend_on_which_others_are_measured(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
     """Trial steps of every source start from the same weights: what one taught or spoilt is undone for the next."""
@@ -161,7 +161,7 @@ def test_ranks_agree_and_find_what_one_process_finds(
         assert results[0].source_value[name].value == pytest.approx(source_value.value, abs=2e-3)
 
 
-def test_a_source_with_fewer_samples_than_a_rehearsal_takes_repeats_itself(
+def test_a_source_with_fewer_samples_than_the_trial_steps_take_repeats_itself(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
     port, trial_steps = worlds.Replica(*copy.deepcopy(trained)), []
@@ -196,7 +196,7 @@ def test_the_rate_follows_the_square_root_of_the_batch_and_never_rises(
     assert scales == [0.5, 1.0]
 
 
-def test_documents_that_are_read_are_not_rehearsed_and_others_are_drawn_at_each_step(worlds: Any) -> None:
+def test_documents_that_are_evaluated_are_not_trained_on_and_others_are_drawn_at_each_step(worlds: Any) -> None:
     documents = worlds.Documents([[number] * 20 for number in range(1, 101)])
     for step in range(5):
         drawn = [held_out_samples(text_of(documents), FEW, step=at) for at in (step, step, step + 1)]
@@ -228,7 +228,7 @@ def measure(on: Any, worlds: Any, held_out: Any) -> SourceValueEstimates:
     return read(on.engine, held_out, blocks, FEW, sequence_length=LENGTH)
 
 
-def test_training_goes_on_bit_for_bit_as_if_nothing_had_been_measured(worlds: Any, held_out: Any) -> None:
+def test_training_continues_bit_for_bit_as_if_nothing_had_been_measured(worlds: Any, held_out: Any) -> None:
     runs = []
     for measured in (False, True):
         with bench() as on:
@@ -262,7 +262,7 @@ def test_weights_and_optimizer_come_back_when_a_forward_fails(worlds: Any, held_
         torch.testing.assert_close(everything(on), before, rtol=0, atol=0)
 
 
-def test_rehearsed_steps_are_real_steps_at_the_scaled_rate_which_the_next_training_step_undoes() -> None:
+def test_trial_steps_are_real_steps_at_the_scaled_rate_which_the_next_training_step_undoes() -> None:
     """Without momentum and decay, in the first step Adam moves each weight by the learning rate."""
     ids, valid = torch.arange(1, LENGTH + 1).repeat(2, 1), torch.full((2,), LENGTH)
     with bench(betas=(0.0, 0.0), weight_decay=0.0) as on:
@@ -284,7 +284,7 @@ def test_rehearsed_steps_are_real_steps_at_the_scaled_rate_which_the_next_traini
     assert moved == pytest.approx([5e-3, 5e-3, 2.5e-3, 2.5e-3], rel=1e-2)
 
 
-def test_a_rehearsed_step_that_is_not_finite_is_left_out() -> None:
+def test_a_trial_step_that_is_not_finite_is_left_out() -> None:
     ids, valid = torch.arange(1, LENGTH + 1).repeat(2, 1), torch.full((2,), LENGTH)
     with bench() as on:
         on.step()
@@ -296,7 +296,7 @@ def test_a_rehearsed_step_that_is_not_finite_is_left_out() -> None:
         hook.remove()
 
 
-def test_a_rehearsed_step_in_micro_batches_moves_the_weights_as_one_does() -> None:
+def test_a_trial_step_in_micro_batches_moves_the_weights_as_one_does() -> None:
     ids, valid = torch.arange(1, 5 * LENGTH + 1).reshape(5, LENGTH) % 60 + 1, torch.full((5,), LENGTH)
     moved = []
     for micro_batch in (5, 2):
@@ -395,7 +395,7 @@ def test_stated_counts_are_taken_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("texts", [[], [[]], [[1, 2, 3]] * 259])
-def test_a_steer_part_that_is_too_small_is_refused_before_the_run(worlds: Any, texts: Any) -> None:
+def test_validation_text_that_is_too_small_is_refused_before_the_run(worlds: Any, texts: Any) -> None:
     """63 samples of 16 tokens, and two more for where the sets end, are 260 documents of 3 tokens and an end."""
     assert (5 * TRIAL_STEPS + 23 + 2) * T == 4 * 260
     with pytest.raises(UserError, match=r"too small for evidence.*1040 are needed"):

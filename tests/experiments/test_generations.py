@@ -94,7 +94,7 @@ def test_alignment_goes_to_real_data_where_there_is_no_end_of_it(name):
 
 @pytest.mark.parametrize("name", ["E10 tokens 25% real", "E12 sharpened 25% real"])
 @pytest.mark.parametrize("kind", ["pike", "odm", "fms_odm"])
-def test_rules_that_look_no_further_than_the_next_reading_spend_scarce_real_data_early(name, kind):
+def test_rules_that_look_no_further_than_the_next_evaluation_spend_scarce_real_data_early(name, kind):
     environment = BY_NAME[name]
     world = run_of(environment.world(seed=1), kind=kind)
     assert world.used == world.real_samples

@@ -79,7 +79,7 @@ def test_no_held_out_title_of_the_project_is_trained_on():
     assert {bucket_of(title, 10) for title in used}.isdisjoint({8, 9})
 
 
-def test_a_text_begins_at_the_end_of_a_document_alone_and_goes_on_over_ends(model):
+def test_a_text_begins_at_the_end_of_a_document_alone_and_continues_over_ends(model):
     found = streams_of(model, num_streams=400)
     assert found.shape == (400, 60)
     after_end = found[:, 1:7][found[:, :6] == END]  # in one window

@@ -39,7 +39,7 @@ def test_the_interval_is_students() -> None:
     assert interval([0.25]) == "+0.250"
 
 
-def test_a_bad_source_is_gone_after_the_readings_up_to_the_decision_that_cut_it() -> None:
+def test_a_bad_source_is_gone_after_the_evaluations_up_to_the_decision_that_cut_it() -> None:
     steps = list(range(25, 301, 25))
     moves = [
         {"step": 150, "action": "move", "shares": {TURNING: 200_000}},

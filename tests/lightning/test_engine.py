@@ -97,7 +97,7 @@ def test_two_processes_train_on_the_same_samples_to_the_same_losses(place: Place
     assert_same_run(run, alone, 2)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(place: Place, lightning: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(place: Place, lightning: Path) -> None:
     run = place.folder / "lightning-killed"
     ended = place.fit(run, ENGINE, strike=Strike(run.with_name("lightning.alive"), "decision", 5)).wait()
     assert ended.code == -signal.SIGKILL
@@ -295,7 +295,7 @@ def test_zero_begins_with_the_weights_that_every_engine_begins_with_under_bf16(p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "model_parallel", "deepspeed_stage_3"])
-def test_what_two_processes_saved_one_goes_on_with(place: Place, alone: Path, strategy: str) -> None:
+def test_what_two_processes_saved_one_resumes(place: Place, alone: Path, strategy: str) -> None:
     run = place.folder / f"stopped-{strategy}"
     live = sharded(place, run, strategy)
     assert wait_until(live, reached(run, 12)), live.wait().output

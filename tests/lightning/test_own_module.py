@@ -58,7 +58,7 @@ def test_a_decision_after_step_n_governs_batch_n_plus_1(alone: tuple[Path, Modul
         assert sum(count[name] for count in counts.values()) == pytest.approx(wanted, abs=1.001 + len(moves))
 
 
-def test_what_was_handed_to_the_module_is_what_the_plan_says_and_what_fed_says(tmp_path: Path) -> None:
+def test_what_was_handed_to_the_module_is_what_the_plan_and_the_batch_hash_say(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
 
     class Watched(Module):
@@ -84,7 +84,7 @@ def test_accumulated_batches_make_the_same_steps(tmp_path: Path, alone: tuple[Pa
     assert list(by_step(run, "loss")) == list(range(1, 31))
 
 
-def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path: Path, alone: tuple[Path, Module]) -> None:
+def test_a_run_stopped_by_a_signal_resumes_bit_for_bit(tmp_path: Path, alone: tuple[Path, Module]) -> None:
     class Stop(pl.Callback):
         def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
             if trainer.global_step == 12:
@@ -141,7 +141,7 @@ def test_evidence_leaves_no_trace_and_tells_good_from_bad(tmp_path: Path, alone:
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
-def test_rehearsed_steps_are_clipped_as_the_trainer_clips(tmp_path: Path, algorithm: str) -> None:
+def test_trial_steps_are_clipped_as_the_trainer_clips(tmp_path: Path, algorithm: str) -> None:
     sent: list[torch.Tensor] = []
     trainer = new_trainer(
         new_steering(new_mixture(), tmp_path), gradient_clip_val=0.01, gradient_clip_algorithm=algorithm
@@ -207,7 +207,7 @@ GUARD |= {"advanced": {"min_evaluations": 5, "history_evaluations": 8, "margin":
 GUARDED: dict[str, Any] = {"control": {"guard": GUARD}, "every_steps": 2, "max_steps": 90}
 
 
-def test_after_a_rollback_the_run_ends_and_the_next_launch_goes_on_from_there(tmp_path: Path) -> None:
+def test_after_a_rollback_the_run_ends_and_the_next_launch_resumes_from_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     _, first = trained(run, module=Damaged(), checkpoints={"every_steps": 10, "keep": 20}, **GUARDED)
     rollback = next(fact for fact in ledger_of(run).facts if isinstance(fact, Rollback))
@@ -286,7 +286,7 @@ def test_a_training_step_without_a_loss_is_refused(tmp_path: Path) -> None:
     assert outcome(tmp_path / "run")["exit_code"] == 2
 
 
-def test_a_run_that_goes_on_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_run_that_resumes_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained(run, max_steps=10)
     steering = new_steering(mixture := new_mixture(), run)

@@ -69,7 +69,7 @@ def test_a_cut_share_goes_to_the_rest_of_its_kind():
     assert without(SHARES, ["junk"], KINDS) == {"wiki": 400_000, "news": 100_000, "written": 500_000, "junk": 0}
 
 
-def test_within_a_kind_a_cut_share_is_dealt_in_proportion():
+def test_within_a_kind_a_cut_share_is_distributed_in_proportion():
     shares = {"wiki": 200_000, "a": 100_000, "b": 300_000, "junk": 400_000}
     kinds = {"wiki": "real", "a": "synthetic", "b": "synthetic", "junk": "synthetic"}
     assert without(shares, ["junk"], kinds) == {"wiki": 200_000, "a": 200_000, "b": 600_000, "junk": 0}

@@ -90,7 +90,7 @@ def test_the_softmax_is_fp32_for_bf16_logits_and_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
-def test_averaging_over_ranks_is_undone_once_however_the_batch_is_dealt_out(ranks: int) -> None:
+def test_averaging_over_ranks_is_undone_once_however_the_batch_is_distributed(ranks: int) -> None:
     model, ids = tiny_model(), random_ids(5, 12)
     valid = torch.tensor([12, 3, 12, 1, 7])
     total = int(target_tokens(valid).sum())

@@ -61,7 +61,7 @@ def test_before_any_decision_the_recipes_shares_are_in_force(tell: Callable[...,
     assert "Measured" not in text
 
 
-def test_a_guards_cut_is_told_apart_from_what_the_policy_wanted() -> None:
+def test_a_guards_cut_is_distinguished_from_what_the_policy_proposed() -> None:
     evidence = {"policy": {"proposed": LEFT}, "guard": {"z": 6.2}, "shares_before": HALF}
     cut = {"a": 1_000_000, "b": 0}
     decision = DecisionLine(
@@ -87,7 +87,7 @@ def test_a_cap_is_not_called_a_decision() -> None:
     assert "Decided" not in text
 
 
-def test_a_change_the_journal_does_not_know_is_told_from_the_ledger() -> None:
+def test_a_change_missing_in_the_journal_is_shown_from_the_ledger() -> None:
     text = explain(STEPS, [shares_fact(0, HALF), shares_fact(11, LEFT, "replayed")], 20)
     assert "Changed: a 50 % -> 75 %, b 50 % -> 25 %.\nReason in the ledger: replayed." in text
 

@@ -75,7 +75,7 @@ def test_kills_leave_no_trace_in_a_run_that_is_steered_by_feedback(place: Place)
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_launch_and_the_next_one_goes_on(place: Place, alone: Path) -> None:
+def test_a_killed_rank_ends_the_launch_and_the_next_one_resumes(place: Place, alone: Path) -> None:
     run = place.folder / "killed-rank"
     live = place.launch(run, processes=2)
     assert wait_until(live, reached(run, 12)), live.wait().output

@@ -67,7 +67,7 @@ def test_a_precision_of_the_launcher_against_the_recipe_is_refused(place: Place)
     assert_refused(ended, run, "mixed precision bf16", "training.precision fp32", "precision is the recipe's")
 
 
-def test_a_second_launch_on_a_run_folder_is_refused_and_told_who_has_it(place: Place) -> None:
+def test_a_second_launch_on_a_run_folder_is_refused_with_the_name_of_the_holder(place: Place) -> None:
     import fcntl
 
     run = place.folder / "locked"
@@ -108,7 +108,7 @@ def test_the_plain_command_is_the_same_program(place: Place) -> None:
     assert not (run / "ledger.jsonl").exists()
 
 
-def test_a_mistake_in_the_recipe_is_told_once_by_several_processes(place: Place) -> None:
+def test_a_mistake_in_the_recipe_is_printed_once_by_several_processes(place: Place) -> None:
     run = place.folder / "told-once"
     ended = place.launch(run, "trainig.steps=3", processes=2).wait()
     assert ended.code != 0

@@ -35,7 +35,7 @@ def rolled_back(place: Place, alone: Path) -> Path:
     return run
 
 
-def test_a_rollback_marks_the_discarded_slots_and_goes_on_with_new_samples(rolled_back: Path) -> None:
+def test_a_rollback_marks_the_discarded_slots_and_continues_with_new_samples(rolled_back: Path) -> None:
     told = [from_record(record) for record in lines(rolled_back, file="ledger.jsonl")]
     rollback = next(fact for fact in told if isinstance(fact, Rollback))
     line = lines(rolled_back, "rollback")[0]
@@ -52,7 +52,7 @@ def test_a_rollback_marks_the_discarded_slots_and_goes_on_with_new_samples(rolle
     assert len(used) == len(set(used)), "a sample came twice in one epoch"
 
 
-def test_a_slice_that_synthetic_text_thins_out_is_told_once(place: Place) -> None:
+def test_a_slice_that_synthetic_text_thins_out_is_reported_once(place: Place) -> None:
     run = place.folder / "skewed"
     rivers = "data.sources.bad={kind: synthetic, path: bad.jsonl, slice: topic, where: {topic: rivers}}"
     shares = "mixture.shares={real: 0.3, good: 0, bad: 0.7}"

@@ -86,7 +86,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Pat
     assert by_step(run, "loss") == by_step(alone, "loss")
 
 
-def test_a_signal_while_data_is_prepared_ends_the_run_at_once_with_75(place: Place, tmp_path: Path) -> None:
+def test_a_signal_while_data_is_prepared_ends_the_run_immediately_with_75(place: Place, tmp_path: Path) -> None:
     busy = Place(tmp_path, write_recipe(tmp_path / "recipe", num_documents=100_000))
     run = tmp_path / "run"
     live = busy.fit(run)
@@ -113,7 +113,7 @@ def copied(place: Place, alone: Path, request: pytest.FixtureRequest) -> Path:
     return Path(shutil.copytree(alone, place.folder / request.node.name))
 
 
-def test_more_steps_go_on_from_the_end(place: Place, copied: Path, alone: Path) -> None:
+def test_more_steps_resume_from_the_end(place: Place, copied: Path, alone: Path) -> None:
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 0, ended.output
     batch_hash = by_step(copied, "batch_hash")

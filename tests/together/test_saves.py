@@ -53,7 +53,7 @@ def test_nothing_in_a_checkpoint_can_run(alone: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_twelve_kills_of_a_run_that_saves_beside_training_leave_no_trace(place: Place) -> None:
+def test_twelve_kills_of_a_run_that_saves_during_training_leave_no_trace(place: Place) -> None:
     twin, run, steps = place.folder / "alongside-twin", place.folder / "alongside-killed", "training.steps=150"
     finish(place, twin, steps)
     assert len(kill_many(place, run, 12, 2, steps, BESIDE)) == 12
@@ -63,7 +63,7 @@ def test_twelve_kills_of_a_run_that_saves_beside_training_leave_no_trace(place: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_run_that_is_stopped_goes_on_under_its_engine_and_ends_as_if_it_had_not_been(
+def test_a_run_that_is_stopped_resumes_under_its_engine_and_ends_as_if_it_had_not_been(
     place: Place, alone: Path, name: str
 ) -> None:
     run = place.folder / f"legs-{name}"

@@ -164,7 +164,7 @@ def test_a_cut_killed_half_way_loses_nothing_and_is_finished_by_the_next(tmp_pat
     assert [line["step"] for line in read(lost_path(path))] == [2, 3]
 
 
-def test_kill_9_leaves_whole_lines_and_the_next_process_goes_on(tmp_path: Path) -> None:
+def test_kill_9_leaves_complete_lines_and_the_next_process_resumes(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     sizes = [0]
     for _ in range(3):
@@ -192,7 +192,7 @@ def test_views_see_the_line_that_stands_in_the_file(tmp_path: Path) -> None:
     assert next(read(tmp_path / "journal.jsonl"))["loss"] == "Infinity"
 
 
-def test_a_view_that_raises_is_one_warning_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_view_that_raises_is_one_warning_and_the_others_continue(tmp_path: Path) -> None:
     shown: list[JournalLine] = []
     warnings: list[str] = []
 

@@ -122,7 +122,7 @@ def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -
     assert "loss/held_out" not in logged[1]
 
 
-def test_a_resume_after_kill_9_goes_on_in_the_same_run_and_logs_no_step_twice(tell: Callable[..., Path]) -> None:
+def test_a_resume_after_kill_9_continues_the_same_run_and_logs_no_step_twice(tell: Callable[..., Path]) -> None:
     folder = tell(steps=100)
     alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
     killed = subprocess.run(
@@ -165,7 +165,7 @@ def test_without_wandb_there_is_one_warning_that_says_what_to_install(
 
 
 @pytest.mark.parametrize("bad", [step_line(1, shares={}, loss="many"), step_line(1, shares={}, tokens="many")])
-def test_a_failure_is_one_warning_and_training_goes_on(tmp_path: Path, bad: StepLine) -> None:
+def test_a_failure_is_one_warning_and_training_continues(tmp_path: Path, bad: StepLine) -> None:
     warnings: list[str] = []
     tracker = tracker_of(tmp_path, warn=warnings.append)
     for _ in range(100):

@@ -111,7 +111,7 @@ def summed(run: Run, steps: range) -> dict[str, SourceLoss]:
     return sums
 
 
-def test_the_times_of_steps_and_readings_are_parts_of_the_whole(tmp_path: Path) -> None:
+def test_the_times_of_steps_and_evaluations_are_parts_of_the_whole(tmp_path: Path) -> None:
     with run_in(tmp_path) as run:
         began = time.monotonic()
         go_on(run, begun())
@@ -127,7 +127,9 @@ def assert_same(found: Mapping[str, SourceLoss], expected: Mapping[str, SourceLo
         assert loss.loss_sum_nats == pytest.approx(expected[name].loss_sum_nats)
 
 
-def test_control_sees_the_losses_of_all_steps_since_the_reading_before(tmp_path: Path, seen: list[Observation]) -> None:
+def test_control_sees_the_losses_of_all_steps_since_the_evaluation_before(
+    tmp_path: Path, seen: list[Observation]
+) -> None:
     with run_in(tmp_path) as run:
         go_on(run, begun())
         assert [observation.step for observation in seen] == [4, 8]

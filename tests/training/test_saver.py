@@ -8,7 +8,7 @@ import pytest
 from trainer.training.saver import Saver
 
 
-def test_training_goes_on_while_a_thread_saves_and_waiting_gives_the_result() -> None:
+def test_training_continues_while_a_thread_saves_and_waiting_gives_the_result() -> None:
     saver, go_on = Saver(), threading.Event()
 
     def save() -> tuple[Path, int]:
@@ -39,7 +39,7 @@ def test_no_kind_of_failure_in_a_thread_passes_for_a_save() -> None:
 
 
 @pytest.mark.parametrize("in_a_thread", [False, True])
-def test_a_failure_is_told_when_it_is_waited_for_and_names_the_step(in_a_thread: bool) -> None:
+def test_a_failure_is_raised_when_it_is_waited_for_and_names_the_step(in_a_thread: bool) -> None:
     def save() -> tuple[Path, int]:
         raise RuntimeError("no space left")
 

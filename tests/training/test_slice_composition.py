@@ -30,7 +30,7 @@ def test_a_synthetic_source_without_a_minority_thins_it_out():
     assert not found.slices["novels"].is_skewed(2.0)
 
 
-def test_text_without_a_slice_is_told_and_counts_for_no_slice():
+def test_text_without_a_slice_is_reported_and_counts_for_no_slice():
     found = composition(TOKENS, {"books": 1.0, "written": 0.0, "loose": 2.0}, REAL)
     assert found is not None
     assert found.unnamed == pytest.approx(0.5)

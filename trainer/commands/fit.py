@@ -181,5 +181,5 @@ def _show_summary(folder: Path) -> None:
     Console().print(summary_table(read_journal(folder / "journal.jsonl")))
 
 
-def _tell_preparing(what: str, documents: int) -> None:
-    say(f"preparing data: {what}, {documents} documents")
+def _tell_preparing(source: str, documents: int) -> None:
+    say(f"preparing data: {source}, {documents} documents")

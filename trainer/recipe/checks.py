@@ -115,13 +115,13 @@ def _note_batch_and_steps(document: Document) -> None:
     tree = document.tree
     micro, whole = number_at(tree, ("training", "micro_batch")), number_at(tree, ("mixture", "global_batch"))
     if micro is not None and whole is not None and micro > whole:
-        what, path = "training.micro_batch is larger than the global batch", ("training", "micro_batch")
-        document.mistake(what, path, got=micro, remedy=f"At most mixture.global_batch, {whole}")
+        problem, path = "training.micro_batch is larger than the global batch", ("training", "micro_batch")
+        document.mistake(problem, path, got=micro, remedy=f"At most mixture.global_batch, {whole}")
     steps, warmup = number_at(tree, ("training", "steps")), number_at(tree, ("training", "schedule", "warmup_steps"))
     if steps is not None and warmup is not None and warmup >= steps:
-        what = "training.schedule.warmup_steps leaves no step after it"
+        problem = "training.schedule.warmup_steps leaves no step after it"
         document.mistake(
-            what, ("training", "schedule", "warmup_steps"), got=warmup, remedy=f"Below training.steps, {steps}"
+            problem, ("training", "schedule", "warmup_steps"), got=warmup, remedy=f"Below training.steps, {steps}"
         )
 
 
@@ -133,8 +133,8 @@ def _note_late_joins(document: Document) -> None:
             path: KeyPath = ("data", "sources", name, "joins", index, "from_step")
             from_step = number_at(join, path[-1:])
             if steps is not None and from_step is not None and from_step > steps:
-                what, remedy = f"{dotted(path)} comes after the last step", f"At most training.steps, {steps}"
-                document.mistake(what, path, got=from_step, remedy=remedy)
+                problem, remedy = f"{dotted(path)} comes after the last step", f"At most training.steps, {steps}"
+                document.mistake(problem, path, got=from_step, remedy=remedy)
 
 
 def note_policy_mistakes(
@@ -153,10 +153,10 @@ def note_policy_mistakes(
         needed_from = forgetting_from(control, least_capped(kinds, mixture.max_epochs))
     _note_forbidden_evidence(document, "source_value", needed_from)
     if needed_from is not None and evaluation.source_value.until < needed_from:
-        what = f"evaluation.source_value.until ends before the policy first asks, at progress {needed_from:g}"
+        problem = f"evaluation.source_value.until ends before the policy first asks, at progress {needed_from:g}"
         remedy = "Raise it, or lower the policy's warm_up"
         document.mistake(
-            what, ("evaluation", "source_value", "until"), got=evaluation.source_value.until, remedy=remedy
+            problem, ("evaluation", "source_value", "until"), got=evaluation.source_value.until, remedy=remedy
         )
 
 
@@ -164,8 +164,8 @@ def _note_forbidden_evidence(document: Document, signal: str, needed_from: float
     path: KeyPath = ("evaluation", signal, "enabled")
     if needed_from is not None and mapping_at(document.tree, path[:-1]).get("enabled") == "off":
         evidence = signal.replace("_", " ")
-        what = f"policy or guard need the {evidence} of the sources, and {dotted(path)} forbids to measure it"
-        document.mistake(what, path, got="off", remedy="Set it to auto, or choose a policy that does without")
+        problem = f"policy or guard need the {evidence} of the sources, and {dotted(path)} forbids to measure it"
+        document.mistake(problem, path, got="off", remedy="Set it to auto, or choose a policy that does without")
 
 
 def note_machine_mistakes(document: Document, folder: Path) -> None:
@@ -185,8 +185,8 @@ def note_machine_mistakes(document: Document, folder: Path) -> None:
                 if segment.path is not None and "://" not in segment.path:
                     local_files(segment, folder)
             except UserError as error:
-                what = f"{dotted(place)}: {error.what}"
-                document.mistake(what, (*place, "path"), got=segment.path, remedy=error.remedy)
+                problem = f"{dotted(place)}: {error.what}"
+                document.mistake(problem, (*place, "path"), got=segment.path, remedy=error.remedy)
     _note_model_mistakes(document)
 
 

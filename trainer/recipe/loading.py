@@ -167,8 +167,8 @@ def _compose(text: str, place: Place) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None and not place.is_override else None
-        what = " ".join(part.strip() for part in (error.context, error.problem) if part)
-        raise UserError(f"not valid YAML: {what}", file=place.file, line=line) from error
+        problem = " ".join(part.strip() for part in (error.context, error.problem) if part)
+        raise UserError(f"not valid YAML: {problem}", file=place.file, line=line) from error
     except YAMLError as error:
         raise UserError(f"not valid YAML: {error}", file=place.file) from error
     return node
@@ -204,13 +204,13 @@ def _entries(node: MappingNode, path: KeyPath, document: Document, file: Place) 
     for key_node, child in node.value:
         place = file.at(key_node)
         if not isinstance(key_node, ScalarNode) or str(key_node.tag).endswith(":merge"):
-            what, remedy = "a key must be a plain word", "Write the keys out"
-            document.mistakes.append(UserError(what, remedy=remedy, file=place.file, line=place.line))
+            problem, remedy = "a key must be a plain word", "Write the keys out"
+            document.mistakes.append(UserError(problem, remedy=remedy, file=place.file, line=place.line))
             continue
         key = str(key_node.value)
         if key in first_places:
-            what = f"{dotted((*path, key))} is written twice, first in line {first_places[key].line}"
-            document.mistakes.append(UserError(what, remedy="Keep one of them", file=place.file, line=place.line))
+            problem = f"{dotted((*path, key))} is written twice, first in line {first_places[key].line}"
+            document.mistakes.append(UserError(problem, remedy="Keep one of them", file=place.file, line=place.line))
             continue
         first_places[key] = document.places[(*path, key)] = place
         yield key, child
@@ -226,8 +226,8 @@ def _container(path: KeyPath, document: Document, place: Place) -> dict[str | in
             current[part] = {}
             document.places[path[: depth + 1]] = place
         if not isinstance(current[part], dict):
-            what = f"{dotted(path[: depth + 1])} has no keys of its own"
-            document.mistakes.append(UserError(what, got=current[part], file=place.file))
+            problem = f"{dotted(path[: depth + 1])} has no keys of its own"
+            document.mistakes.append(UserError(problem, got=current[part], file=place.file))
             return None
         current = current[part]
     container: dict[str | int, Any] = current

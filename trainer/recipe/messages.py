@@ -80,10 +80,10 @@ def _note(
     elif kind in ("value_error", "assertion_error"):
         _note_broken_rule(path, details, document, noted)
     else:
-        wanted = " or ".join(dict.fromkeys(_wanted(error["msg"]) for error in errors))
+        expected = " or ".join(dict.fromkeys(_wanted(error["msg"]) for error in errors))
         quoted = _written_in_quotes(details["input"], kind)
         null = " (got null)" if details["input"] is None else ""
-        document.mistake(f"{name} {wanted}{null}", path, got=got, remedy=quoted)
+        document.mistake(f"{name} {expected}{null}", path, got=got, remedy=quoted)
 
 
 def _note_broken_rule(path: KeyPath, details: ErrorDetails, document: Document, noted: frozenset[KeyPath]) -> None:

@@ -20,15 +20,15 @@ def resolve_extends(document: Document, files: tuple[Path, ...] = ()) -> None:
     """
     if EXTENDS not in document.tree:
         return
-    given = document.tree.pop(EXTENDS)
+    base = document.tree.pop(EXTENDS)
     place = document.place((EXTENDS,))
     path: KeyPath = (EXTENDS,)
-    if not isinstance(given, str):
+    if not isinstance(base, str):
         document.lacks_a_base = True
-        document.mistake("extends is not the path or name of a recipe", path, got=given)
+        document.mistake("extends is not the path or name of a recipe", path, got=base)
         return
     try:
-        file = _extended_file(given, place.folder)
+        file = _extended_file(base, place.folder)
     except UserError as error:
         document.lacks_a_base = True
         document.mistake(f"extends: {error.what}", path, got=error.got, remedy=error.remedy)
@@ -62,13 +62,13 @@ def _merged(below: Document, document: Document, old: Any, new: Any, path: KeyPa
         return new
     merged = dict(old)
     for key, value in new.items():
-        here = (*path, key)
+        key_path = (*path, key)
         if value is None and key in old:
             del merged[key]
-            below.forget_below(here)
-            document.forget_below(here)
+            below.forget_below(key_path)
+            document.forget_below(key_path)
         else:
-            merged[key] = _merged(below, document, old[key], value, here) if key in old else value
+            merged[key] = _merged(below, document, old[key], value, key_path) if key in old else value
     return merged
 
 
@@ -85,20 +85,20 @@ def resolve_shares(document: Document) -> None:
     with_share = [name for name, source in sources.items() if mapping_at(source, ()).get(SHARE) is not None]
     if not with_share:
         return
-    written = mapping_at(document.tree, ("mixture", "shares"))
+    mixture_shares = mapping_at(document.tree, ("mixture", "shares"))
     shares_path: KeyPath = ("mixture", "shares")
     places = {name: document.place(("data", "sources", name, SHARE)) for name in with_share}
     shares = {name: sources[name].pop(SHARE) for name in with_share}
-    if written:
-        what = "the shares are written twice: with the sources and in mixture.shares"
-        document.mistake(what, shares_path, got=", ".join(with_share), remedy="Keep those with the sources")
+    if mixture_shares:
+        problem = "the shares are written twice: with the sources and in mixture.shares"
+        document.mistake(problem, shares_path, got=", ".join(with_share), remedy="Keep those with the sources")
         return
     without = [name for name in sources if name not in shares]
     if without and shares_path not in document.mistaken:
         first = without[0]
-        what = f"{'sources' if len(without) > 1 else 'source'} {', '.join(without)} without a share"
+        problem = f"{'sources' if len(without) > 1 else 'source'} {', '.join(without)} without a share"
         remedy = "Give each source a `share`; 0 leaves it out"
-        document.mistake(what, ("data", "sources", first), remedy=remedy)
+        document.mistake(problem, ("data", "sources", first), remedy=remedy)
         document.mistaken.add(shares_path)
     mixture = document.tree.setdefault("mixture", {})
     if isinstance(mixture, dict):
@@ -137,10 +137,10 @@ def _anchor_rows(document: Document, path: KeyPath) -> None:
 
 def _anchor(document: Document, path: KeyPath, *, only_folders: bool = False) -> None:
     container = _value_at(document.tree, path[:-1])
-    written = container.get(path[-1]) if isinstance(container, dict) else None
-    if not isinstance(written, str) or not written or "://" in written:
+    value = container.get(path[-1]) if isinstance(container, dict) else None
+    if not isinstance(value, str) or not value or "://" in value:
         return
-    absolute = document.place(path).folder / Path(written).expanduser()
+    absolute = document.place(path).folder / Path(value).expanduser()
     if not only_folders or absolute.is_dir():  # what is not a folder is an id on the hub
         container[path[-1]] = str(absolute)
 

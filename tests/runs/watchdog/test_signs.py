@@ -42,7 +42,7 @@ def test_a_later_process_of_the_same_number_is_not_taken_for_the_rank() -> None:
     assert own.state_of(replace(own_sign(), born="1")) == "gone"
 
 
-def test_a_stopped_process_and_one_that_ended_are_told_apart() -> None:
+def test_a_stopped_process_and_one_that_ended_are_distinguished() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     facts = process_facts(process.pid)
     assert facts is not None

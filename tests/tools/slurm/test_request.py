@@ -55,7 +55,7 @@ def test_a_sensible_request_has_no_mistakes() -> None:
         ({"at_once": 2}, "there is none"),
     ],
 )
-def test_a_mistake_is_told_with_what_was_got_and_what_to_do(given: dict[str, object], said: str) -> None:
+def test_a_mistake_says_what_was_given_and_what_to_do(given: dict[str, object], said: str) -> None:
     (mistake,) = told(**given)
     assert said in mistake
 
@@ -70,7 +70,7 @@ def test_a_deepspeed_file_that_the_job_would_not_find_is_told(tmp_path: Path, mo
     assert "got 'launch/deepspeed/zero2.json'" in mistake
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_together() -> None:
     assert len(told(time="x", environment=("a",), options=("b",), sweep=("c",), processes_per_node=3)) == 5
 
 

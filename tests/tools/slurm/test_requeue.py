@@ -21,7 +21,7 @@ def reasons(run: Path) -> str:
     return " / ".join(event["reason"] for event in events(run, "end"))
 
 
-def test_a_canceled_job_saves_stays_canceled_and_goes_on_when_submitted_by_hand(slurm: Cluster, place: Place) -> None:
+def test_a_canceled_job_saves_stays_canceled_and_resumes_when_submitted_by_hand(slurm: Cluster, place: Place) -> None:
     run = place.folder / "canceled"
     job = submitted(slurm.submit(place, run, *LONG, nodes=ALONE))
     slurm.wait(job, until=lambda: step_of(run) > 20)

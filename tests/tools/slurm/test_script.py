@@ -121,7 +121,7 @@ def test_a_dry_run_prints_the_script_and_leaves_no_trace(place: Place) -> None:
     assert not run.exists()
 
 
-def test_mistakes_in_recipe_and_request_are_told_together_and_exit_2(place: Place) -> None:
+def test_mistakes_in_recipe_and_request_are_printed_together_and_exit_2(place: Place) -> None:
     ended = dry_run(place, "--set", "trainig.steps=3", "--time", "1h", "--array", "seed=", "--env", "x")
     assert ended.code == BAD_INPUT
     for said in ("trainig", "--time is not a time limit", "--array is not of the form", "--env is not of the form"):
@@ -129,7 +129,7 @@ def test_mistakes_in_recipe_and_request_are_told_together_and_exit_2(place: Plac
     assert "Traceback" not in ended.output
 
 
-def test_a_mistake_of_one_task_or_of_all_tasks_of_an_array_is_told_once(place: Place) -> None:
+def test_a_mistake_of_one_task_or_of_all_tasks_of_an_array_is_printed_once(place: Place) -> None:
     ended = dry_run(place, "--array", "seed=1,2,-1", "--set", "training.micro_batch=0")
     assert ended.code == BAD_INPUT
     assert ended.output.count("training.micro_batch should be greater than 0") == 1

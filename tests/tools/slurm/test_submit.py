@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_submitted_again(slurm: Cluster, place: Place, don
         ([*TWO_NODES, "--container", "some/image:1"], "no option --container-image"),
     ],
 )
-def test_what_slurm_would_never_start_is_refused_at_once(
+def test_what_slurm_would_never_start_is_refused_immediately(
     slurm: Cluster, place: Place, more: list[str], told: str
 ) -> None:
     run = place.folder / "never"

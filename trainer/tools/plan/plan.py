@@ -168,13 +168,13 @@ def _real_ceiling(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> float:
 
 
 def _disk(recipe: Recipe, checkpoint: int, model: int, free: int | None) -> DiskPlan:
-    written = -(-recipe.training.steps // recipe.checkpoint.every_steps)
-    kept = min(recipe.checkpoint.keep, written)
+    num_checkpoints = -(-recipe.training.steps // recipe.checkpoint.every_steps)
+    num_kept = min(recipe.checkpoint.keep, num_checkpoints)
     journal = recipe.training.steps * _JOURNAL_BYTES_PER_STEP
-    while_saving = min(kept + 1, written)
+    while_saving = min(num_kept + 1, num_checkpoints)
     return DiskPlan(
-        checkpoints_written=written,
-        checkpoints_kept=kept,
+        checkpoints_written=num_checkpoints,
+        checkpoints_kept=num_kept,
         checkpoint=checkpoint,
         model=model,
         journal=journal,
@@ -237,12 +237,12 @@ def _exhausted_kinds(sources: tuple[SourcePlan, ...]) -> list[str]:
             for source in drawn
             if source.max_epochs is not None and source.available_samples is not None
         ]
-        wanted = sum(source.samples for source in drawn)
-        if drawn and len(limits) == len(drawn) and sum(limits) < wanted:
+        samples_drawn = sum(source.samples for source in drawn)
+        if drawn and len(limits) == len(drawn) and sum(limits) < samples_drawn:
             about = "about " if any(source.known_by == "estimate" for source in drawn) else ""
             refusals.append(
                 f"the {kind} sources may give {about}{sum(limits):.0f} samples under mixture.max_epochs, "
-                f"the run draws {wanted}: raise the caps, lower the share, or train fewer steps"
+                f"the run draws {samples_drawn}: raise the caps, lower the share, or train fewer steps"
             )
     return refusals
 

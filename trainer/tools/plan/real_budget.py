@@ -57,8 +57,8 @@ def real_budget(
     priced = policy if isinstance(policy, PricedConfig) else None
     most = None
     if priced is not None:
-        told = most_real_epochs(priced)
-        most = told - sum(tokens / unique_tokens * max(0.0, told - cap) for tokens, cap in capped)
+        planned_epochs = most_real_epochs(priced)
+        most = planned_epochs - sum(tokens / unique_tokens * max(0.0, planned_epochs - cap) for tokens, cap in capped)
     return RealBudget(
         unique_tokens=unique_tokens,
         drawn_tokens=drawn_tokens,

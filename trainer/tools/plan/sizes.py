@@ -134,10 +134,10 @@ def memory_per_rank(
     optimizer = _ADAM_MOMENTS * weights
     value_bytes = 2 if bf16 else _FLOAT_BYTES
     values_per_layer = micro_batch * sequence_length * size.hidden_size
-    kept = _LAYER_INPUT_VALUES if recompute else _ACTIVATION_BYTES_PER_VALUE
+    kept_values = _LAYER_INPUT_VALUES if recompute else _ACTIVATION_BYTES_PER_VALUE
     one_layer = _ACTIVATION_BYTES_PER_VALUE if recompute else 0  # recomputed layer by layer
     logits = micro_batch * sequence_length * size.vocabulary_size * _LOGIT_COPIES * _FLOAT_BYTES
-    activations = values_per_layer * value_bytes * (kept * size.num_layers + one_layer) + logits
+    activations = values_per_layer * value_bytes * (kept_values * size.num_layers + one_layer) + logits
     states = weights + weights + optimizer
     return MemoryPerRank(
         weights=weights,

@@ -163,8 +163,8 @@ def _prepared_samples(loaded: LoadedRecipe) -> dict[str, list[int]]:
 def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int) -> tuple[list[int] | None, str]:
     """Of each segment, from the size of the files; None where there are none."""
     sizes = [_estimated(segment, folder, sequence_length) for segment in source.segments]
-    known = [size for size in sizes if size is not None]
-    return (known, "estimate") if len(known) == len(sizes) else (None, "unknown")
+    counted = [size for size in sizes if size is not None]
+    return (counted, "estimate") if len(counted) == len(sizes) else (None, "unknown")
 
 
 def _estimated(source: SourceConfig, folder: Path, sequence_length: int) -> int | None:
