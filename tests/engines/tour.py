@@ -11,7 +11,7 @@ import torch
 
 from tests.engines.steps import LENGTH, STORES, VOCABULARY, Bench, bench, tiny_model
 from trainer.engines.checkpoint_io import read
-from trainer.evaluate.eval_batches import Samples
+from trainer.evaluate.eval_batches import EvalSamples
 from trainer.evaluate.evidence.gradient_alignment import measure_alignment
 
 PROBE = torch.arange(2 * LENGTH).reshape(2, LENGTH) % VOCABULARY
@@ -87,10 +87,10 @@ def aligned(on: Bench) -> tuple[Any, Any, Any]:
     return before, held(on), found
 
 
-def samples(source: int, start: int, count: int = 3) -> Samples:
+def samples(source: int, start: int, count: int = 3) -> EvalSamples:
     """Rows of a source; the last it has is half padding."""
     rows = slice(start, start + count)
-    return Samples(token_ids=STORES[source].tokens[rows], num_valid=STORES[source].valid[rows])
+    return EvalSamples(token_ids=STORES[source].tokens[rows], num_valid=STORES[source].valid[rows])
 
 
 def alignments() -> Any:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.evaluate.eval_batches import (
-    Samples,
+    EvalSamples,
     cut_windows,
     derived_rng,
     fixed_batches,
@@ -86,7 +86,7 @@ def test_samples_are_counted_through_the_segments_in_turn(worlds: Any) -> None:
 
 
 def test_no_rows_cost_no_forward(worlds: Any) -> None:
-    empty = Samples(token_ids=np.zeros((0, 4), dtype=np.int64), num_valid=np.zeros(0, dtype=np.int64))
+    empty = EvalSamples(token_ids=np.zeros((0, 4), dtype=np.int64), num_valid=np.zeros(0, dtype=np.int64))
 
     def fail(ids: torch.Tensor) -> torch.Tensor:
         raise AssertionError(ids)

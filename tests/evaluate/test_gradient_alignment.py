@@ -13,7 +13,7 @@ from tests.engines.steps import LENGTH, VOCABULARY, Bench, bench, training
 from trainer.base.errors import UserError
 from trainer.base.records import GradientAlignment
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
-from trainer.evaluate.eval_batches import HeldOutText, Samples
+from trainer.evaluate.eval_batches import EvalSamples, HeldOutText
 from trainer.evaluate.evidence.gradient_alignment import (
     HELD_OUT_PARTS,
     MOST_SAMPLES,
@@ -42,8 +42,8 @@ def text(rng: np.random.Generator, num_rows: int) -> Any:
     return rows
 
 
-def full(rows: Any) -> Samples:
-    return Samples(token_ids=rows, num_valid=np.full(len(rows), rows.shape[1]))
+def full(rows: Any) -> EvalSamples:
+    return EvalSamples(token_ids=rows, num_valid=np.full(len(rows), rows.shape[1]))
 
 
 def practised(on: Bench, steps: int = 12) -> None:

@@ -398,7 +398,7 @@ def test_stated_counts_are_taken_as_they_are() -> None:
 def test_validation_text_that_is_too_small_is_refused_before_the_run(worlds: Any, texts: Any) -> None:
     """63 samples of 16 tokens, and two more for where the sets end, are 260 documents of 3 tokens and an end."""
     assert (5 * TRIAL_STEPS + 23 + 2) * T == 4 * 260
-    with pytest.raises(UserError, match=r"too small for evidence.*1040 are needed"):
+    with pytest.raises(UserError, match=r"too small to measure source values.*1040 are needed"):
         held_out_samples(text_of(worlds.Documents(texts)), FEW, step=0)
     enough = worlds.Documents([[1, 2, 3]] * 260)
     held_out_samples(text_of(enough), FEW, step=0)

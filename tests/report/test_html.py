@@ -15,7 +15,7 @@ from tests.journals import evaluation_line, step_line, written
 from trainer.base.errors import UserError
 from trainer.base.records import Decision
 from trainer.report.charts import figures
-from trainer.report.history import Steps, read_history, thin
+from trainer.report.history import StepColumns, read_history, thin
 from trainer.report.html import _for_script, write_report
 from trainer.tracking.journal import Journal
 
@@ -169,7 +169,7 @@ def test_an_outcome_that_is_torn_is_a_users_mistake(tell: Callable[..., Path], t
 
 def test_thinning_keeps_totals_means_and_the_last_state() -> None:
     rng = np.random.default_rng(0)
-    steps = Steps(
+    steps = StepColumns(
         step=np.arange(1.0, 2501), loss=rng.normal(size=2500), tokens=np.full(2500, 7.0),
         counts=rng.integers(0, 9, size=(2500, 3)).astype(float), shares=rng.random((2500, 3)),
         epochs=np.cumsum(rng.random((2500, 3)), axis=0),

@@ -324,7 +324,7 @@ def the_run_folder_is_read_only(bench: Bench) -> dict[str, float]:
         last = "\n".join(live.output().rstrip().splitlines()[-LAST_LINES:])
         expect("cannot be written" in last, live.output())
         expect("choose another --run folder" in last, live.output())
-        expect("trainer/run.py" not in live.output(), f"a stack trace for a user's mistake:\n{live.output()}")
+        expect("trainer/commands/fit.py" not in live.output(), f"a stack trace for a user's mistake:\n{live.output()}")
         return figures
 
 

@@ -32,7 +32,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writers:
+class GroupWriters:
     """The ranks that write a checkpoint together, over a group of their own: a thread that saves and the training
     that continues meanwhile must not meet in one another's collectives. ``group`` is None for one process.
     """
@@ -50,13 +50,13 @@ class Writers:
         return values
 
 
-def open_writers(timeout: timedelta | None = None) -> Writers:
+def open_writers(timeout: timedelta | None = None) -> GroupWriters:
     """(all) The writers among the ranks of the process group as it stands; what they say goes over the CPU. None of
     them waits longer than ``timeout`` for another; torch's half an hour where there is none.
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return Writers(rank=0, world_size=1, group=None)
-    return Writers(
+        return GroupWriters(rank=0, world_size=1, group=None)
+    return GroupWriters(
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
         group=torch.distributed.new_group(backend="gloo", timeout=timeout),
@@ -93,7 +93,7 @@ def adam_state(optimizer: torch.optim.Optimizer, parameter: "Tensor") -> dict[st
     return state
 
 
-def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: Writers) -> None:
+def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: GroupWriters) -> None:
     """(all) Write the tensors into the folder. Names that only some ranks give are written by those; of a DTensor each
     rank writes its part, of any other tensor that several give one rank writes it. OSError on every rank when one of
     them fails.
@@ -116,7 +116,7 @@ def write(folder: Path, tensors: Mapping[str, "Tensor"], writers: Writers) -> No
         raise OSError(_first_cause(error)) from error
 
 
-def _file_of(tensors: Mapping[str, "Tensor"], writers: Writers) -> dict[str, int]:
+def _file_of(tensors: Mapping[str, "Tensor"], writers: GroupWriters) -> dict[str, int]:
     """(all) By name which of its files, from 1 on, a rank puts the tensor into: the same on all ranks."""
     bytes_of: dict[str, int] = {}
     for part in writers.gather({name: _bytes_held(tensor) for name, tensor in tensors.items()}):

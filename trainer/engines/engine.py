@@ -17,7 +17,7 @@ import torch
 from trainer.base.heartbeat import beat
 from trainer.data.loader import MicroBatch
 from trainer.engines.adam_scales import scales
-from trainer.engines.checkpoint_io import Writers, open_writers, write
+from trainer.engines.checkpoint_io import GroupWriters, open_writers, write
 from trainer.engines.launch import collective_timeout
 from trainer.engines.protocols import Launcher, Sharding
 from trainer.engines.ranks import LaunchedRanks
@@ -40,7 +40,7 @@ class TrainingEngine(LaunchedRanks):
         self.sharding = sharding
         self._training, self._seed = training, seed
         sharding.model.train()
-        self.writers: Writers = open_writers(collective_timeout(training))
+        self.writers: GroupWriters = open_writers(collective_timeout(training))
 
     @property
     def num_parameters(self) -> int:

@@ -63,7 +63,7 @@ class Part(Protocol):
         ...
 
 
-class Segment(Protocol):
+class SegmentRows(Protocol):
     """Prepared samples of a source."""
 
     @property
@@ -91,7 +91,7 @@ class HeldOutText:
     batch_rows: int  # of one forward on one process
 
 
-class Rows(Protocol):
+class EvalRows(Protocol):
     """Rows to be measured: ``num_valid`` [N] tokens of each, the first of which is context only."""
 
     @property
@@ -131,7 +131,7 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class EvalSamples:
     """Samples that are already gathered: ``token_ids`` int64 [N, T]."""
 
     token_ids: IntArray
@@ -141,9 +141,9 @@ class Samples:
         """int64 [n, T]."""
         return self.token_ids[rows]
 
-    def take(self, rows: IntArray) -> "Samples":
+    def take(self, rows: IntArray) -> "EvalSamples":
         """These rows alone, in this order."""
-        return Samples(token_ids=self.token_ids[rows], num_valid=self.num_valid[rows])
+        return EvalSamples(token_ids=self.token_ids[rows], num_valid=self.num_valid[rows])
 
 
 def cut_windows(part: Part, documents: IntArray, *, sequence_length: int, end_of_document: int) -> Windows:
@@ -165,7 +165,7 @@ def cut_windows(part: Part, documents: IntArray, *, sequence_length: int, end_of
     )
 
 
-def gather_samples(segments: Sequence[Segment], samples: IntArray) -> Samples:
+def gather_samples(segments: Sequence[SegmentRows], samples: IntArray) -> EvalSamples:
     """Samples by their number, counted through the segments of a source one after the other."""
     ends = np.cumsum([segment.num_samples for segment in segments])
     of = np.searchsorted(ends, samples, side="right")
@@ -175,7 +175,7 @@ def gather_samples(segments: Sequence[Segment], samples: IntArray) -> Samples:
         if len(inside):
             ids.append(segment.gather(inside).astype(np.int64))
             valid.append(segment.valid_tokens(inside))
-    return Samples(token_ids=np.concatenate(ids), num_valid=np.concatenate(valid))
+    return EvalSamples(token_ids=np.concatenate(ids), num_valid=np.concatenate(valid))
 
 
 def derived_hash(*names: object) -> int:
@@ -196,7 +196,7 @@ def fixed_batches(num_valid: IntArray, batch_rows: int) -> list[IntArray]:
     return [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
 
 
-def batch_tensors(rows: Rows, batch: IntArray, device: "torch.device") -> "tuple[Tensor, Tensor]":
+def batch_tensors(rows: EvalRows, batch: IntArray, device: "torch.device") -> "tuple[Tensor, Tensor]":
     """``(ids [B, W], num_valid [B])``, int64 on the device; W is the longest row, rounded up to 8 where T allows."""
     import torch
 
@@ -215,7 +215,7 @@ def my_batches(batches: Sequence[IntArray], port: Ranks) -> list[tuple[IntArray,
     return [(batches[place % len(batches)], place < len(batches)) for place in places]
 
 
-def local_nats(rows: Rows, port: ForwardPort, *, batch_rows: int) -> FloatArray:
+def local_nats(rows: EvalRows, port: ForwardPort, *, batch_rows: int) -> FloatArray:
     """Nats of each row, float64 [N]; 0 where another rank computes it. Sum over ranks with ``port.reduce``."""
     import torch
 
@@ -236,7 +236,7 @@ def local_nats(rows: Rows, port: ForwardPort, *, batch_rows: int) -> FloatArray:
     return nats
 
 
-def reduced_nats(parts: Mapping[str, Rows], port: ForwardPort, *, batch_rows: int) -> dict[str, FloatArray]:
+def reduced_nats(parts: Mapping[str, EvalRows], port: ForwardPort, *, batch_rows: int) -> dict[str, FloatArray]:
     """Nats of each row of each part, summed over ranks with one reduce; all ranks call it together."""
     local = [local_nats(rows, port, batch_rows=batch_rows) for rows in parts.values()]
     joined = port.reduce(np.concatenate(local))
@@ -244,7 +244,7 @@ def reduced_nats(parts: Mapping[str, Rows], port: ForwardPort, *, batch_rows: in
     return dict(zip(parts, np.split(joined, ends[:-1]), strict=True))
 
 
-def row_targets(rows: Rows) -> IntArray:
+def row_targets(rows: EvalRows) -> IntArray:
     """Predicted tokens of each row, int64 [N]."""
     return target_tokens(rows.num_valid)
 

@@ -18,11 +18,11 @@ from trainer.base.records import Evaluation, FloatArray, IntArray
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import (
     HELD_OUT_ROWS,
+    EvalRows,
+    EvalSamples,
     HeldOutText,
     Part,
-    Rows,
-    Samples,
-    Segment,
+    SegmentRows,
     cut_windows,
     derived_hash,
     derived_rng,
@@ -49,7 +49,7 @@ class Evaluator:
 
     text: HeldOutText
     documents: IntArray
-    sources: Mapping[str, Sequence[Segment]] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[SegmentRows]] = field(default_factory=dict)
     source_samples: int = 0
 
     def evaluate(self, port: ForwardPort, *, step: int, live: Mapping[str, Sequence[int]]) -> Evaluation:
@@ -62,7 +62,7 @@ class Evaluator:
         windows = cut_windows(
             part, self.documents, sequence_length=text.sequence_length, end_of_document=text.end_of_document
         )
-        parts: dict[str, Rows] = {HELD_OUT_ROWS: windows, **samples}
+        parts: dict[str, EvalRows] = {HELD_OUT_ROWS: windows, **samples}
         row_nats = reduced_nats(parts, port, batch_rows=text.batch_rows)
         nats, tokens = np.zeros(len(self.documents)), np.zeros(len(self.documents), dtype=np.int64)
         place = np.searchsorted(self.documents, windows.documents)
@@ -135,7 +135,9 @@ def evaluation_cost_tokens(
     return tokens * FORWARD_COST
 
 
-def fixed_samples(sources: Mapping[str, Sequence[Segment]], *, num_samples: int, seed: int) -> dict[str, Samples]:
+def fixed_samples(
+    sources: Mapping[str, Sequence[SegmentRows]], *, num_samples: int, seed: int
+) -> dict[str, EvalSamples]:
     """The same few training samples of each source at every evaluation (fewer where a source has fewer).
 
     ``sources`` are the live segments: where one joins or retires the samples are chosen anew from those that are drawn

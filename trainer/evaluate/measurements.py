@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.evaluate.config import OUTSIDE_MEASUREMENTS
-from trainer.evaluate.eval_batches import HeldOutText, Segment
+from trainer.evaluate.eval_batches import HeldOutText, SegmentRows
 from trainer.evaluate.evidence import forgetting, gradient_alignment, source_value
 from trainer.evaluate.evidence.measurement import (
     FORGETTING,
@@ -23,7 +23,7 @@ MEASUREMENTS: Mapping[str, PlansMeasurement] = {
 
 
 def plan_measurements(
-    run: MeasuredRun, *, text: HeldOutText, sources: Mapping[str, Sequence[Segment]]
+    run: MeasuredRun, *, text: HeldOutText, sources: Mapping[str, Sequence[SegmentRows]]
 ) -> dict[str, Measurement]:
     """The measurements by kind that a run makes; ``UserError`` where the held-out text is too small for one."""
     evaluation = run.evaluation

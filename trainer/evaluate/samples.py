@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.base.records import IntArray
-from trainer.evaluate.eval_batches import HeldOutText, Samples, Segment, gather_samples, row_targets
+from trainer.evaluate.eval_batches import EvalSamples, HeldOutText, SegmentRows, gather_samples, row_targets
 from trainer.evaluate.ports import Ranks
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def shuffled_documents(text: HeldOutText, rng: np.random.Generator) -> tuple[Int
     return documents, np.cumsum(lengths)
 
 
-def packed(text: HeldOutText, documents: IntArray, num_rows: int, rng: np.random.Generator) -> Samples:
+def packed(text: HeldOutText, documents: IntArray, num_rows: int, rng: np.random.Generator) -> EvalSamples:
     """Rows of T tokens, documents one after the other; of a longer document T tokens from a random place.
 
     Packed as training packs them, because a token at the head of a document gains more than one inside a sample.
@@ -41,10 +41,10 @@ def packed(text: HeldOutText, documents: IntArray, num_rows: int, rng: np.random
             break
     assert not missing, "documents were counted to fill the rows"
     rows = np.concatenate(pieces).reshape(num_rows, sequence_length)
-    return Samples(token_ids=rows, num_valid=np.full(num_rows, sequence_length, dtype=np.int64))
+    return EvalSamples(token_ids=rows, num_valid=np.full(num_rows, sequence_length, dtype=np.int64))
 
 
-def drawn(segments: Sequence[Segment], num_samples: int, rng: np.random.Generator) -> Samples:
+def drawn(segments: Sequence[SegmentRows], num_samples: int, rng: np.random.Generator) -> EvalSamples:
     """So many different samples of a source, or all it has, in random order; those trained on are among them."""
     total = sum(segment.num_samples for segment in segments)
     picks = rng.permutation(total) if total <= num_samples else rng.choice(total, size=num_samples, replace=False)
@@ -53,13 +53,13 @@ def drawn(segments: Sequence[Segment], num_samples: int, rng: np.random.Generato
 
 
 def live_segments(
-    sources: Mapping[str, Sequence[Segment]], live: Mapping[str, Sequence[int]]
-) -> dict[str, list[Segment]]:
+    sources: Mapping[str, Sequence[SegmentRows]], live: Mapping[str, Sequence[int]]
+) -> dict[str, list[SegmentRows]]:
     """The segments of the sources in ``live``, which names them by their numbers."""
     return {name: [sources[name][number] for number in numbers] for name, numbers in live.items()}
 
 
-def partitioned(rows: Samples, ranks: Ranks) -> tuple["Tensor", "Tensor", int]:
+def partitioned(rows: EvalSamples, ranks: Ranks) -> tuple["Tensor", "Tensor", int]:
     """This rank's rows [B, T] with their valid tokens [B], on the CPU, and the predicted tokens of all ranks' rows.
 
     Every rank gets equally many, padded with rows that weigh nothing.

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import GradClipAlgorithmType
 
 from trainer.base.errors import UserError
 from trainer.base.records import FloatArray
-from trainer.engines.checkpoint_io import Writers, open_writers
+from trainer.engines.checkpoint_io import GroupWriters, open_writers
 from trainer.engines.ranks import summed_over_ranks
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TrainerDevices:
         self._trainer, self._module, self._losses = trainer, module, losses
         self.rolled_back_to: Path | None = None  # the checkpoint from which the next launch resumes
         self.saved_again = False  # and whether it has been
-        self.writers: Writers = open_writers()
+        self.writers: GroupWriters = open_writers()
 
     # Who and where
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer.recipe.loading import Document, KeyPath, dotted, is_number, mapping_at, number_at
+from trainer.recipe.loading import KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import fields_at
 
 Values = Mapping[str, float | None]
@@ -201,7 +201,7 @@ ALIASES: Mapping[str, Alias] = {
 }
 
 
-def note_aliases(document: Document, model: type[BaseModel]) -> None:
+def note_aliases(document: RecipeDocument, model: type[BaseModel]) -> None:
     """Adds one message for each name of another trainer, and takes the key out, so that it is not also unknown.
 
     The keys it stands for count as mistaken: that they are missing is the same mistake.
@@ -218,7 +218,7 @@ def note_aliases(document: Document, model: type[BaseModel]) -> None:
         _remove_emptied(document, model, path[:-1])
 
 
-def _remove_emptied(document: Document, model: type[BaseModel], path: KeyPath) -> None:
+def _remove_emptied(document: RecipeDocument, model: type[BaseModel], path: KeyPath) -> None:
     """Take out the section at ``path`` if it is another trainer's and all its keys have a message."""
     if path and not mapping_at(document.tree, path) and str(path[-1]) not in fields_at(model, path[:-1]):
         mapping_at(document.tree, path[:-1]).pop(str(path[-1]), None)
@@ -240,7 +240,7 @@ def _names_are_free(path: KeyPath) -> bool:
     return path in (("model", "config"), ("data", "sources"), ("mixture", "shares"), ("mixture", "max_epochs"))
 
 
-def _numbers(document: Document) -> Values:
+def _numbers(document: RecipeDocument) -> Values:
     """The numbers that advice needs, under our name or another trainer's."""
     homes: dict[str, tuple[str, ...]] = {
         "steps": ("steps", *_SAME_VALUE["training.steps"]),

@@ -26,13 +26,13 @@ from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
 from trainer.model.build import transformers_config
 from trainer.model.config import ModelConfig
-from trainer.recipe.loading import Document, KeyPath, dotted, is_number, mapping_at, number_at
+from trainer.recipe.loading import KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import nearest
 
 SUM_TOLERANCE = 1e-6
 
 
-def note_contradictions(document: Document) -> None:
+def note_contradictions(document: RecipeDocument) -> None:
     """Adds to ``document`` every contradiction between what its sections say."""
     kinds = _source_kinds(document.tree)
     if kinds:
@@ -49,7 +49,7 @@ def _source_kinds(tree: Any) -> dict[str, Any]:
     return {name: source.get("kind") if isinstance(source, dict) else None for name, source in sources.items()}
 
 
-def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
+def _note_shares(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
     path: KeyPath = ("mixture", "shares")
     shares = mapping_at(document.tree, path)
     for name in kinds:
@@ -69,7 +69,7 @@ def _note_shares(document: Document, kinds: Mapping[str, Any]) -> None:
         document.mistake("shares must sum to 1", path, got=round(total, 6), remedy=remedy)
 
 
-def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
+def _note_held_out(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
     if "real" not in kinds.values() and set(kinds.values()) == {"synthetic"}:
         remedy = (
             "Held-out documents must be real: add a source of `kind: real`, or give data.held_out data sets of its own"
@@ -85,7 +85,7 @@ def _note_held_out(document: Document, kinds: Mapping[str, Any]) -> None:
         document.mistake(f"held-out documents must be real, but {name} is synthetic", path, remedy=nearest(name, real))
 
 
-def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
+def _note_named_sources(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
     """Every mapping from source names, wherever it stands, names sources that exist."""
     places: list[KeyPath] = [("mixture", "shares"), ("mixture", "max_epochs")]
     policy = mapping_at(document.tree, ("control", "policy"))
@@ -105,13 +105,13 @@ def _note_named_sources(document: Document, kinds: Mapping[str, Any]) -> None:
         _note_unknown(document, place, mapping_at(document.tree, place), kinds)
 
 
-def _note_unknown(document: Document, path: KeyPath, names: Iterable[str], kinds: Mapping[str, Any]) -> None:
+def _note_unknown(document: RecipeDocument, path: KeyPath, names: Iterable[str], kinds: Mapping[str, Any]) -> None:
     for name in names:
         if name not in kinds:
             document.mistake(f"{dotted(path)}: {name} is not a source", (*path, name), remedy=nearest(name, kinds))
 
 
-def _note_batch_and_steps(document: Document) -> None:
+def _note_batch_and_steps(document: RecipeDocument) -> None:
     tree = document.tree
     micro, whole = number_at(tree, ("training", "micro_batch")), number_at(tree, ("mixture", "global_batch"))
     if micro is not None and whole is not None and micro > whole:
@@ -125,7 +125,7 @@ def _note_batch_and_steps(document: Document) -> None:
         )
 
 
-def _note_late_joins(document: Document) -> None:
+def _note_late_joins(document: RecipeDocument) -> None:
     steps = number_at(document.tree, ("training", "steps"))
     for name, source in mapping_at(document.tree, ("data", "sources")).items():
         joins = mapping_at(source, ()).get("joins")
@@ -138,7 +138,11 @@ def _note_late_joins(document: Document) -> None:
 
 
 def note_policy_mistakes(
-    document: Document, control: ControlConfig, mixture: MixtureConfig, data: DataConfig, evaluation: EvaluationConfig
+    document: RecipeDocument,
+    control: ControlConfig,
+    mixture: MixtureConfig,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
 ) -> None:
     """Adds what policy and guard refuse to start with (a start outside a floor), and evidence they need and cannot
     have."""
@@ -160,7 +164,7 @@ def note_policy_mistakes(
         )
 
 
-def _note_forbidden_evidence(document: Document, signal: str, needed_from: float | None) -> None:
+def _note_forbidden_evidence(document: RecipeDocument, signal: str, needed_from: float | None) -> None:
     path: KeyPath = ("evaluation", signal, "enabled")
     if needed_from is not None and mapping_at(document.tree, path[:-1]).get("enabled") == "off":
         evidence = signal.replace("_", " ")
@@ -168,7 +172,7 @@ def _note_forbidden_evidence(document: Document, signal: str, needed_from: float
         document.mistake(problem, path, got="off", remedy="Set it to auto, or choose a policy that does without")
 
 
-def note_machine_mistakes(document: Document, folder: Path) -> None:
+def note_machine_mistakes(document: RecipeDocument, folder: Path) -> None:
     """Adds an engine that is not installed, data files that do not exist (paths are relative to ``folder``) and model
     keys that transformers refuses.
     """
@@ -205,7 +209,7 @@ def _written_sources(tree: Any) -> list[tuple[KeyPath, Any]]:
     return sources
 
 
-def _note_model_mistakes(document: Document) -> None:
+def _note_model_mistakes(document: RecipeDocument) -> None:
     """Adds the keys of a model from scratch that its configuration class in transformers refuses, each of them."""
     model = dict(mapping_at(document.tree, ("model",)))
     keys = model["config"] = dict(mapping_at(model, ("config",)))

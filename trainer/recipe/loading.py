@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass
-class Document:
+class RecipeDocument:
     """Plain values, the place of each, the mistakes so far, and the paths they are about."""
 
     tree: Tree = field(default_factory=dict)
@@ -98,10 +98,10 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def read_file(path: Path) -> tuple[Document, str]:
+def read_file(path: Path) -> tuple[RecipeDocument, str]:
     """The values of the recipe at ``path``, and its text.
 
-    Raises UserError when the file cannot be read or is not YAML; what is wrong inside is in ``Document.mistakes``.
+    UserError when the file cannot be read or is not YAML; what is wrong inside is in ``RecipeDocument.mistakes``.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def read_file(path: Path) -> tuple[Document, str]:
             "the recipe is not UTF-8 text", got=error.reason, remedy="Save it as UTF-8", file=path
         ) from error
     place = Place(str(path), folder=path.resolve().parent)
-    document = Document(places={(): Place(str(path), 1, place.folder)})
+    document = RecipeDocument(places={(): Place(str(path), 1, place.folder)})
     node = _compose(text, place)
     if not isinstance(node, MappingNode):
         raise UserError(
@@ -123,12 +123,12 @@ def read_file(path: Path) -> tuple[Document, str]:
     return document, text
 
 
-def read_mapping(values: Mapping[str, Any], folder: Path) -> Document:
+def read_mapping(values: Mapping[str, Any], folder: Path) -> RecipeDocument:
     """A recipe that was given as a mapping; its relative paths start at ``folder``."""
-    return Document(tree=_plain(values), places={(): Place("recipe", folder=folder)})
+    return RecipeDocument(tree=_plain(values), places={(): Place("recipe", folder=folder)})
 
 
-def apply_override(override: str, document: Document, folder: Path) -> None:
+def apply_override(override: str, document: RecipeDocument, folder: Path) -> None:
     """Puts the value of one `a.b=c` into the tree; everything below it has that `--set` for its place."""
     place = Place(f"--set {override}", folder=folder)
     key, equals, text = override.partition("=")
@@ -174,7 +174,7 @@ def _compose(text: str, place: Place) -> Node | None:
     return node
 
 
-def _value_of(node: Node, path: KeyPath, document: Document, file: Place, around: tuple[int, ...]) -> Any:
+def _value_of(node: Node, path: KeyPath, document: RecipeDocument, file: Place, around: tuple[int, ...]) -> Any:
     """Plain values below ``node``; ``around`` are the nodes it stands in, since an alias may point to one of them."""
     if id(node) in around:
         document.mistake(f"{dotted(path)} is an alias of something that contains it", path)
@@ -198,7 +198,7 @@ def _value_of(node: Node, path: KeyPath, document: Document, file: Place, around
     return node.value
 
 
-def _entries(node: MappingNode, path: KeyPath, document: Document, file: Place) -> Iterator[tuple[str, Node]]:
+def _entries(node: MappingNode, path: KeyPath, document: RecipeDocument, file: Place) -> Iterator[tuple[str, Node]]:
     """Keys and value nodes of a mapping; a key that is not text, comes twice or merges is a mistake and left out."""
     first_places: dict[str, Place] = {}
     for key_node, child in node.value:
@@ -216,7 +216,7 @@ def _entries(node: MappingNode, path: KeyPath, document: Document, file: Place) 
         yield key, child
 
 
-def _container(path: KeyPath, document: Document, place: Place) -> dict[str | int, Any] | None:
+def _container(path: KeyPath, document: RecipeDocument, place: Place) -> dict[str | int, Any] | None:
     """The mapping that holds the last part of ``path``, made where it is missing; None, and a mistake, if a value is in
     the way.
     """

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.base.seams import OpenUnion
-from trainer.recipe.loading import Document, KeyPath, dotted
+from trainer.recipe.loading import KeyPath, RecipeDocument, dotted
 
 _LONGEST_GOT = 80  # characters of a wrong value worth repeating
 
 
-def note_mistakes(error: ValidationError, model: type[BaseModel], document: Document) -> None:
+def note_mistakes(error: ValidationError, model: type[BaseModel], document: RecipeDocument) -> None:
     """Adds a message to ``document`` for each thing wrong that has none yet; ``model`` is the whole recipe's.
 
     A section that is missing because its keys were written under other names, or because the recipe that has it was not
@@ -50,7 +50,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _note(
-    path: KeyPath, errors: list[ErrorDetails], model: type[BaseModel], document: Document, noted: frozenset[KeyPath]
+    path: KeyPath,
+    errors: list[ErrorDetails],
+    model: type[BaseModel],
+    document: RecipeDocument,
+    noted: frozenset[KeyPath],
 ) -> None:
     details = errors[0]
     kind, name = details["type"], dotted(path)
@@ -86,7 +90,9 @@ def _note(
         document.mistake(f"{name} {expected}{null}", path, got=got, remedy=quoted)
 
 
-def _note_broken_rule(path: KeyPath, details: ErrorDetails, document: Document, noted: frozenset[KeyPath]) -> None:
+def _note_broken_rule(
+    path: KeyPath, details: ErrorDetails, document: RecipeDocument, noted: frozenset[KeyPath]
+) -> None:
     """A rule of a section's own, unless the checks between sections have noted the same with the right line."""
     message = str(details["ctx"]["error"]) if "ctx" in details else details["msg"]
     meant = _meant(path, message, document)
@@ -140,7 +146,7 @@ def _written_path(details: ErrorDetails, tree: Any) -> KeyPath:
     return tuple(path)
 
 
-def _meant(path: KeyPath, message: str, document: Document) -> KeyPath:
+def _meant(path: KeyPath, message: str, document: RecipeDocument) -> KeyPath:
     """The key a rule's message opens with (`shares.wikipedia must ...`), so that the message points at its line."""
     parts = message.split(" ", 1)[0].rstrip(":,").split(".")
     current = _value_at(document.tree, path)

@@ -26,7 +26,7 @@ from trainer.mixture.config import MixtureConfig
 from trainer.model.config import ModelConfig, TrainingConfig
 from trainer.recipe.aliases import note_aliases
 from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
-from trainer.recipe.loading import Document, apply_override, read_file, read_mapping
+from trainer.recipe.loading import RecipeDocument, apply_override, read_file, read_mapping
 from trainer.recipe.messages import note_mistakes
 from trainer.recipe.resolve import EXTENDS, resolve_extends, resolve_paths, resolve_shares
 from trainer.recipe.shipped import recipe_path
@@ -130,7 +130,7 @@ def load_recipe(
     return LoadedRecipe(recipe=recipe, folder=folder, text=resolved_yaml(recipe) if text is None else text)
 
 
-def _read(given: Path | str | Mapping[str, Any]) -> tuple[Document, Path, str | None]:
+def _read(given: Path | str | Mapping[str, Any]) -> tuple[RecipeDocument, Path, str | None]:
     """The values with what they extend, the folder that overrides are relative to, and the text."""
     if isinstance(given, Mapping):
         folder, text = Path.cwd(), None
@@ -143,7 +143,7 @@ def _read(given: Path | str | Mapping[str, Any]) -> tuple[Document, Path, str | 
     return document, folder, text
 
 
-def _validated(document: Document) -> Recipe | None:
+def _validated(document: RecipeDocument) -> Recipe | None:
     # Through JSON, since pydantic's strict mode takes a list for a tuple and a string for a path only there.
     text = json.dumps(document.tree, default=_refuse)
     try:

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base.errors import UserError
-from trainer.recipe.loading import Document, KeyPath, Place, Tree, mapping_at, read_file
+from trainer.recipe.loading import KeyPath, Place, RecipeDocument, Tree, mapping_at, read_file
 from trainer.recipe.shipped import shipped_path
 
 EXTENDS = "extends"
 SHARE = "share"
 
 
-def resolve_extends(document: Document, files: tuple[Path, ...] = ()) -> None:
+def resolve_extends(document: RecipeDocument, files: tuple[Path, ...] = ()) -> None:
     """Puts the recipe that ``document`` extends under it, and what that one extends under that.
 
     ``files`` are those that led here: a file among them again is a mistake. Mappings are merged key by key; lists and
@@ -56,7 +56,7 @@ def _extended_file(given: str, folder: Path) -> Path:
     return shipped_path(given).resolve()
 
 
-def _merged(below: Document, document: Document, old: Any, new: Any, path: KeyPath) -> Any:
+def _merged(below: RecipeDocument, document: RecipeDocument, old: Any, new: Any, path: KeyPath) -> Any:
     if not (isinstance(old, dict) and isinstance(new, dict)) or _is_another_kind(old, new):
         below.forget_below(path)
         return new
@@ -76,7 +76,7 @@ def _is_another_kind(old: Tree, new: Tree) -> bool:
     return "kind" in old and "kind" in new and old["kind"] != new["kind"]
 
 
-def resolve_shares(document: Document) -> None:
+def resolve_shares(document: RecipeDocument) -> None:
     """Moves the shares written with the sources to `mixture.shares`, the one form that decisions refer to.
 
     All sources have one or none has; together with `mixture.shares` there would be two answers.
@@ -107,11 +107,11 @@ def resolve_shares(document: Document) -> None:
         document.places |= {(*shares_path, name): place for name, place in places.items()}
 
 
-def _first_of(places: dict[str, Place], document: Document) -> Place:
+def _first_of(places: dict[str, Place], document: RecipeDocument) -> Place:
     return document.places.get(("data", "sources"), next(iter(places.values())))
 
 
-def resolve_paths(document: Document) -> None:
+def resolve_paths(document: RecipeDocument) -> None:
     """Makes every local path absolute, from the file that wrote it: the copy in a run folder means the same files."""
     data: KeyPath = ("data",)
     for path in [(*data, "sources", name) for name in document.mapping_at((*data, "sources"))]:
@@ -123,7 +123,7 @@ def resolve_paths(document: Document) -> None:
         _anchor(document, path, only_folders=True)
 
 
-def _anchor_rows(document: Document, path: KeyPath) -> None:
+def _anchor_rows(document: RecipeDocument, path: KeyPath) -> None:
     """Anchors the `path` of the rows at ``path`` and of every further segment in a list below it."""
     rows = _value_at(document.tree, path)
     if not isinstance(rows, dict):
@@ -135,7 +135,7 @@ def _anchor_rows(document: Document, path: KeyPath) -> None:
             _anchor_rows(document, (*path, key, index))
 
 
-def _anchor(document: Document, path: KeyPath, *, only_folders: bool = False) -> None:
+def _anchor(document: RecipeDocument, path: KeyPath, *, only_folders: bool = False) -> None:
     container = _value_at(document.tree, path[:-1])
     value = container.get(path[-1]) if isinstance(container, dict) else None
     if not isinstance(value, str) or not value or "://" in value:

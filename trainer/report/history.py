@@ -26,7 +26,7 @@ MAX_POINTS = 1_000
 
 
 @dataclass(kw_only=True)
-class Steps:
+class StepColumns:
     """What each step measured: step, loss and tokens [N]; by source counts, shares (0 to 1) and epochs so far [N, K];
     ``scalars`` the other metrics that are one number, by metric name, each [N].
     """
@@ -48,7 +48,7 @@ class History:
     name: str
     sources: tuple[str, ...]
     kinds: Mapping[str, str]
-    steps: Steps
+    steps: StepColumns
     records: Mapping[type[JournalLine], Sequence[JournalLine]]
     outcome: Mapping[str, Any] | None
     recipe: str
@@ -156,7 +156,7 @@ def _scalars() -> dict[str, str]:
 
 def _columns(
     rows: list[tuple[float, ...]], mixtures: list[StepMixture], sources: tuple[str, ...], scalars: list[str]
-) -> Steps:
+) -> StepColumns:
     step, loss, tokens, *columns = np.array(rows, dtype=np.float64).reshape(-1, 3 + len(scalars)).T
     by_source = [
         [(mixture.counts.get(name, 0), mixture.shares.get(name, 0), mixture.epochs.get(name, 0.0)) for name in sources]
@@ -164,7 +164,7 @@ def _columns(
     ]
     shape = (len(rows), len(sources), 3)
     counts, shares, epochs = np.moveaxis(np.array(by_source, dtype=np.float64).reshape(shape), 2, 0)
-    return Steps(
+    return StepColumns(
         step=step,
         loss=loss,
         tokens=tokens,
@@ -175,7 +175,7 @@ def _columns(
     )
 
 
-def thin(steps: Steps, max_points: int = MAX_POINTS) -> Steps:
+def thin(steps: StepColumns, max_points: int = MAX_POINTS) -> StepColumns:
     """The same run in at most ``max_points`` stretches: mean loss and scalars, sum of counts and tokens, else the last
     value.
     """
@@ -184,7 +184,7 @@ def thin(steps: Steps, max_points: int = MAX_POINTS) -> Steps:
         return steps
     ends = np.unique(np.linspace(0, count, max_points + 1).astype(np.int64))
     first, last = ends[:-1], ends[1:] - 1
-    return Steps(
+    return StepColumns(
         step=steps.step[last],
         loss=_means(steps.loss, first),
         tokens=np.add.reduceat(steps.tokens, first),

@@ -12,8 +12,7 @@ import pytest
 from tests.together.launches import Ended, Place
 from trainer.commands.cli import BAD_INPUT
 from trainer.tools.slurm.request import Request
-from trainer.tools.slurm.script import BEGINS, batch_script, template
-from trainer.tools.slurm.script import Place as JobPlace
+from trainer.tools.slurm.script import BEGINS, JobPlace, batch_script, template
 
 
 def script(request: Request, **given: object) -> str:

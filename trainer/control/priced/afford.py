@@ -11,8 +11,8 @@ from trainer.control.priced.estimates import Estimate
 from trainer.control.priced.learn import PRIOR_ERROR, known_advantages
 from trainer.control.priced.move import LEAST_SHARE, ceilings
 from trainer.control.priced.real_budget import (
+    BudgetTerms,
     RealBudget,
-    Terms,
     coming_samples,
     concentrated,
     plan_budget,
@@ -26,7 +26,7 @@ from trainer.mixture.shares import rounded, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BudgetPlan:
     """The budget, whether it limits real data now, the shares within it, and the floors that then hold."""
 
     budget: RealBudget
@@ -35,7 +35,7 @@ class Plan:
     floors: Shares
 
 
-def afford(config: PricedConfig, state: PricedState, observation: Observation) -> Plan:
+def afford(config: PricedConfig, state: PricedState, observation: Observation) -> BudgetPlan:
     """Base shares with all real sources together at what the budget allows, the rest going to the synthetic ones.
 
     Floors of real sources give way to the budget.
@@ -43,7 +43,7 @@ def afford(config: PricedConfig, state: PricedState, observation: Observation) -
     kinds, base = observation.kinds, state.base
     budget = _budget(config, state, observation)
     if budget.share is None or not (budget.is_timed or state.real_share(kinds) > budget.share):
-        return Plan(budget=budget, is_binding=False, targets=dict(base), floors=state.floors)
+        return BudgetPlan(budget=budget, is_binding=False, targets=dict(base), floors=state.floors)
     most = ceilings(config, base)
     real = {name: share if kinds[name] == "real" else 0.0 for name, share in base.items()}
     synthetic = {name: state.synthetic_mix.get(name, 0.0) for name in base}
@@ -52,10 +52,10 @@ def afford(config: PricedConfig, state: PricedState, observation: Observation) -
     of_real = within(real, least, most, total=total)
     of_synthetic = within(synthetic, least, most, total=1 - total)
     targets = {name: of_real[name] + of_synthetic[name] for name in base}
-    return Plan(budget=budget, is_binding=True, targets=targets, floors=least)
+    return BudgetPlan(budget=budget, is_binding=True, targets=targets, floors=least)
 
 
-def dither(config: PricedConfig, state: PricedState, plan: Plan, observation: Observation) -> dict[str, int]:
+def dither(config: PricedConfig, state: PricedState, plan: BudgetPlan, observation: Observation) -> dict[str, int]:
     """The planned shares in millionths, with the waves of the dither where it is an estimator and the warm-up over."""
     if "dither" not in config.estimators or observation.progress < config.warm_up:
         return rounded(plan.targets)
@@ -85,7 +85,7 @@ def forgetting_from(config: PricedConfig, max_epochs: float) -> float | None:
 def _budget(config: PricedConfig, state: PricedState, observation: Observation) -> RealBudget:
     """The budget as it stands, and the curve that just uses it up."""
     horizon = observation.horizon
-    terms = Terms(
+    terms = BudgetTerms(
         real_epochs=_real_epochs(config, state, observation),
         concentration=config.advanced.concentration,
         curvature=forgetting.curvature(config.advanced.curvature, state.probes),

@@ -8,7 +8,7 @@ from trainer.base.formatting import figure, percent, plus_minus, table
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE, Kind, Observation
 from trainer.control.priced import forgetting
-from trainer.control.priced.afford import Plan
+from trainer.control.priced.afford import BudgetPlan
 from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.estimates import Estimate
 from trainer.control.priced.estimators import weighted_by_shares
@@ -31,7 +31,7 @@ LIMITS_OF_SOURCES = {
 
 
 def evidence_of(
-    config: PricedConfig, state: PricedState, step: Step | None, plan: Plan, kinds: Mapping[str, Kind]
+    config: PricedConfig, state: PricedState, step: Step | None, plan: BudgetPlan, kinds: Mapping[str, Kind]
 ) -> dict[str, Any]:
     """Every number the decision rests on, JSON-able."""
     advantages = known_advantages(state, state.base, state.prior)
@@ -63,7 +63,7 @@ def evidence_of(
     }
 
 
-def reason_of(state: PricedState, plan: Plan, evidence: Mapping[str, Any], observation: Observation) -> str:
+def reason_of(state: PricedState, plan: BudgetPlan, evidence: Mapping[str, Any], observation: Observation) -> str:
     """One sentence: what the shares are, by what evidence, within which limits."""
     waits = " Scarce real data wait until it is known how fast the model forgets." if plan.budget.waits else ""
     if not evidence["sources"]:
@@ -128,7 +128,7 @@ def _real_advantage(state: PricedState, advantages: Mapping[str, Estimate], kind
     return fsum(state.base[name] * advantages[name].value for name in real) / weight
 
 
-def _limits(config: PricedConfig, state: PricedState, step: Step | None, plan: Plan) -> list[str]:
+def _limits(config: PricedConfig, state: PricedState, step: Step | None, plan: BudgetPlan) -> list[str]:
     """What limits the shares besides the evidence."""
     limits = [TRUST_REGION] if step is not None and step.is_limited else []
     if plan.is_binding:

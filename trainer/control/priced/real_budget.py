@@ -119,7 +119,7 @@ class RealBudget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class BudgetTerms:
     """What a plan depends on: most ``real_epochs`` of a source, the ``curvature`` of the kernel (None: not known), and
     how far the plan may follow it (``concentration``).
 
@@ -171,7 +171,13 @@ def worthwhile_epochs(prior: Estimate, difference: Estimate | None, epochs: floa
 
 
 def plan_budget(
-    observation: Observation, rest: RestOfRun, terms: Terms, *, wanted: float, span: float, floors: Mapping[str, float]
+    observation: Observation,
+    rest: RestOfRun,
+    terms: BudgetTerms,
+    *,
+    wanted: float,
+    span: float,
+    floors: Mapping[str, float],
 ) -> RealBudget:
     """The budget as it stands, and the curve that just uses it up over the ``rest`` of the run.
 
@@ -208,7 +214,7 @@ def plan_budget(
     return replace(budget, share=share, marginal=marginal, concentration=followed, is_timed=is_timed, waits=waits)
 
 
-def _budget_of(observation: Observation, rest: RestOfRun, terms: Terms, real: Sequence[str]) -> RealBudget:
+def _budget_of(observation: Observation, rest: RestOfRun, terms: BudgetTerms, real: Sequence[str]) -> RealBudget:
     """The budget of the sources ``real`` without a plan; endless where there are none."""
     horizon, draws = observation.horizon, drawn_of_real(observation, real)
     most = {name: min(terms.real_epochs, horizon.max_epochs.get(name, inf)) for name in real}

@@ -25,7 +25,7 @@ READ_AT_ONCE = 1 << 28  # numbers of whole weights in host memory during a read:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ShardPlace:
     """Where this rank keeps its part of a weight: ``count`` numbers from ``start`` of the flattened weight on, at
     ``offset`` of the buffer ``flat``. ``count`` is 0 where it holds none.
     """
@@ -164,31 +164,31 @@ class ZeroState:
         saved_names = self._module.state_dict().keys()
         return {name: buffer for name, buffer in self._module.named_buffers() if name in saved_names}
 
-    def _place(self, parameter: Any) -> Place:
+    def _place(self, parameter: Any) -> ShardPlace:
         if not parameter.requires_grad:
             return self._place_of_frozen(parameter)
         if self._is_stage_3:  # every rank has an equal part, the last ones filled up with zeros
             number, offset, count = self._zero.grad_position[self._zero.get_param_id(parameter)]
             start = min(self._rank * count, parameter.ds_numel)
             flat = self._zero.fp32_partitioned_groups_flat[number]
-            return Place(flat=flat, offset=offset, start=start, count=min(count, parameter.ds_numel - start))
+            return ShardPlace(flat=flat, offset=offset, start=start, count=min(count, parameter.ds_numel - start))
         flat = self._zero.single_partition_of_fp32_groups[self._group_of[id(parameter)]]
         if parameter._hp_mapping is None:  # all of it lies on other ranks
-            return Place(flat=flat, offset=0, start=0, count=0)
+            return ShardPlace(flat=flat, offset=0, start=0, count=0)
         in_flat, in_weight = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
-        return Place(flat=flat, offset=in_flat.start, start=in_weight.start, count=in_flat.numel)
+        return ShardPlace(flat=flat, offset=in_flat.start, start=in_weight.start, count=in_flat.numel)
 
-    def _place_of_frozen(self, parameter: Any) -> Place:
+    def _place_of_frozen(self, parameter: Any) -> ShardPlace:
         """Stage 3 spreads a frozen weight too, outside of the flat buffers; below it every rank has all of it."""
         if not self._is_stage_3:
-            return Place(flat=parameter.detach().view(-1), offset=0, start=0, count=parameter.numel())
+            return ShardPlace(flat=parameter.detach().view(-1), offset=0, start=0, count=parameter.numel())
         count = parameter.ds_tensor.ds_numel
         start = min(self._rank * count, parameter.ds_numel)
-        return Place(
+        return ShardPlace(
             flat=parameter.ds_tensor.detach(), offset=0, start=start, count=min(count, parameter.ds_numel - start)
         )
 
-    def _copy_part(self, place: Place, flat: Tensor, whole: Tensor) -> None:
+    def _copy_part(self, place: ShardPlace, flat: Tensor, whole: Tensor) -> None:
         """Copy this rank's part of a whole tensor to its place in a buffer like ``flat``."""
         part = whole.flatten().narrow(0, place.start, place.count)
         flat.detach().narrow(0, place.offset, place.count).copy_(part)

@@ -23,7 +23,7 @@ import numpy as np
 
 from trainer.base.records import FloatArray, Forgetting, IntArray
 from trainer.evaluate.config import SourceValueConfig
-from trainer.evaluate.eval_batches import HeldOutText, Samples, Segment, derived_rng, row_targets
+from trainer.evaluate.eval_batches import EvalSamples, HeldOutText, SegmentRows, derived_rng, row_targets
 from trainer.evaluate.evidence.measurement import FORGETTING, MeasuredRun
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
@@ -100,7 +100,7 @@ class TokenForgetting:
     """
 
     text: HeldOutText
-    sources: Mapping[str, Sequence[Segment]]
+    sources: Mapping[str, Sequence[SegmentRows]]
     taught: Sequence[str]
     counts: SourceValueCounts
     times: Times
@@ -112,7 +112,7 @@ class TokenForgetting:
         run: MeasuredRun,
         *,
         text: HeldOutText,
-        sources: Mapping[str, Sequence[Segment]],
+        sources: Mapping[str, Sequence[SegmentRows]],
     ) -> Self | None:
         """The measurement that the run needs, if any."""
         if (sizes := planned(run)) is None:
@@ -159,14 +159,14 @@ class TokenForgetting:
         rate = forgetting_rate(earlier, later, row_targets(evaluated), counts=self.counts, rate_scale=rate_scale)
         return {} if rate is None else {name: rate}
 
-    def _common(self, live: Mapping[str, Sequence[Segment]], rng: np.random.Generator) -> Samples:
+    def _common(self, live: Mapping[str, Sequence[SegmentRows]], rng: np.random.Generator) -> EvalSamples:
         """The rows of the common steps, from all sources in equal parts, in random order."""
         num_samples = COMMON_STEPS * self.counts.samples_per_step
         by_source = [drawn(parts, -(-num_samples // len(live)), rng) for parts in live.values()]
         ids, valid = (
             np.concatenate([getattr(samples, key) for samples in by_source]) for key in ("token_ids", "num_valid")
         )
-        return Samples(token_ids=ids, num_valid=valid).take(np.resize(rng.permutation(len(valid)), num_samples))
+        return EvalSamples(token_ids=ids, num_valid=valid).take(np.resize(rng.permutation(len(valid)), num_samples))
 
 
 def forgetting_rate(

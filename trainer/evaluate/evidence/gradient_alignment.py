@@ -27,7 +27,7 @@ from trainer.base.errors import UserError
 from trainer.base.heartbeat import beat
 from trainer.base.records import FloatArray, GradientAlignment
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
-from trainer.evaluate.eval_batches import HeldOutText, Samples, Segment, derived_rng
+from trainer.evaluate.eval_batches import EvalSamples, HeldOutText, SegmentRows, derived_rng
 from trainer.evaluate.evidence.measurement import GRADIENT_ALIGNMENT, MeasuredRun
 from trainer.evaluate.ports import GradientPort
 from trainer.evaluate.samples import drawn, live_segments, packed, partitioned, shuffled_documents
@@ -68,7 +68,7 @@ class TokenAlignment:
     """The measurement of gradient alignment on token samples; a call is one measurement."""
 
     text: HeldOutText
-    sources: Mapping[str, Sequence[Segment]]
+    sources: Mapping[str, Sequence[SegmentRows]]
     num_samples: int
     times: Times
 
@@ -79,7 +79,7 @@ class TokenAlignment:
         run: MeasuredRun,
         *,
         text: HeldOutText,
-        sources: Mapping[str, Sequence[Segment]],
+        sources: Mapping[str, Sequence[SegmentRows]],
     ) -> Self | None:
         """The measurement that the run needs, if any."""
         if (sizes := planned(run)) is None:
@@ -122,7 +122,7 @@ def cost_tokens(num_samples: int, *, num_sources: int, sequence_length: int) -> 
     return num_samples * (num_sources + 1) * sequence_length
 
 
-def held_out_parts(text: HeldOutText, num_samples: int, *, step: int) -> list[Samples]:
+def held_out_parts(text: HeldOutText, num_samples: int, *, step: int) -> list[EvalSamples]:
     """Disjoint parts of held-out text [I], packed as training packs it, drawn again each time. ``UserError`` when the
     validation part cannot fill them: call it once before the run.
     """
@@ -139,7 +139,7 @@ def held_out_parts(text: HeldOutText, num_samples: int, *, step: int) -> list[Sa
 
 
 def measure_alignment(
-    held_out: Sequence[Samples], sources: Mapping[str, Samples], port: GradientPort, *, step: int, seed: int
+    held_out: Sequence[EvalSamples], sources: Mapping[str, EvalSamples], port: GradientPort, *, step: int, seed: int
 ) -> dict[str, GradientAlignment]:
     """The alignment of each source, from its samples and parts of held-out ones. Every rank calls it and gets the same.
 
@@ -148,7 +148,7 @@ def measure_alignment(
     parts = {name: _parts(rows, SOURCE_PARTS) for name, rows in sources.items()}
     with port.scaled_gradients() as reader:
 
-        def gradient(rows: Samples) -> "Sequence[Tensor]":
+        def gradient(rows: EvalSamples) -> "Sequence[Tensor]":
             beat()
             ids_BT, num_valid_B, target_tokens = partitioned(rows, port)
             # the same dropout for all: what it does to a gradient must not differ between sources
@@ -207,7 +207,7 @@ def _standard_error(products_IJ: FloatArray, distinct_I: FloatArray) -> float:
     return math.sqrt(columns_J.var(ddof=1) / num_parts + alone)
 
 
-def _parts(rows: Samples, num_parts: int) -> list[Samples]:
+def _parts(rows: EvalSamples, num_parts: int) -> list[EvalSamples]:
     """Disjoint parts of about equal size; fewer where there are fewer rows."""
     count = len(rows.num_valid)
     return [rows.take(part) for part in np.array_split(np.arange(count), min(num_parts, count))]

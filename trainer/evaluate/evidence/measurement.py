@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from trainer.base.records import Kind
 from trainer.evaluate.config import EvaluationConfig
-from trainer.evaluate.eval_batches import HeldOutText, Segment
+from trainer.evaluate.eval_batches import HeldOutText, SegmentRows
 from trainer.evaluate.schedule import Times
 
 SOURCE_VALUE, GRADIENT_ALIGNMENT, FORGETTING = "source_value", "gradient_alignment", "forgetting"
@@ -68,7 +68,7 @@ class PlansMeasurement(Protocol):
     """How a kind of measurement is planned; a class with this static or class method, or a module."""
 
     def plan(
-        self, config: Any, run: MeasuredRun, *, text: HeldOutText, sources: Mapping[str, Sequence[Segment]]
+        self, config: Any, run: MeasuredRun, *, text: HeldOutText, sources: Mapping[str, Sequence[SegmentRows]]
     ) -> Measurement | None:
         """The measurement of a run on samples; None where it is not needed.
 

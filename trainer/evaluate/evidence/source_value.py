@@ -29,9 +29,9 @@ from trainer.base.records import FloatArray, IntArray, SourceValue
 from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.eval_batches import (
     HELD_OUT_ROWS,
+    EvalSamples,
     HeldOutText,
-    Samples,
-    Segment,
+    SegmentRows,
     derived_rng,
     ratio_standard_error,
     reduced_nats,
@@ -100,7 +100,7 @@ class TokenSourceValue:
     """The measurement of source values on token samples; a call is one measurement."""
 
     text: HeldOutText
-    sources: Mapping[str, Sequence[Segment]]
+    sources: Mapping[str, Sequence[SegmentRows]]
     counts: SourceValueCounts
     times: Times
 
@@ -111,7 +111,7 @@ class TokenSourceValue:
         run: MeasuredRun,
         *,
         text: HeldOutText,
-        sources: Mapping[str, Sequence[Segment]],
+        sources: Mapping[str, Sequence[SegmentRows]],
     ) -> Self | None:
         """The measurement that the run needs, if any."""
         if (sizes := planned(run)) is None:
@@ -165,7 +165,7 @@ def sized(
 
 def measure_source_value(
     text: HeldOutText,
-    sources: Mapping[str, Sequence[Segment]],
+    sources: Mapping[str, Sequence[SegmentRows]],
     counts: SourceValueCounts,
     port: SourceValuePort,
     *,
@@ -195,7 +195,7 @@ def measure_source_value(
     return estimated(gains, row_targets(evaluated), step=step, counts=counts, rate_scale=rate_scale)
 
 
-def held_out_nats(rows: Samples, port: SourceValuePort, *, batch_rows: int) -> FloatArray:
+def held_out_nats(rows: EvalSamples, port: SourceValuePort, *, batch_rows: int) -> FloatArray:
     """Loss of each held-out row, in nats [N]; all ranks call it together."""
     return reduced_nats({HELD_OUT_ROWS: rows}, port, batch_rows=batch_rows)[HELD_OUT_ROWS]
 
@@ -227,7 +227,7 @@ def estimated(
     )
 
 
-def held_out_samples(text: HeldOutText, counts: SourceValueCounts, *, step: int) -> tuple[Samples, Samples]:
+def held_out_samples(text: HeldOutText, counts: SourceValueCounts, *, step: int) -> tuple[EvalSamples, EvalSamples]:
     """Two disjoint sets of documents, drawn again each time: for trial steps, and to be evaluated.
 
     Packed as training packs them, because a token at the head of a document gains more than one inside a sample.
@@ -248,14 +248,16 @@ def held_out_samples(text: HeldOutText, counts: SourceValueCounts, *, step: int)
     return packed(text, documents[:border], wanted[0], rng), packed(text, documents[border:], wanted[1], rng)
 
 
-def rows_of(name: str, segments: Sequence[Segment], counts: SourceValueCounts, *, step: int, seed: int) -> Samples:
+def rows_of(
+    name: str, segments: Sequence[SegmentRows], counts: SourceValueCounts, *, step: int, seed: int
+) -> EvalSamples:
     """As many samples of a source as its trial steps take, those trained on included; a small source repeats itself."""
     wanted = TRIAL_STEPS * counts.samples_per_step
     samples = drawn(segments, wanted, derived_rng(seed, "source_value", name, step))
     return samples.take(np.resize(np.arange(len(samples.num_valid)), wanted))
 
 
-def trial_step(rows: Samples, counts: SourceValueCounts, port: SourceValuePort, *, seed: int) -> None:
+def trial_step(rows: EvalSamples, counts: SourceValueCounts, port: SourceValuePort, *, seed: int) -> None:
     """Trial steps on these rows, in order."""
     size = counts.samples_per_step
     for number in range(len(rows.num_valid) // size):

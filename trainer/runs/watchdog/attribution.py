@@ -27,7 +27,7 @@ class ObservedRank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attribution:
+class StallAttribution:
     """The rank to which a stall is attributed. ``can_report`` says that it lives and may report more than others know;
     one that cannot is killed where that is possible.
     """
@@ -63,7 +63,7 @@ def patience_s(timeout_s: float, *, phase: str, steps_begun: int) -> float:
     return timeout_s * (PATIENCE if phase in PATIENT_PHASES or steps_begun < 3 else 1)
 
 
-def dead_rank(others: Iterable[ObservedRank]) -> Attribution | None:
+def dead_rank(others: Iterable[ObservedRank]) -> StallAttribution | None:
     """A rank that will not come back, if there is one: its process is gone, or its host is.
 
     A rank that saves or restores may be silent: a busy file system delays signs too.
@@ -72,33 +72,35 @@ def dead_rank(others: Iterable[ObservedRank]) -> Attribution | None:
         if rank.sign.has_left:
             continue
         if rank.process == "gone":
-            return Attribution(sign=rank.sign, reason=DIED)
+            return StallAttribution(sign=rank.sign, reason=DIED)
         if rank.process == "hidden" and rank.sign.phase not in PATIENT_PHASES and rank.silent_s >= LOST_S:
             reason = f"has given no heartbeat for {LOST_S:g} s: its host may be gone"
-            return Attribution(sign=rank.sign, reason=reason)
+            return StallAttribution(sign=rank.sign, reason=reason)
     return None
 
 
-def stalling_rank(own: Sign, others: Sequence[ObservedRank], *, idle_s: float) -> Attribution:
+def stalling_rank(own: Sign, others: Sequence[ObservedRank], *, idle_s: float) -> StallAttribution:
     """The rank for which the others wait, when patience is over: one that is stopped, else one that is silent, else
     the one that is behind, and among several of those one that does not wait in a collective itself.
     """
     alive = [rank for rank in others if not rank.sign.has_left]
     for rank in alive:
         if rank.process == "stopped":
-            return Attribution(sign=rank.sign, reason=f"is stopped by a signal {_where(rank.sign)}")
+            return StallAttribution(sign=rank.sign, reason=f"is stopped by a signal {_where(rank.sign)}")
     for rank in alive:
         if rank.silent_s >= SILENT_S:
-            return Attribution(sign=rank.sign, reason=f"gives no heartbeat {_where(rank.sign)}")
+            return StallAttribution(sign=rank.sign, reason=f"gives no heartbeat {_where(rank.sign)}")
     signs = [own, *(rank.sign for rank in alive)]
     last = min(sign.place for sign in signs)
     behind = [sign for sign in signs if sign.place == last]
     sign = next((sign for sign in behind if not sign.waits), behind[0])
     reason = f"made no progress for {idle_s:g} s {_where(sign)}, while the others wait"
-    return Attribution(sign=sign, reason=reason, can_report=True)
+    return StallAttribution(sign=sign, reason=reason, can_report=True)
 
 
-def breaking_rank(others: Sequence[ObservedRank], before: Mapping[int, Sign], *, waited_s: float) -> Attribution | None:
+def breaking_rank(
+    others: Sequence[ObservedRank], before: Mapping[int, Sign], *, waited_s: float
+) -> StallAttribution | None:
     """The rank whose death broke a collective of this one, if it shows ``waited_s`` after the break: its process is
     gone, or it has given no sign since ``before``.
     """
@@ -106,7 +108,7 @@ def breaking_rank(others: Sequence[ObservedRank], before: Mapping[int, Sign], *,
     missing = [rank for rank in alive if rank.process == "gone"]
     if not missing and waited_s > SILENT_S:
         missing = [rank for rank in alive if rank.sign == before.get(rank.sign.rank)]
-    return Attribution(sign=missing[0].sign, reason=DIED) if missing else None
+    return StallAttribution(sign=missing[0].sign, reason=DIED) if missing else None
 
 
 def _where(sign: Sign) -> str:

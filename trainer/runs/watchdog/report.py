@@ -5,7 +5,7 @@ from pathlib import Path
 from trainer.base.failures import Cause, leave_for_launcher, say, say_last
 from trainer.base.heartbeat import own_heartbeat
 from trainer.runs.folder import FAILED, failed_outcome, write_outcome
-from trainer.runs.watchdog.attribution import Attribution
+from trainer.runs.watchdog.attribution import StallAttribution
 from trainer.runs.watchdog.signs import stacks_of
 
 OWN_CODE = "trainer/"
@@ -55,7 +55,7 @@ class FailureReport:
         return f"the run failed: {cause}{where}"
 
 
-def cause_of(attribution: Attribution, folder: Path) -> Cause:
+def cause_of(attribution: StallAttribution, folder: Path) -> Cause:
     """The attribution with the place in our own code where the rank stands; ``folder`` holds the signs."""
     sign = attribution.sign
     where = [frame for frame in sign.stack if frame.startswith(OWN_CODE)] or sign.stack

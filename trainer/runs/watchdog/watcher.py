@@ -20,9 +20,9 @@ from trainer.base.heartbeat import own_heartbeat
 from trainer.runs.folder import FAILED, INTERRUPTED, SIGNS, write_outcome
 from trainer.runs.watchdog.attribution import (
     SILENT_S,
-    Attribution,
     ObservedRank,
     SignHistory,
+    StallAttribution,
     breaking_rank,
     dead_rank,
     patience_s,
@@ -120,7 +120,7 @@ class Watchdog:
                 return cause_of(broken_by, self._signs)
         return Cause.of(error)
 
-    def _wait_for_the_breaking_rank(self) -> Attribution | None:
+    def _wait_for_the_breaking_rank(self) -> StallAttribution | None:
         before, started_s = self._read_signs(), time.monotonic()
         while (waited_s := time.monotonic() - started_s) < ECHO_S and not self._report.exists():
             others = self._observed(SignHistory().after(self._read_signs(), 0.0), 0.0)
@@ -189,7 +189,7 @@ class Watchdog:
             time.sleep(2 * TICK_S)
         self._fail(stalling)
 
-    def _fail(self, attribution: Attribution) -> NoReturn:
+    def _fail(self, attribution: StallAttribution) -> NoReturn:
         assert self._signs is not None
         self._report.write(cause_of(attribution, self._signs))
         self._report.say()

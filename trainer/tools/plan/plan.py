@@ -14,7 +14,7 @@ from trainer.control.policies import PricedConfig
 from trainer.evaluate.measurements import measurement_costs
 from trainer.recipe import LoadedRecipe, Recipe
 from trainer.runs.build import measured_run
-from trainer.tools.plan.real_budget import RealBudget, real_budget
+from trainer.tools.plan.real_budget import RealDataPlan, real_budget
 from trainer.tools.plan.sizes import (
     MemoryPerRank,
     checkpoint_bytes,
@@ -77,7 +77,7 @@ class RunPlan:
     memory: MemoryPerRank
     disk: DiskPlan
     sources: tuple[SourcePlan, ...]
-    real: RealBudget | None  # None where the size of a real source is unknown, or none is drawn
+    real: RealDataPlan | None  # None where the size of a real source is unknown, or none is drawn
     measurements: Mapping[str, float]  # tokens trained that each costs over the run, by kind
     max_evaluation_share: float
     warnings: tuple[str, ...] = field(default=())
@@ -130,7 +130,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     )
 
 
-def _real_budget(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> RealBudget | None:
+def _real_budget(recipe: Recipe, sources: tuple[SourcePlan, ...]) -> RealDataPlan | None:
     """All real sources that are drawn, together."""
     real = [source for source in sources if source.kind == "real" and source.mean_share > 0]
     if not real or any(not source.available_samples for source in real):

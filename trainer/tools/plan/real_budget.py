@@ -21,7 +21,7 @@ CURVE_PARTS = 10  # of the run, for which a share is shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealBudget:
+class RealDataPlan:
     """Real data over the whole run, all real sources together. Values are in fresh tokens.
 
     ``most_share``: the greatest real share that the policy's budget allows, in each tenth of the run, on average;
@@ -48,7 +48,7 @@ def real_budget(
     num_steps: int,
     capped: Sequence[tuple[int, float]] = (),
     ceiling: float = 1.0,
-) -> RealBudget:
+) -> RealDataPlan:
     """The budget of a run of ``num_steps`` that draws ``drawn_tokens`` of ``total_tokens`` from real data; ``capped``
     are the tokens of sources that mixture.max_epochs caps, and their epochs. ``ceiling`` is the greatest share that
     the policy's bounds leave to real data.
@@ -59,7 +59,7 @@ def real_budget(
     if priced is not None:
         planned_epochs = most_real_epochs(priced)
         most = planned_epochs - sum(tokens / unique_tokens * max(0.0, planned_epochs - cap) for tokens, cap in capped)
-    return RealBudget(
+    return RealDataPlan(
         unique_tokens=unique_tokens,
         drawn_tokens=drawn_tokens,
         epochs=epochs,

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from trainer.recipe import load_recipe
 from trainer.tools.plan.plan import Machine, RunPlan, plan_run
-from trainer.tools.plan.real_budget import RealBudget
+from trainer.tools.plan.real_budget import RealDataPlan
 from trainer.tools.plan.sources import SourcePlan
 
 REFUSED = 2
@@ -106,7 +106,7 @@ def run_table(plan: RunPlan) -> Table:
     return table
 
 
-def _add_real_rows(table: Table, real: RealBudget) -> None:
+def _add_real_rows(table: Table, real: RealDataPlan) -> None:
     equivalent = f"equivalent to {_short(real.effective_tokens)} unique tokens"
     table.add_row("real tokens", f"{_short(real.drawn_tokens)} in {real.epochs:.3g} epochs, {equivalent}")
     table.add_row(

@@ -12,7 +12,7 @@ EVENTS = Path("slurm") / "events.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class JobHistory:
     """The newest job of a run, and what befell it. ``job`` is None when no job has had to do with the run."""
 
     job: str | None
@@ -33,14 +33,14 @@ class History:
         return max(0, self.restarts - self.requeued_by_itself)
 
 
-def history(run: Path) -> History:
+def history(run: Path) -> JobHistory:
     """What is known of the newest job of a run."""
     events = list(_events(run / EVENTS))
     jobs = list(dict.fromkeys(event["job"] for event in events))
     job = jobs[-1] if jobs else None
     own = [event for event in events if event["job"] == job]
     starts = [event for event in own if event["event"] == "start"]
-    return History(
+    return JobHistory(
         job=job,
         jobs=len(jobs),
         starts=len(starts),

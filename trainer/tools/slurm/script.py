@@ -13,7 +13,7 @@ OUTPUT, ARRAY_OUTPUT = "%j.out", "%A_%a.out"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class JobPlace:
     """Where a job runs and what it runs: absolute paths.
 
     ``root`` is the run folder, or the folder of the run folders of an array, numbered from 0; ``sweep`` has the
@@ -34,7 +34,7 @@ def template() -> str:
     return (shipped_folder("launch") / "slurm" / "train.sbatch").read_text(encoding="utf-8")
 
 
-def batch_script(request: Request, place: Place) -> str:
+def batch_script(request: Request, place: JobPlace) -> str:
     """The script of a job."""
     head, begins, body = template().partition(BEGINS)
     if not begins:
@@ -53,7 +53,7 @@ def batch_script(request: Request, place: Place) -> str:
     return "\n".join(lines) + "\n\n" + begins + body
 
 
-def _options(request: Request, place: Place) -> list[str]:
+def _options(request: Request, place: JobPlace) -> list[str]:
     logs = place.root / "slurm" / (ARRAY_OUTPUT if place.sweep else OUTPUT)
     named = {
         "job-name": place.name,
@@ -83,20 +83,20 @@ def _quoted(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def _array(request: Request, place: Place) -> str | None:
+def _array(request: Request, place: JobPlace) -> str | None:
     if not place.sweep:
         return None
     return f"0-{len(place.sweep) - 1}" + (f"%{request.at_once}" if request.at_once else "")
 
 
-def _array_table(place: Place) -> list[str]:
+def _array_table(place: JobPlace) -> list[str]:
     """What each index trains, for a reader: the script itself takes the recipe of its run folder."""
     if not place.sweep:
         return []
     return [*(f"# {index}: {' '.join(overrides)}" for index, overrides in enumerate(place.sweep)), ""]
 
 
-def _settings(request: Request, place: Place) -> list[str]:
+def _settings(request: Request, place: JobPlace) -> list[str]:
     run = shlex.quote(str(place.root)) + ("/$SLURM_ARRAY_TASK_ID" if place.sweep else "")
     environment = {**(place.settings or {}), **dict(variable.split("=", 1) for variable in request.environment)}
     mounts = request.container_mounts or (f"{place.folder}:{place.folder}",)

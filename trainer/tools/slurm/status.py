@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from trainer.base.errors import UserError
 from trainer.runs.folder import read_outcome
 from trainer.tools.slurm import cluster
-from trainer.tools.slurm.history import EVENTS, History, history
+from trainer.tools.slurm.history import EVENTS, JobHistory, history
 from trainer.tracking.schema import StepLine, read_journal
 
 
@@ -84,7 +84,7 @@ def _status(run: Path) -> Status:
     )
 
 
-def _in_words(past: History) -> str:
+def _in_words(past: JobHistory) -> str:
     event = past.last or {}
     reason = f": {event['reason']}" if event.get("reason") else ""
     return f"{event.get('event')} at {event.get('time')}{reason}"

@@ -14,7 +14,7 @@ from trainer.runs.folder import EXIT_CODES, check_recipe_unchanged, locked, sett
 from trainer.tools.slurm import cluster
 from trainer.tools.slurm.history import EVENTS, history
 from trainer.tools.slurm.request import Request, combinations, mistakes
-from trainer.tools.slurm.script import Place, batch_script
+from trainer.tools.slurm.script import JobPlace, batch_script
 
 INHERITED = ("HYBRID_TRAINER_CACHE",)  # written into the script: resubmitted from another shell it must find the data
 
@@ -33,7 +33,7 @@ def submit(
     _check_folders(root, runs, recipes, is_array=bool(sweep))
     script = batch_script(
         request,
-        Place(
+        JobPlace(
             name=recipes[0].recipe.name,
             root=root,
             folder=Path.cwd(),
