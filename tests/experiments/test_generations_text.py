@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments import generations_text as lab
+from trainer.data.config import needed_columns
 from trainer.data.documents import bucket_of
 from trainer.recipe import load_recipe
 
@@ -125,8 +126,7 @@ def test_a_written_file_says_of_each_text_who_wrote_it_and_how(tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["a.jsonl.xz"]
     with lab.lzma.open(file, "rt") as rows:
         columns = json.loads(next(rows))
-    source = recipe_of("priced-3/17").data.sources["generation-2"]
-    assert set(source.columns) == set(columns)
+    assert set(needed_columns(recipe_of("priced-3/17").data, "generation-2")) == set(columns)
     assert columns["generator"] == "priced-2/17"
 
 

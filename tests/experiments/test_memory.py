@@ -24,7 +24,7 @@ def test_simulated_draws_miss_what_is_expected():
 
 @pytest.mark.parametrize(("joins", "share", "mixing"), [(1, 0.5, 0.2), (2, 0.5, 0.2), (1, 0.8, 0.0)])
 def test_priced_is_back_at_real_only_tails_nearly_as_soon_as_an_oracle(joins, share, mixing):
-    policy = {"kind": "priced", "estimators": ["source_value"], "warm_up": 0.0, "mixing": mixing}
+    policy = {"kind": "priced", "estimators": ["source_value"], "warm_up": 0.0, "advanced": {"mixing": mixing}}
     control = ControlConfig(policy=policy, guard={"enabled": False})
     for seed in (1, 2, 3):
         world = MemoryWorld(seed=seed, joins=joins, share=share)

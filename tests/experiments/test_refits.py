@@ -25,7 +25,7 @@ FLOOR = 0.01
 def priced(*estimators):
     """Real sets of these worlds are repeated forever, and mixing has no value in them."""
     policy = {"kind": "priced", "estimators": estimators, "warm_up": 0.0, "real_epochs": 1e9, "real_floor": FLOOR}
-    mixing = {"mixing": 0.0} if "source_value" in estimators else {}
+    mixing = {"advanced": {"mixing": 0.0}} if "source_value" in estimators else {}
     return ControlConfig(policy={**policy, **mixing}, guard={"enabled": False})
 
 
