@@ -106,10 +106,10 @@ def surroundings() -> dict[str, Any]:
 def write(records: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> str:
     """Writes one JSON file per record and the table of all records of the folder; returns the table of these."""
     folder.mkdir(exist_ok=True)
-    for one in records:
-        (folder / f"{one['name']}.json").write_text(json.dumps(one, indent=1) + "\n", encoding="utf-8")
-    known = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    every = [one for one in known if "figures" in one]
+    for record in records:
+        (folder / f"{record['name']}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    records_before = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    every = [record for record in records_before if "figures" in record]
     (folder / "README.md").write_text("# Measurements\n\n" + table(every) + "\n" + _machines(every), encoding="utf-8")
     return table(records)
 
@@ -117,13 +117,13 @@ def write(records: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> str:
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """A markdown table, one row per figure."""
     rows = ["| benchmark | figure | median | range | rounds | target | |", f"|{' --- |' * 7}"]
-    for one in records:
-        for row in one["figures"]:
+    for record in records:
+        for row in record["figures"]:
             mark = {True: "met", False: "**missed**", None: ""}[row["is_met"]]
             unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
             spread = f"{_short(row['low'])} to {_short(row['high'])}" if row["rounds"] > 1 else ""
             rows.append(
-                f"| {one['name']} | {row['name']} | {_short(row['value'])}{unit} | {spread} | {row['rounds']} "
+                f"| {record['name']} | {row['name']} | {_short(row['value'])}{unit} | {spread} | {row['rounds']} "
                 f"| {row['target'] or ''} | {mark} |"
             )
     return "\n".join(rows) + "\n"
@@ -135,10 +135,10 @@ def _short(value: float) -> str:
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:
     lines = []
-    for one in records:
-        machine = one["machine"]
+    for record in records:
+        machine = record["machine"]
         lines.append(
-            f"- {one['name']}: {one['title']}. `{one['command']}`, {one['date'][:10]}, {machine['cpu']}, "
+            f"- {record['name']}: {record['title']}. `{record['command']}`, {record['date'][:10]}, {machine['cpu']}, "
             f"{machine['cores']} cores, load {machine['load_average']}, {machine['device']}."
         )
     return "\n".join(lines) + "\n"

@@ -189,15 +189,15 @@ Build = Callable[[Spec], Iterator[torch.Tensor]]
 
 def variants() -> dict[str, dict[str, Build]]:
     """The forms of each loader, by family; those with worker processes first, while their parent has no threads yet."""
-    found: dict[str, dict[str, Build]] = {"ours": {"one thread": ours}}
+    builds: dict[str, dict[str, Build]] = {"ours": {"one thread": ours}}
     for family, build in (("datasets map", datasets_map), ("datasets stream", datasets_stream)):
-        found[family] = {
+        builds[family] = {
             f"{'batched' if batched else 'rows'}, {workers} workers": partial(build, workers=workers, batched=batched)
             for batched, workers in ((True, 2), (True, 1), (False, 2), (True, 0), (False, 0))
         }
-    found["grain"] = {f"{workers} workers": partial(grain_mix, workers=workers, threads=1) for workers in (2, 1)}
-    found["grain"] |= {f"{threads} threads": partial(grain_mix, workers=0, threads=threads) for threads in (0, 1, 2)}
-    return found
+    builds["grain"] = {f"{workers} workers": partial(grain_mix, workers=workers, threads=1) for workers in (2, 1)}
+    builds["grain"] |= {f"{threads} threads": partial(grain_mix, workers=0, threads=threads) for threads in (0, 1, 2)}
+    return builds
 
 
 @dataclass(frozen=True)
@@ -284,8 +284,8 @@ def _rate(loader: Iterator[torch.Tensor], batch: int, seconds: float) -> Rate:
 
 def _cpu_s() -> float:
     process = psutil.Process()
-    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
+    times = [part.cpu_times() for part in (process, *process.children(recursive=True))]
+    return sum(part.user + part.system for part in times)
 
 
 def run(rounds: int = 7) -> Result:
@@ -299,9 +299,9 @@ def run(rounds: int = 7) -> Result:
                 segments = write_data(Path(name), num_samples=SAMPLES, sequence_length=length, sources=tuple(SHARES))
                 for batch in (batch for other, batch in SIZES if other == length):
                     spec = Spec(Path(name), segments, SHARES, batch)
-                    found, behind = _compare(hosts, spec, f"{batch} x {length} tokens", rounds)
+                    rates, behind = _compare(hosts, spec, f"{batch} x {length} tokens", rounds)
                     print(f"loader: {batch} x {length} tokens done", file=sys.stderr, flush=True)
-                    figures += found
+                    figures += rates
                     details[f"{batch} x {length}"] = behind
     finally:
         for host in hosts.values():

@@ -95,8 +95,8 @@ def run(folder: Path, megabytes: float) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     write_source(folder / f"web-{megabytes:g}.jsonl", megabytes)
     command = [sys.executable, __file__, "--measure", "--folder", str(folder), "--megabytes", str(megabytes)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, capture_output=True, text=True)
+    figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return figures
 
 

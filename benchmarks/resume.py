@@ -116,5 +116,5 @@ def run(rounds: int = 9, steps: tuple[int, ...] = STEPS) -> Result:
     return Result(
         title="resume to the first batch; flat is the claim",
         figures=figures,
-        details={"ledger_bytes": {str(step): one.state["ledger_offset"] for step, one in saved.items()}},
+        details={"ledger_bytes": {str(step): snapshot.state["ledger_offset"] for step, snapshot in saved.items()}},
     )

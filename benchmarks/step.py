@@ -259,8 +259,8 @@ def run(rounds: int = 9) -> Result:
         if setting.device == "cuda" and not torch.cuda.is_available():
             details[setting.name] = "left out: no GPU"
             continue
-        found, behind = compare(setting, rounds)
-        figures += found
+        times, behind = compare(setting, rounds)
+        figures += times
         details[setting.name] = behind
     return Result(title="time of a training step, ours over theirs", figures=figures, details=details)
 
@@ -288,9 +288,9 @@ def compare(setting: Setting, rounds: int) -> tuple[list[Figure], dict[str, Any]
         times = alternated(loops, rounds)
     clock = {name: [turn.clock_s for turn in blocks] for name, blocks in times.items()}
     processor = {name: [turn.processor_s for turn in blocks] for name, blocks in times.items()}
-    found = []
+    figures = []
     for peer in ("bare PyTorch", "plain Accelerate"):
         name = f"{setting.name} on {setting.device}: ours over {peer}"
-        found.append(figure(name, ratios(clock["ours"], clock[peer]), "ratio", at_most=setting.most))
-        found.append(figure(f"{name}, processor time", ratios(processor["ours"], processor[peer]), "ratio"))
-    return found, {"clock_s": clock, "processor_s": processor, "steps_a_block": setting.block}
+        figures.append(figure(name, ratios(clock["ours"], clock[peer]), "ratio", at_most=setting.most))
+        figures.append(figure(f"{name}, processor time", ratios(processor["ours"], processor[peer]), "ratio"))
+    return figures, {"clock_s": clock, "processor_s": processor, "steps_a_block": setting.block}

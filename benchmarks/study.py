@@ -100,9 +100,9 @@ def cells() -> dict[str, list[str]]:
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The study as a table: test loss by variant, and paired against equal static shares."""
     loss: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, found in results.items():
+    for name, figures in results.items():
         variant, seed = name.rsplit("/", 1)
-        loss[variant][seed] = found["test_nats_per_token"]
+        loss[variant][seed] = figures["test_nats_per_token"]
     rows = [
         "| variant | seeds | test loss, nats per token | minus equal static shares, same seeds |",
         "| --- | --- | --- | --- |",
@@ -127,10 +127,10 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = cells()
     if not arguments.table:
-        asked = {name: sets for name, sets in plan.items() if name.startswith(tuple(arguments.only.split(",")))}
-        run_missing(asked, RUNS, ROOT / "recipes" / "quickstart.yaml", jobs=arguments.jobs)
+        chosen = {name: sets for name, sets in plan.items() if name.startswith(tuple(arguments.only.split(",")))}
+        run_missing(chosen, RUNS, ROOT / "recipes" / "quickstart.yaml", jobs=arguments.jobs)
     stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    results = stored | {name: found for name in plan if (found := result(RUNS / name)) is not None}
+    results = stored | {name: figures for name in plan if (figures := result(RUNS / name)) is not None}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

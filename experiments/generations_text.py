@@ -129,13 +129,13 @@ class Cell:
             return [*own, f"data.sources={{real: {{{REAL}}}}}", "mixture.shares={real: 1}", *ARMS["replace"].control]
         arm = ARMS[self.arm]
         used = self.before if arm.accumulates else self.before[-1:]
-        written = {f"generation-{one.generation}": WRITTEN.format(path=one.text) for one in used}
-        real_share = 1 / (1 + len(written)) if arm.real_share is None else arm.real_share
-        shares = {"real": real_share, **dict.fromkeys(written, (1 - real_share) / len(written))}
+        sources = {f"generation-{cell.generation}": WRITTEN.format(path=cell.text) for cell in used}
+        real_share = 1 / (1 + len(sources)) if arm.real_share is None else arm.real_share
+        shares = {"real": real_share, **dict.fromkeys(sources, (1 - real_share) / len(sources))}
         return [
             *own,
             f"data.tokenizer={{pretrained: {self.before[0].folder / 'model'}}}",
-            "data.sources={" + ", ".join(f"{name}: {{{of}}}" for name, of in {"real": REAL, **written}.items()) + "}",
+            "data.sources={" + ", ".join(f"{name}: {{{of}}}" for name, of in {"real": REAL, **sources}.items()) + "}",
             "mixture.shares={" + ", ".join(f"{name}: {share:.9f}" for name, share in shares.items()) + "}",
             *arm.control,
         ]
@@ -168,14 +168,16 @@ def streams(
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "use_cache": True}
     # In place of the model's own, which stops at the end of a document, and fills what another leaves open.
     model.generation_config = GenerationConfig(**sampling, eos_token_id=None, pad_token_id=end_of_document)
-    found = torch.full((num_streams, 1), end_of_document)
+    token_ids = torch.full((num_streams, 1), end_of_document)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
-        while found.shape[1] <= num_tokens:
-            seen = found[:, -(window // 2) :]
-            longer = model.generate(seen, attention_mask=torch.ones_like(seen), max_new_tokens=window - seen.shape[1])
-            found = torch.cat([found, longer[:, seen.shape[1] :]], dim=1)
-    return found[:, 1 : num_tokens + 1].numpy()
+        while token_ids.shape[1] <= num_tokens:
+            context = token_ids[:, -(window // 2) :]
+            longer = model.generate(
+                context, attention_mask=torch.ones_like(context), max_new_tokens=window - context.shape[1]
+            )
+            token_ids = torch.cat([token_ids, longer[:, context.shape[1] :]], dim=1)
+    return token_ids[:, 1 : num_tokens + 1].numpy()
 
 
 def documents(streams_SL: IntArray, end_of_document: int, decode: Callable[[IntArray], str]) -> Iterator[str]:
@@ -225,11 +227,11 @@ def tails(nats_B: FloatArray, real_nats_B: FloatArray) -> dict[str, float]:
 def block_nats(model: PreTrainedModel, ids_BT: IntArray) -> FloatArray:
     """Loss of each block in nats per token [B]."""
     valid = torch.full((64,), ids_BT.shape[1])
-    found = []
+    losses = []
     with torch.inference_mode():
         for ids in torch.from_numpy(ids_BT.astype(np.int64)).split(len(valid)):
-            found.append(token_losses(model(input_ids=ids).logits, ids, valid[: len(ids)]).mean(1))
-    return torch.cat(found).double().numpy()
+            losses.append(token_losses(model(input_ids=ids).logits, ids, valid[: len(ids)]).mean(1))
+    return torch.cat(losses).double().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,8 +321,8 @@ def made(cell: Cell) -> dict[str, Any]:
     train(cell)
     make(cell)
     scorer = judge(cell.seed)
-    found = {"seed": cell.seed, **(result(cell.folder) or {}), "text": scorer.measured(read(cell.text))}
-    return found if cell.before else found | {"real_text": scorer.measured(scorer.real_texts())}
+    figures = {"seed": cell.seed, **(result(cell.folder) or {}), "text": scorer.measured(read(cell.text))}
+    return figures if cell.before else figures | {"real_text": scorer.measured(scorer.real_texts())}
 
 
 def forget(cell: Cell) -> None:
@@ -345,22 +347,22 @@ def table(stored: Mapping[str, Any]) -> list[str]:
     firsts = {seed: stored.get(Cell(arm=FIRST, generation=0, seed=seed).name) for seed in SEEDS}
     for arm in (FIRST, *ARMS):
         for generation in range(NUM_GENERATIONS + 1):
-            found = {seed: stored.get(Cell(arm=arm, generation=generation, seed=seed).name) for seed in SEEDS}
-            there = {seed: one for seed, one in found.items() if one is not None}
-            if there:
-                rows.append(_row(arm, generation, there, firsts))
-    real = [one["real_text"] for one in firsts.values() if one is not None]
+            by_seed = {seed: stored.get(Cell(arm=arm, generation=generation, seed=seed).name) for seed in SEEDS}
+            present = {seed: figures for seed, figures in by_seed.items() if figures is not None}
+            if present:
+                rows.append(_row(arm, generation, present, firsts))
+    real = [figures["real_text"] for figures in firsts.values() if figures is not None]
     if real:
         rows.append("| (real text) | | | | | | " + "".join(f"| {words}" for words in _text(real)) + " |")
     return rows
 
 
-def _row(arm: str, generation: int, found: Mapping[int, Any], firsts: Mapping[int, Any]) -> str:
-    cells = found.values()
-    losses = [one["test_nats_per_token"] for one in cells]
+def _row(arm: str, generation: int, by_seed: Mapping[int, Any], firsts: Mapping[int, Any]) -> str:
+    cells = by_seed.values()
+    losses = [figures["test_nats_per_token"] for figures in cells]
     paired = [
-        one["test_nats_per_token"] - first["test_nats_per_token"]
-        for seed, one in found.items()
+        figures["test_nats_per_token"] - first["test_nats_per_token"]
+        for seed, figures in by_seed.items()
         if generation and (first := firsts[seed]) is not None
     ]
     words = [
@@ -369,9 +371,9 @@ def _row(arm: str, generation: int, found: Mapping[int, Any], firsts: Mapping[in
         str(len(losses)),
         spread(losses),
         spread(paired) if paired else "",
-        spread([max(one["test_slices"].values()) for one in cells]),
-        f"{np.mean([one['final_shares']['real'] for one in cells]):.2f}",
-        *_text([one["text"] for one in cells]),
+        spread([max(figures["test_slices"].values()) for figures in cells]),
+        f"{np.mean([figures['final_shares']['real'] for figures in cells]):.2f}",
+        *_text([figures["text"] for figures in cells]),
     ]
     return f"| {' | '.join(words)} |"
 
@@ -379,7 +381,8 @@ def _row(arm: str, generation: int, found: Mapping[int, Any], firsts: Mapping[in
 def _text(measured: Sequence[Mapping[str, float]]) -> list[str]:
     """The mean of each measure of text."""
     return [
-        f"{np.mean([one[name] for one in measured]):.3f}" for name in ("distinct", "nats_per_token", "easy", "hard")
+        f"{np.mean([figures[name] for figures in measured]):.3f}"
+        for name in ("distinct", "nats_per_token", "easy", "hard")
     ]
 
 
@@ -414,7 +417,7 @@ def _run(stored: dict[str, Any], only: tuple[str, ...], *, anew: bool) -> None:
     """Into ``stored``, one cell after the other."""
     if anew:
         for cell in cells().values():
-            if any(one.name.startswith(only) for one in (cell, *cell.before)):
+            if any(run_cell.name.startswith(only) for run_cell in (cell, *cell.before)):
                 forget(cell)
                 stored.pop(cell.name, None)
     for name, cell in cells().items():

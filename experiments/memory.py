@@ -24,8 +24,8 @@ TRIAL_PART = 0.25  # of the tokens between two evaluations
 def zipf(beta: float, ranks: int) -> FloatArray:
     """p [V]."""
     weights = np.arange(1, ranks + 1) ** -beta
-    found: FloatArray = weights / weights.sum()
-    return found
+    normalized: FloatArray = weights / weights.sum()
+    return normalized
 
 
 def expected_miss(p: FloatArray, q: FloatArray, tokens: float, *, above: int = 0) -> float:

@@ -65,7 +65,7 @@ def best_weights(variances_K: FloatArray, offsets_Kd: FloatArray) -> FloatArray:
     """E6's optimum on the simplex."""
     gram = np.diag(variances_K) + offsets_Kd @ offsets_Kd.T
     num = len(variances_K)
-    found = minimize(
+    solution = minimize(
         lambda w: w @ gram @ w / gram.max(),
         np.full(num, 1 / num),
         jac=lambda w: 2 * gram @ w / gram.max(),
@@ -74,7 +74,7 @@ def best_weights(variances_K: FloatArray, offsets_Kd: FloatArray) -> FloatArray:
         method="SLSQP",
         options={"ftol": 1e-14},
     )
-    weights: FloatArray = found.x
+    weights: FloatArray = solution.x
     return weights
 
 

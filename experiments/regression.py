@@ -28,15 +28,15 @@ def errors(
     gram_Cdd = design_CTd.transpose(0, 2, 1) @ design_CTd
     theta_Cd = np.zeros((num_draws, num_columns))
     moments_Cd = np.zeros((num_draws, num_columns))  # X'y, of all rounds when they accumulate
-    found = np.empty(num_rounds)
+    errors_of_rounds = np.empty(num_rounds)
     for n in range(num_rounds):
         label_CT = (design_CTd @ theta_Cd[:, :, None])[:, :, 0] + rng.standard_normal((num_draws, num_rows))
         new_Cd = (design_CTd.transpose(0, 2, 1) @ label_CT[:, :, None])[:, :, 0]
         moments_Cd = moments_Cd + new_Cd if accumulate else new_Cd
         copies = n + 1 if accumulate else 1
         theta_Cd = np.linalg.solve(copies * gram_Cdd, moments_Cd[:, :, None])[:, :, 0]
-        found[n] = (theta_Cd**2).sum(axis=1).mean()
-    return found
+        errors_of_rounds[n] = (theta_Cd**2).sum(axis=1).mean()
+    return errors_of_rounds
 
 
 def expected_errors(*, num_rows: int, num_columns: int, num_rounds: int, accumulate: bool) -> FloatArray:

@@ -65,13 +65,13 @@ class Scenario:
 
     def sources(self) -> str:
         """The override of the sources."""
-        made = ", ".join(f"{name}: {{{source}}}" for name, source in self.synthetic.items())
-        return f"data.sources={{real: {{kind: real, {self.real}}}, {made}}}"
+        synthetic = ", ".join(f"{name}: {{{source}}}" for name, source in self.synthetic.items())
+        return f"data.sources={{real: {{kind: real, {self.real}}}, {synthetic}}}"
 
     def shares(self, real: float) -> str:
         """The override of the shares at the start."""
-        each = (1 - real) / len(self.synthetic)
-        return f"mixture.shares={{real: {real}, " + ", ".join(f"{name}: {each:.9f}" for name in self.synthetic) + "}"
+        share = (1 - real) / len(self.synthetic)
+        return f"mixture.shares={{real: {real}, " + ", ".join(f"{name}: {share:.9f}" for name in self.synthetic) + "}"
 
     def length(self) -> list[str]:
         """The overrides of the schedule, a sixth of which warms up."""

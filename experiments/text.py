@@ -59,7 +59,7 @@ def main() -> int:
             if name.startswith(tuple(arguments.only.split(","))) and name not in stored
         }
         run_missing(wanted, RUNS, RECIPE, jobs=arguments.jobs)
-        stored |= {name: found for name in plan if (found := result(RUNS / name)) is not None}
+        stored |= {name: figures for name in plan if (figures := result(RUNS / name)) is not None}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
     print("\n".join(table(stored)))

@@ -120,7 +120,7 @@ def _sums(stored: Mapping[str, Any]) -> list[str]:
     rows += ["| arm | scenarios | its sum | priced |", "| --- | --- | --- | --- |"]
     arms = dict.fromkeys(arm for scenario in SCENARIOS.values() for arm in scenario.seeds())
     for arm in arms:
-        both = [
+        shared = [
             (mean(mine), mean(ours))
             for name, scenario in SCENARIOS.items()
             if arm != "priced"
@@ -128,8 +128,10 @@ def _sums(stored: Mapping[str, Any]) -> list[str]:
             and (mine := _regrets(stored, name, arm, seeds))
             and (ours := _regrets(stored, name, "priced", seeds))
         ]
-        if both:
-            rows.append(f"| {arm} | {len(both)} | {sum(a for a, _ in both):+.3f} | {sum(b for _, b in both):+.3f} |")
+        if shared:
+            rows.append(
+                f"| {arm} | {len(shared)} | {sum(a for a, _ in shared):+.3f} | {sum(b for _, b in shared):+.3f} |"
+            )
     return rows
 
 
@@ -150,23 +152,28 @@ def _poisoned(stored: Mapping[str, Any]) -> list[str]:
     """How soon a source that turned bad was gone, and what it had cost by the end."""
     seeds = SCENARIOS["poisoned"].arms["priced"]
     poisoned, spared = (_by_seed(stored, f"poisoned/{arm}", SEEDS[:seeds]) for arm in ("priced", "spared"))
-    both = sorted(poisoned.keys() & spared.keys())
-    if not both:
+    shared = sorted(poisoned.keys() & spared.keys())
+    if not shared:
         return []
-    late = [evaluations_until_gone(poisoned[seed]) for seed in both]
-    gone = [count for count in late if count is not None]
-    rows = ["", f"**Poisoned**: {len(gone)} of {len(late)} sources that turned bad were at a share of 0 by the end"]
-    if gone:
-        rows[-1] += f", after {median(gone):g} evaluations (median), {quantile(gone, 0.9):g} (90th percentile)"
-    losses = ([cells[seed]["test_nats_per_token"] for seed in both] for cells in (poisoned, spared))
+    late = [evaluations_until_gone(poisoned[seed]) for seed in shared]
+    evaluations = [count for count in late if count is not None]
+    rows = [
+        "",
+        f"**Poisoned**: {len(evaluations)} of {len(late)} sources that turned bad were at a share of 0 by the end",
+    ]
+    if evaluations:
+        rows[-1] += (
+            f", after {median(evaluations):g} evaluations (median), {quantile(evaluations, 0.9):g} (90th percentile)"
+        )
+    losses = ([cells[seed]["test_nats_per_token"] for seed in shared] for cells in (poisoned, spared))
     percent = [100 * (with_it / without - 1) for with_it, without in zip(*losses, strict=True)]
     return [*rows, f"Final loss against the runs that never saw it: {interval(percent)} %."]
 
 
 def evaluations_until_gone(cell: Mapping[str, Any]) -> int | None:
     """Evaluations from the turn on until the share of the source is 0, that of the decision included; None: never."""
-    gone = [move["step"] for move in cell["moves"] if move["shares"].get(TURNING) == 0]
-    return sum(TURNS_BAD_AT <= step <= gone[0] for step in cell["evaluation_steps"]) if gone else None
+    steps = [move["step"] for move in cell["moves"] if move["shares"].get(TURNING) == 0]
+    return sum(TURNS_BAD_AT <= step <= steps[0] for step in cell["evaluation_steps"]) if steps else None
 
 
 def _losses(by_seed: Mapping[int, Any]) -> list[float]:

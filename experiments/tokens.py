@@ -47,7 +47,7 @@ def diversity(
     """Mean H over chains [N + 1] of generations with this real share; ``exact``: with exact counts of real draws."""
     rng = np.random.default_rng(seed)
     model_CV = np.tile(truth_V, (num_chains, 1))
-    found = [1 - (truth_V**2).sum()]
+    diversities = [1 - (truth_V**2).sum()]
     num_real = round(real * num_samples)
     for _ in range(num_generations):
         if exact:
@@ -56,8 +56,8 @@ def diversity(
         else:
             count_CV = rng.multinomial(num_samples, real * truth_V + (1 - real) * model_CV)
         model_CV = count_CV / num_samples
-        found.append(1 - float((model_CV**2).sum(axis=1).mean()))
-    return np.array(found)
+        diversities.append(1 - float((model_CV**2).sum(axis=1).mean()))
+    return np.array(diversities)
 
 
 def expected_diversity(
@@ -65,13 +65,13 @@ def expected_diversity(
 ) -> FloatArray:
     """The closed form of ``diversity`` [N + 1]."""
     least = float((truth_V**2).sum())
-    concentration, found = least, [1 - least]
+    concentration, diversities = least, [1 - least]
     for _ in range(num_generations):
         mixed = (1 - (1 - real) ** 2) * least + (1 - real) ** 2 * concentration
         between = real * (1 - real) * (concentration - least) / num_samples if exact else 0.0
         concentration = 1 / num_samples + (1 - 1 / num_samples) * mixed - between
-        found.append(1 - concentration)
-    return np.array(found)
+        diversities.append(1 - concentration)
+    return np.array(diversities)
 
 
 def limiting_excess(real: float, *, truth_V: FloatArray, num_samples: int) -> float:

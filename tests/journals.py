@@ -227,7 +227,7 @@ def tell(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def decisions() -> list[Decision]:
     """Of ``priced`` and the guard in a world of the laboratory whose real data are scarce."""
-    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    world = next(environment for environment in ENVIRONMENTS if environment.name.startswith("E9")).world(seed=1)
     policy = {
         "kind": "priced",
         "estimators": ["alignment", "dither"],

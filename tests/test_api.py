@@ -98,8 +98,8 @@ def test_a_typed_program_is_checked_against_our_types(tmp_path: Path) -> None:
 
     def errors_in(text: str) -> str:
         program.write_text(text)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
-        return "\n".join(line for line in done.stdout.splitlines() if line.startswith("program.py"))
+        process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+        return "\n".join(line for line in process.stdout.splitlines() if line.startswith("program.py"))
 
     assert errors_in(TYPED) == ""
     wrong = TYPED + "number: int = outcome.state\ntrainer.nothing()\n"
@@ -108,7 +108,7 @@ def test_a_typed_program_is_checked_against_our_types(tmp_path: Path) -> None:
 
 
 def test_the_version_is_printed() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "trainer", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout == f"trainer {trainer.__version__}\n"
+    assert process.stdout == f"trainer {trainer.__version__}\n"

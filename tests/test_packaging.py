@@ -16,8 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def names(requirements: list[str]) -> set[str]:
-    found = {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in requirements}
-    return found - {"hybrid-trainer"}
+    requirement_names = {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in requirements}
+    return requirement_names - {"hybrid-trainer"}
 
 
 def test_every_constraint_is_one_version_and_every_direct_dependency_has_one() -> None:
@@ -110,8 +110,8 @@ def test_an_installed_wheel_brings_the_recipes_with_their_data(tmp_path: Path) -
     shipped.add("constraints.txt")
     assert {f"trainer/shipped/{name}" for name in shipped} <= set(files)
     code = "import trainer.recipe as r; print(r.__file__); [r.load_recipe(s.path) for s in r.shipped_recipes()]"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, env={"PYTHONPATH": "."}
     )
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "site") in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert str(tmp_path / "site") in process.stdout

@@ -79,8 +79,8 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 def installed(monkeypatch: pytest.MonkeyPatch) -> Seam[type[Plain]]:
     """A fresh seam, with an entry point of its group installed."""
     entry = EntryPoint(name="star", value=OUTSIDE, group="hybrid_trainer.shapes")
-    found = {"hybrid_trainer.shapes": [entry]}
-    monkeypatch.setattr(seams, "entry_points", lambda group: found.get(group, []))
+    entries = {"hybrid_trainer.shapes": [entry]}
+    monkeypatch.setattr(seams, "entry_points", lambda group: entries.get(group, []))
     return Seam("shapes", {"plain": Plain}, requires=("apply",))
 
 

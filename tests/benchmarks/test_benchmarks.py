@@ -59,12 +59,12 @@ def test_a_written_result_names_machine_versions_date_and_command(tmp_path: Path
         ],
     )
     table = figures.write([figures.record("probe", result)], tmp_path)
-    written = json.loads((tmp_path / "probe.json").read_text())
-    assert written["command"] == "python -m benchmarks probe"
-    assert {"cpu", "cores", "load_average", "device"} <= set(written["machine"])
-    assert set(figures.PACKAGES) < set(written["versions"])
-    assert written["date"].startswith("2")
-    assert [(one["value"], one["low"], one["high"], one["is_met"]) for one in written["figures"]] == [
+    saved = json.loads((tmp_path / "probe.json").read_text())
+    assert saved["command"] == "python -m benchmarks probe"
+    assert {"cpu", "cores", "load_average", "device"} <= set(saved["machine"])
+    assert set(figures.PACKAGES) < set(saved["versions"])
+    assert saved["date"].startswith("2")
+    assert [(figure["value"], figure["low"], figure["high"], figure["is_met"]) for figure in saved["figures"]] == [
         (2.0, 1.0, 3.0, True),
         (9.0, 9.0, 9.0, False),
     ]

@@ -59,18 +59,18 @@ def test_check_prints_all_five_mistakes_and_exits_2(tiny_recipe: Path) -> None:
         text = tiny_recipe.read_text()
         assert old in text
         tiny_recipe.write_text(text.replace(old, new, 1))
-    done = trainer("check", tiny_recipe)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    process = trainer("check", tiny_recipe)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
     for part in ("micro_bach", "hiden_size", "gone.jsonl", "checkpoint.keep", "cosinus"):
-        assert part in done.stderr
-    assert all(f"{tiny_recipe}:" in line for line in done.stderr.splitlines() if line)
+        assert part in process.stderr
+    assert all(f"{tiny_recipe}:" in line for line in process.stderr.splitlines() if line)
 
 
 def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
-    done = trainer("check", tiny_recipe)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "no mistakes" in done.stdout
+    process = trainer("check", tiny_recipe)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "no mistakes" in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
     ],
 )
 def test_a_mistake_on_the_command_line_is_text_and_exit_2(arguments: tuple[str, ...], text: str) -> None:
-    done = trainer(*arguments)
-    assert done.returncode == 2
-    assert text in done.stderr
-    assert "Traceback" not in done.stderr
+    process = trainer(*arguments)
+    assert process.returncode == 2
+    assert text in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_recipes_are_listed_shown_copied_and_described(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_recipes_are_listed_shown_copied_and_described(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_one_line_and_exit_1(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data").write_text("a file where the data folder of the recipes should be")
-    done = trainer("recipes", "--copy", tmp_path / "mine")
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert str(tmp_path / "mine" / "data") in done.stderr
+    process = trainer("recipes", "--copy", tmp_path / "mine")
+    assert (process.returncode, len(process.stderr.splitlines())) == (1, 1)
+    assert str(tmp_path / "mine" / "data") in process.stderr
 
 
 def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def plain_jaccard(left: str, right: str) -> float:
 
 
 def similarity(left: str, right: str) -> float:
-    both = shingle([left, right])
-    return jaccard(both.of(0), both.of(1))
+    pair = shingle([left, right])
+    return jaccard(pair.of(0), pair.of(1))
 
 
 def edited(text: str, num_edits: int, rng: random.Random) -> str:

@@ -281,10 +281,12 @@ def made_rows(choices: list[int]) -> list[dict[str, Any]]:
     """One row per choice: a document, a copy of a held-out one, a short one, a bad score, a duplicate, no text."""
     web = documents(200, "web")
     planted = [row["text"] for row in web if bucket_of(row["id"], 10) == 8]
-    made = documents(len(choices), "made")
+    synthetic = documents(len(choices), "made")
     rows = []
-    for number, (row, choice) in enumerate(zip(made, choices, strict=True)):
-        text = {1: planted[number % len(planted)], 2: "too short", 3: made[0]["text"], 4: ""}.get(choice, row["text"])
+    for number, (row, choice) in enumerate(zip(synthetic, choices, strict=True)):
+        text = {1: planted[number % len(planted)], 2: "too short", 3: synthetic[0]["text"], 4: ""}.get(
+            choice, row["text"]
+        )
         rows.append({**row, "text": text, "quality": 0.0 if choice == 5 else 1.0})
     return rows
 
@@ -303,10 +305,10 @@ def test_every_row_read_is_used_or_dropped_for_a_reason_in_every_format(
     )
     filters: list[dict[str, Any]] = [{"kind": "length", "min_words": 3}, {"kind": "exact_duplicate"}]
     filters += [] if is_text else [{"kind": "score", "column": "quality", "minimum": 0.5}]
-    made = {"kind": "synthetic", "path": write(folder, rows), "filters": filters, "max_documents": limit, **columns}
+    source = {"kind": "synthetic", "path": write(folder, rows), "filters": filters, "max_documents": limit, **columns}
     held_out = {"kind": "bucket", "source": "web", "by": "id", "of": 10, "validation": [8], "test": [9]}
     tree = recipe(held_out=held_out, max_quarantined_share=1)
-    tree["sources"]["made"] = made
+    tree["sources"]["made"] = source
     data = prepared(folder, tree)
     for name, segment in (("made", data.sources["made"].segments[0]), ("web", data.sources["web"].segments[0])):
         account = data.rows[name]

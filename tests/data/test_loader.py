@@ -311,11 +311,11 @@ def test_a_stream_over_a_memory_mapped_store_equals_reading_its_documents_one_by
         rows = [
             row for micro in stream.next().micro_batches for row in zip(micro.input_ids, micro.num_valid, strict=True)
         ]
-        found = Counter(tuple(ids.tolist()) for ids, valid in rows if valid > 0)
+        drawn = Counter(tuple(ids.tolist()) for ids, valid in rows if valid > 0)
         batch = plan.batch(step)
         names = [plan.sources[source] for source in batch.source]
         slow = Counter(slowly(segments[name, 0], int(i), 16) for name, i in zip(names, batch.sample, strict=True))
-        assert found == slow
+        assert drawn == slow
     stream.close()
 
 

@@ -53,14 +53,14 @@ def texts_of(data: PreparedData, source: str) -> list[str]:
 
 def test_the_quickstarts_data_is_prepared_as_its_recipe_says(tmp_path: Path) -> None:
     titles = list(wiki_entries())
-    made = {
+    synthetic = {
         name: {"kind": "synthetic", "path": f"data/{name}.jsonl.xz", "slice": "topic", "provenance": ["source_title"]}
         for name in ("written", "invented", "scrambled")
     }
     tree = recipe(
         sequence_length=128,
         tokenizer={"train_bpe": 2048},
-        sources={"wikipedia": {**WIKIPEDIA, "sample": {"by": "title", "of": 10, "buckets": [0]}}, **made},
+        sources={"wikipedia": {**WIKIPEDIA, "sample": {"by": "title", "of": 10, "buckets": [0]}}, **synthetic},
         held_out=by_bucket(source="wikipedia", by="title"),
         cache=str(tmp_path / "cache"),
     )
@@ -202,11 +202,11 @@ def test_segments_that_join_are_prepared_as_the_first_is(folder: Path) -> None:
 
 def test_what_joins_later_leaves_the_beginning_of_the_run_as_it_was(folder: Path) -> None:
     write_later(folder)
-    alone, both = prepared(folder, recipe(held_out=by_bucket())), prepared(folder, joining())
-    assert both.validation.ids == alone.validation.ids
-    assert both.test.ids == alone.test.ids
+    alone, joined = prepared(folder, recipe(held_out=by_bucket())), prepared(folder, joining())
+    assert joined.validation.ids == alone.validation.ids
+    assert joined.test.ids == alone.test.ids
     for name, source in alone.sources.items():
-        assert both.sources[name].segments[0].fingerprint == source.segments[0].fingerprint
+        assert joined.sources[name].segments[0].fingerprint == source.segments[0].fingerprint
 
 
 def test_when_a_segment_joins_is_no_part_of_its_store(folder: Path) -> None:
@@ -429,8 +429,8 @@ prepared(Path(sys.argv[1]), recipe(), progress=die)
 
 
 def test_a_killed_preparation_leaves_no_store_and_is_done_anew(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=RECIPES.parent, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=RECIPES.parent, check=False)
+    assert process.returncode == -signal.SIGKILL
     (left,) = stores(folder)
     assert not is_complete(left)
     data = prepared(folder, recipe())
@@ -439,14 +439,14 @@ def test_a_killed_preparation_leaves_no_store_and_is_done_anew(folder: Path) -> 
 
 
 def test_the_others_wait_for_the_main_process(folder: Path) -> None:
-    seen: list[PreparedData] = []
-    waiting = Thread(target=lambda: seen.append(prepared(folder, recipe(), is_main=False)))
+    opened: list[PreparedData] = []
+    waiting = Thread(target=lambda: opened.append(prepared(folder, recipe(), is_main=False)))
     waiting.start()
     time.sleep(0.3)
-    assert not seen
+    assert not opened
     data = prepared(folder, recipe())
     waiting.join(timeout=20)
-    assert [each.folder for each in seen] == [data.folder]
+    assert [each.folder for each in opened] == [data.folder]
 
 
 def test_the_others_stop_when_the_main_process_fails(folder: Path) -> None:

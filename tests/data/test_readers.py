@@ -223,8 +223,8 @@ def test_one_bad_line_costs_one_line(tmp_path: Path) -> None:
     good = {"text": "good"}
     rows: list[Any] = [good, b'{"text": ', good, b'{"text": "\xff"}', good, b'["no object"]', b"", good]
     write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "x" * 5000}, good, b"[" * 900, good])
-    found = read(tmp_path, path="a.jsonl")
-    assert texts(found) == ["good"] * 6
+    outcome = read(tmp_path, path="a.jsonl")
+    assert texts(outcome) == ["good"] * 6
     expected = [
         (2, "bad JSON"),
         (4, "bad UTF-8"),
@@ -232,7 +232,7 @@ def test_one_bad_line_costs_one_line(tmp_path: Path) -> None:
         (9, "row over 1000 bytes"),
         (11, "bad JSON"),
     ]
-    assert reasons(found) == expected
+    assert reasons(outcome) == expected
 
 
 def test_a_row_of_exactly_the_limit_passes_and_one_more_byte_does_not(tmp_path: Path) -> None:

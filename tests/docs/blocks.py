@@ -38,10 +38,10 @@ def _of_page(page: Path) -> Iterator[Block]:
 
 def commands(pages: tuple[Path, ...]) -> list[tuple[str, str]]:
     """(page and line of the block, command) of every shell command, comments taken off."""
-    found = []
+    commands = []
     for block in blocks(pages, "sh"):
         for line in block.text.splitlines():
             for command in re.sub(r"\s+#.*$", "", line).split(" && "):
                 if command.strip() and not command.startswith("#"):
-                    found.append((block.name, command.strip()))
-    return found
+                    commands.append((block.name, command.strip()))
+    return commands

@@ -134,15 +134,15 @@ def test_every_command_of_getting_started_works(folder: Path) -> None:
         words = re.sub(r"--step \d+", "--step 2", command).split()
         assert words[0] == "trainer", command
         few = FEW_STEPS if words[1] == "fit" else []
-        done = run([sys.executable, "-m", "trainer", *words[1:], *few], folder)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        process = run([sys.executable, "-m", "trainer", *words[1:], *few], folder)
+        assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
     for block in blocks(STARTING, "python"):
-        done = run([sys.executable, "-c", block.text], folder)
-        assert done.returncode == 0, f"{block.name}\n{done.stderr}"
+        process = run([sys.executable, "-c", block.text], folder)
+        assert process.returncode == 0, f"{block.name}\n{process.stderr}"
 
 
 def test_the_site_builds_without_a_warning_and_shows_every_page() -> None:
     shown = set(re.findall(r'"([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text()))
     assert {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} == shown
-    done = run([str(Path(sys.executable).with_name("zensical")), "build", "--strict"], ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = run([str(Path(sys.executable).with_name("zensical")), "build", "--strict"], ROOT)
+    assert process.returncode == 0, process.stdout + process.stderr

@@ -156,9 +156,9 @@ def asked_and_astray() -> list[tuple[bool, bool]]:
     """
     with bench() as on:
         odd = on.engine.rank == on.engine.world_size - 1
-        quiet, asked = on.step(), on.step(stop=odd)
+        quiet, stop_requested = on.step(), on.step(stop=odd)
         astray = on.step(digest=on.stream.plan.ledger.digest ^ (1 << 63 if odd else 0))
-        return [(figures.stop_requested, figures.ledgers_agree) for figures in (quiet, asked, astray)]
+        return [(figures.stop_requested, figures.ledgers_agree) for figures in (quiet, stop_requested, astray)]
 
 
 def collectives_of_a_step() -> tuple[list[str], list[int]]:
@@ -192,5 +192,5 @@ def continued(folder: Any) -> tuple[list[Any], list[Any], dict[str, Any], dict[s
         on.engine.restore(folder)
         on.stream.state = state
         on.stream.append([])
-        found = [on.step(), on.step()]
-        return expected, found, expected_weights, on.weights()
+        repeated = [on.step(), on.step()]
+        return expected, repeated, expected_weights, on.weights()

@@ -16,8 +16,8 @@ FILE_BYTES = 4000
 
 
 def test_no_rank_waits_longer_for_another_in_saving_than_in_training(tmp_path: Path) -> None:
-    asked = timedelta(seconds=7 * COLLECTIVE_PATIENCE)
-    assert on_ranks(timeouts, 2, tmp_path) == [(asked, asked)] * 2
+    timeout = timedelta(seconds=7 * COLLECTIVE_PATIENCE)
+    assert on_ranks(timeouts, 2, tmp_path) == [(timeout, timeout)] * 2
 
 
 def timeouts() -> tuple[timedelta, timedelta]:
@@ -54,7 +54,7 @@ def written_and_read(folder: Path) -> bool:
         checkpoint_io.FILE_BYTES = FILE_BYTES
         folder.mkdir(exist_ok=True)
         checkpoint_io.write(folder, given, on.engine.writers)
-        found = {name: torch.zeros_like(tensor) for name, tensor in given.items()}
+        loaded = {name: torch.zeros_like(tensor) for name, tensor in given.items()}
         on.engine.writers.gather(None)
-        checkpoint_io.read(folder, found)
-        return all(torch.equal(found[name], tensor) for name, tensor in given.items())
+        checkpoint_io.read(folder, loaded)
+        return all(torch.equal(loaded[name], tensor) for name, tensor in given.items())

@@ -27,7 +27,7 @@ def left(folder: Path, precision: str) -> Any:
 def optimizers() -> int:
     """How many there are in this process."""
     gc.collect()
-    return sum(isinstance(thing, torch.optim.Optimizer) for thing in gc.get_objects())
+    return sum(isinstance(value, torch.optim.Optimizer) for value in gc.get_objects())
 
 
 def evaluated(folder: Path, precision: str) -> tuple[Any, int, list[float]]:

@@ -30,13 +30,13 @@ def driven(folder: Path) -> dict[str, Any]:
             inside = held(on)
         undone = held(on)
         measured = aligned(on)
-        expected, found = restored(on, folder)
+        expected, repeated = restored(on, folder)
         whole = on.engine.sharding.whole_model()
         return {
             "losses": [step.loss for step in steps],
             "trial": (before, inside, undone),
             "measured": measured,
-            "restored": (expected, found),
+            "restored": (expected, repeated),
             "trained": (on.engine.num_parameters, on.engine.sharding.num_trained),
             "frozen": None if whole is None else whole.get_parameter(FROZEN).detach().float().numpy().copy(),
         }

@@ -26,8 +26,8 @@ from trainer.engines.seeds import step_seed
 REMEDY = "accelerate launch --multi_gpu"
 
 
-def assert_same_first_step(found: tuple, expected: tuple) -> None:
-    figures, moments = found
+def assert_same_first_step(actual: tuple, expected: tuple) -> None:
+    figures, moments = actual
     assert figures.loss == pytest.approx(expected[0].loss, rel=1e-6)
     assert figures.grad_norm == pytest.approx(expected[0].grad_norm, rel=1e-5)
     assert figures.batch_hash == expected[0].batch_hash
@@ -44,8 +44,8 @@ def test_gradients_do_not_depend_on_the_micro_batch(micro_batch: int) -> None:
 @pytest.mark.parametrize("global_batch", [12, 7, 1], ids=["even", "uneven", "more ranks than samples"])
 def test_gradients_do_not_depend_on_the_number_of_ranks(tmp_path: Path, global_batch: int) -> None:
     expected = first_step(3, global_batch)
-    for found in on_ranks(first_step, 2, tmp_path, 2, global_batch):
-        assert_same_first_step(found, expected)
+    for actual in on_ranks(first_step, 2, tmp_path, 2, global_batch):
+        assert_same_first_step(actual, expected)
 
 
 @pytest.mark.parametrize("global_batch", [12, 1], ids=["several", "one sample"])
@@ -111,8 +111,8 @@ def test_a_step_costs_one_all_reduce_of_five_numbers_and_one_for_each_source_bey
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_restoring_a_checkpoint_repeats_the_steps_after_it_bit_for_bit(tmp_path: Path, world_size: int) -> None:
-    for expected, found, expected_weights, weights in on_ranks(continued, world_size, tmp_path, tmp_path):
-        assert found == expected
+    for expected, repeated, expected_weights, weights in on_ranks(continued, world_size, tmp_path, tmp_path):
+        assert repeated == expected
         assert all(np.array_equal(weights[name], value) for name, value in expected_weights.items())
 
 

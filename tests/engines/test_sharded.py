@@ -32,15 +32,15 @@ TOURS = [
 @pytest.fixture(scope="module")
 def toured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str]], list[dict[str, Any]]]:
     """What two ranks of an engine saw at a precision, driven once."""
-    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    tours: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def of(launch: tuple[str, str]) -> list[dict[str, Any]]:
-        if launch not in known:
+        if launch not in tours:
             if launch[0].startswith("zero"):
                 pytest.importorskip("deepspeed", reason="NOT TESTED: deepspeed is not installed")
             folder = tmp_path_factory.mktemp("-".join(launch))
-            known[launch] = on_ranks(tour, 2, folder, folder / "saved", launch[1], engine=launch[0])
-        return known[launch]
+            tours[launch] = on_ranks(tour, 2, folder, folder / "saved", launch[1], engine=launch[0])
+        return tours[launch]
 
     return of
 
@@ -55,8 +55,8 @@ def equal(left: list[Any], right: list[Any]) -> bool:
 @pytest.mark.parametrize("launch", TOURS, ids="-".join)
 def test_restoring_repeats_the_steps_after_it_bit_for_bit(toured: Toured, launch: tuple[str, str]) -> None:
     for rank in toured(launch):
-        (expected, expected_state), (found, state) = rank["restored"]
-        assert found == expected
+        (expected, expected_state), (repeated, state) = rank["restored"]
+        assert repeated == expected
         assert equal(state, expected_state)
 
 
@@ -69,26 +69,26 @@ def test_trial_steps_move_the_weights_and_leave_no_trace(toured: Toured, launch:
 
 
 def assert_same_alignment(
-    found: Mapping[str, GradientAlignment], expected: Mapping[str, GradientAlignment], precision: str = "fp32"
+    actual: Mapping[str, GradientAlignment], expected: Mapping[str, GradientAlignment], precision: str = "fp32"
 ) -> None:
     """Under bf16 each gradient is rounded: nearly orthogonal ones have the same product only within its error."""
-    assert found.keys() == expected.keys() == {"real", "made"}
-    for name, one in found.items():
+    assert actual.keys() == expected.keys() == {"real", "made"}
+    for name, alignment in actual.items():
         product, error = expected[name].inner_product, expected[name].standard_error
-        assert one.num_samples == expected[name].num_samples
+        assert alignment.num_samples == expected[name].num_samples
         if precision == "fp32":
-            assert one.inner_product == pytest.approx(product, abs=1e-4 * (abs(product) + error))
-            assert one.standard_error == pytest.approx(error, rel=1e-3)
+            assert alignment.inner_product == pytest.approx(product, abs=1e-4 * (abs(product) + error))
+            assert alignment.standard_error == pytest.approx(error, rel=1e-3)
         else:
-            assert one.inner_product == pytest.approx(product, abs=error)
-        assert one.variance == pytest.approx(expected[name].variance, rel=1e-4 if precision == "fp32" else 0.1)
+            assert alignment.inner_product == pytest.approx(product, abs=error)
+        assert alignment.variance == pytest.approx(expected[name].variance, rel=1e-4 if precision == "fp32" else 0.1)
 
 
 @pytest.fixture(scope="module")
 def alone() -> Mapping[str, GradientAlignment]:
     """Alignments on one process."""
-    *_, found = alignments()
-    return found
+    *_, alignments_by_source = alignments()
+    return alignments_by_source
 
 
 @pytest.mark.parametrize("launch", TOURS, ids="-".join)
@@ -96,19 +96,19 @@ def test_alignments_are_those_of_one_process_and_leave_no_trace(
     toured: Toured, launch: tuple[str, str], alone: Mapping[str, GradientAlignment]
 ) -> None:
     ranks = toured(launch)
-    for before, after, found in (rank["aligned"] for rank in ranks):
+    for before, after, actual in (rank["aligned"] for rank in ranks):
         assert equal(before, after)
-        assert found == ranks[0]["aligned"][2]  # all ranks decide on the same numbers
-        assert_same_alignment(found, alone, launch[1])
+        assert actual == ranks[0]["aligned"][2]  # all ranks decide on the same numbers
+        assert_same_alignment(actual, alone, launch[1])
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_alignments_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, alone: Mapping[str, GradientAlignment], ranks: int
 ) -> None:
-    for before, after, found in on_ranks(alignments, ranks, tmp_path):
+    for before, after, actual in on_ranks(alignments, ranks, tmp_path):
         assert equal(before, after)
-        assert_same_alignment(found, alone)
+        assert_same_alignment(actual, alone)
 
 
 @pytest.mark.parametrize("poison", POISONS)
@@ -177,8 +177,8 @@ def test_a_checkpoint_is_resumed_by_another_engine_on_another_number_of_ranks(
     folder = tmp_path / "saved"
     (engine, ranks), (other, other_ranks) = wrote, reads
     expected = on_ranks(leave, ranks, tmp_path, folder, engine=engine)[0]
-    for found in on_ranks(take_up, other_ranks, tmp_path, folder, engine=other):
-        for mine, theirs in zip(found, expected, strict=True):
+    for resumed in on_ranks(take_up, other_ranks, tmp_path, folder, engine=other):
+        for mine, theirs in zip(resumed, expected, strict=True):
             assert mine.batch_hash == theirs.batch_hash
             assert mine.loss == pytest.approx(theirs.loss, rel=1e-6)
             for loss, expected_loss in zip(mine.losses, theirs.losses, strict=True):
@@ -191,9 +191,9 @@ def test_a_checkpoint_is_resumed_by_another_engine_on_another_number_of_ranks(
 @pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=SLOW)])
 def test_uneven_batches_hang_no_rank_and_change_no_loss(tmp_path: Path, engine: str, global_batch: int) -> None:
     (expected,) = on_ranks(uneven, 1, tmp_path, 2, global_batch)
-    for found in on_ranks(uneven, 3, tmp_path, 2, global_batch, engine=engine):
-        assert [step.batch_hash for step in found] == [step.batch_hash for step in expected]
-        assert [step.loss for step in found] == pytest.approx([step.loss for step in expected], rel=1e-5)
+    for actual in on_ranks(uneven, 3, tmp_path, 2, global_batch, engine=engine):
+        assert [step.batch_hash for step in actual] == [step.batch_hash for step in expected]
+        assert [step.loss for step in actual] == pytest.approx([step.loss for step in expected], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def tour(folder: Path, precision: str) -> dict[str, Any]:
         read(folder.with_name("begun"), {f"model.{name}": tensor for name, tensor in whole.items()})
         on.step()
         on.step()
-        found = aligned(on)  # before anything else: after two steps
+        alignments = aligned(on)  # before anything else: after two steps
         return {
-            "aligned": found,
+            "aligned": alignments,
             "begun": all(torch.equal(whole[name], parameter) for name, parameter in expected.items()),
             "compiled": sorted(path.name for path in built.rglob("*")),
             "counted": {int(part) for part in local_state(on) if part.ndim == 0},
@@ -82,9 +82,11 @@ def aligned(on: Bench) -> tuple[Any, Any, Any]:
     """
     before, settings = held(on), [(group["lr"], group["betas"]) for group in on.engine.sharding.param_groups]
     parts = [samples(0, start) for start in range(0, 12, 3)]
-    found = measure_alignment(parts, {"real": samples(0, 12, 20), "made": samples(1, 0, 14)}, on.engine, step=3, seed=1)
+    alignments = measure_alignment(
+        parts, {"real": samples(0, 12, 20), "made": samples(1, 0, 14)}, on.engine, step=3, seed=1
+    )
     assert settings == [(group["lr"], group["betas"]) for group in on.engine.sharding.param_groups]
-    return before, held(on), found
+    return before, held(on), alignments
 
 
 def samples(source: int, start: int, count: int = 3) -> EvalSamples:

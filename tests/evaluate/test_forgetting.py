@@ -61,11 +61,11 @@ def test_what_is_left_is_the_slope_of_the_rows_whatever_they_have_in_common(
     left: float, rate_scale: float, common: float
 ) -> None:
     earlier = np.random.default_rng(0).normal(size=60)
-    found = forgetting_rate(earlier, left * earlier + common, ONES, counts=FEW, rate_scale=rate_scale)
-    assert found is not None
+    estimate = forgetting_rate(earlier, left * earlier + common, ONES, counts=FEW, rate_scale=rate_scale)
+    assert estimate is not None
     a_step = left ** (1 / LASTING_STEPS)
-    assert found.value == pytest.approx((1 - a_step) / rate_scale, abs=1e-9)
-    assert found.standard_error == pytest.approx(a_step * LEAST_ERROR / LASTING_STEPS / rate_scale)
+    assert estimate.value == pytest.approx((1 - a_step) / rate_scale, abs=1e-9)
+    assert estimate.standard_error == pytest.approx(a_step * LEAST_ERROR / LASTING_STEPS / rate_scale)
 
 
 @pytest.mark.parametrize("left", [0.3, 0.7, 1.0])
@@ -76,19 +76,19 @@ def test_the_error_holds_where_the_rows_and_the_draws_scatter(left: float) -> No
         earlier = rng.normal(size=60)
         scatter = 0.3 / math.sqrt(60)
         later = (left + 1.5 * scatter * rng.normal()) * earlier + 0.3 * rng.normal(size=60)
-        found = forgetting_rate(earlier, later, ONES, counts=FEW, rate_scale=0.5)
-        assert found is not None
-        far.append((found.value - (1 - left ** (1 / LASTING_STEPS)) / 0.5) / found.standard_error)
+        estimate = forgetting_rate(earlier, later, ONES, counts=FEW, rate_scale=0.5)
+        assert estimate is not None
+        far.append((estimate.value - (1 - left ** (1 / LASTING_STEPS)) / 0.5) / estimate.standard_error)
     assert np.mean(np.abs(far) > 2) < 0.1
     assert 0.4 < np.std(far) < 1.3  # nor is it so wide that it says nothing
 
 
 def test_where_nothing_is_left_only_a_bound_is_known() -> None:
     rng = np.random.default_rng(2)
-    found = forgetting_rate(rng.normal(size=60), 0.01 * rng.normal(size=60), ONES, counts=FEW, rate_scale=1.0)
-    assert found is not None
-    assert found.value > 0.1
-    assert found.value - 3 * found.standard_error < 0.2 < found.value + 3 * found.standard_error
+    estimate = forgetting_rate(rng.normal(size=60), 0.01 * rng.normal(size=60), ONES, counts=FEW, rate_scale=1.0)
+    assert estimate is not None
+    assert estimate.value > 0.1
+    assert estimate.value - 3 * estimate.standard_error < 0.2 < estimate.value + 3 * estimate.standard_error
 
 
 @pytest.mark.parametrize("earlier", [np.zeros(60), np.ones(60), np.full(60, np.nan)])
@@ -109,10 +109,10 @@ def test_training_continues_bit_for_bit_as_if_nothing_had_been_probed(worlds: An
             figures = [on.step(), on.step()]
             if probed:
                 before = everything(on)
-                found = probe(worlds, np.random.default_rng(3))(
+                estimates = probe(worlds, np.random.default_rng(3))(
                     on.engine, step=2, sources={"real": [0], "made": [0], "none": []}, global_batch=16
                 )
-                assert found.keys() == {"made"}
+                assert estimates.keys() == {"made"}
                 torch.testing.assert_close(everything(on), before, rtol=0, atol=0)
             figures += [on.step(), on.step()]
             runs.append((figures, everything(on)))
@@ -147,8 +147,8 @@ def test_both_copies_train_on_the_same_rows_and_ranks_agree(worlds: Any) -> None
 
 
 def test_without_a_source_to_hold_against_fresh_text_there_is_no_probe(worlds: Any) -> None:
-    one = probe(worlds, np.random.default_rng(3), taught=("none",))
-    assert one(None, step=4, sources={"real": [0], "none": []}, global_batch=8) == {}
+    measurement = probe(worlds, np.random.default_rng(3), taught=("none",))
+    assert measurement(None, step=4, sources={"real": [0], "none": []}, global_batch=8) == {}
 
 
 @given(st.integers(8, 4096), st.integers(1, 10**10), st.floats(1e-4, 1.0, exclude_min=True))

@@ -65,10 +65,10 @@ def by_hand(model: Any, states: Any, rows: Any, config: Any) -> list[Any]:
     gradients = torch.autograd.grad(loss, weights)
     beta2 = config.betas[1]
     corrected = [states[weight]["exp_avg_sq"] / (1 - beta2 ** int(states[weight]["step"])) for weight in weights]
-    mean = sum(float(one.sum()) for one in corrected) / sum(one.numel() for one in corrected)
+    mean = sum(float(grad.sum()) for grad in corrected) / sum(grad.numel() for grad in corrected)
     return [
-        (gradient / (beta2 * one + (1 - beta2) * mean).sqrt().add(config.epsilon).sqrt()).double()
-        for gradient, one in zip(gradients, corrected, strict=True)
+        (gradient / (beta2 * grad + (1 - beta2) * mean).sqrt().add(config.epsilon).sqrt()).double()
+        for gradient, grad in zip(gradients, corrected, strict=True)
     ]
 
 
@@ -82,17 +82,19 @@ def test_products_and_variances_are_those_of_autograd_whatever_the_clipping_and_
     with bench(micro_batch=4, max_grad_norm=1e-3) as on:
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
-        (found,) = measure_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
+        (estimate,) = measure_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
         states = {weight: on.engine.sharding.optimizer.state[weight] for weight in on.model.parameters()}
         theirs = [by_hand(on.model, states, part, training()) for part in np.split(held_out, HELD_OUT_PARTS)]
         ours = [by_hand(on.model, states, part, training()) for part in np.split(rows, SOURCE_PARTS)]
     table = np.array([[inner(left, right) for right in ours] for left in theirs])
     mean = [sum(each) / len(ours) for each in zip(*ours, strict=True)]
-    scatter = sum(inner(*[[a - b for a, b in zip(one, mean, strict=True)]] * 2) for one in ours) / (len(ours) - 1)
-    assert found.inner_product == pytest.approx(table.mean(), rel=1e-4)
-    assert found.standard_error == pytest.approx(np.sqrt(table.mean(axis=0).var(ddof=1) / SOURCE_PARTS), rel=1e-3)
-    assert found.variance == pytest.approx(2 * scatter, rel=1e-4)  # of one sample; two are in a part
-    assert found.num_samples == 16
+    scatter = sum(inner(*[[a - b for a, b in zip(gradient, mean, strict=True)]] * 2) for gradient in ours) / (
+        len(ours) - 1
+    )
+    assert estimate.inner_product == pytest.approx(table.mean(), rel=1e-4)
+    assert estimate.standard_error == pytest.approx(np.sqrt(table.mean(axis=0).var(ddof=1) / SOURCE_PARTS), rel=1e-3)
+    assert estimate.variance == pytest.approx(2 * scatter, rel=1e-4)  # of one sample; two are in a part
+    assert estimate.num_samples == 16
 
 
 def test_text_like_the_held_out_text_aligns_with_it_and_shuffled_tokens_do_not() -> None:
@@ -101,8 +103,8 @@ def test_text_like_the_held_out_text_aligns_with_it_and_shuffled_tokens_do_not()
     sources = {"like": full(text(rng, 64)), "shuffled": full(shuffled)}
     with bench(micro_batch=8) as on:
         practised(on)
-        found = measure_alignment([full(text(rng, 16)) for _ in range(4)], sources, on.engine, step=1, seed=SEED)
-    like, other = found["like"], found["shuffled"]
+        alignments = measure_alignment([full(text(rng, 16)) for _ in range(4)], sources, on.engine, step=1, seed=SEED)
+    like, other = alignments["like"], alignments["shuffled"]
     apart = np.hypot(like.standard_error, other.standard_error)
     assert like.inner_product > other.inner_product + 5 * apart
     assert like.inner_product > 0
@@ -115,7 +117,7 @@ def test_the_alignment_foretells_what_a_small_step_gains() -> None:
     with bench(micro_batch=64) as on:
         practised(on)
         parts = [full(part) for part in np.split(held_out, HELD_OUT_PARTS)]
-        (found,) = measure_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
+        (alignment,) = measure_alignment(parts, {"web": full(rows)}, on.engine, step=1, seed=SEED).values()
         states = {weight: on.engine.sharding.optimizer.state[weight] for weight in on.model.parameters()}
         direction = by_hand(on.model, states, rows, training())
         scale = by_hand_scales(on.model, states)
@@ -124,16 +126,17 @@ def test_the_alignment_foretells_what_a_small_step_gains() -> None:
             for weight, part, factor in zip(on.model.parameters(), direction, scale, strict=True):
                 weight -= (rate * part * factor).float()
         gained = before - loss_of(on.model, held_out)
-    assert gained / rate == pytest.approx(found.inner_product, rel=0.02)
+    assert gained / rate == pytest.approx(alignment.inner_product, rel=0.02)
 
 
 def by_hand_scales(model: Any, states: Any) -> list[Any]:
     beta2 = training().betas[1]
     corrected = [
-        states[one]["exp_avg_sq"].double() / (1 - beta2 ** int(states[one]["step"])) for one in model.parameters()
+        states[weight]["exp_avg_sq"].double() / (1 - beta2 ** int(states[weight]["step"]))
+        for weight in model.parameters()
     ]
-    mean = sum(float(one.sum()) for one in corrected) / sum(one.numel() for one in corrected)
-    return [(beta2 * one + (1 - beta2) * mean).sqrt().add(training().epsilon).rsqrt() for one in corrected]
+    mean = sum(float(weight.sum()) for weight in corrected) / sum(weight.numel() for weight in corrected)
+    return [(beta2 * weight + (1 - beta2) * mean).sqrt().add(training().epsilon).rsqrt() for weight in corrected]
 
 
 def loss_of(model: Any, rows: Any) -> float:
@@ -175,7 +178,7 @@ def test_estimates_are_unbiased_and_their_errors_are_those_that_are_seen() -> No
     """Gradients whose noise is far larger than their mean, as those of a few samples are."""
     rng, size, per_part = np.random.default_rng(7), 400, 3
     means = {name: np.full(size, mean) for name, mean in {"good": 0.05, "bad": -0.02, "none": 0.0}.items()}
-    found: dict[str, list[GradientAlignment]] = {name: [] for name in means}
+    estimates: dict[str, list[GradientAlignment]] = {name: [] for name in means}
     for _ in range(400):
         theirs = 0.05 + rng.normal(0, 1, (HELD_OUT_PARTS, size)) / np.sqrt(per_part)
         every = {
@@ -183,33 +186,39 @@ def test_estimates_are_unbiased_and_their_errors_are_those_that_are_seen() -> No
         }
         sizes = dict.fromkeys(means, np.full(SOURCE_PARTS, per_part))
         result = estimated((theirs**2).sum(axis=1), {name: tables(theirs, own) for name, own in every.items()}, sizes)
-        for name, one in result.items():
-            found[name].append(one)
-    gaps = np.array([a.inner_product - b.inner_product for a, b in zip(found["good"], found["bad"], strict=True)])
-    said = [a.standard_error**2 + b.standard_error**2 for a, b in zip(found["good"], found["bad"], strict=True)]
+        for name, estimate in result.items():
+            estimates[name].append(estimate)
+    gaps = np.array(
+        [a.inner_product - b.inner_product for a, b in zip(estimates["good"], estimates["bad"], strict=True)]
+    )
+    stated_variances = [
+        a.standard_error**2 + b.standard_error**2 for a, b in zip(estimates["good"], estimates["bad"], strict=True)
+    ]
     assert gaps.mean() == pytest.approx(400 * 0.05 * 0.07, abs=4 * gaps.std() / 20)
-    assert np.sqrt(np.mean(said)) == pytest.approx(gaps.std(), rel=0.15)
+    assert np.sqrt(np.mean(stated_variances)) == pytest.approx(gaps.std(), rel=0.15)
     for name, mean in means.items():
-        values = np.array([one.inner_product for one in found[name]])
+        values = np.array([estimate.inner_product for estimate in estimates[name]])
         assert values.mean() == pytest.approx(400 * 0.05 * mean[0], abs=4 * values.std() / 20)
-        assert np.mean([one.variance for one in found[name]]) == pytest.approx(size, rel=0.02)
+        assert np.mean([estimate.variance for estimate in estimates[name]]) == pytest.approx(size, rel=0.02)
 
 
 def test_what_the_held_out_noise_does_to_all_sources_alike_is_no_error() -> None:
     theirs, own = np.random.default_rng(8).normal(0, 1, (HELD_OUT_PARTS, 5)), np.ones((SOURCE_PARTS, 5))
     sizes = {"a": [1] * SOURCE_PARTS, "b": [1] * SOURCE_PARTS}
-    found = estimated((theirs**2).sum(axis=1), {name: tables(theirs, own) for name in sizes}, sizes)
-    assert [one.standard_error for one in found.values()] == pytest.approx([0, 0], abs=1e-12)
+    estimates = estimated((theirs**2).sum(axis=1), {name: tables(theirs, own) for name in sizes}, sizes)
+    assert [estimate.standard_error for estimate in estimates.values()] == pytest.approx([0, 0], abs=1e-12)
 
 
 def test_parts_of_unequal_size_give_the_variance_of_one_sample() -> None:
     rng = np.random.default_rng(9)
     sizes = np.array([1, 2, 2, 5, 5, 5, 9, 9])
-    theirs, found = np.ones((HELD_OUT_PARTS, 50)), []
+    theirs, variances = np.ones((HELD_OUT_PARTS, 50)), []
     for _ in range(300):
         own = rng.normal(0, 1, (SOURCE_PARTS, 50)) / np.sqrt(sizes)[:, None]
-        found.append(estimated((theirs**2).sum(axis=1), {"web": tables(theirs, own)}, {"web": sizes})["web"].variance)
-    assert np.mean(found) == pytest.approx(50, rel=0.05)
+        variances.append(
+            estimated((theirs**2).sum(axis=1), {"web": tables(theirs, own)}, {"web": sizes})["web"].variance
+        )
+    assert np.mean(variances) == pytest.approx(50, rel=0.05)
 
 
 # Samples and cost
@@ -244,12 +253,12 @@ def text_of(part: Any, sequence_length: int) -> HeldOutText:
 def test_held_out_parts_are_disjoint_and_others_at_each_step(worlds: Any) -> None:
     part = worlds.Documents([[number] * 20 for number in range(1, 101)])
     at = [held_out_parts(text_of(part, 16), 12, step=step) for step in (1, 1, 2)]
-    seen = [set(rows.token_ids.flat) - {0} for rows in at[0]]
+    tokens_of_parts = [set(rows.token_ids.flat) - {0} for rows in at[0]]
     assert len(at[0]) == HELD_OUT_PARTS
     assert [len(rows.num_valid) for rows in at[0]] == [3, 3, 3, 3]
-    borders = [len(a & b) for a, b in itertools.pairwise(seen)]
+    borders = [len(a & b) for a, b in itertools.pairwise(tokens_of_parts)]
     assert max(borders) <= 1  # a document may continue in the next row
-    assert sum(map(len, seen)) <= len(set.union(*seen)) + sum(borders)
+    assert sum(map(len, tokens_of_parts)) <= len(set.union(*tokens_of_parts)) + sum(borders)
     for a, b in zip(at[0], at[1], strict=True):
         assert np.array_equal(a.token_ids, b.token_ids)
     assert not np.array_equal(at[0][0].token_ids, at[2][0].token_ids)
@@ -289,5 +298,7 @@ def test_a_source_that_is_smaller_than_asked_for_is_measured_on_what_it_has(worl
             num_samples=16,
             times=Times(start=1, end=1, every_steps=1),
         )
-        found = measure(on.engine, step=1, sources={"five": [0], "one": [0]}, global_batch=12)
-    assert {name: one.num_samples for name, one in found.items()} == {"five": 5}  # one sample has no scatter
+        alignments = measure(on.engine, step=1, sources={"five": [0], "one": [0]}, global_batch=12)
+    assert {name: alignment.num_samples for name, alignment in alignments.items()} == {
+        "five": 5
+    }  # one sample has no scatter

@@ -89,8 +89,8 @@ def test_a_run_makes_the_measurements_that_are_needed_and_no_other(worlds: Any) 
 
 def test_the_cost_that_is_shown_before_the_run_is_that_of_its_measurements(worlds: Any) -> None:
     run = run_of(EVERYTHING)
-    made = planned(worlds, run)
-    costs = {kind: measurement.times.count * measurement.cost_tokens for kind, measurement in made.items()}
+    measurements = planned(worlds, run)
+    costs = {kind: measurement.times.count * measurement.cost_tokens for kind, measurement in measurements.items()}
     assert measurement_costs(run) == pytest.approx(costs)
     assert all(costs.values())
     assert measurement_costs(run_of({})) == {}
@@ -105,10 +105,10 @@ def test_too_little_held_out_text_is_refused_before_the_run(worlds: Any) -> None
 def test_a_measurement_from_outside_is_planned_with_its_own_settings(worlds: Any) -> None:
     kind = "tests.evaluate.test_measurements:Sizes"
     run = run_of({}, measurements=[{"kind": kind, "factor": 2}])
-    (made,) = planned(worlds, run).items()
-    assert made[0] == kind
-    assert made[1](None, step=10, sources={"web": [0]}, global_batch=32) == {"web": Size(value=60.0)}
-    assert [step for step in range(1, 25) if made[1].times.due(step, step)] == [10, 20]
+    (measurement,) = planned(worlds, run).items()
+    assert measurement[0] == kind
+    assert measurement[1](None, step=10, sources={"web": [0]}, global_batch=32) == {"web": Size(value=60.0)}
+    assert [step for step in range(1, 25) if measurement[1].times.due(step, step)] == [10, 20]
 
 
 @pytest.mark.parametrize(

@@ -116,16 +116,16 @@ def read(port: Any, part: Any, sources: Any, counts: SourceValueCounts = COUNTS,
 def test_real_text_is_worth_one_and_noise_and_poison_nothing_or_less(
     worlds: Any, trained: Any, part: Any, sources: Any
 ) -> None:
-    found = read(worlds.Replica(*copy.deepcopy(trained)), part, sources).source_value
+    source_value = read(worlds.Replica(*copy.deepcopy(trained)), part, sources).source_value
     for name in ("copy", "fresh"):
-        assert found[name].value == pytest.approx(1, abs=0.15)
-        assert found[name].standard_error < 0.15
-        assert found[name].num_samples == 12 * TRIAL_STEPS
+        assert source_value[name].value == pytest.approx(1, abs=0.15)
+        assert source_value[name].standard_error < 0.15
+        assert source_value[name].num_samples == 12 * TRIAL_STEPS
         for bad in ("learned", "noise", "poison"):
-            apart = math.hypot(found[bad].standard_error, found[name].standard_error)
-            assert found[bad].value < found[name].value - 5 * apart
+            apart = math.hypot(source_value[bad].standard_error, source_value[name].standard_error)
+            assert source_value[bad].value < source_value[name].value - 5 * apart
     for bad in ("noise", "poison"):
-        assert found[bad].value < 0.05
+        assert source_value[bad].value < 0.05
 
 
 def test_the_value_of_a_source_does_not_depend_on_which_others_are_measured(
@@ -173,8 +173,8 @@ def test_a_source_with_fewer_samples_than_the_trial_steps_take_repeats_itself(
 
     port.trial_step = watched
     tiny = np.arange(1, 4)[:, None] * np.ones(T, dtype=np.int64)
-    found = read(port, part, {"tiny": [worlds.Block(tiny)], "none": [worlds.Block(tiny[:0])]}, FEW)
-    assert found.source_value.keys() == {"tiny"}  # a source without samples has no value
+    estimates = read(port, part, {"tiny": [worlds.Block(tiny)], "none": [worlds.Block(tiny[:0])]}, FEW)
+    assert estimates.source_value.keys() == {"tiny"}  # a source without samples has no value
     times = np.bincount(np.concatenate(trial_steps[TRIAL_STEPS:]))[1:]  # the first steps are those on fresh text
     assert times.sum() == 5 * TRIAL_STEPS
     assert times.max() - times.min() <= 1
@@ -303,7 +303,7 @@ def test_a_trial_step_in_micro_batches_moves_the_weights_as_one_does() -> None:
         with bench(micro_batch=micro_batch) as on:
             on.step()
             before, forwards = on.weights(), []
-            hook = on.model.register_forward_hook(lambda *_, seen=forwards: seen.append(1))
+            hook = on.model.register_forward_hook(lambda *_, calls=forwards: calls.append(1))
             with on.engine.trial(rate_scale=1.0):
                 on.engine.trial_step(ids, valid, target_tokens=5 * (LENGTH - 1), seed=1)
                 moved.append({name: value - before[name] for name, value in on.weights().items()})
@@ -336,12 +336,12 @@ def test_what_the_rows_do_to_all_sources_alike_is_no_error() -> None:
     gains = {name: rng.normal(mean, 0.1, 50) for name, mean in {"": 2.0, "web": 1.0, "old": 0.5}.items()}
     rows = rng.normal(0, 1, 50)
     noisy = {name: gain + rows - rows.mean() for name, gain in gains.items()}
-    plain, found = (
+    plain, with_noise = (
         estimated(each, np.full(50, 15), step=1, counts=FEW, rate_scale=0.5).source_value for each in (gains, noisy)
     )
     for name, source_value in plain.items():
-        assert found[name].value == pytest.approx(source_value.value)
-        assert found[name].standard_error == pytest.approx(source_value.standard_error)
+        assert with_noise[name].value == pytest.approx(source_value.value)
+        assert with_noise[name].standard_error == pytest.approx(source_value.standard_error)
 
 
 @pytest.mark.parametrize(

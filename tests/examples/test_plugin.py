@@ -61,8 +61,8 @@ def test_a_run_is_controlled_filtered_and_tracked_by_the_package(tmp_path: Path)
     sets = [word for value in FEW for word in ("--set", value)]
     command = [sys.executable, "-m", "trainer", "fit", str(PLUGIN / "recipe.yaml"), "--run", str(run), *sets]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGIN)])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
     decisions = [line for line in read_journal(run / "journal.jsonl") if isinstance(line, DecisionLine)]
     assert {line.policy.rpartition(":")[2] for line in decisions} == {"OnPlateau"}
     with (run / "metrics.csv").open() as file:

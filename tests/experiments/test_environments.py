@@ -50,9 +50,9 @@ def test_e2_accumulated_data_stops_the_fall():
 @pytest.mark.parametrize(("accumulate", "growth"), [(False, 6.0), (True, 1.4914)])
 def test_e3_error_grows_with_the_rounds_or_with_the_sum_of_inverse_squares(accumulate, growth):
     sizes = {"num_rows": 111, "num_columns": 10, "num_rounds": 6, "accumulate": accumulate}
-    found = regression.errors(num_draws=3_000, seed=4, **sizes)
-    assert found == pytest.approx(regression.expected_errors(**sizes), rel=0.03)
-    assert found[-1] / (10 / 100) == pytest.approx(growth, rel=0.03)
+    errors = regression.errors(num_draws=3_000, seed=4, **sizes)
+    assert errors == pytest.approx(regression.expected_errors(**sizes), rel=0.03)
+    assert errors[-1] / (10 / 100) == pytest.approx(growth, rel=0.03)
 
 
 ZIPF = tokens.zipf(50)
@@ -62,10 +62,10 @@ ZIPF = tokens.zipf(50)
 @pytest.mark.parametrize("exact", [False, True])
 def test_e10_diversity_falls_to_what_the_real_share_holds(real, exact):
     sizes = {"truth_V": ZIPF, "num_samples": 100, "num_generations": 200, "exact": exact}
-    found = tokens.diversity(real, num_chains=300, seed=5, **sizes)
+    diversity = tokens.diversity(real, num_chains=300, seed=5, **sizes)
     expected = tokens.expected_diversity(real, **sizes)
     for n in (1, 10, 50, 200):
-        assert found[n] == pytest.approx(expected[n], abs=0.02 if real == 0 and n == 200 else 0.01)
+        assert diversity[n] == pytest.approx(expected[n], abs=0.02 if real == 0 and n == 200 else 0.01)
 
 
 def test_e10_closed_forms_agree_with_the_figures_published_with_them():
@@ -91,7 +91,7 @@ def test_e10_exact_counts_leave_less_noise_than_draws_from_the_mixture():
 @pytest.mark.parametrize(("sharpness", "real"), [(0.8, 0.5), (0.8, 0.19 / 0.24), (0.5, 0.1)])
 def test_e12_a_real_share_holds_the_variance_where_the_formula_says(sharpness, real):
     family, rng = sharpened.Sharpened(sharpness), np.random.default_rng(7)
-    num_samples, parameters, seen = 20_000, np.array([0.0, 1.0]), []
+    num_samples, parameters, variances = 20_000, np.array([0.0, 1.0]), []
     for generation in range(120):
         num_real = round(real * num_samples)
         mixture = [
@@ -99,9 +99,9 @@ def test_e12_a_real_share_holds_the_variance_where_the_formula_says(sharpness, r
             family.generated(parameters, num_samples - num_real, rng),
         ]
         parameters = family.fitted(np.concatenate(mixture))
-        seen += [parameters[1]] if generation >= 60 else []
+        variances += [parameters[1]] if generation >= 60 else []
     expected = sharpened.limiting_variance(real, sharpness)
-    assert np.mean(seen) == pytest.approx(expected, rel=0.01)
+    assert np.mean(variances) == pytest.approx(expected, rel=0.01)
     assert sharpened.share_that_keeps(expected, sharpness) == pytest.approx(real)
     assert sharpened.variance_after(np.full(120, real), sharpness) == pytest.approx(expected)
 

@@ -33,17 +33,17 @@ def test_no_shares_within_the_budget_end_below_the_optimum(name):
 
 @pytest.mark.parametrize("real", [0.1, 0.5, 1.0])
 def test_the_expected_excess_of_tokens_is_what_models_end_with(real):
-    family, found = FAMILIES["tokens"], []
+    family, excesses = FAMILIES["tokens"], []
     for seed in range(150):
         world = GenerationsWorld(family=family, seed=seed, real_share=real, num_generations=12, num_samples=60)
         while not world.is_done:
             world.train(world.shares)
-        found.append(((world._parameters - family.truth) ** 2).sum())
+        excesses.append(((world._parameters - family.truth) ** 2).sum())
     sizes = {"truth_V": family.truth, "num_samples": 60, "num_generations": 12, "exact": True}
     lost = expected_diversity(real, **sizes)
     assert world.excess == pytest.approx(lost[0] - lost[-1])
-    error = np.std(found) / np.sqrt(len(found))
-    assert np.mean(found) == pytest.approx(world.excess, abs=3 * error)
+    error = np.std(excesses) / np.sqrt(len(excesses))
+    assert np.mean(excesses) == pytest.approx(world.excess, abs=3 * error)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,8 +71,8 @@ def test_signals_tell_real_from_synthetic_once_the_model_has_drifted_and_not_bef
     for _ in range(30):
         world.train(world.shares)
     later = world.observation(world.shares)
-    for one in at_the_truth.gradient_alignment.values():
-        assert abs(one.inner_product) < 4 * one.standard_error
+    for alignment in at_the_truth.gradient_alignment.values():
+        assert abs(alignment.inner_product) < 4 * alignment.standard_error
     assert later.gradient_alignment["real"].inner_product > 4 * later.gradient_alignment["real"].standard_error
     synthetic, real = later.gradient_alignment["synthetic"], later.gradient_alignment["real"]
     assert synthetic.inner_product < real.inner_product - 3 * (synthetic.standard_error + real.standard_error)

@@ -52,10 +52,10 @@ def test_every_generation_of_an_arm_trains_on_what_the_arm_says():
     assert third["accumulate"] == third["priced"]
     assert third["priced"] == pytest.approx(dict.fromkeys(["real", *(f"generation-{n}" for n in range(3))], 0.25))
     paths = {name: source.path for name, source in recipe_of("priced-3/17").data.sources.items()}
-    written = [cell.name for cell in lab.cells()["priced-3/17"].before]
-    assert written == ["real-0/17", "priced-1/17", "priced-2/17"]
+    cells_before = [cell.name for cell in lab.cells()["priced-3/17"].before]
+    assert cells_before == ["real-0/17", "priced-1/17", "priced-2/17"]
     assert [paths[f"generation-{n}"] for n in range(3)] == [
-        str(lab.RUNS / "text" / f"{name}.jsonl.xz") for name in written
+        str(lab.RUNS / "text" / f"{name}.jsonl.xz") for name in cells_before
     ]
 
 
@@ -81,15 +81,15 @@ def test_no_held_out_title_of_the_project_is_trained_on():
 
 
 def test_a_text_begins_at_the_end_of_a_document_alone_and_continues_over_ends(model):
-    found = streams_of(model, num_streams=400)
-    assert found.shape == (400, 60)
-    after_end = found[:, 1:7][found[:, :6] == END]  # in one window
+    streams = streams_of(model, num_streams=400)
+    assert streams.shape == (400, 60)
+    after_end = streams[:, 1:7][streams[:, :6] == END]  # in one window
     assert len(after_end) > 10
     assert (after_end != END).mean() > 0.5
     with torch.inference_mode():
         expected = torch.softmax(model(input_ids=torch.tensor([[END]])).logits[0, 0], dim=0).numpy()
-    seen = np.bincount(found[:, 0], minlength=20) / 400
-    assert np.abs(seen - expected).max() < 4 * np.sqrt(0.25 / 400)
+    frequencies = np.bincount(streams[:, 0], minlength=20) / 400
+    assert np.abs(frequencies - expected).max() < 4 * np.sqrt(0.25 / 400)
 
 
 def test_a_token_depends_on_what_is_before_it_in_a_longer_text_too(model):
@@ -113,10 +113,10 @@ def test_a_seed_is_a_text_and_leaves_other_randomness_alone(model):
 
 def test_documents_are_what_stands_between_ends_without_what_is_no_text():
     words = {1: "one", 2: " two", 3: "\ufffd", 4: "\0", 5: " "}
-    found = lab.documents(
+    documents = lab.documents(
         np.array([[1, 2, END, 1, 3], [END, 5, END, 4, 2]]), END, lambda ids: "".join(words[i] for i in ids)
     )
-    assert list(found) == ["one two", "one", " two"]
+    assert list(documents) == ["one two", "one", " two"]
 
 
 def test_a_written_file_says_of_each_text_who_wrote_it_and_how(tmp_path):

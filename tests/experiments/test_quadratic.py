@@ -92,8 +92,8 @@ def test_priced_at_its_defaults_learns_in_the_run_how_to_spend_scarce_real_data(
         assert world.excess <= 1.15 * problem.optimum()
         assert world.excess < problem.best_static()
         assert 0.98 <= world.used / problem.real_samples <= 1.0
-        known = decisions[-1].evidence["policy"]["forgetting"]
-        assert known["curvature"] == pytest.approx(1.0, abs=3 * known["measured"]["standard_error"])
+        forgetting = decisions[-1].evidence["policy"]["forgetting"]
+        assert forgetting["curvature"] == pytest.approx(1.0, abs=3 * forgetting["measured"]["standard_error"])
 
 
 @pytest.mark.parametrize("curvature", [0.3, 1.0, 3.0])
@@ -104,10 +104,10 @@ def test_a_probe_measures_the_curvature_of_the_world_and_not_its_rate(curvature)
     probes = ()
     while not world.is_done:
         world.train(world.shares)
-        seen = world.observation(world.shares) if world.position < 2000 else None
-        if seen is not None and seen.forgetting:
-            horizon = replace(seen.horizon, rates=[rate / curvature for rate in seen.horizon.rates])
-            probes = with_probe(probes, replace(seen, horizon=horizon))
+        observation = world.observation(world.shares) if world.position < 2000 else None
+        if observation is not None and observation.forgetting:
+            horizon = replace(observation.horizon, rates=[rate / curvature for rate in observation.horizon.rates])
+            probes = with_probe(probes, replace(observation, horizon=horizon))
     assert len(probes) >= 3
     for probe in probes:
         assert abs(probe.value - curvature) < 3 * probe.standard_error < 0.5 * curvature

@@ -81,23 +81,23 @@ def test_priced_weighs_biased_sources_as_a_quadratic_program_would(sizes, offset
         sizes=sizes, offsets_squared=offsets, common=common, dimensions=4000, evaluations=100, seed=3, held_out=2000
     )
     steered(world, priced("alignment", "dither"))
-    found = np.array([world.late(name) for name in sizes])
+    shares = np.array([world.late(name) for name in sizes])
     best = best_weights(world.variances, world.offset_rows)
-    risk = weighted_risk(found, world.variances, world.offset_rows)
+    risk = weighted_risk(shares, world.variances, world.offset_rows)
     assert risk <= 1.05 * weighted_risk(best, world.variances, world.offset_rows)
     excess = {name: offsets[name] + 4000 / size for name, size in sizes.items() if name in offsets}  # B_k
     assert sorted(excess, key=excess.__getitem__) == sorted(excess, key=world.late, reverse=True)
 
 
 def test_priced_takes_less_synthetic_data_into_the_pool_the_more_is_real():
-    found = {}
+    synthetic_shares = {}
     for real in (1000, 2000):
         problem = {"real": real, "offset_squared": 2.0, "dimensions": 2000}
         world = PooledWorld(**problem, evaluations=100, seed=5, held_out=5000)
         steered(world, priced("source_value", "dither"))
-        found[real] = world.late("synthetic")
-        assert found[real] == pytest.approx(best_pooled_share(**problem), abs=0.05)
-    assert found[2000] < found[1000]
+        synthetic_shares[real] = world.late("synthetic")
+        assert synthetic_shares[real] == pytest.approx(best_pooled_share(**problem), abs=0.05)
+    assert synthetic_shares[2000] < synthetic_shares[1000]
 
 
 def test_the_pool_has_its_closed_form():

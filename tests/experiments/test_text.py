@@ -45,10 +45,10 @@ def test_a_bad_source_is_gone_after_the_evaluations_up_to_the_decision_that_cut_
         {"step": 150, "action": "move", "shares": {TURNING: 200_000}},
         {"step": 225, "action": "cut", "shares": {TURNING: 0}},
     ]
-    found = cell(4.0, 4.0, evaluation_steps=steps, moves=moves)
+    figures = cell(4.0, 4.0, evaluation_steps=steps, moves=moves)
     assert TURNS_BAD_AT == 151
-    assert evaluations_until_gone(found) == 3  # 175, 200, 225
-    assert evaluations_until_gone({**found, "moves": moves[:1]}) is None
+    assert evaluations_until_gone(figures) == 3  # 175, 200, 225
+    assert evaluations_until_gone({**figures, "moves": moves[:1]}) is None
 
 
 def test_every_cell_says_its_seed_and_its_sources_and_no_two_are_the_same() -> None:

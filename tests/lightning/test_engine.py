@@ -41,9 +41,9 @@ def torchrun(
 ) -> Live:
     """Two processes by `torchrun -m -- trainer fit`, as a user would launch them."""
     where = ["--nproc_per_node", "2", "--master_port", str(free_port())]
-    given = [word for one in (ENGINE, *sets) for word in ("--set", one)]
+    overrides = [word for override in (ENGINE, *sets) for word in ("--set", override)]
     words = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "--", *module]
-    return place.process([*words, "fit", str(place.recipe), "--run", str(run), *given], extra)
+    return place.process([*words, "fit", str(place.recipe), "--run", str(run), *overrides], extra)
 
 
 def decided(run: Path) -> list[tuple[int, str, dict[str, int], str]]:
@@ -142,10 +142,10 @@ BLOW_UP = ["training.learning_rate=1.0e+30", "training.max_grad_norm=1.0e+30", "
 
 def assert_blown_up(ended: Ended, run: Path) -> None:
     assert ended.code != 0
-    found = lines(run, "nonfinite")
-    assert [line["step"] for line in found] == [found[0]["step"] + number for number in range(3)]
+    nonfinite_lines = lines(run, "nonfinite")
+    assert [line["step"] for line in nonfinite_lines] == [nonfinite_lines[0]["step"] + number for number in range(3)]
     assert "not finite 3 steps in a row" in outcome(run)["reason"]
-    assert not any(by_step(run, "updated")[line["step"]] for line in found)
+    assert not any(by_step(run, "updated")[line["step"]] for line in nonfinite_lines)
 
 
 def test_a_step_that_is_not_finite_updates_no_weights(place: Place, alone: Path) -> None:
@@ -226,7 +226,7 @@ def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({STRATEGY_VARIABLE: "fsdp"}, "not a supported strategy"),
         ({"PL_TRAINER_PRECISION": "64", "PL_TRAINER_DEVICES": "2"}, "PL_TRAINER_DEVICES, PL_TRAINER_PRECISION"),
@@ -240,14 +240,14 @@ def test_accelerate_launch_is_refused_with_the_remedy(place: Place) -> None:
     ],
 )
 def test_a_launch_that_would_train_otherwise_is_refused(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     for name in [name for name in os.environ if name.startswith("ACCELERATE_")] + ["WORLD_SIZE", "MASTER_ADDR"]:
         monkeypatch.delenv(name, raising=False)
     check_launch()
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         check_launch()
 
 

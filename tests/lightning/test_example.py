@@ -13,7 +13,7 @@ PATIENCE_S = 240.0
 
 
 def run_example(run: Path, *arguments: str) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(EXAMPLE), "--run", str(run), *arguments],
         cwd=EXAMPLE.parents[1],
         capture_output=True,
@@ -21,15 +21,15 @@ def run_example(run: Path, *arguments: str) -> str:
         timeout=PATIENCE_S,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "weights_only" not in done.stdout + done.stderr, "said of every checkpoint"
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "weights_only" not in process.stdout + process.stderr, "said of every checkpoint"
+    return process.stdout
 
 
 def test_mislabeled_digits_lose_their_share_and_the_report_tells_why(tmp_path: Path) -> None:
     run = tmp_path / "digits"
-    said = run_example(run, "--steps", "200")
-    assert "state='finished'" in said
+    output = run_example(run, "--steps", "200")
+    assert "state='finished'" in output
     (line,) = [line for line in decisions(run) if line["shares"]["mislabeled"] < 300_000][:1]
     assert line["action"] == "move"
     assert line["reason"].startswith("Share falls for mislabeled")

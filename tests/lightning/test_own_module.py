@@ -59,21 +59,21 @@ def test_a_decision_after_step_n_governs_batch_n_plus_1(alone: tuple[Path, Modul
 
 
 def test_what_was_handed_to_the_module_is_what_the_plan_and_the_batch_hash_say(tmp_path: Path) -> None:
-    seen: list[torch.Tensor] = []
+    batches: list[torch.Tensor] = []
 
     class Watched(Module):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            seen.append(batch["vector"].clone())
+            batches.append(batch["vector"].clone())
             return super().training_step(batch, batch_idx)
 
     run = tmp_path / "run"
     trained(run, module=Watched(), max_steps=12)
     plan, mixture = Plan(5, ledger_of(run)), new_mixture()
-    for step, told in by_step(run, "batch_hash").items():
-        assert int(told) == batch_hash(mixture, plan.batch(step), plan.sources)
+    for step, journaled in by_step(run, "batch_hash").items():
+        assert int(journaled) == batch_hash(mixture, plan.batch(step), plan.sources)
         rows = mixture.rows(plan.batch(step), range(GLOBAL_BATCH), plan.sources)
         expected = torch.stack([row["vector"] for row in rows])
-        assert torch.equal(expected, seen[step - 1])
+        assert torch.equal(expected, batches[step - 1])
 
 
 def test_accumulated_batches_make_the_same_steps(tmp_path: Path, alone: tuple[Path, Module]) -> None:
@@ -247,7 +247,7 @@ def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"max_steps": -1}, "max_steps"),
         ({"accumulate_grad_batches": 5}, "Choose a multiple of 5"),
@@ -257,10 +257,10 @@ def test_the_users_logger_shows_what_was_decided(tmp_path: Path) -> None:
     ],
 )
 def test_a_setting_of_the_trainer_against_the_mixture_is_refused(
-    tmp_path: Path, changes: dict[str, Any], said: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     steering = new_steering(mixture := new_mixture(), tmp_path / "run")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         new_trainer(steering, **changes).fit(Module(), mixture)
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
 
@@ -320,15 +320,15 @@ def test_a_mean_loss_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"shares": {"real": 0.5, "good": 0.5}}, "different sources"),
         ({"shares": {"real": 0.5, "good": 0.5, "bad": 0.5}}, "shares must sum to 1"),
         ({"global_batch": 0}, "global_batch"),
     ],
 )
-def test_a_mixture_that_is_none_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_mixture_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         new_mixture(**changes)
 
 

@@ -35,7 +35,7 @@ def test_five_different_mistakes_are_five_messages_with_their_lines_in_one_go(ti
     assert "should be a valid integer" in at['"16"']
     assert "without quotes" in at['"16"']
     assert "good has no share" in " ".join(map(str, mistakes))
-    assert any("Did you mean 'good'?" in str(one) for one in mistakes)
+    assert any("Did you mean 'good'?" in str(item) for item in mistakes)
     assert "Did you mean 'fp32'?" in at["fp23"]
     assert "seed is written twice" in at["seed: 4"]
     assert all(str(mistake).startswith(f"{tiny_recipe}:{mistake.line}: ") for mistake in mistakes)
@@ -71,7 +71,7 @@ def test_a_mistake_is_named_with_its_remedy(tiny_recipe: Path, old: str, new: st
     edit(tiny_recipe, old, new)
     line = line_of(tiny_recipe, new.split("\n")[-1 if "\n  " in new else 0].strip())
     mistakes = mistakes_in(tiny_recipe)
-    assert len(mistakes) == 1, [str(one) for one in mistakes]
+    assert len(mistakes) == 1, [str(mistake) for mistake in mistakes]
     assert what in mistakes[0].what
     assert remedy in str(mistakes[0])
     assert mistakes[0].line == line
@@ -189,8 +189,8 @@ def test_a_join_takes_from_its_source_what_it_does_not_say(joining: Path, tmp_pa
     loaded = load_recipe(joining, on_this_machine=False)
     first, second, third = loaded.recipe.data.sources["good"].segments
     assert (first.path, second.path, third.path) == tuple(str(tmp_path / f"{n}.jsonl") for n in ("good", "bad", "good"))
-    assert [one.where for one in (first, second, third)] == [{}, {}, {"topic": "towns"}]
-    assert {one.kind for one in (first, second, third)} == {"synthetic"}
+    assert [segment.where for segment in (first, second, third)] == [{}, {}, {"topic": "towns"}]
+    assert {segment.kind for segment in (first, second, third)} == {"synthetic"}
     copy = tmp_path / "elsewhere" / "recipe.yaml"
     copy.parent.mkdir()
     copy.write_text(resolved_yaml(loaded.recipe))
@@ -209,7 +209,7 @@ def test_joins_are_among_what_a_run_may_change(joining: Path) -> None:
     old = load_recipe(joining, on_this_machine=False).recipe
     edit(joining, "from_step: 9", "from_step: 10")
     changed = differences(old, load_recipe(joining, on_this_machine=False).recipe)
-    assert [(one.key, one.allowed) for one in changed] == [("data.sources.good.joins", True)]
+    assert [(difference.key, difference.allowed) for difference in changed] == [("data.sources.good.joins", True)]
 
 
 def test_an_override_replaces_a_value_and_is_named_when_it_is_wrong(tiny_recipe: Path) -> None:
@@ -270,7 +270,7 @@ def test_differences_tell_what_a_run_may_change_from_what_it_may_not(tiny_recipe
     ]
     new = load_recipe(tiny_recipe, changes, on_this_machine=False).recipe
     assert differences(old, old) == []
-    assert {one.key: one.allowed for one in differences(old, new)} == {
+    assert {difference.key: difference.allowed for difference in differences(old, new)} == {
         "checkpoint.keep": True,
         "mixture.global_batch": True,
         "seed": False,

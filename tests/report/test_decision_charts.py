@@ -21,7 +21,10 @@ GROUNDS = {"value", "significance", "price", "budget", "harm", "slice-harm"}
 
 
 def said(value: float, error: float, share: float, pull: float, **alone: tuple[float, float]) -> dict[str, Any]:
-    estimators = {who: {"value": one, "standard_error": wrong} for who, (one, wrong) in alone.items()}
+    estimators = {
+        estimator: {"value": estimated_value, "standard_error": wrong}
+        for estimator, (estimated_value, wrong) in alone.items()
+    }
     return {"value": value, "standard_error": error, "share_by_value": share, "pull": pull, "estimators": estimators}
 
 
@@ -56,7 +59,7 @@ def drawn(tmp_path: Path) -> dict[str, Figure]:
     """The charts of three decisions: nothing known, then two sources, then the price too."""
     early = priced({}, 0.0, budget(1.0, None))
     # two sources: what an estimator says against the plain mean of the others is what it says by share
-    known = {
+    forgetting = {
         "real": said(0.4, 0.1, 0.6, 0.05, dither=(0.5, 0.2), source_value=(0.3, 0.2)),
         "made": said(-0.4, 0.1, 0.4, -0.05, dither=(-0.5, 0.2), source_value=(-0.3, 0.2)),
     }
@@ -65,14 +68,14 @@ def drawn(tmp_path: Path) -> dict[str, Figure]:
         "made": said(-0.2, 0.4, 0.3, 0.0, source_value=(-0.2, 0.4)),
     }
     statistics = {"mean": {"evidence": 0.5}, "progress": {"evidence": 90.0}}
-    told = [
+    decisions = [
         decision(10, early, {"nats_per_token": 4.2, "num_evaluations": 3, "warn_at": 10, "alarm_at": 3000}),
-        decision(20, priced(known, 0.0, budget(2.0, 0.3)), judged(0.25, slices={"art": 0.02, "law": 7.0})),
+        decision(20, priced(forgetting, 0.0, budget(2.0, 0.3)), judged(0.25, slices={"art": 0.02, "law": 7.0})),
         decision(30, priced(later, 0.15, budget(3.0, 0.2)), judged(30.0, statistics=statistics, slices={"art": 0.1})
                  | {"slice_alarm_at": 200.0}),
         decision(40, {}, {"usable": False}),
     ]  # fmt: skip
-    return figures(read_history(written(tmp_path / "run", told, KINDS)))
+    return figures(read_history(written(tmp_path / "run", decisions, KINDS)))
 
 
 def traces(figure: Figure) -> dict[str, Trace]:
@@ -84,41 +87,41 @@ def points(figure: Figure) -> dict[str, list[tuple[float, float | None]]]:
 
 
 def test_values_are_drawn_with_their_errors_and_each_estimator_alone(drawn: dict[str, Figure]) -> None:
-    found = traces(drawn["value"])
-    assert set(found) == {
+    curves = traces(drawn["value"])
+    assert set(curves) == {
         "real", "real: dither", "real: source_value", "made", "made: dither", "made: source_value", "dither alone",
         "source_value alone",
     }  # fmt: skip
     assert points(drawn["value"])["made"] == [(20, -0.4), (30, -0.2)]
-    assert found["made"]["error_y"]["array"] == [0.1, 0.4]
+    assert curves["made"]["error_y"]["array"] == [0.1, 0.4]
     assert points(drawn["value"])["real: dither"] == [(20, 0.5), (30, None)]
     assert points(drawn["value"])["real: source_value"] == [(20, 0.3), (30, 0.2)]
-    assert found["real: dither"]["marker"]["symbol"] != found["real: source_value"]["marker"]["symbol"]
+    assert curves["real: dither"]["marker"]["symbol"] != curves["real: source_value"]["marker"]["symbol"]
     assert drawn["value"]["layout"]["yaxis"]["zeroline"] is True
 
 
 def test_an_error_bar_far_beyond_all_others_does_not_flatten_the_values(tmp_path: Path) -> None:
     errors = [900.0] + [0.1] * 30
-    told = [
+    decisions = [
         decision(10 * i, priced({"real": said(1.0, error, 0.5, 0.0)}, 0.0, budget(1.0, None)), {})
         for i, error in enumerate(errors)
     ]
-    chart = decision_charts.value(read_history(written(tmp_path, told, KINDS)))
+    chart = decision_charts.value(read_history(written(tmp_path, decisions, KINDS)))
     assert chart is not None
     assert 1.0 < chart["layout"]["yaxis"]["range"][1] < 2.0
 
 
 def test_evidence_on_a_source_is_its_value_with_the_pull_in_standard_errors(drawn: dict[str, Figure]) -> None:
-    found = points(drawn["significance"])
-    assert found["real"] == [(20, pytest.approx(0.45 / 0.1)), (30, pytest.approx(0.2 / 0.4))]
-    assert found["made"] == found["real"]
-    assert found["counts beyond 1.5"] == [(20, 1.5), (30, 1.5)]
+    drawn_points = points(drawn["significance"])
+    assert drawn_points["real"] == [(20, pytest.approx(0.45 / 0.1)), (30, pytest.approx(0.2 / 0.4))]
+    assert drawn_points["made"] == drawn_points["real"]
+    assert drawn_points["counts beyond 1.5"] == [(20, 1.5), (30, 1.5)]
 
 
 def test_the_price_is_drawn_with_the_advantage_of_real_data(drawn: dict[str, Figure]) -> None:
-    found = points(drawn["price"])
-    assert found["price of a real token"] == [(10, 0.0), (20, 0.0), (30, 0.15)]
-    assert found["advantage of real data"] == [(10, None), (20, 0.4), (30, 0.2)]
+    drawn_points = points(drawn["price"])
+    assert drawn_points["price of a real token"] == [(10, 0.0), (20, 0.0), (30, 0.15)]
+    assert drawn_points["advantage of real data"] == [(10, None), (20, 0.4), (30, 0.2)]
 
 
 def test_a_price_out_of_reach_leaves_the_others_readable(decisions: list[Decision], tmp_path: Path) -> None:
@@ -131,12 +134,12 @@ def test_a_price_out_of_reach_leaves_the_others_readable(decisions: list[Decisio
 
 
 def test_planned_real_data_are_drawn_with_those_used(drawn: dict[str, Figure]) -> None:
-    found = points(drawn["budget"])
-    assert found["epochs used"] == [(10, 1.0), (20, 2.0), (30, 3.0)]
-    assert found["epochs planned"] == [(10, 4.0), (20, 4.0), (30, 4.0)]
-    assert found["share the budget allows"] == [(10, None), (20, 30.0), (30, 20.0)]
-    assert found["share by value"] == [(10, None), (20, 60.0), (30, 70.0)]
-    assert found["real share in force"] == [(10, 40.0), (20, 40.0), (30, 40.0)]
+    drawn_points = points(drawn["budget"])
+    assert drawn_points["epochs used"] == [(10, 1.0), (20, 2.0), (30, 3.0)]
+    assert drawn_points["epochs planned"] == [(10, 4.0), (20, 4.0), (30, 4.0)]
+    assert drawn_points["share the budget allows"] == [(10, None), (20, 30.0), (30, 20.0)]
+    assert drawn_points["share by value"] == [(10, None), (20, 60.0), (30, 70.0)]
+    assert drawn_points["real share in force"] == [(10, 40.0), (20, 40.0), (30, 40.0)]
     below = {name for name, trace in traces(drawn["budget"]).items() if trace.get("yaxis") == "y2"}
     assert below == {"real share in force", "share the budget allows", "share by value"}
 
@@ -148,8 +151,8 @@ def test_a_run_without_a_budget_of_real_data_has_no_chart_of_it(tmp_path: Path) 
 
 
 def test_the_guards_evidence_is_drawn_against_its_limits(drawn: dict[str, Figure]) -> None:
-    found = points(drawn["harm"])
-    assert found == {
+    drawn_points = points(drawn["harm"])
+    assert drawn_points == {
         "all together": [(20, 0.25), (30, 30.0)],
         "mean of all documents": [(30, 0.5)],
         "progress against forecast": [(30, 90.0)],
@@ -196,17 +199,17 @@ def test_of_feedback_the_advantage_is_drawn_and_how_far_it_lies_behind_the_margi
 def test_other_policies_and_unusable_evaluations_have_none_of_these_charts(
     tmp_path: Path, policy: str, evidence: dict[str, Any]
 ) -> None:
-    told = Decision(
+    unusable = Decision(
         from_step=11, action="keep", shares={"a": 1_000_000}, reason="none", policy=policy, evidence=evidence
     )
-    assert figures(read_history(written(tmp_path, [told], {"a": "real"}))) == {}
+    assert figures(read_history(written(tmp_path, [unusable], {"a": "real"}))) == {}
 
 
 def test_figures_that_are_no_numbers_leave_a_report(tmp_path: Path) -> None:
     nan, endless = float("nan"), float("inf")
     sources = {"real": said(nan, endless, 0.5, 0.0, dither=(nan, nan)), "made": said(nan, nan, 0.5, 0.0)}
-    told = [decision(10, priced(sources, endless, budget(nan, nan)), judged(nan, slices={"art": nan}))]
-    folder = written(tmp_path / "run", told, KINDS)
+    decisions = [decision(10, priced(sources, endless, budget(nan, nan)), judged(nan, slices={"art": nan}))]
+    folder = written(tmp_path / "run", decisions, KINDS)
     assert set(figures(read_history(folder))) >= GROUNDS
     write_report([folder], tmp_path / "report.html")
 

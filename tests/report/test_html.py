@@ -193,7 +193,7 @@ def test_a_browser_draws_the_charts_without_an_error(
     switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
     switches += ["--virtual-time-budget=8000", "--enable-logging=stderr"]
     command = ["chromium", *switches, (tmp_path / "report.html").as_uri()]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert "run1-budget" in charts_of(page)
-    assert done.stdout.count('class="main-svg"') >= len(charts_of(page))
-    assert "CONSOLE" not in done.stderr
+    assert process.stdout.count('class="main-svg"') >= len(charts_of(page))
+    assert "CONSOLE" not in process.stderr

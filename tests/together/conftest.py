@@ -48,7 +48,7 @@ def shared_launch(place: Place, processes: int) -> Path:
 
 
 def launched(place: Place, processes: int, *sets: str) -> Path:
-    run = place.folder / "-".join(["on", str(processes), *(str(abs(hash(one))) for one in sets)])
+    run = place.folder / "-".join(["on", str(processes), *(str(abs(hash(override))) for override in sets)])
     ended = place.launch(run, *sets, processes=processes).wait()
     assert ended.code == 0, ended.output
     return run

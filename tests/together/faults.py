@@ -95,8 +95,8 @@ class Launch:
 
     def ranks(self) -> list[psutil.Process]:
         """The processes of the ranks, by rank."""
-        trained = [one for one in psutil.Process(self.live.pid).children() if "RANK" in one.environ()]
-        return sorted(trained, key=lambda one: int(one.environ()["RANK"]))
+        trained = [child for child in psutil.Process(self.live.pid).children() if "RANK" in child.environ()]
+        return sorted(trained, key=lambda child: int(child.environ()["RANK"]))
 
     def strike(self, process: int, number: int) -> None:
         self.struck_s = time.time()
@@ -114,11 +114,11 @@ class Launch:
                 self.family = list({*self.family, *self._family()})
             expect(time.monotonic() < deadline, f"the launch still runs:\n{self.output()}")
             time.sleep(0.02)
-        while left := [one for one in self.family if _lives(one)]:
+        while left := [process for process in self.family if _lives(process)]:
             if time.monotonic() > deadline:
-                names = [one.cmdline() for one in left]
-                for one in left:
-                    one.kill()
+                names = [process.cmdline() for process in left]
+                for process in left:
+                    process.kill()
                 raise MissedError(f"processes without a launcher are left: {names}")
             time.sleep(0.02)
         ended_s = time.time()
@@ -134,12 +134,15 @@ class Launch:
 
     def expect_cause(self, rank: int, *words: str) -> None:
         """The root cause is told once, in the last lines and in ``outcome.json``, with rank and host."""
-        told = outcome(self.run)
-        expect(told["state"] == "failed", f"the outcome is {told}")
-        expect(told["rank"] == rank, f"rank {told['rank']} is named, not {rank}: {told['reason']}")
+        saved_outcome = outcome(self.run)
+        expect(saved_outcome["state"] == "failed", f"the outcome is {saved_outcome}")
+        expect(
+            saved_outcome["rank"] == rank,
+            f"rank {saved_outcome['rank']} is named, not {rank}: {saved_outcome['reason']}",
+        )
         for word in words:
-            expect(word in told["reason"], f"{word!r} is not in the reason: {told['reason']}")
-        expect(told["traceback"], "there is no stack")
+            expect(word in saved_outcome["reason"], f"{word!r} is not in the reason: {saved_outcome['reason']}")
+        expect(saved_outcome["traceback"], "there is no stack")
         cause = f"rank {rank} on {platform.node()}: "
         last = self.output().rstrip().splitlines()[-LAST_LINES:]
         expect(sum(cause in line for line in last) == 1, f"not once in the last {LAST_LINES} lines:\n{self.output()}")
@@ -254,9 +257,9 @@ def all_are_stopped_for_a_while(bench: Bench) -> dict[str, float]:
 def ranks_disagree(bench: Bench) -> dict[str, float]:
     live = launch(bench, "disagree", "disagrees")
     figures = live.wait_for_end()
-    told = outcome(live.run)
-    expect("hold different ledgers: rank 0 on" in told["reason"], told["reason"])
-    expect("rank 1 on" in told["reason"], told["reason"])
+    saved_outcome = outcome(live.run)
+    expect("hold different ledgers: rank 0 on" in saved_outcome["reason"], saved_outcome["reason"])
+    expect("rank 1 on" in saved_outcome["reason"], saved_outcome["reason"])
     decided = lines(live.run, "decision")[-1]["step"]
     late = max(by_step(live.run, "batch_hash")) - decided
     expect(late <= 2, f"seen {late} steps after the decision")
@@ -267,8 +270,11 @@ def ranks_disagree(bench: Bench) -> dict[str, float]:
 def a_loss_is_nan_on_one_rank(bench: Bench) -> dict[str, float]:
     live = launch(bench, "nan", "nan")
     expect(live.live.wait().code == 0, f"one NaN ended the run:\n{live.output()}")
-    found = lines(live.run, "nonfinite")
-    expect([line["step"] for line in found] == [STRIKE_STEP], f"seen at {[line['step'] for line in found]}")
+    nonfinite_lines = lines(live.run, "nonfinite")
+    expect(
+        [line["step"] for line in nonfinite_lines] == [STRIKE_STEP],
+        f"seen at {[line['step'] for line in nonfinite_lines]}",
+    )
     skipped = [step for step, updated in by_step(live.run, "updated").items() if not updated]
     expect(skipped == [STRIKE_STEP], f"left out: {skipped}")
     after = by_step(live.run, "loss")
@@ -280,8 +286,10 @@ def a_loss_is_nan_on_one_rank(bench: Bench) -> dict[str, float]:
 def a_loss_jumps(bench: Bench) -> dict[str, float]:
     live = launch(bench, "spike", "spike", rank=None)
     expect(live.live.wait().code == 0, live.output())
-    found = lines(live.run, "spike")
-    expect([line["step"] for line in found] == [STRIKE_STEP], f"spikes at {[line['step'] for line in found]}")
+    spike_lines = lines(live.run, "spike")
+    expect(
+        [line["step"] for line in spike_lines] == [STRIKE_STEP], f"spikes at {[line['step'] for line in spike_lines]}"
+    )
     expect(live.output().count("against a median of") == 1, live.output())
     expect(not lines(bench.twin, "spike"), "the twin has a spike")
     as_twin(bench, live.run)
@@ -293,7 +301,7 @@ def the_clock_jumps(bench: Bench) -> dict[str, float]:
     expect(live.live.wait().code == 0, f"a clock ended the run:\n{live.output()}")
     as_twin(bench, live.run)
     seconds = [line["seconds"] for line in lines(live.run) if "seconds" in line]
-    expect(all(0 <= one < 300 for one in seconds), f"durations follow the wall clock: {seconds}")
+    expect(all(0 <= duration < 300 for duration in seconds), f"durations follow the wall clock: {seconds}")
     return {}
 
 
@@ -352,7 +360,13 @@ def a_second_launch_comes(bench: Bench, *, elsewhere: bool = False) -> dict[str,
 
 
 def _second(bench: Bench, live: Launch, sets: Sequence[str], *, elsewhere: bool) -> "subprocess.CompletedProcess[str]":
-    fit = ["fit", str(bench.place.recipe), "--run", str(live.run), *(word for one in sets for word in ("--set", one))]
+    fit = [
+        "fit",
+        str(bench.place.recipe),
+        "--run",
+        str(live.run),
+        *(word for override in sets for word in ("--set", override)),
+    ]
     words = [sys.executable, "-m", PROGRAM if elsewhere else "trainer", *fit]
     if elsewhere:
         words = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *words]
@@ -373,8 +387,11 @@ def _launcher_ends(bench: Bench, name: str, number: int) -> dict[str, float]:
     live = launch_to_strike(bench, name)
     live.strike(live.live.pid, number)
     figures = live.wait_for_end()
-    told = outcome(live.run)
-    expect((told["state"], told["exit_code"]) == ("interrupted", 75), f"the outcome is {told}\n{live.output()}")
+    saved_outcome = outcome(live.run)
+    expect(
+        (saved_outcome["state"], saved_outcome["exit_code"]) == ("interrupted", 75),
+        f"the outcome is {saved_outcome}\n{live.output()}",
+    )
     expect(figures["ended_s"] < 15, f"ended after {figures['ended_s']:.1f} s")
     figures |= resumed(bench, live.run)
     expect(figures["steps_lost"] == 0, "steps were lost although there was time to save")
@@ -433,12 +450,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=FAULTS, help="write nothing, run these")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the server that the processes are forked from
     with tempfile.TemporaryDirectory() as folder:
         bench = open_bench(Path(folder))
-        rows = [run_fault(bench, name, asked.times) for name in asked.only or FAULTS]
-    if not asked.only:
+        rows = [run_fault(bench, name, arguments.times) for name in arguments.only or FAULTS]
+    if not arguments.only:
         write(rows)
     return int(any(row["passed"] < row["times"] for row in rows))
 
@@ -472,7 +489,7 @@ def in_row(row: Mapping[str, Any]) -> str:
 
 def write(rows: Sequence[Mapping[str, Any]]) -> None:
     """The table for machines and for readers. Rows of other commands (``faults-*.json``, the same form) come after."""
-    others = [row for path in sorted(RESULTS.glob("faults-*.json")) for row in json.loads(path.read_text())["rows"]]
+    stored = [row for path in sorted(RESULTS.glob("faults-*.json")) for row in json.loads(path.read_text())["rows"]]
     about = {
         "command": f"python -m tests.together.faults --times {rows[0]['times']}",
         "date": datetime.now(UTC).date().isoformat(),
@@ -482,8 +499,8 @@ def write(rows: Sequence[Mapping[str, Any]]) -> None:
     }
     (RESULTS / "faults.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     head = "| fault | promise | kept | named after, s | all ended after, s | steps until seen | steps lost |"
-    told = f"`{about['command']}`, {about['date']}, {about['cores']} cores, load {about['load']}; median (worst)."
-    text = "\n".join(["# Faults", "", head, "| --- " * 7 + "|", *map(in_row, [*rows, *others]), "", told, ""])
+    caption = f"`{about['command']}`, {about['date']}, {about['cores']} cores, load {about['load']}; median (worst)."
+    text = "\n".join(["# Faults", "", head, "| --- " * 7 + "|", *map(in_row, [*rows, *stored]), "", caption, ""])
     (RESULTS / "faults.md").write_text(text)
 
 

@@ -87,33 +87,33 @@ def finish(place: Place, run: Path, *sets: str) -> None:
 def compare(run: Path, twin: Path) -> dict[str, tuple[int, int]]:
     """Equal and all cells of each field of the journal, of decisions and evaluations, and of the last checkpoint."""
     mine, expected = lines(run, "step"), lines(twin, "step")
-    found = {
+    fields = {
         field: (sum(a[field] == b[field] for a, b in zip(mine, expected, strict=False)), max(len(mine), len(expected)))
         for field in ("step", *FIELDS)
     }
     for kind in ("decision", "evaluation", "deficit", "test"):
         left, right = (_without_clock(lines(folder, kind)) for folder in (run, twin))
-        found[kind] = (sum(a == b for a, b in zip(left, right, strict=False)), max(len(left), len(right)))
+        fields[kind] = (sum(a == b for a, b in zip(left, right, strict=False)), max(len(left), len(right)))
     (name, tensors), (twin_name, expected_tensors) = weights(run), weights(twin)
-    found["saved tensors"] = (
+    fields["saved tensors"] = (
         sum(name == twin_name and tensors.get(key) == value for key, value in expected_tensors.items()),
         len(tensors.keys() | expected_tensors.keys()),
     )
-    return found
+    return fields
 
 
-def _without_clock(written: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in written]
+def _without_clock(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in records]
 
 
 def kill_many(place: Place, run: Path, kills: int, seed: int, *sets: str) -> list[Kill]:
     """So many kills of one run, aimed in turn, then its end; fewer when it finishes before."""
-    generator, done = random.Random(seed), list[Kill]()
-    while len(done) < kills and (kill := kill_once(place, run, AIMS[len(done) % len(AIMS)], generator, *sets)):
-        done.append(kill)
-        print(f"{len(done):>4}  step {kill.step:>4}  {kill.phase} (aimed at: {kill.aim})", flush=True)
+    generator, finished = random.Random(seed), list[Kill]()
+    while len(finished) < kills and (kill := kill_once(place, run, AIMS[len(finished) % len(AIMS)], generator, *sets)):
+        finished.append(kill)
+        print(f"{len(finished):>4}  step {kill.step:>4}  {kill.phase} (aimed at: {kill.aim})", flush=True)
     finish(place, run, *sets)
-    return done
+    return finished
 
 
 def main() -> int:
@@ -122,17 +122,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=15 * SAVE_EVERY)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the server that the processes are forked from
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), write_recipe(Path(folder)))
-        steps = f"training.steps={asked.steps}"
+        steps = f"training.steps={arguments.steps}"
         finish(place, place.folder / "twin", steps)
-        kills = kill_many(place, place.folder / "killed", asked.kills, asked.seed, steps)
+        kills = kill_many(place, place.folder / "killed", arguments.kills, arguments.seed, steps)
         cells = compare(place.folder / "killed", place.folder / "twin")
     for field, (equal, total) in cells.items():
         print(f"{field:>16}  {equal} of {total} equal")
-    return int(len(kills) < asked.kills or any(equal != total for equal, total in cells.values()))
+    return int(len(kills) < arguments.kills or any(equal != total for equal, total in cells.values()))
 
 
 if __name__ == "__main__":

@@ -195,17 +195,17 @@ class Strike:
 
 
 def _watch_writes(strike: Strike) -> None:
-    write, seen = os.write, Counter[str]()
+    write, num_writes = os.write, Counter[str]()
 
     def watched(descriptor: int, data: bytes) -> int:
-        done = write(descriptor, data)
+        num_bytes = write(descriptor, data)
         kind = data.partition(b'{"kind":"')[2].partition(b'"')[0].decode()
-        seen[kind] += 1
-        if kind == "step" and seen[kind] == 1:
+        num_writes[kind] += 1
+        if kind == "step" and num_writes[kind] == 1:
             strike.alive.touch()
-        if kind == strike.kind and seen[kind] == strike.count:
+        if kind == strike.kind and num_writes[kind] == strike.count:
             os.kill(os.getpid(), signal.SIGKILL)
-        return done
+        return num_bytes
 
     os.write = watched
 
@@ -282,7 +282,7 @@ class Place:
 
 
 def _sets(sets: Sequence[str]) -> list[str]:
-    return [word for one in sets for word in ("--set", one)]
+    return [word for override in sets for word in ("--set", override)]
 
 
 # Evaluation back
@@ -308,8 +308,8 @@ def decisions(run: Path) -> list[dict[str, Any]]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """The run's own word on how it ended."""
-    told: dict[str, Any] = json.loads((run / "outcome.json").read_text())
-    return told
+    outcome_fields: dict[str, Any] = json.loads((run / "outcome.json").read_text())
+    return outcome_fields
 
 
 def wait_until(live: Live, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:

@@ -157,22 +157,22 @@ def run_cell(place: Place, name: str, alone: Path) -> Compared | str:
     return compare(run, alone) if ended.code == 0 else ended.output[-3000:]
 
 
-def table(found: Mapping[str, Compared | str], steps: int) -> str:
+def table(cells: Mapping[str, Compared | str], steps: int) -> str:
     """Markdown, a row for each launch."""
     rows = [
         "| launch | processes | `batch_hash` equal | decisions | loss: largest relative difference "
         "| statistic: largest difference | step time / plain | |",
         f"|{' --- |' * 8}",
     ]
-    for name, one in found.items():
-        if isinstance(one, str):
+    for name, cell in cells.items():
+        if isinstance(cell, str):
             rows.append(f"| {name} | | | | | | | **failed** |")
             continue
-        decisions = "equal" if one.same_decisions else "differ"
-        mark = "met" if one.is_parity(steps) else "**missed**"
+        decisions = "equal" if cell.same_decisions else "differ"
+        mark = "met" if cell.is_parity(steps) else "**missed**"
         rows.append(
-            f"| {name} | {one.processes} | {one.equal_batch_hash} of {steps} | {decisions} | {one.loss_difference:.1e} "
-            f"| {one.statistic_difference:.1e} | {one.step_time:.2f} | {mark} |"
+            f"| {name} | {cell.processes} | {cell.equal_batch_hash} of {steps} | {decisions} "
+            f"| {cell.loss_difference:.1e} | {cell.statistic_difference:.1e} | {cell.step_time:.2f} | {mark} |"
         )
     return "\n".join(rows)
 
@@ -182,34 +182,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "parity.yaml")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "parity", help="where the run folders are kept")
     parser.add_argument("names", nargs="*", metavar="LAUNCH", help=f"of {'; '.join(CELLS)}; all if none is given")
-    asked = parser.parse_args(arguments)
-    names: Iterable[str] = asked.names or CELLS
+    options = parser.parse_args(arguments)
+    names: Iterable[str] = options.names or CELLS
     if unknown := sorted(set(names) - set(CELLS)):
         parser.error(f"unknown: {'; '.join(unknown)}")
-    folder = asked.folder.resolve()
+    folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(ROOT)
-    place = Place(folder, asked.recipe.resolve())
+    place = Place(folder, options.recipe.resolve())
     alone = run_alone(place)
-    found: dict[str, Compared | str] = {}
+    cells: dict[str, Compared | str] = {}
     for name in names:
-        found[name] = one = run_cell(place, name, alone)
-        print(f"{name}: {one}" if isinstance(one, Compared) else f"{name}: failed\n{one}", flush=True)
+        cells[name] = cell = run_cell(place, name, alone)
+        print(f"{name}: {cell}" if isinstance(cell, Compared) else f"{name}: failed\n{cell}", flush=True)
     steps, moves = len(by_step(alone, "batch_hash")), sum(line["action"] == "move" for line in lines(alone, "decision"))
     nearest = nearest_threshold(alone)
-    print(f"\n{table(found, steps)}\n")
+    print(f"\n{table(cells, steps)}\n")
     print(f"{moves} changes of share; no statistic was nearer to its threshold than {nearest:.1e}")
-    if not asked.names:
+    if not options.names:
         result = {
             "command": "python -m tests.together.parity",
             **figures.surroundings(),
             "steps": steps,
             "changes_of_share": moves,
             "nearest_threshold": nearest,
-            "launches": {name: one if isinstance(one, str) else vars(one) for name, one in found.items()},
+            "launches": {name: cell if isinstance(cell, str) else vars(cell) for name, cell in cells.items()},
         }
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    return int(moves < 2 or not all(isinstance(one, Compared) and one.is_parity(steps) for one in found.values()))
+    return int(moves < 2 or not all(isinstance(cell, Compared) and cell.is_parity(steps) for cell in cells.values()))
 
 
 if __name__ == "__main__":

@@ -53,12 +53,12 @@ def run_smoke(words: list[str], output: Path, *arguments: str, **variables: str)
         text=True,
     )
     try:
-        said, _ = process.communicate(timeout=PATIENCE_S)
+        printed, _ = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.terminate()  # not kill: the launcher has processes of its own to end
-        said, _ = process.communicate(timeout=60)
-        raise AssertionError(f"not done after {PATIENCE_S:g} s:\n{said[-6000:]}") from None
-    assert process.returncode == 0, said[-6000:]
+        printed, _ = process.communicate(timeout=60)
+        raise AssertionError(f"not done after {PATIENCE_S:g} s:\n{printed[-6000:]}") from None
+    assert process.returncode == 0, printed[-6000:]
     return json.loads(output.read_text())
 
 
@@ -70,14 +70,14 @@ def require(package: str | None) -> None:
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """``figures(launch)``: ten steps and a measurement under that launch, run once."""
-    folder, known = tmp_path_factory.mktemp("smokes"), dict[str, dict[str, Any]]()
+    folder, figures_of = tmp_path_factory.mktemp("smokes"), dict[str, dict[str, Any]]()
 
     def run(name: str) -> dict[str, Any]:
         require(NEEDS.get(name))
-        if name not in known:
+        if name not in figures_of:
             words, variables = LAUNCHES[name]
-            known[name] = run_smoke(words, folder / f"{name}.json", **variables)
-        return known[name]
+            figures_of[name] = run_smoke(words, folder / f"{name}.json", **variables)
+        return figures_of[name]
 
     return run
 
@@ -86,29 +86,29 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
 def test_two_processes_train_as_one_does_with_and_without_accumulation(
     figures: Callable[[str], dict[str, Any]], launch: str
 ) -> None:
-    plain, seen = figures("plain"), figures(launch)
-    assert seen["engine"] == ENGINES[launch]
-    assert (seen["world_size"], seen["num_parameters"]) == (2, plain["num_parameters"])
-    assert seen["micro_batches"] == [1] * 5 + [2] * 5
+    plain, launched = figures("plain"), figures(launch)
+    assert launched["engine"] == ENGINES[launch]
+    assert (launched["world_size"], launched["num_parameters"]) == (2, plain["num_parameters"])
+    assert launched["micro_batches"] == [1] * 5 + [2] * 5
     for key in ("batch_hash", "updated", "stop_requested", "ledgers_agree"):
-        assert [step[key] for step in seen["steps"]] == [step[key] for step in plain["steps"]]
+        assert [step[key] for step in launched["steps"]] == [step[key] for step in plain["steps"]]
     for key in ("loss", "grad_norm"):
         expected = [step[key] for step in plain["steps"]]
-        assert [step[key] for step in seen["steps"]] == pytest.approx(expected, rel=RELATIVE)
-    assert seen["logits"] == pytest.approx(plain["logits"], rel=RELATIVE)
-    assert min(seen["change"]) > 0.1  # the weights moved in both halves: logits of about 0.2
+        assert [step[key] for step in launched["steps"]] == pytest.approx(expected, rel=RELATIVE)
+    assert launched["logits"] == pytest.approx(plain["logits"], rel=RELATIVE)
+    assert min(launched["change"]) > 0.1  # the weights moved in both halves: logits of about 0.2
 
 
 @pytest.mark.parametrize("launch", ENGINES)
 def test_evidence_is_the_same_on_two_processes_however_the_weights_are_spread(
     figures: Callable[[str], dict[str, Any]], launch: str
 ) -> None:
-    plain, seen = figures("plain")["source_value"], figures(launch)["source_value"]
+    plain, launched = figures("plain")["source_value"], figures(launch)["source_value"]
     assert set(plain) == {"fresh_gain_nats", "real", "made"}
-    assert seen == pytest.approx(plain, rel=1e-3)  # differences of losses: fewer digits are left
+    assert launched == pytest.approx(plain, rel=1e-3)  # differences of losses: fewer digits are left
 
 
 @pytest.mark.parametrize("launch", ENGINES)
 def test_ranks_agree_on_one_word(figures: Callable[[str], dict[str, Any]], launch: str) -> None:
-    seen = figures(launch)
-    assert (seen["reduced"], seen["broadcast"], seen["gathered"]) == ([2.0, 1.0], {"from": 0}, [0, 1])
+    launched = figures(launch)
+    assert (launched["reduced"], launched["broadcast"], launched["gathered"]) == ([2.0, 1.0], {"from": 0}, [0, 1])

@@ -22,13 +22,13 @@ def test_alignments_are_journalled_when_they_are_due_and_reach_the_policy(aligne
     }
     assert list(measured) == [10, 20, 30, 40]
     by_policy = {line["step"]: line["evidence"]["policy"].get("sources", {}) for line in decisions(aligned)}
-    for step, found in measured.items():
-        assert found.keys() == {"real", "good", "bad"}
-        for name, one in found.items():
-            assert one["num_samples"] == 8
-            assert one["variance"] > 0
-            assert one["standard_error"] > 0
-            assert by_policy[step][name]["inner_product"] == one["inner_product"]
+    for step, alignments in measured.items():
+        assert alignments.keys() == {"real", "good", "bad"}
+        for name, alignment in alignments.items():
+            assert alignment["num_samples"] == 8
+            assert alignment["variance"] > 0
+            assert alignment["standard_error"] > 0
+            assert by_policy[step][name]["inner_product"] == alignment["inner_product"]
 
 
 def test_every_step_tells_the_loss_of_the_sources_it_drew(aligned: Path) -> None:

@@ -77,8 +77,12 @@ def back_to(run: Path, step: int) -> None:
 
 
 def joins_and_retirements(run: Path) -> list[tuple[int, str, int]]:
-    told = lines(run, file="ledger.jsonl")
-    return [(one["step"], one["fact"], one["segment"]) for one in told if one["fact"] in ("segment", "retire")]
+    ledger_lines = lines(run, file="ledger.jsonl")
+    return [
+        (fact_line["step"], fact_line["fact"], fact_line["segment"])
+        for fact_line in ledger_lines
+        if fact_line["fact"] in ("segment", "retire")
+    ]
 
 
 def test_a_segment_is_drawn_from_its_step_on_and_once_retired_no_more(joined: Path) -> None:
@@ -100,12 +104,12 @@ def test_no_sample_is_lost_or_doubled_within_an_epoch_of_a_segment(joined: Path)
     )
     assert set(used.values()) == {1}
     sizes = {(segment.source, segment.segment): segment.num_samples for segment in run.plan.segments}
-    newest = {place: max(epoch for one, epoch, _ in used if one == place) for place in sizes}
+    newest = {place: max(epoch for used_place, epoch, _ in used if used_place == place) for place in sizes}
     assert newest["good", 0] >= 1, "no epoch of the first segment was completed: the test shows nothing"
     assert newest["good", 2] >= 1, "no epoch of the last segment was completed: the test shows nothing"
     for place, size in sizes.items():
         for epoch in range(newest[place]):
-            assert {sample for one, e, sample in used if (one, e) == (place, epoch)} == set(range(size))
+            assert {sample for used_place, e, sample in used if (used_place, e) == (place, epoch)} == set(range(size))
 
 
 def test_synthetic_samples_stay_the_nearest_integer_through_a_join_and_a_retirement(joined: Path) -> None:
@@ -193,9 +197,11 @@ def test_what_has_joined_cannot_change_and_what_comes_later_can(growing: Place, 
     other = growing.fit(copied, *more, good(SECOND, THIRD.replace("last.jsonl", "latest.jsonl"))).wait()
     assert other.code == 2
     assert "the data of source good is not what this run began with" in other.output
-    gone = growing.fit(copied, *more, good(SECOND, THIRD, f"{{from_step: {STEPS}, path: latest.jsonl}}")).wait()
-    assert gone.code == 2
-    assert f"others can join from step {STEPS + 2} on" in gone.output
+    without_a_file = growing.fit(
+        copied, *more, good(SECOND, THIRD, f"{{from_step: {STEPS}, path: latest.jsonl}}")
+    ).wait()
+    assert without_a_file.code == 2
+    assert f"others can join from step {STEPS + 2} on" in without_a_file.output
     ended = growing.fit(copied, *more, good(SECOND, THIRD, f"{{from_step: {STEPS + 2}, path: latest.jsonl}}")).wait()
     assert ended.code == 0, ended.output
     batch_hash = by_step(copied, "batch_hash")
@@ -217,8 +223,8 @@ def test_epochs_and_drawn_slices_follow_the_segments(joined: Path) -> None:
 
 def test_audit_explain_and_report_tell_of_the_segments(growing: Place, joined: Path) -> None:
     slot = next(slot for slot in open_run(joined).batch(STEPS) if (slot.source, slot.segment) == ("good", 2))
-    told = growing.command("audit", str(joined), "--sample", f"good:2:{slot.sample}", "--json").wait()
-    uses = json.loads(told.output)["uses"]
+    audited = growing.command("audit", str(joined), "--sample", f"good:2:{slot.sample}", "--json").wait()
+    uses = json.loads(audited.output)["uses"]
     assert STEPS in [use["step"] for use in uses]
     assert {use["segment"] for use in uses} == {2}
     assert all(document["id"].startswith("last ") for use in uses for document in use["documents"])

@@ -36,8 +36,8 @@ def rolled_back(place: Place, alone: Path) -> Path:
 
 
 def test_a_rollback_marks_the_discarded_slots_and_continues_with_new_samples(rolled_back: Path) -> None:
-    told = [from_record(record) for record in lines(rolled_back, file="ledger.jsonl")]
-    rollback = next(fact for fact in told if isinstance(fact, Rollback))
+    facts = [from_record(record) for record in lines(rolled_back, file="ledger.jsonl")]
+    rollback = next(fact for fact in facts if isinstance(fact, Rollback))
     line = lines(rolled_back, "rollback")[0]
     assert (rollback.step, rollback.to_step) == (line["step"] + 1, line["to_step"])
     run = open_run(rolled_back)
@@ -133,17 +133,17 @@ def test_three_steps_that_are_not_finite_end_the_run_and_name_the_samples(place:
     blow_up = ["training.learning_rate=1.0e+30", "training.max_grad_norm=1.0e+30", "training.schedule={kind: constant}"]
     ended = place.fit(run, *blow_up).wait()
     assert ended.code == 1
-    found = lines(run, "nonfinite")
-    assert [line["step"] for line in found] == [found[0]["step"] + number for number in range(3)]
+    nonfinite_lines = lines(run, "nonfinite")
+    assert [line["step"] for line in nonfinite_lines] == [nonfinite_lines[0]["step"] + number for number in range(3)]
     assert outcome(run)["state"] == "failed"
     assert "not finite 3 steps in a row" in outcome(run)["reason"]
     opened = open_run(run)
-    expected = [f"{slot.source}:{slot.segment}:{slot.sample}" for slot in opened.batch(found[-1]["step"])]
-    assert found[-1]["samples"] == expected
+    expected = [f"{slot.source}:{slot.segment}:{slot.sample}" for slot in opened.batch(nonfinite_lines[-1]["step"])]
+    assert nonfinite_lines[-1]["samples"] == expected
     assert ", ".join(expected) in outcome(run)["reason"]
     assert ended.output.count("no rank updated its weights") == 3
     updated = by_step(run, "updated")
-    assert not any(updated[line["step"]] for line in found)
+    assert not any(updated[line["step"]] for line in nonfinite_lines)
     assert ended.output.rstrip().splitlines()[-2].startswith("the run failed:")
 
 

@@ -72,10 +72,10 @@ def test_audit_prints_the_journalled_and_the_predicted_batch_hash_and_which_rank
     place: Place, pair: Path
 ) -> None:
     ended = place.command("audit", str(pair), "--step", "37", "--json").wait()
-    told = json.loads(ended.output)
-    assert told["batch_hash"] == told["predicted_batch_hash"] == int(by_step(pair, "batch_hash")[37])
-    assert {slot["rank"] for slot in told["slots"]} == {0, 1}
-    assert [slot["slot"] for slot in told["slots"]] == list(range(36 * 12, 37 * 12))
+    audited = json.loads(ended.output)
+    assert audited["batch_hash"] == audited["predicted_batch_hash"] == int(by_step(pair, "batch_hash")[37])
+    assert {slot["rank"] for slot in audited["slots"]} == {0, 1}
+    assert [slot["slot"] for slot in audited["slots"]] == list(range(36 * 12, 37 * 12))
 
 
 @pytest.mark.slow

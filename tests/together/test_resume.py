@@ -77,10 +77,10 @@ def test_no_sample_is_lost_or_doubled_within_an_epoch_through_every_leg(legs: Pa
 def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Path) -> None:
     run = place.folder / "terminated"
     ended = stopped(place, run, 7, signal.SIGTERM)
-    told = outcome(run)
+    saved_outcome = outcome(run)
     assert ended.code == 75
-    assert told["state"] == "interrupted"
-    assert told["step"] == max(by_step(run, "batch_hash"))
+    assert saved_outcome["state"] == "interrupted"
+    assert saved_outcome["step"] == max(by_step(run, "batch_hash"))
     assert lines(run)[-1]["kind"] == "finish"
     assert place.fit(run).wait().code == 0
     assert by_step(run, "loss") == by_step(alone, "loss")
@@ -221,7 +221,7 @@ def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(p
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    told = json.loads(place.command("evaluate", str(alone), "--json").wait().output)
+    evaluated = json.loads(place.command("evaluate", str(alone), "--json").wait().output)
     model = AutoModelForCausalLM.from_pretrained(alone / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(alone / "model")
     data = open_run(alone).prepared()
@@ -236,6 +236,6 @@ def test_the_saved_model_loads_with_transformers_and_scores_what_evaluate_says(p
             with torch.no_grad():
                 mean_nats = model(input_ids=window, labels=window).loss
             nats, tokens = nats + float(mean_nats) * (window.shape[1] - 1), tokens + window.shape[1] - 1
-    assert tokens == told["test"]["tokens"]
-    assert nats / tokens == pytest.approx(told["test"]["nats_per_token"], rel=1e-5)
-    assert told["test"]["nats_per_token"] == pytest.approx(lines(alone, "test")[-1]["nats_per_token"], rel=1e-6)
+    assert tokens == evaluated["test"]["tokens"]
+    assert nats / tokens == pytest.approx(evaluated["test"]["nats_per_token"], rel=1e-5)
+    assert evaluated["test"]["nats_per_token"] == pytest.approx(lines(alone, "test")[-1]["nats_per_token"], rel=1e-6)

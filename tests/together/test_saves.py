@@ -36,7 +36,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_bef
     sets = f"training.steps=20,checkpoint.asynchronous={asynchronous}".split(",")
     assert place.fit(run, *sets).wait().code == 0
     (run / "outcome.json").unlink()
-    longer = [word for one in ("training.steps=40", sets[1]) for word in ("--set", one)]
+    longer = [word for override in ("training.steps=40", sets[1]) for word in ("--set", override)]
     command = [sys.executable, "-m", "trainer", "fit", str(place.recipe), "--run", str(run), *longer]
     limited = ["bash", "-c", 'ulimit -f 200; exec "$0" "$@"', *command]  # KiB of a file; a checkpoint takes 380
     ended = place.process(limited).wait()
@@ -102,6 +102,6 @@ def test_evaluate_reads_a_checkpoint_of_any_engine(place: Place, alone: Path, na
     run = place.folder / f"evaluated-{name}"
     ended = launch(place, name, run, "training.steps=10")
     assert ended.code == 0, ended.output
-    told = place.command("evaluate", str(run)).wait()
-    assert told.code == 0, told.output
-    assert f"{lines(run, 'test')[-1]['nats_per_token']:.4f}" in told.output
+    evaluated = place.command("evaluate", str(run)).wait()
+    assert evaluated.code == 0, evaluated.output
+    assert f"{lines(run, 'test')[-1]['nats_per_token']:.4f}" in evaluated.output

@@ -97,9 +97,9 @@ def test_ranks_are_those_of_the_topology_in_force(folder: Path) -> None:
 
 def test_without_the_store_ids_are_still_answered(folder: Path) -> None:
     run = open_run(folder)
-    told = json.loads(show_step(run, 5, as_json=True))
-    assert (told["step"], told["batch_hash"], told["predicted_batch_hash"]) == (5, 2**64 - 5, None)
-    assert [Slot(**slot) for slot in told["slots"]] == run.batch(5)
+    audited = json.loads(show_step(run, 5, as_json=True))
+    assert (audited["step"], audited["batch_hash"], audited["predicted_batch_hash"]) == (5, 2**64 - 5, None)
+    assert [Slot(**slot) for slot in audited["slots"]] == run.batch(5)
     text = show_step(run, 5, as_json=False)
     assert text.splitlines()[0] == "step 5: 8 samples from slot 32"
     assert f"batch_hash as journaled  {2**64 - 5}" in text
@@ -130,8 +130,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def with_store(tiny_recipe: Path, tmp_path: Path) -> Path:
     """A run folder of 3 steps with its prepared store; the documents of `good` know how they were generated."""
     rows = [json.loads(line) for line in (tmp_path / "good.jsonl").read_text().splitlines()]
-    made = [{**row, "title": str(7_000 + number), "seed": number} for number, row in enumerate(rows)]
-    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    synthetic = [{**row, "title": str(7_000 + number), "seed": number} for number, row in enumerate(rows)]
+    (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in synthetic))
     keys = ["data.sources.good.id_column=title", "data.sources.good.provenance=[seed, topic]"]
     loaded = load_recipe(tiny_recipe, keys, on_this_machine=False)
     data = prepare(loaded.recipe.data, seed=SEED, base=loaded.folder)
@@ -162,10 +162,10 @@ def test_an_audit_names_the_documents_of_each_sample_and_what_made_them(with_sto
     assert all(slot["documents"] for slot in slots)
     assert {document["id"] for document in documents} == {str(7_000 + document["seed"]) for document in documents}
     first = documents[0]
-    told = f"{first['id']}  seed={first['seed']}, topic={first['topic']}"
-    assert told in show_step(run, 2, as_json=False)
+    expected = f"{first['id']}  seed={first['seed']}, topic={first['topic']}"
+    assert expected in show_step(run, 2, as_json=False)
     sample = f"good:{slots[0]['sample']}"
-    assert told in show_sample(run, sample, as_json=False)
+    assert expected in show_sample(run, sample, as_json=False)
     assert json.loads(show_sample(run, sample, as_json=True))["uses"][0]["documents"] == slots[0]["documents"]
 
 

@@ -210,11 +210,11 @@ def test_a_plan_for_1024_ranks_and_a_trillion_tokens_takes_less_than_2_processor
     times = []
     for _ in range(3):
         before = os.times()
-        done = subprocess.run(command, capture_output=True, text=True)
+        process = subprocess.run(command, capture_output=True, text=True)
         after = os.times()
         times.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    plan = json.loads(process.stdout)
     assert plan["tokens"] >= 10**12
     assert plan["sources"][0]["epochs"] == pytest.approx(2.5, rel=1e-3)
     assert 1 < plan["seconds"] / 86_400 < 3
@@ -223,10 +223,10 @@ def test_a_plan_for_1024_ranks_and_a_trillion_tokens_takes_less_than_2_processor
 
 def test_a_refused_plan_is_shown_and_exits_2(tiny_recipe: Path) -> None:
     command = [sys.executable, "-m", "trainer", "plan", str(tiny_recipe), "--free-disk-gb", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "parameters" in done.stdout
-    assert done.stderr.startswith("error: the run folder grows")
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "parameters" in process.stdout
+    assert process.stderr.startswith("error: the run folder grows")
 
 
 def test_the_plan_shows_the_value_of_repeated_real_tokens_and_of_one_more() -> None:

@@ -78,19 +78,21 @@ def test_there_is_an_example_of_every_kind() -> None:
 
 @pytest.mark.parametrize("line", EVERY, ids=lambda line: line.kind)
 def test_a_line_comes_back_from_the_file_as_the_record_that_was_written(line: JournalLine) -> None:
-    written = line.to_line()
-    assert (written["kind"], written["step"]) == (line.kind, line.step)
-    assert from_line(json.loads(json.dumps(written, allow_nan=False))) == line
+    record_line = line.to_line()
+    assert (record_line["kind"], record_line["step"]) == (line.kind, line.step)
+    assert from_line(json.loads(json.dumps(record_line, allow_nan=False))) == line
 
 
 @pytest.mark.parametrize("line", EVERY, ids=lambda line: line.kind)
 def test_a_field_that_is_missing_is_an_error_that_names_it(line: JournalLine) -> None:
     required = [field for field in fields(line) if field.default is MISSING and field.default_factory is MISSING]
     for field in required:
-        written = line.to_line()
-        written.pop(field.name if field.name in written else next(iter(fields_of(type(getattr(line, field.name))))))
+        record_line = line.to_line()
+        record_line.pop(
+            field.name if field.name in record_line else next(iter(fields_of(type(getattr(line, field.name)))))
+        )
         with pytest.raises(UserError, match=f"a line of kind '{line.kind}'.*{field.name}.*field required"):
-            from_line(written)
+            from_line(record_line)
 
 
 def test_a_number_that_is_none_and_a_kind_that_nobody_writes_are_errors() -> None:

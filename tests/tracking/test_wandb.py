@@ -197,13 +197,13 @@ print("closed", trackers[0]._thread.is_alive())
 def test_a_server_that_does_not_answer_costs_training_nothing(tmp_path: Path) -> None:
     """Neither the lines, nor the end, nor the exit of the process wait for it: it is still being waited for then."""
     environment = {**os.environ, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", UNANSWERED, str(tmp_path)], check=True, env=environment, timeout=PATIENCE_S,
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["noted 1000", "closed True", "at exit True"]
-    assert done.stderr.count("switched off") == 1
-    assert "it did not close within 2 s" in done.stderr
+    assert process.stdout.splitlines() == ["noted 1000", "closed True", "at exit True"]
+    assert process.stderr.count("switched off") == 1
+    assert "it did not close within 2 s" in process.stderr
 
 
 WARNED = """
@@ -234,7 +234,7 @@ def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_tracker(
     """W&B's own process gets it too. (SIGTERM does end it, whatever is done: then the journal has the rest.)"""
     folder = tell(steps=120)
     alone = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # else it would share ours
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", WARNED, str(folder)],
         check=False,
         timeout=PATIENCE_S,
@@ -242,8 +242,8 @@ def test_the_warning_that_slurm_sends_to_every_process_does_not_end_the_tracker(
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert "switched off" not in done.stderr
+    assert process.returncode == 0, process.stderr
+    assert "switched off" not in process.stderr
     wait_for_the_end(folder, 120)
 
 

@@ -62,10 +62,10 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 def test_what_was_saved_is_found_with_its_state(tmp_path: Path) -> None:
     folder = save_step(tmp_path, 7)
-    found = latest(tmp_path, warn=fail)
-    assert found is not None
-    assert (found.folder, found.step, found.state) == (folder, 7, {"step": 7, "position": 7})
-    assert (found.folder / "weights").read_bytes() == b"weights of step 7"
+    checkpoint = latest(tmp_path, warn=fail)
+    assert checkpoint is not None
+    assert (checkpoint.folder, checkpoint.step, checkpoint.state) == (folder, 7, {"step": 7, "position": 7})
+    assert (checkpoint.folder / "weights").read_bytes() == b"weights of step 7"
 
 
 def test_every_folder_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
@@ -143,15 +143,15 @@ def killed_at(operation: int, root: Path, step: int) -> bool:
     """Save in a child process that dies by signal 9 before its n-th file operation; whether it got that far."""
     child = os.fork()
     if child == 0:
-        done = [0]
+        num_operations = [0]
 
         def counted(name: str) -> None:
             original = getattr(os, name)
 
             def wrapped(*args: object, **more: object) -> object:
-                if done[0] == operation:
+                if num_operations[0] == operation:
                     os.kill(os.getpid(), signal.SIGKILL)
-                done[0] += 1
+                num_operations[0] += 1
                 return original(*args, **more)
 
             setattr(os, name, wrapped)
@@ -167,27 +167,27 @@ def killed_at(operation: int, root: Path, step: int) -> bool:
 @pytest.mark.faults
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "a step reached again"])
 def test_a_kill_before_any_file_operation_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path, again: bool) -> None:
-    step, operation, seen = (10 if again else 20), 0, set()
+    step, operation, steps_left = (10 if again else 20), 0, set()
     while True:
         root = tmp_path / str(operation)
         save_step(root, 10)
         died = killed_at(operation, root, step)
         clean(root)
-        found = latest(root, warn=fail)
-        assert found is not None
-        assert found.step in (10, step)
-        assert (found.folder / "weights").read_bytes() == b"weights of step %d" % found.step
+        checkpoint = latest(root, warn=fail)
+        assert checkpoint is not None
+        assert checkpoint.step in (10, step)
+        assert (checkpoint.folder / "weights").read_bytes() == b"weights of step %d" % checkpoint.step
         assert not list(root.glob(".step-*"))
         save_step(root, 30)  # and the next save works
         newest = latest(root, warn=fail)
         assert newest is not None
         assert newest.step == 30
-        seen.add(found.step)
+        steps_left.add(checkpoint.step)
         if not died:
             break
         operation += 1
     assert operation > 8, "the save does fewer file operations than it must"
-    assert seen == {10, step}
+    assert steps_left == {10, step}
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -197,12 +197,12 @@ def test_a_kill_before_any_file_operation_of_a_save_leaves_a_whole_checkpoint(tm
 def test_a_flipped_bit_anywhere_is_found_or_harmless(tmp_path: Path, place: int, bit: int, name: str) -> None:
     folder = save_step(tmp_path, 3)
     flip(folder / name, place, bit)
-    found = damage(folder)
-    if name == MANIFEST and found is None:  # in the step or in white space, which nothing depends on
+    problem = damage(folder)
+    if name == MANIFEST and problem is None:  # in the step or in white space, which nothing depends on
         assert all((folder / file).is_file() for file in json.loads((folder / MANIFEST).read_text())["files"])
     else:
-        assert found is not None
-        assert name in found or MANIFEST in found or name == MANIFEST
+        assert problem is not None
+        assert name in problem or MANIFEST in problem or name == MANIFEST
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "missing", "no manifest"])
@@ -219,9 +219,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
         case _:
             (weights.parent / MANIFEST).unlink()
     warnings: list[str] = []
-    found = latest(tmp_path, warn=warnings.append)
-    assert found is not None
-    assert found.step == 10
+    checkpoint = latest(tmp_path, warn=warnings.append)
+    assert checkpoint is not None
+    assert checkpoint.step == 10
     assert len(warnings) == 1
     assert "step-00000020 is damaged" in warnings[0]
 
@@ -238,9 +238,9 @@ def test_when_none_is_whole_the_run_is_not_started_anew_in_silence(tmp_path: Pat
 def test_a_rollback_finds_the_newest_up_to_a_step(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         save_step(tmp_path, step, keep=3)
-    found = latest(tmp_path, warn=fail, at_most=29)
-    assert found is not None
-    assert found.step == 20
+    checkpoint = latest(tmp_path, warn=fail, at_most=29)
+    assert checkpoint is not None
+    assert checkpoint.step == 20
     assert latest(tmp_path, warn=fail, at_most=9) is None
 
 
@@ -249,13 +249,13 @@ def test_a_damaged_newer_checkpoint_does_not_push_a_whole_one_out(tmp_path: Path
     for step in (10, 20):
         save_step(tmp_path, step, keep=2)
     flip(tmp_path / "step-00000020" / "weights", 0)
-    found = latest(tmp_path, warn=lambda text: None)
-    assert found is not None
-    set_aside_newer(tmp_path, found.step)
+    checkpoint = latest(tmp_path, warn=lambda text: None)
+    assert checkpoint is not None
+    set_aside_newer(tmp_path, checkpoint.step)
     save_step(tmp_path, 15, keep=keep)  # stopped by a signal before it came to step 20 again
-    found = latest(tmp_path, warn=fail)
-    assert found is not None
-    assert found.step == 15
+    checkpoint = latest(tmp_path, warn=fail)
+    assert checkpoint is not None
+    assert checkpoint.step == 15
     assert (tmp_path / "damaged-step-00000020").is_dir(), "what is damaged is kept for whoever can repair it"
 
 

@@ -72,16 +72,16 @@ def run_in(folder: Path, stop_after: int | None = None) -> Any:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
+def observations(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
     """What control was shown."""
-    found: list[Observation] = []
+    decided_on: list[Observation] = []
 
     def watched(config: Any, state: Any, observation: Observation) -> Any:
-        found.append(observation)
+        decided_on.append(observation)
         return decide(config, state, observation)
 
     monkeypatch.setattr(decisions, "decide", watched)
-    return found
+    return decided_on
 
 
 def begun() -> RunState:
@@ -94,19 +94,19 @@ def go_on(run: Run, state: RunState) -> tuple[RunState, Outcome]:
 
 
 def journalled(run: Run, kind: str) -> list[dict[str, Any]]:
-    told = map(json.loads, (run.io.folder / "journal.jsonl").read_text().splitlines())
-    return [line for line in told if line["kind"] == kind]
+    journal_lines = map(json.loads, (run.io.folder / "journal.jsonl").read_text().splitlines())
+    return [line for line in journal_lines if line["kind"] == kind]
 
 
 def summed(run: Run, steps: range) -> dict[str, SourceLoss]:
     """Losses of these steps: nats per token from the journal, tokens from the plan."""
-    told = {line["step"]: line["source_loss"] for line in journalled(run, "step")}
+    losses_by_step = {line["step"]: line["source_loss"] for line in journalled(run, "step")}
     sums = {}
     for number, name in enumerate(run.data.plan.sources):
         batches = {step: run.data.plan.batch(step) for step in steps}
         valid = {step: STORES[number].valid[batch.sample[batch.source == number]] for step, batch in batches.items()}
         tokens = {step: int((of - 1).sum()) for step, of in valid.items()}
-        nats = sum(told[step][name] * count for step, count in tokens.items())
+        nats = sum(losses_by_step[step][name] * count for step, count in tokens.items())
         sums[name] = SourceLoss(loss_sum_nats=nats, tokens=sum(tokens.values()))
     return sums
 
@@ -120,31 +120,31 @@ def test_the_times_of_steps_and_evaluations_are_parts_of_the_whole(tmp_path: Pat
         assert 0 < sum(parts) <= whole
 
 
-def assert_same(found: Mapping[str, SourceLoss], expected: Mapping[str, SourceLoss]) -> None:
-    assert found.keys() == expected.keys()
-    for name, loss in found.items():
+def assert_same(actual: Mapping[str, SourceLoss], expected: Mapping[str, SourceLoss]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, loss in actual.items():
         assert loss.tokens == expected[name].tokens
         assert loss.loss_sum_nats == pytest.approx(expected[name].loss_sum_nats)
 
 
 def test_control_sees_the_losses_of_all_steps_since_the_evaluation_before(
-    tmp_path: Path, seen: list[Observation]
+    tmp_path: Path, observations: list[Observation]
 ) -> None:
     with run_in(tmp_path) as run:
         go_on(run, begun())
-        assert [observation.step for observation in seen] == [4, 8]
-        for observation in seen:
+        assert [observation.step for observation in observations] == [4, 8]
+        for observation in observations:
             assert_same(observation.losses, summed(run, range(observation.step - EVERY + 1, observation.step + 1)))
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
 def test_a_run_that_was_stopped_shows_control_the_same_losses_bit_for_bit(
-    tmp_path: Path, seen: list[Observation], stop_after: int
+    tmp_path: Path, observations: list[Observation], stop_after: int
 ) -> None:
     with run_in(tmp_path / "whole") as run:
         go_on(run, begun())
-    expected = [(observation.step, observation.losses) for observation in seen]
-    seen.clear()
+    expected = [(observation.step, observation.losses) for observation in observations]
+    observations.clear()
     with run_in(tmp_path / "parts", stop_after) as run:
         state, outcome = go_on(run, begun())
         assert outcome.state == "interrupted"
@@ -156,26 +156,28 @@ def test_a_run_that_was_stopped_shows_control_the_same_losses_bit_for_bit(
         run.data.stream.append([])
         assert RunState.from_json(saved).losses == state.losses
         go_on(run, RunState.from_json(saved))
-    assert [(observation.step, observation.losses) for observation in seen] == expected
+    assert [(observation.step, observation.losses) for observation in observations] == expected
 
 
-def test_a_step_that_was_left_out_adds_nothing(tmp_path: Path, seen: list[Observation]) -> None:
+def test_a_step_that_was_left_out_adds_nothing(tmp_path: Path, observations: list[Observation]) -> None:
     with run_in(tmp_path) as run:
         parameter = next(iter(run.devices.sharding.model.parameters()))
         hook = parameter.register_hook(lambda gradient: gradient * float("nan"))
         state, _ = go_on(replace(run, settings=replace(run.settings, num_steps=1)), begun())
         hook.remove()
         go_on(run, state)
-        assert_same(seen[0].losses, summed(run, range(2, EVERY + 1)))
+        assert_same(observations[0].losses, summed(run, range(2, EVERY + 1)))
 
 
-def test_a_measurement_from_outside_reaches_control_and_the_journal(tmp_path: Path, seen: list[Observation]) -> None:
+def test_a_measurement_from_outside_reaches_control_and_the_journal(
+    tmp_path: Path, observations: list[Observation]
+) -> None:
     every = Times(start=1, end=STEPS, every_steps=EVERY)
     with run_in(tmp_path) as run:
         sizes = Sizes({name: [SimpleNamespace(num_samples=30)] for name in ("real", "made")}, 2.0, every)
         go_on(replace(run, data=replace(run.data, measurements={"package.module:Sizes": sizes})), begun())
         lines = [line.get("measurements") for line in journalled(run, "evaluation")]
     measured = {name: Size(value=60.0) for name in ("real", "made")}
-    assert [observation.evidence for observation in seen] == [{"package.module:Sizes": measured}] * 2
+    assert [observation.evidence for observation in observations] == [{"package.module:Sizes": measured}] * 2
     expected = {"package.module:Sizes": {name: {"value": size.value} for name, size in measured.items()}}
     assert lines == [expected] * 2

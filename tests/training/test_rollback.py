@@ -84,13 +84,13 @@ def test_a_run_killed_in_a_rollback_resumes_from_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     """From the checkpoint it resumes from it comes to the same rollback, and finds the same target."""
-    run, root, done = run_in(tmp_path), tmp_path / "checkpoints", 0
+    run, root, num_operations = run_in(tmp_path), tmp_path / "checkpoints", 0
     replace = Path.replace
 
     def counted(path: Path, to: Path) -> Path:
-        nonlocal done
-        done += 1
-        if done > renames:
+        nonlocal num_operations
+        num_operations += 1
+        if num_operations > renames:
             raise Killed
         return replace(path, to)
 

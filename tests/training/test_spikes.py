@@ -24,9 +24,9 @@ def test_a_healthy_run_has_no_spike(seed: int) -> None:
 def test_twice_the_loss_is_a_spike_also_right_after_another(step: int) -> None:
     losses = falling(3)
     recent = tuple(losses[step - WINDOW_STEPS : step])
-    found = spike(2 * losses[step], recent)
-    assert found is not None
-    assert found.median == pytest.approx(np.median(recent[-FEWEST_STEPS:]))
+    detected = spike(2 * losses[step], recent)
+    assert detected is not None
+    assert detected.median == pytest.approx(np.median(recent[-FEWEST_STEPS:]))
     assert spike(2 * losses[step], with_latest(recent, 2 * losses[step])) is not None
 
 

@@ -225,8 +225,8 @@ def test_loss_is_not_looked_at(observe):
 )
 def test_a_broken_measurement_does_not_count(observe, broken):
     assert all(p.shares == EQUAL for p in follow(observe, FEEDBACK, [{**GOOD, "bad": broken}] * 8))
-    others = follow(observe, FEEDBACK, [{**GOOD, "bad": broken, "invented": -0.3}] * 8)
-    assert others[-1].shares["invented"] == 10_000  # and does not keep the rest from being judged
+    proposals = follow(observe, FEEDBACK, [{**GOOD, "bad": broken, "invented": -0.3}] * 8)
+    assert proposals[-1].shares["invented"] == 10_000  # and does not keep the rest from being judged
 
 
 def test_a_source_at_zero_stays_at_zero(observe):

@@ -17,10 +17,10 @@ def test_waves_are_balanced_and_unlike_each_other_and_their_own_past():
     waves = np.array([[sign(index, source) for index in range(256)] for source in range(1, 6)])
     assert np.abs(waves.mean(axis=1)).max() <= 1 / 8
     for deficit in range(4):
-        for one in range(5):
+        for wave in range(5):
             for other in range(5):
-                if one != other or deficit:
-                    assert abs((waves[one, deficit:] * waves[other, : 256 - deficit]).mean()) <= 1 / 4
+                if wave != other or deficit:
+                    assert abs((waves[wave, deficit:] * waves[other, : 256 - deficit]).mean()) <= 1 / 4
     assert {sign(index, 0) for index in range(9)} == {0}
 
 
@@ -90,8 +90,8 @@ def test_an_earlier_estimate_is_dropped_when_a_source_is_no_longer_what_it_was()
 
 def stepped(gap, error, shares=None, sizes=FRESH):
     shares = shares or {"a": 0.5, "b": 0.5}
-    known = {"a": Estimate(value=gap, standard_error=error), "b": Estimate(value=-gap, standard_error=error)}
-    return step(shares, known, sizes, z=1.5, trust=0.02)
+    advantages = {"a": Estimate(value=gap, standard_error=error), "b": Estimate(value=-gap, standard_error=error)}
+    return step(shares, advantages, sizes, z=1.5, trust=0.02)
 
 
 def test_evidence_within_its_error_moves_nothing():

@@ -28,7 +28,9 @@ def explained(decision: Decision) -> str:
 
 
 def test_a_priced_decision_names_estimators_price_budget_and_limits(decisions: list[Decision]) -> None:
-    decision = next(one for one in reversed(decisions) if one.evidence["policy"]["price"] > 0)
+    decision = next(
+        decision_line for decision_line in reversed(decisions) if decision_line.evidence["policy"]["price"] > 0
+    )
     text = explained(decision)
     policy = decision.evidence["policy"]
     used = f"{int(policy['budget']['used_samples']):,} samples used of {int(policy['budget']['samples']):,}"
@@ -49,7 +51,7 @@ def test_before_anything_is_measured_no_value_is_given(decisions: list[Decision]
 
 
 def test_a_price_nobody_could_pay_is_called_out_of_reach(decisions: list[Decision]) -> None:
-    dearest = max(decisions, key=lambda one: one.evidence["policy"]["price"])
+    dearest = max(decisions, key=lambda decision: decision.evidence["policy"]["price"])
     assert dearest.evidence["policy"]["price"] > 1e9
     assert "Price of a real token now: out of reach" in explained(dearest)
 
@@ -60,10 +62,10 @@ def test_each_estimator_is_compared_with_the_others_by_share_as_the_value_is() -
     shares = {"a": 0.7, "b": 0.2, "c": 0.1}
     estimates = {name: Estimate(value=value, standard_error=error) for name, (value, error) in kept.items()}
     sources = {
-        name: {"share_by_value": shares[name], "estimators": {"source_value": one.to_json()}}
-        for name, one in estimates.items()
+        name: {"share_by_value": shares[name], "estimators": {"source_value": estimate.to_json()}}
+        for name, estimate in estimates.items()
     }
-    alone = {name: said["source_value"] for name, said in estimates_by_share(sources).items()}
+    alone = {name: by_estimator["source_value"] for name, by_estimator in estimates_by_share(sources).items()}
     assert alone == weighted_by_shares(estimates, shares)
     assert alone["c"].value != pytest.approx(1.0)
 
@@ -73,11 +75,11 @@ def test_the_price_is_given_in_fresh_tokens_where_their_value_is_known() -> None
         "samples": 100, "used_samples": 50, "used_epochs": 1.0, "planned_epochs": 2.0, "planned_share": 0.25,
         "value_of_repeat": 0.94, "value_of_new_sample": 0.1,
     }  # fmt: skip
-    one: dict[str, Any] = {"standard_error": 0.5, "pull": 0.0, "estimators": {}}
+    source: dict[str, Any] = {"standard_error": 0.5, "pull": 0.0, "estimators": {}}
     evidence: dict[str, Any] = {
         "sources": {
-            "real": one | {"value": 4.0, "share_by_value": 0.6},
-            "made": one | {"value": -4.0, "share_by_value": 0.4},
+            "real": source | {"value": 4.0, "share_by_value": 0.6},
+            "made": source | {"value": -4.0, "share_by_value": 0.4},
         },
         "price": 3.0, "budget": budget, "limits": ["real-data budget"], "threshold": 1.5, "trust_region": None,
         "unit": 12.0, "prior_value": 2 / 3, "real_advantage": 4.0,
@@ -95,7 +97,7 @@ def test_the_price_is_given_in_fresh_tokens_where_their_value_is_known() -> None
 
 def test_what_is_known_of_forgetting_is_given_with_its_error(decisions: list[Decision]) -> None:
     assert "How fast the model forgets is configured: curvature 1 per unit of rate." in explained(decisions[-1])
-    world = next(one for one in ENVIRONMENTS if one.name.startswith("E9")).world(seed=1)
+    world = next(environment for environment in ENVIRONMENTS if environment.name.startswith("E9")).world(seed=1)
     control = ControlConfig.model_validate({"policy": {"kind": "priced"}, "guard": {"enabled": False}})
     learnt = steered(world, control)
     assert "is not known yet: scarce real data wait for the first probe." in explained(learnt[0])

@@ -193,11 +193,11 @@ def test_a_decision_says_each_estimate_and_what_limited_it(observe):
 
 
 def test_dithered_shares_and_trial_steps_are_pooled_in_one_unit_where_it_is_known(observe):
-    known = {
+    source_value = {
         name: SourceValue(value=value, standard_error=0.08, num_samples=64, fresh_gain=0.002)
         for name, value in VALUES.items()
     }
-    evidence = followed(observe, control(), [known] * 20)[-1].evidence["policy"]
+    evidence = followed(observe, control(), [source_value] * 20)[-1].evidence["policy"]
     assert set(evidence["sources"]["written"]["estimators"]) == {"dither", "source_value"}
     rates = observe(10, SHARES, kinds=KINDS).horizon.rates
     assert evidence["unit"] == pytest.approx(0.002 / rates[-1])

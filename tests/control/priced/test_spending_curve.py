@@ -42,14 +42,14 @@ def test_a_curve_spends_its_budget_inside_its_bounds(budget, concentration):
 def test_the_more_concentrated_the_more_of_the_kernel_a_curve_gets():
     rest = rest_of_run(COSINE, num_steps=2000, progress=0.0)
     weights = kernel(rest, 1.0)
-    got = [
+    gains = [
         float((spend(rest, weights, 200.0, concentration=k, floor=0.0, ceiling=1.0).shares * rest.steps) @ weights)
         for k in (0.0, 1.0, 4.0, 16.0, 64.0)
     ]
     best = float(np.sort(weights)[::-1][:10].sum() * 20)
-    assert got == sorted(got)
-    assert got[0] == pytest.approx(0.1 * float(weights @ rest.steps))
-    assert got[-1] == pytest.approx(best, rel=0.02)
+    assert gains == sorted(gains)
+    assert gains[0] == pytest.approx(0.1 * float(weights @ rest.steps))
+    assert gains[-1] == pytest.approx(best, rel=0.02)
 
 
 def test_a_budget_that_does_not_bind_has_no_price():

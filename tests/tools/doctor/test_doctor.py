@@ -40,10 +40,10 @@ def test_this_machine_is_examined_and_every_complaint_has_a_remedy(tmp_path: Pat
 
 def test_the_first_batch_of_a_recipe_is_drawn_from_its_sources(tiny_recipe: Path, tmp_path: Path) -> None:
     loaded = load_recipe(tiny_recipe, [f"data.cache={tmp_path / 'cache'}"])
-    found = {finding.name: finding for finding in diagnose(Subject(loaded=loaded, folder=tmp_path / "run"))}
-    assert found["data"].state == "ok"
-    assert found["first batch"].state == "ok"
-    counts = dict(part.split(" ") for part in found["first batch"].result.partition(";")[0].split(", "))
+    findings = {finding.name: finding for finding in diagnose(Subject(loaded=loaded, folder=tmp_path / "run"))}
+    assert findings["data"].state == "ok"
+    assert findings["first batch"].state == "ok"
+    counts = dict(part.split(" ") for part in findings["first batch"].result.partition(";")[0].split(", "))
     assert sum(map(int, counts.values())) == loaded.recipe.mixture.global_batch
 
 
@@ -82,17 +82,17 @@ def test_a_full_port_range_is_a_failure(tmp_path: Path) -> None:
 def test_a_taken_launch_port_is_a_warning_with_the_option_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("", 0)) as held:
         monkeypatch.setattr(collectives, "LAUNCH_PORT", held.getsockname()[1])
-        (found,) = check_ports(MACHINE)
-    assert found.state == "warn"
-    assert "--main_process_port" in found.remedy
+        (port,) = check_ports(MACHINE)
+    assert port.state == "warn"
+    assert "--main_process_port" in port.remedy
     assert [finding.state for finding in check_ports(MACHINE)] == ["ok"]
 
 
 def test_a_network_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
-    found = next(iter(check_collectives(MACHINE)))
-    assert found.state == "fail"
-    assert "nosuch0" in found.remedy
+    finding = next(iter(check_collectives(MACHINE)))
+    assert finding.state == "fail"
+    assert "nosuch0" in finding.remedy
 
 
 def test_a_version_out_of_range_fails_and_an_untested_one_is_named(
@@ -104,12 +104,12 @@ def test_a_version_out_of_range_fails_and_an_untested_one_is_named(
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = {finding.name: finding for finding in check_versions(MACHINE)}
-    assert found["accelerate"].state == "fail"
-    assert "pip install 'accelerate>=" in found["accelerate"].remedy
-    assert found["deepspeed"].state == "warn", "an extra may be missing or old"
-    assert found["torch"].state == "warn"
-    assert found["torch"].result.startswith("99.0+cpu, tested with ")
+    findings = {finding.name: finding for finding in check_versions(MACHINE)}
+    assert findings["accelerate"].state == "fail"
+    assert "pip install 'accelerate>=" in findings["accelerate"].remedy
+    assert findings["deepspeed"].state == "warn", "an extra may be missing or old"
+    assert findings["torch"].state == "warn"
+    assert findings["torch"].result.startswith("99.0+cpu, tested with ")
 
 
 def test_wandb_online_without_a_login_fails_and_with_a_key_does_not(
@@ -130,17 +130,17 @@ def test_wandb_online_without_a_login_fails_and_with_a_key_does_not(
 
 def test_too_little_room_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "LEAST_FREE", 1 << 60)
-    (found,) = check_folders({"run folder": tmp_path / "not" / "yet"})
-    assert (found.name, found.state) == ("run folder", "fail")
+    (finding,) = check_folders({"run folder": tmp_path / "not" / "yet"})
+    assert (finding.name, finding.state) == ("run folder", "fail")
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_continue() -> None:
     def broken(_subject: Subject) -> list[Finding]:
         raise OSError("no such device")
 
-    found = list(diagnose(MACHINE, {"gpu": broken, "ports": check_ports}))
-    assert found[0] == Finding("gpu", "fail", "OSError: no such device", "A run would meet this too")
-    assert [finding.name for finding in found] == ["gpu", "ports"]
+    findings = list(diagnose(MACHINE, {"gpu": broken, "ports": check_ports}))
+    assert findings[0] == Finding("gpu", "fail", "OSError: no such device", "A run would meet this too")
+    assert [finding.name for finding in findings] == ["gpu", "ports"]
 
 
 def test_the_module_of_the_collectives_is_what_the_two_processes_run() -> None:

@@ -44,12 +44,12 @@ class Cluster:
 
     def ask(self, *words: str) -> str:
         """The output of one of SLURM's commands."""
-        done = subprocess.run(
+        process = subprocess.run(
             words, capture_output=True, text=True, env={**os.environ, **self.variables}, stdin=subprocess.DEVNULL
         )
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-        return done.stdout.strip()
+        if process.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {process.stderr}")
+        return process.stdout.strip()
 
     def state(self, job: str) -> str:
         """The state of a job, such as RUNNING; also after its end."""
@@ -78,7 +78,7 @@ class Cluster:
         limit: str = "1:00:00",
     ) -> Ended:
         """`trainer submit`, and how that ended."""
-        words = [word for one in sets for word in ("--set", one)]
+        words = [word for override in sets for word in ("--set", override)]
         command = place.command(
             *("submit", str(place.recipe), "--run", str(run), *nodes, "--time", limit, *words, *more),
             extra=self.variables,
@@ -108,8 +108,8 @@ def submitted(ended: Ended) -> str:
 def events(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """What the jobs of a run have told."""
     path = run / "slurm" / "events.jsonl"
-    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [event for event in told if kind is None or event["event"] == kind]
+    events_so_far = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [event for event in events_so_far if kind is None or event["event"] == kind]
 
 
 def step_of(run: Path) -> int:
@@ -137,7 +137,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _mini_cluster(*words: str, patience_s: float = PATIENCE_S) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", str(MINI_CLUSTER), *words],
         capture_output=True,
         text=True,
@@ -145,7 +145,7 @@ def _mini_cluster(*words: str, patience_s: float = PATIENCE_S) -> None:
         timeout=patience_s,
         env={**os.environ, "MINI_ACCT": "0", "MINI_CPUS": "4"},
     )
-    if done.returncode == CANNOT:
-        raise NoClusterError(done.stderr.strip())
-    if done.returncode != 0:
-        raise RuntimeError(f"mini-cluster {words[0]}: {done.stderr.strip()}")
+    if process.returncode == CANNOT:
+        raise NoClusterError(process.stderr.strip())
+    if process.returncode != 0:
+        raise RuntimeError(f"mini-cluster {words[0]}: {process.stderr.strip()}")

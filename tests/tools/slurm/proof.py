@@ -70,8 +70,10 @@ def strike(slurm: Cluster, run: Path, job: str, blow: Callable[[], None], repair
     repair()
     slurm.wait(job, until=lambda: len(lines(run, "start")) > begun, patience_s=300)
     resumed = lines(run, "start")[-1]["resumed_from"]
-    told = [event["event"] for event in events(run) if event.get("restart") == start - 1 and event["event"] != "start"]
-    return Blow(reached, int(resumed.removeprefix("step-")), time.monotonic() - struck_s, told)
+    event_names = [
+        event["event"] for event in events(run) if event.get("restart") == start - 1 and event["event"] != "start"
+    ]
+    return Blow(reached, int(resumed.removeprefix("step-")), time.monotonic() - struck_s, event_names)
 
 
 def time_limit(slurm: Cluster, run: Path, job: str) -> Blow:
@@ -148,15 +150,15 @@ def prove(slurm: Cluster, place: Place, facts: Facts, steps: int) -> None:
 
 def processes_of(run: Path) -> list[str]:
     """Command lines of this machine's processes that name the run."""
-    found = []
+    processes = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:  # it has just ended
             continue
         if str(run) in words and int(file.parent.name) != os.getpid():
-            found.append(words.strip())
-    return found
+            processes.append(words.strip())
+    return processes
 
 
 def _try(slurm: Cluster, place: Place, facts: Facts, steps: int) -> None:
@@ -177,19 +179,19 @@ def main() -> int:
         help="on a fast machine more: SLURM warns up to 30 s late, and the run must not be finished by then",
     )
     parser.add_argument("--output", type=Path, help="also write the facts as JSON")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     facts, started_s = Facts(), time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as folder, cluster() as slurm:
-            _try(slurm, Place(Path(folder), write_recipe(Path(folder))), facts, asked.steps)
+            _try(slurm, Place(Path(folder), write_recipe(Path(folder))), facts, arguments.steps)
     except NoClusterError as error:
         print(f"NOT TESTED, NO SLURM: {error}", file=sys.stderr)
         return 0
     seconds = round(time.monotonic() - started_s)
     print(f"{len(facts.told) - facts.misses} of {len(facts.told)} facts hold, {seconds} s")
-    if asked.output is not None:
-        asked.output.write_text(json.dumps({"seconds": seconds, "facts": facts.told}, indent=1) + "\n")
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps({"seconds": seconds, "facts": facts.told}, indent=1) + "\n")
     return int(facts.misses > 0)
 
 

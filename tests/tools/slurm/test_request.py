@@ -36,7 +36,7 @@ def test_a_sensible_request_has_no_mistakes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"processes_per_node": 4}, "one process drives one GPU (got 4). Leave it out, or ask for --gpus-per-node 4"),
         ({"time": "1h"}, "--time is not a time limit (got '1h'). Write it as minutes"),
@@ -55,9 +55,9 @@ def test_a_sensible_request_has_no_mistakes() -> None:
         ({"at_once": 2}, "there is none"),
     ],
 )
-def test_a_mistake_says_what_was_given_and_what_to_do(given: dict[str, object], said: str) -> None:
+def test_a_mistake_says_what_was_given_and_what_to_do(given: dict[str, object], message: str) -> None:
     (mistake,) = told(**given)
-    assert said in mistake
+    assert message in mistake
 
 
 def test_a_deepspeed_file_that_the_job_would_not_find_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

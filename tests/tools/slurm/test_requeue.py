@@ -73,9 +73,9 @@ def test_each_task_of_an_array_has_its_own_run_and_restarts_alone(slurm: Cluster
     assert [len(events(run, "start")) for run in (first, last)] == [1, 2]
     assert [outcome(run)["state"] for run in (first, last)] == ["finished", "finished"]
     assert by_step(first, "batch_hash") != by_step(last, "batch_hash")
-    told = place.command("submit", "--status", str(root), extra=slurm.variables).wait().output
-    assert f"{job}_0" in told
-    assert "1 (1 by itself, 0 by SLURM)" in told
+    status = place.command("submit", "--status", str(root), extra=slurm.variables).wait().output
+    assert f"{job}_0" in status
+    assert "1 (1 by itself, 0 by SLURM)" in status
 
 
 def test_a_launch_file_is_started_on_every_node(slurm: Cluster, place: Place) -> None:
@@ -123,6 +123,6 @@ def test_an_image_file_is_run_by_apptainer_and_signals_reach_the_run(
     slurm.wait(job, until=lambda: step_of(run) > 5)
     slurm.ask("scancel", "--batch", "-s", "USR1", job)
     assert slurm.wait(job) == "COMPLETED", said(run)
-    seen = (tmp_path / "seen").read_text().splitlines()
-    assert seen[:6] == ["exec", "--pwd", str(Path.cwd()), "--bind", "/data:/data", "image.sif"]
+    calls = (tmp_path / "seen").read_text().splitlines()
+    assert calls[:6] == ["exec", "--pwd", str(Path.cwd()), "--bind", "/data:/data", "image.sif"]
     assert [event["event"] for event in events(run)] == ["submit", "start", "warned", "requeue", "start", "end"]

@@ -33,8 +33,10 @@ def settings(text: str, *names: str) -> list[str]:
     """The values of variables as bash sets them."""
     head = text.partition(BEGINS)[0]
     shown = " ".join(f'"${{{name}}}"' for name in names)
-    done = subprocess.run(["bash", "-c", f"{head}\nprintf '%s\\n' {shown}"], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+    process = subprocess.run(
+        ["bash", "-c", f"{head}\nprintf '%s\\n' {shown}"], capture_output=True, text=True, check=True
+    )
+    return process.stdout.splitlines()
 
 
 def dry_run(place: Place, *words: str) -> Ended:
@@ -72,8 +74,8 @@ def test_the_request_stands_in_the_head_in_slurms_words() -> None:
         options=("--exclusive",),
         warn_s=120,
     )
-    asked = options(script(request))
-    for one in (
+    head_options = options(script(request))
+    for option in (
         *(
             "--nodes=4",
             "--ntasks-per-node=1",
@@ -86,7 +88,7 @@ def test_the_request_stands_in_the_head_in_slurms_words() -> None:
         *("--signal=B:USR1@120", "--requeue", "--open-mode=append", "--chdir=/home/me"),
         "--output=/shared/my runs/mine/slurm/%j.out",
     ):
-        assert one in asked
+        assert option in head_options
 
 
 def test_paths_and_values_with_spaces_survive_the_shell() -> None:
@@ -123,8 +125,8 @@ def test_a_dry_run_prints_the_script_and_leaves_no_trace(place: Place) -> None:
 def test_mistakes_in_recipe_and_request_are_printed_together_and_exit_2(place: Place) -> None:
     ended = dry_run(place, "--set", "trainig.steps=3", "--time", "1h", "--array", "seed=", "--env", "x")
     assert ended.code == BAD_INPUT
-    for said in ("trainig", "--time is not a time limit", "--array is not of the form", "--env is not of the form"):
-        assert said in ended.output
+    for message in ("trainig", "--time is not a time limit", "--array is not of the form", "--env is not of the form"):
+        assert message in ended.output
     assert "Traceback" not in ended.output
 
 
@@ -149,12 +151,13 @@ def test_a_launch_file_is_refused_where_the_recipe_runs_under_lightning(place: P
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [((), "Give either a RECIPE"), (("--status", "nowhere"), "no job has had to do with this run")]
+    ("words", "message"),
+    [((), "Give either a RECIPE"), (("--status", "nowhere"), "no job has had to do with this run")],
 )
-def test_a_question_without_an_answer_is_text_and_exit_2(place: Place, words: tuple[str, ...], said: str) -> None:
+def test_a_question_without_an_answer_is_text_and_exit_2(place: Place, words: tuple[str, ...], message: str) -> None:
     ended = place.command("submit", *words).wait()
     assert ended.code == BAD_INPUT
-    assert said in ended.output
+    assert message in ended.output
 
 
 def test_without_slurm_submit_says_where_to_go(place: Place) -> None:
@@ -191,7 +194,7 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("srun", "code", "said"),
+    ("srun", "code", "message"),
     [
         ('echo "in use" >"$HYBRID_TRAINER_REFUSAL"', 2, "refused, see"),
         ("", 75, "left no outcome"),
@@ -200,7 +203,7 @@ esac
     ids=["in use", "no outcome", "its own outcome"],
 )
 def test_a_job_takes_no_other_runs_outcome_and_ends_where_the_folder_is_in_use(
-    tmp_path: Path, srun: str, code: int, said: str
+    tmp_path: Path, srun: str, code: int, message: str
 ) -> None:
     """The script as it is, with stand-ins for SLURM's commands: an outcome that was there before is not this job's."""
     run, programs = tmp_path / "run", tmp_path / "bin"
@@ -213,7 +216,7 @@ def test_a_job_takes_no_other_runs_outcome_and_ends_where_the_folder_is_in_use(
     (run / "outcome.json").write_text(before)
     text = script(Request(nodes=1, gpus_per_node=0), root=run, folder=tmp_path)
     job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node1", "SRUN": srun}
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", text],
         env={**os.environ, **job, "PATH": f"{programs}:{os.environ['PATH']}"},
         capture_output=True,
@@ -221,10 +224,10 @@ def test_a_job_takes_no_other_runs_outcome_and_ends_where_the_folder_is_in_use(
         cwd=tmp_path,
         timeout=60,
     )
-    told = [json.loads(line) for line in (run / "slurm" / "events.jsonl").read_text().splitlines()]
-    reasons = " / ".join(event["reason"] for event in told)
-    assert said in reasons, done.stderr
-    assert done.returncode == code
+    events = [json.loads(line) for line in (run / "slurm" / "events.jsonl").read_text().splitlines()]
+    reasons = " / ".join(event["reason"] for event in events)
+    assert message in reasons, process.stderr
+    assert process.returncode == code
     assert (run / "outcome.json").exists()
     if "outcome.json" not in srun:
         assert (run / "outcome.json").read_text() == before
