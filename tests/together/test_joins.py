@@ -127,8 +127,8 @@ def test_fed_is_what_ledger_and_store_predict_through_joins(joined: Path) -> Non
 
 def test_two_processes_train_on_the_same_samples_through_joins(growing: Place, joined: Path) -> None:
     run = growing.folder / "pair"
-    seldom = "checkpoint={every_steps: 20, keep: 2}"  # nothing but the joins is due after the steps before them
-    ended = growing.launch(run, *JOINS, seldom, processes=2).wait()
+    rarely = "checkpoint={every_steps: 20, keep: 2}"  # nothing but the joins is due after the steps before them
+    ended = growing.launch(run, *JOINS, rarely, processes=2).wait()
     assert ended.code == 0, ended.output
     assert by_step(run, "batch_hash") == by_step(joined, "batch_hash")
     for mine, other in zip(lines(run, "evaluation"), lines(joined, "evaluation"), strict=True):

@@ -128,6 +128,7 @@ def plan(
 ) -> None:
     """Show what a run takes before it starts, and refuse the impossible."""
     from trainer.tools.plan.plan import Machine
+    from trainer.tools.plan.sources import stated_tokens
     from trainer.tools.plan.table import show_plan
 
     machine = Machine(
@@ -137,8 +138,7 @@ def plan(
         price_per_hour=price_per_hour,
         free_bytes=None if free_disk_gb is None else int(free_disk_gb * 1e9),
     )
-    stated = _stated_tokens(source_tokens or [])
-    raise typer.Exit(show_plan(recipe, overrides or [], machine, stated, as_json=as_json))
+    raise typer.Exit(show_plan(recipe, overrides or [], machine, stated_tokens(source_tokens or []), as_json=as_json))
 
 
 @app.command()
@@ -351,26 +351,6 @@ def recipes(
     else:
         for recipe in shipped.shipped_recipes():
             typer.echo(f"{recipe.name:<22} {recipe.summary}")
-
-
-def _stated_tokens(stated: list[str]) -> dict[str, float]:
-    """`SOURCE=N`, where N may be written as 5e11."""
-    from trainer.base.errors import UserError
-
-    tokens = {}
-    for text in stated:
-        name, _, number = text.partition("=")
-        try:
-            tokens[name] = float(number)
-        except ValueError:
-            tokens[name] = math.nan
-        if not 0 < tokens[name] < math.inf:
-            raise UserError(
-                "--source-tokens is not of the form SOURCE=N, N a number above 0",
-                got=text,
-                remedy="For example: wikipedia=5e9",
-            )
-    return tokens
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 
-OUTLOOK_PARTS = 400  # finer than any decision is made
+HORIZON_PARTS = 400  # finer than any decision is made
 
 
 class ModelConfig(Config):
@@ -135,6 +135,6 @@ class TrainingConfig(Config):
         return self.learning_rate * self.schedule.factor(position, self.steps)
 
     def rates(self) -> tuple[float, ...]:
-        """Learning rates over the run, in the middle of each of ``OUTLOOK_PARTS`` equal parts, or of each step."""
-        parts = min(OUTLOOK_PARTS, self.steps)
+        """Learning rates over the run, in the middle of each of ``HORIZON_PARTS`` equal parts, or of each step."""
+        parts = min(HORIZON_PARTS, self.steps)
         return tuple(self.rate(int((part + 0.5) * self.steps / parts)) for part in range(parts))

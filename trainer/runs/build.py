@@ -194,6 +194,8 @@ def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
     guard, evaluations = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
     blind = "the guard will not judge held-out loss"
     if guard.enabled and num_documents < guard.min_documents:
-        warn(f"{blind}: {num_documents} documents are evaluated, it needs {guard.min_documents}")
+        remedy = "raise evaluation.validation_documents, or evaluation.max_compute_share, which sizes it"
+        warn(f"{blind}: {num_documents} documents are evaluated, it needs {guard.min_documents}; {remedy}")
     elif guard.enabled and evaluations < guard.advanced.min_evaluations:
-        warn(f"{blind}: the run has {evaluations} evaluations, it needs {guard.advanced.min_evaluations}")
+        needed = guard.advanced.min_evaluations
+        warn(f"{blind}: the run has {evaluations} evaluations, it needs {needed}; lower evaluation.every_steps")

@@ -1,5 +1,6 @@
 """What each source gives to a run: samples, epochs, and the value of its tokens after repeats."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -183,3 +184,21 @@ def _estimated(source: SourceConfig, folder: Path, sequence_length: int) -> int 
     )
     sampled = len(source.sample.buckets) / source.sample.of if source.sample else 1.0
     return max(1, int(text_bytes * sampled / _BYTES_PER_TOKEN / sequence_length))
+
+
+def stated_tokens(stated: list[str]) -> dict[str, float]:
+    """`SOURCE=N`, where N may be written as 5e11."""
+    tokens = {}
+    for text in stated:
+        name, _, number = text.partition("=")
+        try:
+            tokens[name] = float(number)
+        except ValueError:
+            tokens[name] = math.nan
+        if not 0 < tokens[name] < math.inf:
+            raise UserError(
+                "--source-tokens is not of the form SOURCE=N, N a number above 0",
+                got=text,
+                remedy="For example: wikipedia=5e9",
+            )
+    return tokens
