@@ -49,7 +49,7 @@ def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], 
     last_step = max((line.step for line in journal if isinstance(line, StepLine)), default=None)
     shares = _in_force(ledger_lines, step)
     if last_step is not None and step > last_step:
-        raise UserError("the run has not come to this step", got=step, remedy=f"Its last step is {last_step}")
+        raise UserError("the run has not reached this step", got=step, remedy=f"Its last step is {last_step}")
     decisions = [line for line in journal if isinstance(line, DecisionLine)]
     decision = next((line for line in reversed(decisions) if line.from_step == shares.now.step), None)
     paragraphs = [_opening(journal, shares.now, step)]

@@ -16,11 +16,11 @@ FRESH = StepSizes()
 def test_waves_are_balanced_and_unlike_each_other_and_their_own_past():
     waves = np.array([[sign(index, source) for index in range(256)] for source in range(1, 6)])
     assert np.abs(waves.mean(axis=1)).max() <= 1 / 8
-    for deficit in range(4):
+    for shift in range(4):
         for wave in range(5):
             for other in range(5):
-                if wave != other or deficit:
-                    assert abs((waves[wave, deficit:] * waves[other, : 256 - deficit]).mean()) <= 1 / 4
+                if wave != other or shift:
+                    assert abs((waves[wave, shift:] * waves[other, : 256 - shift]).mean()) <= 1 / 4
     assert {sign(index, 0) for index in range(9)} == {0}
 
 

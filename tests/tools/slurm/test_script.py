@@ -152,7 +152,7 @@ def test_a_launch_file_is_refused_where_the_recipe_runs_under_lightning(place: P
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [((), "Give either a RECIPE"), (("--status", "nowhere"), "no job has had to do with this run")],
+    [((), "Give either a RECIPE"), (("--status", "nowhere"), "no job was submitted for this run")],
 )
 def test_a_question_without_an_answer_is_text_and_exit_2(place: Place, words: tuple[str, ...], message: str) -> None:
     ended = place.command("submit", *words).wait()

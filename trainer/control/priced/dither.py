@@ -83,8 +83,8 @@ def effects(losses_J: FloatArray, waves_JK: FloatArray, rate_sums_J: FloatArray)
     rest = losses_J[1:] - (design / size) @ coefficients
     free = count - design.shape[1]
     variance = float(rest @ rest) / free
-    deficit = 0.5 * float(rest[1:] @ rest[:-1]) / free
-    middle = variance * np.eye(count) + deficit * (np.eye(count, k=1) + np.eye(count, k=-1))
+    adjacent = 0.5 * float(rest[1:] @ rest[:-1]) / free
+    middle = variance * np.eye(count) + adjacent * (np.eye(count, k=1) + np.eye(count, k=-1))
     spread = inverse @ (design / size).T @ middle @ (design / size) @ inverse
     values, covariance = np.zeros(num_sources), np.zeros((num_sources, num_sources))
     values[1:] = -(coefficients / size)[3:] / scale

@@ -28,4 +28,6 @@ def read(
         yield from dataset_rows(data, options, hub)
     except (OSError, datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException) as error:
         remedy = "Try again; a data set with a broken row cannot be read past it"
-        raise DataError(f"a data set broke off while it was indexed: {hub}", got=str(error), remedy=remedy) from error
+        raise DataError(
+            f"reading a data set failed while it was indexed: {hub}", got=str(error), remedy=remedy
+        ) from error

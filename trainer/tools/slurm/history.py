@@ -13,10 +13,10 @@ EVENTS = Path("slurm") / "events.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class JobHistory:
-    """The newest job of a run, and what befell it. ``job`` is None when no job has had to do with the run."""
+    """The newest job of a run, and what happened to it. ``job`` is None when no job was submitted for the run."""
 
     job: str | None
-    jobs: int  # all that ever had to do with the run
+    jobs: int  # all that were submitted for the run
     starts: int
     requeued_by_itself: int
     last: dict[str, Any] | None  # its newest event

@@ -52,7 +52,7 @@ def _runs(root: Path) -> list[Path]:
     numbered = sorted((path.parent.parent for path in root.glob(f"[0-9]*/{EVENTS}")), key=lambda run: int(run.name))
     if not numbered:
         raise UserError(
-            "no job has had to do with this run folder",
+            "no job was submitted for this run folder",
             got=str(root),
             remedy="Name a folder that `trainer submit` has printed",
         )
