@@ -229,6 +229,7 @@ def test_audit_explain_and_report_tell_of_the_segments(growing: Place, joined: P
     assert {use["segment"] for use in uses} == {2}
     assert all(document["id"].startswith("last ") for use in uses for document in use["documents"])
     explained = growing.command("explain", str(joined), "--step", str(INSTEAD)).wait().output
-    assert f"From step {INSTEAD} on segment 2 of good could be drawn" in explained
-    assert f"From step {INSTEAD} on segment 0 of good was drawn no more" in explained
+    words = " ".join(explained.split())  # lines are wrapped
+    assert f"After step {INSTEAD - 1}: segment 2 of good joins" in words
+    assert f"After step {INSTEAD - 1}: segment 0 of good is retired" in words
     assert "<td>retire</td>" in (joined / "report.html").read_text()
