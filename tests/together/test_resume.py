@@ -174,7 +174,7 @@ def test_when_no_checkpoint_is_whole_the_run_is_not_thrown_away_in_silence(place
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 2
     assert ended.output.count(f"is damaged: {SHARD} has") == 2
-    assert "is whole" in ended.output
+    assert "is complete" in ended.output
     assert "restore one from a backup" in ended.output
     assert (copied / "journal.jsonl").read_bytes() == before
 

@@ -166,7 +166,7 @@ def killed_at(operation: int, root: Path, step: int) -> bool:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("again", [False, True], ids=["a new step", "a step reached again"])
-def test_a_kill_before_any_file_operation_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path, again: bool) -> None:
+def test_a_kill_before_any_file_operation_of_a_save_leaves_a_complete_checkpoint(tmp_path: Path, again: bool) -> None:
     step, operation, steps_left = (10 if again else 20), 0, set()
     while True:
         root = tmp_path / str(operation)
@@ -230,7 +230,7 @@ def test_when_none_is_whole_the_run_is_not_started_anew_in_silence(tmp_path: Pat
     for step in (10, 20):
         flip(save_step(tmp_path, step) / "weights", 0)
     warnings: list[str] = []
-    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is complete"):
         latest(tmp_path, warn=warnings.append)
     assert len(warnings) == 2
 
@@ -245,7 +245,7 @@ def test_a_rollback_finds_the_newest_up_to_a_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_newer_checkpoint_does_not_push_a_whole_one_out(tmp_path: Path, keep: int) -> None:
+def test_a_damaged_newer_checkpoint_does_not_push_a_complete_one_out(tmp_path: Path, keep: int) -> None:
     for step in (10, 20):
         save_step(tmp_path, step, keep=2)
     flip(tmp_path / "step-00000020" / "weights", 0)

@@ -17,6 +17,7 @@ from trainer.evaluate.evidence.source_value import planned
 from trainer.lightning.datamodule import MixtureData, Samples, SampleStream
 from trainer.lightning.devices import TrainerDevices
 from trainer.lightning.evidence import SampleEvaluator, SampleSourceValue
+from trainer.mixture.ledger import Ledger
 from trainer.mixture.plan import Plan
 from trainer.runs.build import build_run
 from trainer.runs.folder import locked
@@ -72,22 +73,10 @@ class ModuleRun:
             micro_batch=mixture.global_batch // (devices.world_size * trainer.accumulate_grad_batches),
             segments={1: self.mixture.segments()},
         )
-        plan = Plan(self.mixture.seed, resumed.ledger)
         run = build_run(
-            RunSettings(
-                seed=self.mixture.seed,
-                num_steps=trainer.max_steps,
-                evaluation=self.evaluation,
-                control=self.control,
-                checkpoint=self.checkpoints,
-            ),
+            self._settings(trainer.max_steps),
             devices,
-            RunData(
-                plan=plan,
-                stream=SampleStream(plan, plan.state(resumed.state.step + 1)),
-                evaluator=self.evaluator(self.held_out, self.slices),
-                measurements=self._measurements(trainer.max_steps),
-            ),
+            self._data(resumed.ledger, next_step=resumed.state.step + 1, num_steps=trainer.max_steps),
             ledger=resumed.ledger,
             journal=self._journal(trainer, devices, stack),
             folder=self.folder,
@@ -97,6 +86,25 @@ class ModuleRun:
             (self.folder / "outcome.json").unlink(missing_ok=True)
         write_start(run, saved, recipe_name=self.folder.resolve().name, sources=self._source_facts())
         return run, resumed.state
+
+    def _settings(self, num_steps: int) -> RunSettings:
+        return RunSettings(
+            seed=self.mixture.seed,
+            num_steps=num_steps,
+            evaluation=self.evaluation,
+            control=self.control,
+            checkpoint=self.checkpoints,
+        )
+
+    def _data(self, ledger: Ledger, *, next_step: int, num_steps: int) -> RunData:
+        """The batches from ``next_step`` on, and what they are evaluated and measured with."""
+        plan = Plan(self.mixture.seed, ledger)
+        return RunData(
+            plan=plan,
+            stream=SampleStream(plan, plan.state(next_step)),
+            evaluator=self.evaluator(self.held_out, self.slices),
+            measurements=self._measurements(num_steps),
+        )
 
     def _journal(self, trainer: pl.Trainer, devices: TrainerDevices, stack: ExitStack) -> JournalWriter:
         """The run's own journal on the main rank, with the user's loggers as views of it."""

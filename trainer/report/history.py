@@ -214,7 +214,7 @@ def _json(path: Path) -> Mapping[str, Any] | None:
         value = None
     if not isinstance(value, dict) or "state" not in value:
         raise UserError(
-            "this does not say how the run ended", file=path, remedy="Delete the file; the journal is whole"
+            "this does not say how the run ended", file=path, remedy="Delete the file; the journal is complete"
         )
     return value
 

@@ -163,8 +163,8 @@ def _damage_among(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str |
 
 
 def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint (up to step ``at_most``) that is whole; a damaged one is named through ``warn`` and the one
-    before is used.
+    """The newest checkpoint (up to step ``at_most``) that is complete; a damaged one is named through ``warn``, and the
+    one before is used.
 
     ``UserError`` when checkpoints exist and none is complete: a new start in silence would discard the run.
     """
@@ -176,7 +176,7 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
         warn(f"checkpoint {folder} is damaged: {problem}; trying the one before")
     if folders and at_most is None:
         raise UserError(
-            f"no checkpoint in {root} is whole",
+            f"no checkpoint in {root} is complete",
             remedy="restore one from a backup, or start anew with another --run folder",
         )
     return None
