@@ -13,7 +13,7 @@ from trainer.base.records import Kind
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import HeldOutText
 from trainer.evaluate.evidence.measurement import FORGETTING, GRADIENT_ALIGNMENT, SOURCE_VALUE, MeasuredRun
-from trainer.evaluate.measurements import measurement_costs, plan_measurements
+from trainer.evaluate.measurements import fewest_validation_documents, measurement_costs, plan_measurements
 from trainer.evaluate.schedule import Times
 
 LENGTH = 16
@@ -100,6 +100,26 @@ def test_too_little_held_out_text_is_refused_before_the_run(worlds: Any) -> None
     for kind in EVERYTHING:
         with pytest.raises(UserError, match="the validation part is too small"):
             planned(worlds, run_of({kind: 0.0}), num_documents=3)
+
+
+def test_the_documents_said_to_be_needed_are_just_enough(worlds: Any) -> None:
+    for kind in (SOURCE_VALUE, FORGETTING):
+        run = run_of({kind: 0.0})
+        fewest = fewest_validation_documents(run)
+        assert planned(worlds, run, num_documents=fewest).keys() == {kind}
+        with pytest.raises(UserError, match="the validation part is too small"):
+            planned(worlds, run, num_documents=fewest - 1)
+    assert fewest_validation_documents(run_of({})) == 0
+
+
+def test_the_part_of_the_budget_that_is_said_to_fit_fits(worlds: Any) -> None:
+    fewer = fewest_validation_documents(run_of({SOURCE_VALUE: 0.0}, every_steps=40)) // 2
+    with pytest.raises(UserError, match="max_compute_share by") as error:
+        planned(worlds, run_of({SOURCE_VALUE: 0.0}, every_steps=40), num_documents=fewer)
+    part = float(str(error.value).partition("max_compute_share by ")[2].partition(",")[0])
+    smaller = {"max_compute_share": 0.1 * part}
+    run = run_of({SOURCE_VALUE: 0.0}, every_steps=40, source_value=smaller)
+    assert planned(worlds, run, num_documents=fewer)
 
 
 def test_a_measurement_from_outside_is_planned_with_its_own_settings(worlds: Any) -> None:

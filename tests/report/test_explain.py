@@ -39,11 +39,11 @@ def test_a_step_under_a_decision_names_its_figures(tell: Callable[..., Path]) ->
         "against step 75",
         "standard errors below 0",
         "spam    -0.61 ± 0.12  -              -0.95 ± 0.14  4",
-        "Below the threshold is what lies more than 0.25 behind, by 3 standard errors or more.",
+        "A source loses share where its advantage is below -0.25 by 3 standard errors or more.",
         "Guard: nothing to object to: there is 2 % of the evidence of harm that a warning takes.",
         "checkpoint jitter 0.012, z -1.70; evidence of harm 0.2 (warns at 10, alarms at 2,000)",
         "Without this decision the shares would have stayed at wikipedia 25 %",
-        "Evaluated once since",
+        "The evaluation since then left the shares as they were; the last came after step",
         "Next change: from step 201, written 37.5 % -> 50 %, spam 12.5 % -> 0 %",
     ):
         assert words in text
@@ -105,3 +105,8 @@ def test_rollbacks_and_clipped_deficits_are_named() -> None:
 def test_a_step_outside_the_run_is_a_users_mistake(step: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         explain(STEPS, [shares_fact(0, HALF)], step)
+
+
+def test_without_a_step_the_last_one_is_explained() -> None:
+    ledger = [shares_fact(0, HALF), shares_fact(11, LEFT)]
+    assert explain(STEPS, ledger) == explain(STEPS, ledger, 30) != explain(STEPS, ledger, 10)

@@ -174,7 +174,10 @@ def audit(
 
 
 @app.command()
-def explain(run: RunFolder, step: Annotated[int, typer.Option(min=0, help="The step to explain.")]) -> None:
+def explain(
+    run: RunFolder,
+    step: Annotated[int | None, typer.Option(min=0, help="The step to explain; the last one if left out.")] = None,
+) -> None:
     """Why the shares were what they were: the decision and its evidence, in words."""
     from trainer.commands import views
 

@@ -57,7 +57,9 @@ def fit(
     if (settled := settled_outcome(folder, loaded.recipe)) is not None:
         if _is_main():
             logger.info(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
-            logger.info("To resume remove its outcome.json; to train anew choose another --run folder")
+            longer = "To train longer raise training.steps"
+            resume = longer if settled["state"] == "finished" else "To resume remove its outcome.json"
+            logger.info(f"{resume}; to train anew choose another --run folder")
         return Outcome(state=settled["state"], step=settled["step"], reason=settled["reason"])
     with locked_for_launch(folder) if _is_main() else nullcontext():  # the main rank locks it for all
         if _is_main():
@@ -178,7 +180,10 @@ def _show_summary(folder: Path) -> None:
 
     from trainer.tracking.terminal import summary_table
 
-    Console().print(summary_table(read_journal(folder / "journal.jsonl")))
+    console = Console()
+    console.print(summary_table(read_journal(folder / "journal.jsonl")))
+    if (folder / "report.html").is_file():
+        console.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell_preparing(source: str, documents: int) -> None:

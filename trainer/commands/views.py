@@ -28,8 +28,8 @@ def audit(folder: Path, asked: int | str, as_json: bool) -> None:
         _print(show_sample(run, asked, as_json=as_json))
 
 
-def explain(folder: Path, step: int) -> None:
-    """Print why the shares of a step were what they were."""
+def explain(folder: Path, step: int | None) -> None:
+    """Print why the shares of a step (of the last one, where it is None) were what they were."""
     from trainer.report.explain import explain as in_words
     from trainer.tracking.schema import read_journal
 

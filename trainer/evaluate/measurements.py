@@ -53,3 +53,10 @@ def measurement_costs(run: MeasuredRun) -> dict[str, float]:
     if (probes := forgetting.planned(run)) is not None:
         costs[FORGETTING] = probes[0].count * forgetting.cost_tokens(probes[1], sequence_length=length)
     return costs
+
+
+def fewest_validation_documents(run: MeasuredRun) -> int:
+    """Documents of full length that the validation part needs for trial steps; 0 where no trial steps are made."""
+    planned = [source_value.planned(run), forgetting.planned(run)]
+    tokens = max((sizes[1].held_out_tokens(run.sequence_length) for sizes in planned if sizes is not None), default=0)
+    return -(-tokens // (run.sequence_length + 1))

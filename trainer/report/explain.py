@@ -43,10 +43,14 @@ class InForce:
     next: Shares | None
 
 
-def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], step: int) -> str:
-    """Text for step ``step`` (the batch of that step). UserError when the run has no shares in force at that step."""
+def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], step: int | None = None) -> str:
+    """Text for step ``step`` (the batch of that step; None: the last). UserError when the run has no shares in force
+    at that step.
+    """
     journal = list(journal_lines)
     last_step = max((line.step for line in journal if isinstance(line, StepLine)), default=None)
+    if step is None:
+        step = last_step or 1
     shares = _in_force(ledger_lines, step)
     if last_step is not None and step > last_step:
         raise UserError("the run has not reached this step", got=step, remedy=f"Its last step is {last_step}")
@@ -215,8 +219,8 @@ def _since(decisions: Sequence[DecisionLine], now: Shares, step: int) -> list[st
     if not later:
         return []
     last = later[-1]
-    times = "once" if len(later) == 1 else f"{len(later)} times"
-    text = f"Evaluated {times} since and left as it was; last after step {last.step}"
+    times = "evaluation" if len(later) == 1 else f"{len(later)} evaluations"
+    text = f"The {times} since then left the shares as they were; the last came after step {last.step}"
     return [f"{text} ({last.action}): {_sentence(last.reason)}"]
 
 

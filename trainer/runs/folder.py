@@ -54,9 +54,12 @@ def _bound_recipe(folder: Path) -> Recipe:
 
 
 def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
-    """Show what differs from the recipe the run began with, and refuse what would make it another experiment."""
+    """Show what differs from the recipe the run began with, and refuse what would make it another experiment.
+
+    A run that failed before its journal was opened has begun nothing: its recipe may be corrected.
+    """
     path = folder / "recipe.yaml"
-    if path.is_file() and (folder / "ledger.jsonl").is_file():
+    if path.is_file() and (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file():
         changed = differences(_bound_recipe(folder), recipe)
         refused = [difference for difference in changed if not difference.allowed]
         if refused:

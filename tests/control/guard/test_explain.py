@@ -18,6 +18,7 @@ def statistic(evidence: float, z: float) -> dict[str, float]:
     ("figures", "verdict"),
     [
         ({"usable": False}, "it could not judge the evaluation."),
+        (LIMITS | {"num_evaluations": 1}, "one evaluation is too little to judge by."),
         (LIMITS | {"num_evaluations": 3}, "3 evaluations are too few to judge by."),
         (
             LIMITS | {"evidence": 0.5},

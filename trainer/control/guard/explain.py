@@ -65,6 +65,8 @@ def _verdict(evidence: Mapping[str, Any]) -> str:
     if evidence.get("usable") is False:
         return "it could not judge the evaluation."
     if "evidence" not in evidence:
+        if evidence.get("num_evaluations") == 1:
+            return "one evaluation is too little to judge by."
         num = f"{figure(evidence['num_evaluations'])} evaluations are" if "num_evaluations" in evidence else "there are"
         return f"{num} too few to judge by."
     if "risen_slices" in evidence:

@@ -196,7 +196,7 @@ def explain(evidence: Mapping[str, Any]) -> Sequence[str]:
     sources = evidence.get("sources")
     if not sources:
         return ()
-    rows = [["source", "source value", "of the better", "advantage", "evaluations"]]
+    rows = [["source", "source value", "others' value", "advantage", "evaluations"]]
     for source, score in sources.items():
         value, advantage = (
             plus_minus(score.get(key), score.get(f"{key}_standard_error")) for key in ("source_value", "advantage")
@@ -207,7 +207,7 @@ def explain(evidence: Mapping[str, Any]) -> Sequence[str]:
     return [
         "Value of a token of each source against the sources its share could go to, in fresh real tokens.",
         *table(rows),
-        f"  Below the threshold is what lies more than {margin} behind, by {z} standard errors or more.",
+        f"  A source loses share where its advantage is below -{margin} by {z} standard errors or more.",
         *([f"  Part of its share that it keeps, down to its floor: {', '.join(factors)}."] if factors else []),
     ]
 

@@ -68,6 +68,11 @@ class SourceValueCounts:
         read = (num_sources + 2) * self.held_out_samples * FORWARD_COST
         return (trial_steps + read) * sequence_length
 
+    def held_out_tokens(self, sequence_length: int) -> int:
+        """Tokens that the validation part must hold, of each document ``sequence_length`` + 1 at most."""
+        spare = 2  # each of the two sets may end inside a document, whatever the order
+        return (TRIAL_STEPS * self.samples_per_step + self.held_out_samples + spare) * sequence_length
+
 
 def planned(run: MeasuredRun) -> tuple[Times, SourceValueCounts] | None:
     """When source values are measured and on how many samples; None where they are not needed.
@@ -238,14 +243,26 @@ def held_out_samples(text: HeldOutText, counts: SourceValueCounts, *, step: int)
     rng = derived_rng(text.seed, "source_value", "held-out", step)
     documents, ends = shuffled_documents(text, rng)
     border = int(np.searchsorted(ends, wanted[0] * sequence_length)) + 1
-    needed = (sum(wanted) + 2) * sequence_length  # 2: each set may end inside a document, whatever the order
+    needed = counts.held_out_tokens(sequence_length)
     if not len(ends) or int(ends[-1]) < needed:
-        raise UserError(
-            "the validation part is too small to measure source values",
-            got=f"{int(ends[-1]) if len(ends) else 0} tokens, {needed} are needed",
-            remedy="Hold out more documents, lower evaluation.source_value.max_compute_share, or use policy constant",
-        )
+        raise _too_small(len(ends), int(ends[-1]) if len(ends) else 0, needed, sequence_length)
     return packed(text, documents[:border], wanted[0], rng), packed(text, documents[border:], wanted[1], rng)
+
+
+def _too_small(num_documents: int, num_tokens: int, needed: int, sequence_length: int) -> UserError:
+    fewest = SourceValueCounts(samples_per_step=LEAST_ROWS, held_out_samples=LEAST_READ)
+    ways = ["hold out more documents", "use policy constant"]
+    if num_tokens >= fewest.held_out_tokens(sequence_length):
+        spare = 2 * sequence_length
+        part = math.floor(100 * (num_tokens - spare) / (needed - spare)) / 100
+        ways.insert(1, f"multiply evaluation.source_value.max_compute_share by {part:g}")
+    remedy = ", ".join(ways[:-1]) + f", or {ways[-1]}"
+    return UserError(
+        "the validation part is too small to measure source values",
+        got=f"{num_documents} documents with {num_tokens} tokens, at most {sequence_length + 1} counted of each; "
+        f"{needed} are needed",
+        remedy=remedy[0].upper() + remedy[1:],
+    )
 
 
 def rows_of(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.control.policies import PricedConfig
-from trainer.evaluate.measurements import measurement_costs
+from trainer.evaluate.measurements import fewest_validation_documents, measurement_costs
 from trainer.recipe import LoadedRecipe, Recipe
 from trainer.runs.build import measured_run
 from trainer.tools.plan.real_budget import RealDataPlan, real_budget
@@ -79,6 +79,7 @@ class RunPlan:
     sources: tuple[SourcePlan, ...]
     real: RealDataPlan | None  # None where the size of a real source is unknown, or none is drawn
     measurements: Mapping[str, float]  # tokens trained that each costs over the run, by kind
+    fewest_validation_documents: int  # that the trial steps need, of full length; 0 where none are made
     max_evaluation_share: float
     warnings: tuple[str, ...] = field(default=())
     refusals: tuple[str, ...] = field(default=())
@@ -99,6 +100,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     accumulation = -(-batch // (machine.world_size * recipe.training.micro_batch))
     micro_batch = -(-batch // (machine.world_size * accumulation))
     price = machine.price_per_hour
+    measured = measured_run(recipe, sequence_length=length)
     return RunPlan(
         name=recipe.name,
         world_size=machine.world_size,
@@ -123,7 +125,8 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         disk=disk,
         sources=sources,
         real=_real_budget(recipe, sources),
-        measurements=measurement_costs(measured_run(recipe, sequence_length=length)),
+        measurements=measurement_costs(measured),
+        fewest_validation_documents=fewest_validation_documents(measured),
         max_evaluation_share=recipe.evaluation.max_compute_share,
         warnings=(*_mixture_warnings(recipe, sources), *_machine_warnings(recipe, machine)),
         refusals=(*_exhausted_kinds(sources), *_disk_refusals(disk)),

@@ -99,6 +99,9 @@ def run_table(plan: RunPlan) -> Table:
         percent = f"{100 * tokens / plan.tokens:.1f} % of the training compute"
         table.add_row(f"  {kind.replace('_', ' ')}", f"{_short(tokens)} tokens, {percent}")
     table.add_row("  evaluation", f"at most {100 * plan.max_evaluation_share:g} % of the training compute")
+    if plan.fewest_validation_documents:
+        needed = f"at least {plan.fewest_validation_documents:,} in the validation part, for trial steps"
+        table.add_row("held-out documents", needed)
     unknown = "unknown: give --tokens-per-second or --teraflops"
     table.add_row("time", unknown if plan.seconds is None else _duration(plan.seconds))
     if plan.cost is not None:
