@@ -27,7 +27,7 @@ LAB_COLUMNS = {
 LAB_ARMS = {
     "odm rule=exp3": "odm, EXP3",
     "aioli ema=None": "aioli, no average",
-    "priced estimators=['alignment', 'dither'] curvature=1.0 real_epochs=1.0 real_floor=0.001": (
+    "priced estimators=['alignment', 'dither'] advanced={'curvature': 1.0} real_epochs=1.0 real_floor=0.001": (
         "priced, given `curvature`"
     ),
 }
