@@ -299,3 +299,10 @@ def test_the_plan_names_every_source_in_full_and_the_cost_of_evaluation_and_meas
     assert "\u2026" not in text  # nothing is cut
     assert "source value" in text
     assert "at most 5 % of the training compute" in text
+
+
+def test_the_plan_promises_no_part_of_the_compute_where_the_recipe_names_the_documents(tiny_recipe: Path) -> None:
+    shown = StringIO()
+    Console(file=shown, width=100).print(run_table(planned(tiny_recipe, "evaluation.validation_documents=40")))
+    assert "40 documents each time" in shown.getvalue()
+    assert "at most 5 %" not in shown.getvalue()

@@ -80,7 +80,8 @@ class RunPlan:
     real: RealDataPlan | None  # None where the size of a real source is unknown, or none is drawn
     measurements: Mapping[str, float]  # tokens trained that each costs over the run, by kind
     fewest_validation_documents: int  # that the trial steps need, of full length; 0 where none are made
-    max_evaluation_share: float
+    max_evaluation_share: float | None  # None where the recipe says how many documents are evaluated
+    validation_documents: int | None
     warnings: tuple[str, ...] = field(default=())
     refusals: tuple[str, ...] = field(default=())
 
@@ -127,7 +128,8 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         real=_real_budget(recipe, sources),
         measurements=measurement_costs(measured),
         fewest_validation_documents=fewest_validation_documents(measured),
-        max_evaluation_share=recipe.evaluation.max_compute_share,
+        max_evaluation_share=None if recipe.evaluation.validation_documents else recipe.evaluation.max_compute_share,
+        validation_documents=recipe.evaluation.validation_documents,
         warnings=(*_mixture_warnings(recipe, sources), *_machine_warnings(recipe, machine)),
         refusals=(*_exhausted_kinds(sources), *_disk_refusals(disk)),
     )

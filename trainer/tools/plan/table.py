@@ -98,7 +98,10 @@ def run_table(plan: RunPlan) -> Table:
     for kind, tokens in plan.measurements.items():
         percent = f"{100 * tokens / plan.tokens:.1f} % of the training compute"
         table.add_row(f"  {kind.replace('_', ' ')}", f"{_short(tokens)} tokens, {percent}")
-    table.add_row("  evaluation", f"at most {100 * plan.max_evaluation_share:g} % of the training compute")
+    if plan.max_evaluation_share is None:
+        table.add_row("  evaluation", f"{plan.validation_documents:,} documents each time, as the recipe says")
+    else:
+        table.add_row("  evaluation", f"at most {100 * plan.max_evaluation_share:g} % of the training compute")
     if plan.fewest_validation_documents:
         needed = f"at least {plan.fewest_validation_documents:,} in the validation part, for trial steps"
         table.add_row("held-out documents", needed)
