@@ -176,7 +176,7 @@ def test_a_stream_resumed_anywhere_continues_as_if_nothing_had_happened(data: st
         }
 
 
-def test_fed_is_what_plan_and_store_predict() -> None:
+def test_batch_hash_is_what_plan_and_store_predict() -> None:
     plan = plan_of()
     stores = {(number, 0): Samples(number, size) for number, (_, size) in enumerate(SIZES.values())}
     with stream_of(plan) as stream:

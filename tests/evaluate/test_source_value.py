@@ -316,7 +316,7 @@ def test_a_trial_step_in_micro_batches_moves_the_weights_as_one_does() -> None:
 # Arithmetic
 
 
-def test_worth_is_the_ratio_of_gains_and_its_error_that_of_what_is_not_common_to_all() -> None:
+def test_source_value_is_the_ratio_of_gains_and_its_error_that_of_what_is_not_common_to_all() -> None:
     gains = {"": np.array([2.0, 4.0, 6.0]), "web": np.array([1.0, 3.0, 2.0]), "old": np.array([0.0, 2.0, 1.0])}
     result = estimated(gains, np.full(3, 10), step=7, counts=FEW, rate_scale=0.5)
     assert result.step == 7

@@ -121,7 +121,7 @@ def test_synthetic_samples_stay_the_nearest_integer_through_a_join_and_a_retirem
         assert abs(due - drawn * 1_000_000) <= 500_000
 
 
-def test_fed_is_what_ledger_and_store_predict_through_joins(joined: Path) -> None:
+def test_batch_hash_is_what_ledger_and_store_predict_through_joins(joined: Path) -> None:
     assert {step: int(batch_hash) for step, batch_hash in by_step(joined, "batch_hash").items()} == predicted(joined)
 
 

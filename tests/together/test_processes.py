@@ -36,7 +36,7 @@ def test_a_run_changes_its_shares_at_least_twice_and_ends_with_one_source_cut(al
     assert by_step(alone, "loss")[50] < 0.9 * by_step(alone, "loss")[1]  # it does learn
 
 
-def test_fed_is_what_ledger_and_store_predict(alone: Path) -> None:
+def test_batch_hash_is_what_ledger_and_store_predict(alone: Path) -> None:
     assert {step: int(batch_hash) for step, batch_hash in by_step(alone, "batch_hash").items()} == predicted(alone)
 
 

@@ -58,7 +58,7 @@ def test_two_then_one_then_three_processes_and_another_batch_train_every_step_on
     assert outcome(legs)["state"] == "finished"
 
 
-def test_fed_is_predicted_through_every_leg(legs: Path) -> None:
+def test_batch_hash_is_predicted_through_every_leg(legs: Path) -> None:
     assert {step: int(batch_hash) for step, batch_hash in by_step(legs, "batch_hash").items()} == predicted(legs)
 
 

@@ -268,7 +268,7 @@ def test_names_swapped_decisions_swapped(observe, history, order):
 
 @settings(max_examples=60)
 @given(histories, st.floats(0.0, 2.0))
-def test_the_source_of_least_worth_gets_no_more_when_it_is_worth_still_less(observe, history, less):
+def test_the_source_of_least_value_gets_no_more_when_its_value_is_less_still(observe, history, less):
     row = dict(zip(KINDS, history[0], strict=True))
     row["bad"] = min(row.values())
     (better,) = follow(observe, FEEDBACK, [row])

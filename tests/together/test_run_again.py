@@ -1,4 +1,4 @@
-"""Asked again on the same run folder: what may change does, the rest is refused, nothing starts over in silence."""
+"""The same command again on a run folder: what may change does, the rest is refused, nothing starts over in silence."""
 
 import json
 import shutil
