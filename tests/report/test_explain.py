@@ -110,3 +110,19 @@ def test_a_step_outside_the_run_is_a_users_mistake(step: int, message: str) -> N
 def test_without_a_step_the_last_one_is_explained() -> None:
     ledger = [shares_fact(0, HALF), shares_fact(11, LEFT)]
     assert explain(STEPS, ledger) == explain(STEPS, ledger, 30) != explain(STEPS, ledger, 10)
+
+
+def test_evaluations_that_changed_nothing_are_explained_by_the_last_that_had_figures() -> None:
+    figures, nothing = ({"policy": {"z": 1.25}}, {"policy": {}})
+    decisions = [
+        DecisionLine(
+            step=step, policy="package:Unknown", from_step=step + 1, action="keep", shares=HALF, reason=reason,
+            evidence=evidence,
+        )
+        for step, reason, evidence in ((10, "all alike", figures), (15, "none was measured", nothing))
+    ]  # fmt: skip
+    text = explain([*STEPS, *decisions], [shares_fact(0, HALF)], 20)
+    assert "The 2 evaluations since then left the shares as they were; the last came after step 15 (keep): none" in text
+    assert "The last with figures came after step 10 (keep): all alike." in text
+    assert "z: 1.25" in text
+    assert "all alike" not in explain([*STEPS, *decisions], [shares_fact(0, HALF)], 10)

@@ -306,3 +306,9 @@ def test_the_plan_promises_no_part_of_the_compute_where_the_recipe_names_the_doc
     Console(file=shown, width=100).print(run_table(planned(tiny_recipe, "evaluation.validation_documents=40")))
     assert "40 documents each time" in shown.getvalue()
     assert "at most 5 %" not in shown.getvalue()
+
+
+def test_no_word_of_the_plan_is_broken_in_a_terminal_of_80_columns(tiny_recipe: Path) -> None:
+    shown = StringIO()
+    Console(file=shown, width=80).print(source_table(planned(tiny_recipe)))
+    assert {"available", "token", "synthetic", "samples"} <= set(shown.getvalue().split())

@@ -61,7 +61,7 @@ def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], 
         paragraphs += _without_decision(journal, shares)
     else:
         paragraphs += _decided(journal, decision, shares.before)
-    paragraphs += _since(decisions, shares.now, step)
+    paragraphs += _since(journal, decisions, shares.now, step)
     paragraphs += _events(journal, shares.now.step, step)
     if shares.next is not None:
         change = changes_in_words(shares.now.shares, shares.next.shares)
@@ -213,15 +213,21 @@ def _otherwise(decision: DecisionLine, before: Mapping[str, int]) -> list[str]:
     return []
 
 
-def _since(decisions: Sequence[DecisionLine], now: Shares, step: int) -> list[str]:
-    """The decisions in between that left the shares as they were."""
+def _since(journal: Sequence[JournalLine], decisions: Sequence[DecisionLine], now: Shares, step: int) -> list[str]:
+    """The decisions in between that left the shares as they were, and the figures of the last that had any."""
     later = [line for line in decisions if now.step < line.from_step <= step]
     if not later:
         return []
     last = later[-1]
     times = "evaluation" if len(later) == 1 else f"{len(later)} evaluations"
     text = f"The {times} since then left the shares as they were; the last came after step {last.step}"
-    return [f"{text} ({last.action}): {_sentence(last.reason)}"]
+    text = f"{text} ({last.action}): {_sentence(last.reason)}"
+    judged = next((line for line in reversed(later) if line.evidence.get("policy")), None)
+    if judged is None:
+        return [text]
+    if judged is not last:
+        text += f"\nThe last with figures came after step {judged.step} ({judged.action}): {_sentence(judged.reason)}"
+    return [text, *_measured(journal, judged.step), *_policy(judged)]
 
 
 def _events(journal: Sequence[JournalLine], first: int, last: int) -> list[str]:

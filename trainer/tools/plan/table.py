@@ -43,10 +43,10 @@ def source_table(plan: RunPlan) -> Table:
     Nothing is cut: where a terminal is narrow, figures wrap before names do.
     """
     title = f"{plan.name}: {plan.steps:,} steps of {plan.global_batch:,} samples"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("source", overflow="fold", min_width=max(len(source.name) for source in plan.sources))
     table.add_column("kind", overflow="fold")
-    for column in ("share", "samples", "tokens", "available samples", "epochs", "value per token", "cap"):
+    for column in ("share", "samples", "tokens", "available\nsamples", "epochs", "value\nper token", "cap"):
         table.add_column(column, justify="right", overflow="fold")
     for source in plan.sources:
         table.add_row(*_source_row(source))
