@@ -111,17 +111,22 @@ def hits_in(text: str, file: str, first_line: int = 1) -> list[Hit]:
 
 
 def strings(path: Path, *, with_docstrings: bool) -> Iterator[tuple[int, str]]:
-    """Line and text of every string of a module; of its docstrings where asked."""
+    """Line and text of every string of a module; of its docstrings where asked.
+
+    Names of random streams (``SOMETHING_STREAM = ...``) are left out: nobody sees them, and results depend on them.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    docstrings = set()
+    docstrings, streams = set(), set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).rstrip(")").endswith("_STREAM"):
+            streams |= {id(inner) for inner in ast.walk(node.value)}
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 docstrings.add(id(first.value))
     for node in ast.walk(tree):
         is_string = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if is_string and (with_docstrings or id(node) not in docstrings):
+        if is_string and id(node) not in streams and (with_docstrings or id(node) not in docstrings):
             yield node.lineno, node.value
 
 

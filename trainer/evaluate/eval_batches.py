@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELD_OUT_ROWS = ""  # key of the held-out rows among those of the sources, which all have names
+# Names of random streams. They are part of what is drawn: another name is another sample of documents, and no stored
+# result could be measured again. Nobody sees them.
+VALIDATION_STREAM, SOURCE_VALUE_STREAM, FORGETTING_STREAM = "steer", "worth", "fading"
 WIDTH_STEP = 8  # widths are multiples of 8: what tensor cores like, and few different shapes
 
 

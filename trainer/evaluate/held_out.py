@@ -18,6 +18,7 @@ from trainer.base.records import Evaluation, FloatArray, IntArray
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import (
     HELD_OUT_ROWS,
+    VALIDATION_STREAM,
     EvalRows,
     EvalSamples,
     HeldOutText,
@@ -206,7 +207,9 @@ def _nested_order(part: Part, seed: int) -> IntArray:
     proportion.
     """
     documents = all_documents(part)
-    ticket = np.array([derived_hash(seed, "validation", part.ids[document]) for document in documents], dtype=np.uint64)
+    ticket = np.array(
+        [derived_hash(seed, VALIDATION_STREAM, part.ids[document]) for document in documents], dtype=np.uint64
+    )
     slice_of = np.asarray(part.slice_of)[documents]
     key = np.empty(len(documents))
     for index in np.unique(slice_of):

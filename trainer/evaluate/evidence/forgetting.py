@@ -23,7 +23,14 @@ import numpy as np
 
 from trainer.base.records import FloatArray, Forgetting, IntArray
 from trainer.evaluate.config import SourceValueConfig
-from trainer.evaluate.eval_batches import EvalSamples, HeldOutText, SegmentRows, derived_rng, row_targets
+from trainer.evaluate.eval_batches import (
+    FORGETTING_STREAM,
+    EvalSamples,
+    HeldOutText,
+    SegmentRows,
+    derived_rng,
+    row_targets,
+)
 from trainer.evaluate.evidence.measurement import FORGETTING, MeasuredRun
 from trainer.evaluate.evidence.source_value import (
     DRAW_SCATTER,
@@ -133,7 +140,7 @@ class TokenForgetting:
         same. Weights and optimizer are bit for bit as before. Empty where none is drawn of those that could be compared
         with fresh text.
         """
-        rng = derived_rng(self.text.seed, "forgetting", step)
+        rng = derived_rng(self.text.seed, FORGETTING_STREAM, step)
         live = live_segments(self.sources, sources)
         live = {name: parts for name, parts in live.items() if any(part.num_samples for part in parts)}
         probed = [name for name in live if name in self.taught]

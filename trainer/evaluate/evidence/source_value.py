@@ -29,6 +29,7 @@ from trainer.base.records import FloatArray, IntArray, SourceValue
 from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.eval_batches import (
     HELD_OUT_ROWS,
+    SOURCE_VALUE_STREAM,
     EvalSamples,
     HeldOutText,
     SegmentRows,
@@ -189,7 +190,7 @@ def measure_source_value(
     for name, segments in sources.items():
         if any(segment.num_samples for segment in segments):
             trained_on[name] = rows_of(name, segments, counts, step=step, seed=text.seed)
-    seed = int(derived_rng(text.seed, "source_value", "dropout", step).integers(2**62))
+    seed = int(derived_rng(text.seed, SOURCE_VALUE_STREAM, "dropout", step).integers(2**62))
     before = held_out_nats(evaluated, port, batch_rows=text.batch_rows)
     gains: dict[str, FloatArray] = {}
     with port.trial(rate_scale=rate_scale) as back:
@@ -240,7 +241,7 @@ def held_out_samples(text: HeldOutText, counts: SourceValueCounts, *, step: int)
     """
     wanted = TRIAL_STEPS * counts.samples_per_step, counts.held_out_samples
     sequence_length = text.sequence_length
-    rng = derived_rng(text.seed, "source_value", "held-out", step)
+    rng = derived_rng(text.seed, SOURCE_VALUE_STREAM, "held-out", step)
     documents, ends = shuffled_documents(text, rng)
     border = int(np.searchsorted(ends, wanted[0] * sequence_length)) + 1
     needed = counts.held_out_tokens(sequence_length)
@@ -270,7 +271,7 @@ def rows_of(
 ) -> EvalSamples:
     """As many samples of a source as its trial steps take, those trained on included; a small source repeats itself."""
     wanted = TRIAL_STEPS * counts.samples_per_step
-    samples = drawn(segments, wanted, derived_rng(seed, "source_value", name, step))
+    samples = drawn(segments, wanted, derived_rng(seed, SOURCE_VALUE_STREAM, name, step))
     return samples.take(np.resize(np.arange(len(samples.num_valid)), wanted))
 
 
