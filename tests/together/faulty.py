@@ -18,7 +18,7 @@ from typing import Any
 from trainer.data.loader import Stream
 from trainer.engines import engine as engines
 from trainer.mixture.ledger import Fact, Shares
-from trainer.tracking.tracker import BackgroundTracker
+from trainer.tracking.journal import Journal
 from trainer.training import facts
 from trainer.training.run import Run
 
@@ -151,14 +151,14 @@ def no_locks(_step: int) -> None:
 
 
 def ends_late(_step: int) -> None:
-    """The upload at the end takes its time."""
-    close = BackgroundTracker.close
+    """What the main rank closes at the end, as trackers upload there, takes its time."""
+    close = Journal.close
 
-    def late(tracker: BackgroundTracker, *arguments: Any) -> None:
+    def late(journal: Journal) -> None:
         time.sleep(6.0)
-        close(tracker, *arguments)
+        close(journal)
 
-    BackgroundTracker.close = late  # type: ignore[method-assign]
+    Journal.close = late  # type: ignore[method-assign]
 
 
 REAL_TIME = time.time

@@ -162,7 +162,7 @@ def test_a_run_folder_of_another_version_is_refused_with_what_to_do(place: Place
     ended = place.fit(copied, LONGER).wait()
     assert ended.code == 2, ended.output
     assert "of another version of this program, or its recipe was changed" in ended.output
-    assert "start anew in another --run folder" in ended.output
+    assert "start again in another --run folder" in ended.output
     assert "Traceback" not in ended.output
 
 
