@@ -340,7 +340,7 @@ def a_second_launch_comes(bench: Bench, *, elsewhere: bool = False) -> dict[str,
     name = "second-elsewhere" if elsewhere else "second"
     # `elsewhere` neither launch sees the other's lock, as on file systems that do not share them between hosts
     kind = "no-locks" if elsewhere else None
-    sets = (*SETS, "training.steps=400")
+    sets = (*SETS, "training.steps=4000")
     live = launch(bench, name, kind, rank=None, sets=sets)
     live.wait_for_step(STRIKE_STEP)
     owner = (live.run / ".lock").read_text().splitlines()[0]
