@@ -17,7 +17,7 @@ import torch
 
 from trainer.base.errors import UserError
 from trainer.base.records import Evaluation, FloatArray, IntArray, SourceValue
-from trainer.evaluate.eval_batches import SOURCE_VALUE_STREAM, derived_rng, fixed_batches, my_batches
+from trainer.evaluate.eval_batches import derived_rng, fixed_batches, my_batches
 from trainer.evaluate.evidence.source_value import FRESH_TEXT, TRIAL_STEPS, SourceValueCounts, estimated
 from trainer.evaluate.schedule import Times
 from trainer.lightning.datamodule import Samples, Source
@@ -99,11 +99,11 @@ class SampleSourceValue:
     ) -> Mapping[str, SourceValue]:
         """The value of each of ``sources`` (each is one segment) after ``step``; every rank gets the same."""
         size = TRIAL_STEPS * self.counts.samples_per_step
-        drawn = derived_rng(self.seed, SOURCE_VALUE_STREAM, "held-out", step).permutation(len(self.held_out))
+        drawn = derived_rng(self.seed, "source_value", "held-out", step).permutation(len(self.held_out))
         trained_on: dict[str, tuple[Samples, IntArray]] = {FRESH_TEXT: (self.held_out, drawn[:size])}
         for name in sources:
             samples = self.sources[name].samples
-            order = derived_rng(self.seed, SOURCE_VALUE_STREAM, name, step).permutation(len(samples))
+            order = derived_rng(self.seed, "source_value", name, step).permutation(len(samples))
             trained_on[name] = samples, np.resize(order, size)
         evaluated = np.sort(drawn[size : size + self.counts.held_out_samples])
         before = self._losses(port, evaluated)
@@ -123,7 +123,7 @@ class SampleSourceValue:
 
     def _make_trial_steps(self, port: TrainerDevices, samples: Samples, numbers: IntArray, step: int) -> None:
         """The trial steps on one source; every rank gets equally many samples, padded with one that weighs nothing."""
-        torch.manual_seed(int(derived_rng(self.seed, SOURCE_VALUE_STREAM, "dropout", step).integers(2**62)))
+        torch.manual_seed(int(derived_rng(self.seed, "source_value", "dropout", step).integers(2**62)))
         for rows in numbers.reshape(TRIAL_STEPS, -1):
             mine = rows[port.rank :: port.world_size]
             padded = np.resize(np.append(mine, rows[:1]), -(-len(rows) // port.world_size))
