@@ -14,7 +14,7 @@ from experiments.environments import ENVIRONMENTS
 from experiments.world import steered
 from trainer.base.records import Action, Decision, Kind, SourceValue
 from trainer.control import ControlConfig
-from trainer.data.account import FilteredRows, RowAccount
+from trainer.data.account import FileAccount, FilteredRows, RowAccount
 from trainer.tracking.figures import HeldOutFigures, SliceDrawn, SliceLoss, SourceFacts, StepMixture, WorstSlice
 from trainer.tracking.journal import AppendOnlyFile, Journal
 from trainer.tracking.schema import (
@@ -110,6 +110,7 @@ class Teller:
             },
             rows={
                 self.names["spam"]: RowAccount(
+                    files=FileAccount(read=1, num_bytes=1_200_000),
                     read=1334, used=1289, held_out=0, quarantined=4, not_selected=0, not_sampled=0, contaminated=0,
                     beyond_limit=0,
                     filters=(FilteredRows(filter="length", reason="fewer than 5 words", num_rows=41),),

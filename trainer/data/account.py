@@ -1,14 +1,65 @@
-"""Where every row went: what was read of a segment, used, and dropped for which reason. The counts add up.
+"""Where every file and every row of a segment went: read, used, or left out for which reason. The counts add up.
 
+Files: ``seen = read + skipped``. Rows:
 ``read = used + held_out + quarantined + not_selected + not_sampled + filtered + contaminated + beyond_limit``
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 EXAMPLES_PER_REASON = 3
 _EXAMPLE_CHARACTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedFiles:
+    """The files of a segment that were seen and not read for one reason, with the first few of their paths."""
+
+    reason: str
+    num_files: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileAccount:
+    """The files of one segment by what became of them. ``without_rows`` of those read gave no row at all."""
+
+    read: int
+    num_bytes: int  # of the files read, as they lie on the disk
+    without_rows: int = 0
+    skipped: tuple[SkippedFiles, ...] = ()
+
+    @property
+    def seen(self) -> int:
+        """Files read and files skipped."""
+        return self.read + sum(files.num_files for files in self.skipped)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """What ``asdict`` gave."""
+        skipped = tuple(SkippedFiles(**{**files, "examples": tuple(files["examples"])}) for files in record["skipped"])
+        return cls(**{**record, "skipped": skipped})
+
+
+@dataclass
+class FileTally:
+    """Counts the files that a search for data saw and left out. Reasons name the rule, not the file."""
+
+    _skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def skip(self, reason: str, path: str) -> None:
+        """Counts a file that is not read."""
+        self._skipped.setdefault(reason, []).append(path)
+
+    @property
+    def skipped(self) -> tuple[SkippedFiles, ...]:
+        """What was left out so far; the largest counts first."""
+        by_count = sorted(self._skipped.items(), key=lambda item: -len(item[1]))
+        return tuple(
+            SkippedFiles(reason=reason, num_files=len(paths), examples=tuple(paths[:EXAMPLES_PER_REASON]))
+            for reason, paths in by_count
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +82,9 @@ class FilteredRows:
 
 @dataclass(frozen=True, kw_only=True)
 class RowAccount:
-    """The rows of one segment by what became of them."""
+    """The files and rows of one segment by what became of them."""
 
+    files: FileAccount
     read: int
     used: int  # training documents
     held_out: int  # in the parts validation or test, whether or not they stayed there
@@ -66,12 +118,14 @@ class RowAccount:
             FilteredRows(**{**rows, "examples": tuple(FilteredRow(**example) for example in rows["examples"])})
             for rows in record["filters"]
         )
-        return cls(**{**record, "filters": filters})
+        return cls(**{**record, "files": FileAccount.from_json(record["files"]), "filters": filters})
 
 
 @dataclass
 class RowTally:
-    """Counts the rows of one pass over a segment."""
+    """Counts the rows of one pass over a segment, and the files that gave none."""
+
+    files_without_rows: int = 0
 
     read: int = 0
     used: int = 0
@@ -91,11 +145,12 @@ class RowTally:
         if len(examples) < EXAMPLES_PER_REASON:
             examples.append(FilteredRow(id=document_id, text=text[:_EXAMPLE_CHARACTERS]))
 
-    def account(self) -> RowAccount:
-        """The counts so far; largest filter counts first."""
+    def account(self, files: FileAccount) -> RowAccount:
+        """The counts so far; largest filter counts first. ``files`` are those that the rows came from."""
         filters = tuple(
             FilteredRows(filter=kind, reason=reason, num_rows=count, examples=tuple(self._examples[kind, reason]))
             for (kind, reason), count in sorted(self._filtered.items(), key=lambda item: -item[1])
         )
         counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return RowAccount(**counts, filters=filters)
+        without_rows = counts.pop("files_without_rows")
+        return RowAccount(files=replace(files, without_rows=without_rows), **counts, filters=filters)

@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.data.account import RowTally
+from trainer.data.account import FileAccount, RowTally
 from trainer.data.columns import ColumnCheck
 from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig, filters_of
-from trainer.data.files import files_of, is_indexed, read_options
+from trainer.data.files import file_account, files_of, is_indexed, read_options
 from trainer.data.filters import FilterChain
 from trainer.data.quarantine import Quarantine
-from trainer.data.readers import Malformed, OpenableFile, Row, read_rows
+from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
 
 Part = Literal["train", "validation", "test", "none"]
 
@@ -76,6 +76,10 @@ class DocumentReader:
     def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, quarantine: Quarantine) -> None:
         self.config, self._seed, self._base, self._cache, self._quarantine = config, seed, base, cache, quarantine
 
+    def files(self, name: str) -> FileAccount:
+        """The files of segment ``name``, read and left out."""
+        return file_account(self.config, name, self._base, self._cache)
+
     def documents(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """Every well-formed document of segment ``name`` (``segment_name``) that `where` and the filters keep, with its
         part. Rows that are not yielded, and held-out ones, are counted in ``tally``.
@@ -90,7 +94,7 @@ class DocumentReader:
             options = replace(options, format="jsonl")
         files = [OpenableFile(str(file)) for file in files_of(self.config, name, self._base, self._cache)]
         check = ColumnCheck(name, segment, options)
-        for row in islice(read_rows(files, options), segment.max_rows):
+        for row in islice(_counted_rows(files, options, tally), segment.max_rows):
             tally.read += 1
             if isinstance(row, Row):
                 check.add(row.columns)
@@ -160,6 +164,18 @@ class DocumentReader:
             if place < rule.validation + rule.test:
                 return "validation" if place < rule.validation else "test"
         return "train" if is_sampled(columns, source.sample) else "none"
+
+
+def _counted_rows(files: Iterable[OpenableFile], options: ReadOptions, tally: RowTally) -> Iterator[Row | Malformed]:
+    """All rows of the files in order; counts the files that have none."""
+    for file in files:
+        rows = read_rows([file], options)
+        first = next(rows, None)
+        if first is None:
+            tally.files_without_rows += 1
+        else:
+            yield first
+            yield from rows
 
 
 def matches(columns: Mapping[str, Any], where: Mapping[str, Any]) -> bool:

@@ -10,11 +10,13 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from trainer.base.atomic import replacing
 from trainer.base.errors import DataError
+from trainer.data.account import FileAccount, FileTally, SkippedFiles
 from trainer.data.columns import ColumnCheck
 from trainer.data.config import DataConfig, Rows, needed_columns
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, formats_by_suffix, hub, read_rows
@@ -22,20 +24,39 @@ from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, form
 _HASH_BLOCK_BYTES = 1 << 22
 
 
+@dataclass(frozen=True)
+class FoundFiles:
+    """The data files of a source in a fixed order, and those that were seen there and left out."""
+
+    files: list[Path]
+    skipped: tuple[SkippedFiles, ...] = ()
+
+
 def local_files(config: Rows, base: Path) -> list[Path]:
     """The source's local files in a fixed order. Raises UserError where there is none."""
+    return find_files(config, base).files
+
+
+def find_files(config: Rows, base: Path) -> FoundFiles:
+    """The source's local files, and what else lies there. Raises UserError where there is no data file."""
     if config.path is None:
         raise ValueError("a hub source has no local files before it is indexed")
     if config.package:
-        return [_package_file(config.package, config.path)]
+        return FoundFiles([_package_file(config.package, config.path)])
     path = Path(config.path).expanduser()
     root = path if path.is_absolute() else base / path
+    tally = FileTally()
     if root.is_file():
-        return [root.resolve()]
+        return FoundFiles([root.resolve()])
     if root.is_dir():
         if (root / "dataset_info.json").exists() or (root / "dataset_dict.json").exists():
-            return [root.resolve()]  # an arrow folder, as `save_to_disk` writes it
-        files = [file for file in sorted(root.rglob("*")) if file.is_file() and _looks_like_data(file.name, config)]
+            return FoundFiles([root.resolve()])  # an arrow folder, as `save_to_disk` writes it
+        files = []
+        for file in (file for file in sorted(root.rglob("*")) if file.is_file()):
+            if reason := _why_no_data(file.name, config):
+                tally.skip(reason, file.relative_to(root).as_posix())
+            else:
+                files.append(file)
     else:
         anchor = Path(root.anchor)
         files = [file for file in sorted(anchor.glob(str(root.relative_to(anchor)))) if file.is_file()]
@@ -43,7 +64,15 @@ def local_files(config: Rows, base: Path) -> list[Path]:
         raise DataError(
             "a source has no files", got=config.path, remedy="Paths are relative to the recipe's file", file=root
         )
-    return [file.resolve() for file in files]
+    return FoundFiles([file.resolve() for file in files], tally.skipped)
+
+
+def file_account(config: DataConfig, name: str, base: Path, cache: Path) -> FileAccount:
+    """The files that segment ``name`` is read from, and those left out. An indexed segment is read from its index."""
+    segment = config.every_segment[name]
+    found = FoundFiles([index_file(config, name, base, cache)]) if is_indexed(segment) else find_files(segment, base)
+    num_bytes = sum(part.stat().st_size for file in found.files for part in _parts(file))
+    return FileAccount(read=len(found.files), num_bytes=num_bytes, skipped=found.skipped)
 
 
 def remote_files(config: Rows) -> list[OpenableFile]:
@@ -56,7 +85,7 @@ def remote_files(config: Rows) -> list[OpenableFile]:
         if any(sign in path for sign in "*?["):
             paths = sorted(system.glob(path))
         elif system.isdir(path):
-            paths = [file for file in sorted(system.find(path)) if _looks_like_data(Path(file).name, config)]
+            paths = [file for file in sorted(system.find(path)) if not _why_no_data(Path(file).name, config)]
         else:
             paths = [path] if system.exists(path) else []
     except (ImportError, OSError, ValueError) as error:  # ImportError: the scheme needs a package such as s3fs
@@ -67,15 +96,18 @@ def remote_files(config: Rows) -> list[OpenableFile]:
     return [OpenableFile(str(system.unstrip_protocol(file))) for file in paths]
 
 
-def _looks_like_data(name: str, config: Rows) -> bool:
+def _why_no_data(name: str, config: Rows) -> str | None:
+    """Why a file of a folder is not read; None where it is."""
     formats, suffix = formats_by_suffix(), OpenableFile(name).suffix
+    if name.startswith("."):
+        return "hidden"
     if config.format and config.format not in formats.values():
-        return not name.startswith(".")  # a reader from outside that claims no suffix is given every file
-    if name.startswith(".") or suffix not in formats:
-        return False
+        return None  # a reader from outside that claims no suffix is given every file
+    if suffix not in formats:
+        return "not a data format"
     if config.format:
-        return formats[suffix] == config.format
-    return Path(name).stem.upper() not in ("README", "LICENSE")  # documentation next to the data is not data
+        return None if formats[suffix] == config.format else f"not {config.format}"
+    return "documentation" if Path(name).stem.upper() in ("README", "LICENSE") else None
 
 
 def _package_file(package: str, path: str) -> Path:

@@ -45,7 +45,7 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
             tally = RowTally()
             parts[part] = list(islice(reader.training(name, tally=tally), source.max_documents))
             tally.used = len(parts[part])
-            accounts[name] = tally.account()
+            accounts[name] = tally.account(reader.files(name))
     else:
         for document in reader.documents(rule.source):
             if document.part in parts:

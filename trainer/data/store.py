@@ -23,7 +23,7 @@ from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
 
-STORE_FORMAT = 3
+STORE_FORMAT = 4
 MANIFEST = "store.json"
 COMPLETE = "complete"
 Ints = NDArray[np.int64]

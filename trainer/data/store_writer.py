@@ -124,7 +124,7 @@ class StoreWriter:
         for batch, (ids, lengths) in self._tokenized(clean, tools.tokenizer):
             writer.append(batch, ids, lengths)
             self.note(f"prepare {name}", tally.used)
-        segment, account = writer.close(), tally.account()
+        segment, account = writer.close(), tally.account(self.reader.files(name))
         if self.config.contamination.action == "fatal":
             contaminated.refuse(tools.held_out_ids)
         if not account.used:
