@@ -24,6 +24,11 @@ LAUNCHED = {
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     },
     "zero1": {**_ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
+    "zero1_offload": {
+        **_ZERO,
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1",
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu",
+    },
     "zero2": {**_ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
     "zero3": {**_ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
 }

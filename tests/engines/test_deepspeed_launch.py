@@ -17,6 +17,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "prescale_gradients": {"prescale_gradients": True},
     "bf16_master_weights_and_grads": {"bf16": {"enabled": False, "bf16_master_weights_and_grads": True}},
     "zero_hpz_partition_size": {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}},
+    "compute_grad_norm": {"zero_optimization": {"stage": 2, "compute_grad_norm": False}},
     "mics_shard_size": {"zero_optimization": {"stage": 3, "mics_shard_size": 2}},
     "zero_quantized_weights": {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
     "offload_optimizer.ratio": {

@@ -14,14 +14,15 @@ from tests.engines.tour import POISONS, alignments, leave, take_up, tour, uneven
 from trainer.base.records import GradientAlignment
 
 SLOW = pytest.mark.slow
-# One of each kind stays in the default suite: ZeRO-1 and -2 share their buffers, stage 3 and FSDP2 have their own.
+# One of each kind stays in the default suite: ZeRO-1 and -2 share their buffers but under bf16, stage 3 and FSDP2 have
+# their own.
 TOURS = [
     ("fsdp2", "fp32"),
     ("zero3", "fp32"),
-    ("zero2", "bf16"),
+    ("zero1", "bf16"),
     pytest.param(("zero1", "fp32"), marks=SLOW),
     pytest.param(("zero2", "fp32"), marks=SLOW),
-    pytest.param(("zero1", "bf16"), marks=SLOW),
+    pytest.param(("zero2", "bf16"), marks=SLOW),
     pytest.param(("zero3", "bf16"), marks=SLOW),
     pytest.param(("fsdp2", "bf16"), marks=SLOW),
     pytest.param(("ddp", "fp32"), marks=SLOW),

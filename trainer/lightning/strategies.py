@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from trainer.base.errors import LaunchError
 from trainer.engines import launch
+from trainer.engines.deepspeed.sharding import precision_config
 from trainer.model.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -154,16 +155,14 @@ def _strategy(training: TrainingConfig) -> Strategy:
 
 def zero_config(stage: int, training: TrainingConfig) -> dict[str, Any]:
     """DeepSpeed's configuration, without accumulation: its boundary is set by the step."""
-    config: dict[str, Any] = {
+    return {
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": training.max_grad_norm,
         "train_micro_batch_size_per_gpu": training.micro_batch,
+        **precision_config(training),
     }
-    if training.precision == "bf16":
-        config["bf16"] = {"enabled": True, "check_grad_overflow": True}
-    return config
 
 
 def shard(model: "PreTrainedModel", mesh: "DeviceMesh") -> None:

@@ -112,7 +112,7 @@ class TrainingConfig(Config):
         default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"
     )
     precision: Literal["fp32", "bf16"] = Field(
-        default="bf16", description="of the forward and backward; weights are kept in fp32"
+        default="bf16", description="of the forward and backward; weights are kept and gradients summed in fp32"
     )
     compile: bool = Field(default=False, description="torch.compile the model")
     timeout_s: float = Field(

@@ -40,8 +40,10 @@ CHECKED = {
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
 }
-# Parts of ZeRO under which weights and moments lie elsewhere than ``ZeroState`` looks, or are sent in fewer bits.
+# Parts of ZeRO under which weights and moments lie elsewhere than ``ZeroState`` looks, or are sent in fewer bits, or
+# without the norm of the gradients that every step records.
 UNSUPPORTED = {
+    "compute_grad_norm": True,
     "mics_shard_size": -1,
     "zenflow": None,
     "zero_hpz_partition_size": 1,

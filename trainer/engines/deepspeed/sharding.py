@@ -168,8 +168,23 @@ def _configure(config: dict[str, Any], training: "TrainingConfig") -> None:
     config |= owned_by_the_recipe(config, training)
     config["zero_allow_untested_optimizer"] = True
     config["zero_force_ds_cpu_optimizer"] = False
-    if training.precision == "bf16":
-        config["bf16"] = {**config.get("bf16", {}), "enabled": True, "check_grad_overflow": True}
+    config |= precision_config(training)
+
+
+def precision_config(training: "TrainingConfig") -> dict[str, Any]:
+    """DeepSpeed's configuration of the recipe's precision.
+
+    Weights are used in bf16, and gradients are summed in fp32, over micro-batches and over ranks, as under DDP and
+    FSDP2. DeepSpeed would sum both in bf16, where 256 + 1 is 256: with many micro-batches or ranks most of a gradient
+    is lost.
+    """
+    if training.precision != "bf16":
+        return {}
+    return {
+        "bf16": {"enabled": True, "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+    }
 
 
 def leave_out_shared_memory_op() -> None:

@@ -5,6 +5,10 @@ its converter to other numbers needs a second pass over the disk. By weight the 
 so it is saved in the one form of ``checkpoint_io`` and read back on any number of ranks, at any stage, or without
 DeepSpeed. Where a weight lies follows from two of DeepSpeed's tables, one for stages 1 and 2, one for stage 3.
 
+DeepSpeed has three classes of such buffers: one for stages 1 and 2, one for stage 3, and ``BF16_Optimizer``, which it
+takes at stage 1 where gradients of a bf16 model are summed in fp32 without offloading. They name the same things
+differently, and a class that is not among them is refused.
+
 A frozen weight has no master: what is saved of it is what the forward uses, which under bf16 DeepSpeed has rounded.
 """
 
@@ -18,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.base.errors import UserError
 from trainer.engines.adam_scales import AdamPart
 from trainer.engines.checkpoint_io import MOMENTS, adam_state, read
 
@@ -36,18 +41,44 @@ class ShardPlace:
     count: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """What a class of DeepSpeed's calls the masters (flat fp32 buffers, one per group of weights), the groups (none
+    where a weight's place says its group), and the function whose answer becomes the norm of the gradients.
+    """
+
+    masters: str
+    groups: str | None
+    norm: str
+
+
+NAMES = {
+    "DeepSpeedZeroOptimizer": Names(
+        masters="single_partition_of_fp32_groups", groups="bit16_groups", norm="scaled_global_norm"
+    ),
+    "BF16_Optimizer": Names(masters="fp32_groups_flat_partition", groups="bf16_groups", norm="get_grads_for_norm"),
+    "DeepSpeedZeroOptimizer_Stage3": Names(
+        masters="fp32_partitioned_groups_flat", groups=None, norm="_get_norm_groups"
+    ),
+}
+
+
 class ZeroState:
-    """Masters and moments of a DeepSpeed engine around ``model``, stages 1 to 3, and how to put them back."""
+    """Masters and moments of a DeepSpeed engine around ``model``, stages 1 to 3, and how to put them back.
+
+    ``UserError`` where DeepSpeed keeps them in a class that is not known here.
+    """
 
     def __init__(self, engine: Any, model: torch.nn.Module) -> None:
         self._zero, self._adam = engine.optimizer, engine.optimizer.optimizer
+        self._names = _names_of(self._zero)
         self._is_stage_3 = engine.zero_optimization_stage() == 3
         self._module, self._device = model, engine.device
         self._rank, self._world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._parameters: dict[str, Any] = dict(self._module.named_parameters())  # tied weights once
         self._group_of = {
             id(parameter): number
-            for number, group in enumerate([] if self._is_stage_3 else self._zero.bit16_groups)
+            for number, group in enumerate(getattr(self._zero, self._names.groups) if self._names.groups else [])
             for parameter in group
         }
 
@@ -76,12 +107,16 @@ class ZeroState:
     def gradients_unsound(self) -> Iterator[None]:
         """Inside, DeepSpeed finds the norm of the gradients to be no number, and does what it does then."""
         no_number = torch.tensor(torch.nan, device=self._device)
-        name, norm = ("_get_norm_groups", [no_number]) if self._is_stage_3 else ("scaled_global_norm", no_number)
-        setattr(self._zero, name, lambda: norm)
+        answers = {
+            "scaled_global_norm": no_number,
+            "_get_norm_groups": [no_number],
+            "get_grads_for_norm": ([no_number], {}),
+        }
+        setattr(self._zero, self._names.norm, lambda: answers[self._names.norm])
         try:
             yield
         finally:
-            delattr(self._zero, name)
+            delattr(self._zero, self._names.norm)
 
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
         """(all) Set the masters to whole weights, by name; frozen weights have none."""
@@ -155,9 +190,7 @@ class ZeroState:
         return {"model": flat, **{moment: moments[moment] for moment in MOMENTS}}
 
     def _flats(self) -> list[Tensor]:
-        flats: list[Tensor] = (
-            self._zero.fp32_partitioned_groups_flat if self._is_stage_3 else self._zero.single_partition_of_fp32_groups
-        )
+        flats: list[Tensor] = getattr(self._zero, self._names.masters)
         return flats
 
     def _buffers(self) -> dict[str, Tensor]:
@@ -170,9 +203,9 @@ class ZeroState:
         if self._is_stage_3:  # every rank has an equal part, the last ones filled up with zeros
             number, offset, count = self._zero.grad_position[self._zero.get_param_id(parameter)]
             start = min(self._rank * count, parameter.ds_numel)
-            flat = self._zero.fp32_partitioned_groups_flat[number]
+            flat = self._flats()[number]
             return ShardPlace(flat=flat, offset=offset, start=start, count=min(count, parameter.ds_numel - start))
-        flat = self._zero.single_partition_of_fp32_groups[self._group_of[id(parameter)]]
+        flat = self._flats()[self._group_of[id(parameter)]]
         if parameter._hp_mapping is None:  # all of it lies on other ranks
             return ShardPlace(flat=flat, offset=0, start=0, count=0)
         in_flat, in_weight = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
@@ -204,6 +237,18 @@ class ZeroState:
         whole.narrow(0, place.start, place.count).copy_(part)
         torch.distributed.reduce(whole, dst=owner)  # zeros but in one place: the sum is exact
         return whole.reshape(_shape(parameter)).cpu() if self._rank == owner else None
+
+
+def _names_of(zero: Any) -> Names:
+    """By the class of DeepSpeed's optimizer."""
+    name = type(zero).__name__
+    if name not in NAMES:
+        raise UserError(
+            "DeepSpeed keeps weights and optimizer state in a class that checkpoints cannot be read from",
+            got=name,
+            remedy="Use ZeRO stage 2 or 3 as in launch/deepspeed",
+        )
+    return NAMES[name]
 
 
 def _shape(parameter: Any) -> torch.Size:
