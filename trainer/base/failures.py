@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from trainer.base.logs import logger
+from trainer.base.terminal import printable
 
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 EARLIER_S = 10  # launchers show the earliest failure as the root cause; what takes longest to tell is a rank that died
@@ -89,7 +90,7 @@ def leave_for_launcher(text: str) -> bool:
     file = os.environ.get(ERROR_FILE_VARIABLE)
     if not file:
         return False
-    message = {"message": text, "timestamp": int(time.time()) - EARLIER_S}
+    message = {"message": printable(text), "timestamp": int(time.time()) - EARLIER_S}
     with suppress(OSError):  # its folder went with the launcher
         Path(file).write_text(json.dumps(message), encoding="utf-8")
         return True

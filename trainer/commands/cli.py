@@ -359,7 +359,9 @@ def recipes(
 def main() -> None:
     """Runs the command in argv; a user's mistake, an unusable file and Ctrl-C are reported without a stack trace."""
     from trainer.base.logs import log_to_stderr
+    from trainer.base.terminal import open_door
 
+    open_door()
     log_to_stderr()
     try:
         app()

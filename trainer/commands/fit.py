@@ -176,14 +176,13 @@ def _check_launch(recipe: Recipe) -> None:
 
 def _show_summary(folder: Path) -> None:
     """Print the summary table, from the journal alone."""
-    from rich.console import Console
-
+    from trainer.base.console import console
     from trainer.tracking.terminal import summary_table
 
-    console = Console()
-    console.print(summary_table(read_journal(folder / "journal.jsonl")))
+    screen = console()
+    screen.print(summary_table(read_journal(folder / "journal.jsonl")))
     if (folder / "report.html").is_file():
-        console.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        screen.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell_preparing(source: str, documents: int) -> None:

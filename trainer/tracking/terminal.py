@@ -18,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from trainer.base.console import console as own_console
 from trainer.base.formatting import duration, figure, percent, plus_minus, shares_in_words
 from trainer.base.logs import is_command_line
+from trainer.base.terminal import printable
 from trainer.tracking.figures import HeldOutFigures, StepMixture
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
@@ -53,7 +55,7 @@ class TerminalProgress:
         plain_every_s: float = PLAIN_EVERY_S,
     ) -> None:
         """``num_steps`` of the schedule; ``discarded_steps`` were taken back by earlier rollbacks."""
-        self._console = console or Console(quiet=not is_command_line())
+        self._console = console or own_console(quiet=not is_command_line())
         self._last_step, self._plain_every_s = num_steps + discarded_steps, plain_every_s
         self._step, self._loss, self._held_out, self._shares = 0, "", "", ""
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # when it came in seconds, its tokens
@@ -133,14 +135,16 @@ class TerminalProgress:
     def _draw(self) -> Group:
         self._bar.update(self._task, left=self._time_left())
         return Group(
-            self._bar.get_renderable(), Text(self._figures()), Text(self._shares, style="dim", overflow="fold")
+            self._bar.get_renderable(),
+            _text(self._figures()),
+            Text(printable(self._shares), style="dim", overflow="fold"),
         )
 
     def _plain(self) -> str:
         return f"step {self._step}/{self._last_step}  {self._figures()}  {self._time_left()}  {self._shares}"
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(_text(text), soft_wrap=True)
 
 
 @dataclass(kw_only=True)
@@ -179,7 +183,7 @@ def summary_table(lines: Iterable[JournalLine]) -> Table:
     for line in lines:
         run.note(line)
     table = Table(
-        title=Text(_title(run.finish, run.last), style="bold"),
+        title=Text(printable(_title(run.finish, run.last)), style="bold"),
         title_justify="left",
         show_header=False,
         box=None,
@@ -195,6 +199,11 @@ def summary_table(lines: Iterable[JournalLine]) -> Table:
     return table
 
 
+def _text(text: str) -> Text:
+    """A text of ours or of the data, escaped before it is laid out, so that it is as wide as it is shown."""
+    return Text(printable(text))
+
+
 def _title(finish: FinishLine | None, last: StepLine | None) -> str:
     if finish is not None:
         return f"{finish.state} at step {finish.step}: {finish.reason} ({duration(finish.seconds)})"
@@ -202,10 +211,10 @@ def _title(finish: FinishLine | None, last: StepLine | None) -> str:
 
 
 def _add_held_out(table: Table, test: HeldOutFigures) -> None:
-    table.add_row("test loss", Text(f"{plus_minus(*test.bits_with_error())} bits per byte, all documents"))
+    table.add_row("test loss", _text(f"{plus_minus(*test.bits_with_error())} bits per byte, all documents"))
     if test.worst_slice is not None:
         bits, name = figure(test.worst_slice.bits_per_byte), test.worst_slice.name
-        table.add_row("", Text(f"{bits} bits per byte, worst slice ({name})"))
+        table.add_row("", _text(f"{bits} bits per byte, worst slice ({name})"))
 
 
 def _add_sources(table: Table, first: StepMixture, last: StepMixture, kinds: dict[str, str]) -> None:
@@ -213,7 +222,7 @@ def _add_sources(table: Table, first: StepMixture, last: StepMixture, kinds: dic
         change = f"{percent(first.shares.get(source, 0))} -> {percent(share)}"
         kind = f" ({kinds[source]})" if source in kinds else ""
         text = f"{source}{kind}: share {change}, {last.epochs.get(source, 0.0):.2f} epochs"
-        table.add_row("" if index else "sources", Text(text))
+        table.add_row("" if index else "sources", _text(text))
 
 
 def _add_decisions(table: Table, decisions: Sequence[DecisionLine]) -> None:
@@ -224,4 +233,4 @@ def _add_decisions(table: Table, decisions: Sequence[DecisionLine]) -> None:
     for index, (action, count) in enumerate(counts.items()):
         line = newest[action]
         text = f"{count} {action}, last after step {line.step}: {line.reason}"
-        table.add_row("" if index else "decisions", Text(text))
+        table.add_row("" if index else "decisions", _text(text))

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from trainer.base.console import console
 from trainer.recipe import load_recipe
 from trainer.tools.plan.plan import Machine, RunPlan, plan_run
 from trainer.tools.plan.real_budget import RealDataPlan
@@ -27,9 +27,9 @@ def show_plan(
     if as_json:
         print(json.dumps(asdict(plan), indent=2))  # noqa: T201 - this is the output
     else:
-        console = Console()
-        console.print(source_table(plan))
-        console.print(run_table(plan))
+        screen = console()
+        screen.print(source_table(plan))
+        screen.print(run_table(plan))
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     for refusal in plan.refusals:
