@@ -77,7 +77,7 @@ class _Door(_Stream):
         return super().write(start + printable(text[len(start) :]))
 
     @property
-    def buffer(self) -> Any:  # type: ignore[override]  # typer would write past the door where the encoding is ASCII
+    def buffer(self) -> Any:  # typer would write past the door where the encoding is ASCII
         raise AttributeError("buffer")
 
 
@@ -86,7 +86,7 @@ def _behind_door(stream: TextIO, descriptor: int) -> TextIO:
         return stream
     with suppress(OSError, ValueError, AttributeError):
         stream.flush()
-    how = {
+    how: dict[str, Any] = {
         "encoding": getattr(stream, "encoding", None) or "utf-8",
         "errors": _ERRORS,
         "line_buffering": descriptor == 2 or stream is None or stream.isatty(),
