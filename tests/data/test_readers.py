@@ -3,15 +3,17 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import datasets
 import fsspec
+import pyarrow
 import pytest
 import zstandard
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from tests.data.corpus import recipe, write_jsonl
@@ -63,21 +65,6 @@ def test_jsonl_is_read_plain_and_compressed(tmp_path: Path, suffix: str) -> None
     rows = read(tmp_path, path=f"a.jsonl{suffix}")
     assert texts(rows) == TEXTS
     assert [row.line for row in rows] == [1, 2, 3]
-
-
-def test_a_truncated_compressed_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(jsonl_bytes() * 50)[:-20])
-    with pytest.raises(UserError, match=r"a\.jsonl\.xz: a data file cannot be read to its end"):
-        read(tmp_path, path="a.jsonl.xz")
-
-
-def test_a_zstandard_file_of_several_frames_is_read_whole_and_one_cut_off_is_an_error(tmp_path: Path) -> None:
-    frames = [zstandard.ZstdCompressor().compress(line + b"\n") for line in jsonl_bytes().splitlines()]
-    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
-    assert texts(read(tmp_path, path="a.jsonl.zst")) == TEXTS
-    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames)[:-3])
-    with pytest.raises(UserError, match=r"a\.jsonl\.zst: a data file cannot be read to its end"):
-        read(tmp_path, path="a.jsonl.zst")
 
 
 def remote(folder: str, **keys: Any) -> DataConfig:
@@ -236,9 +223,47 @@ def test_one_bad_line_costs_one_line(tmp_path: Path) -> None:
 
 
 def test_a_row_of_exactly_the_limit_passes_and_one_more_byte_does_not(tmp_path: Path) -> None:
-    row = json.dumps({"text": "x" * 40})
-    (tmp_path / "a.jsonl").write_text(f"{row}\n {row}\n{row}")
-    assert reasons(read(tmp_path, max_row_bytes=len(row), path="a.jsonl")) == [(2, f"row over {len(row)} bytes")]
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "x" * length, "unused": "y" * 90} for length in (40, 41, 40)])
+    assert reasons(read(tmp_path, max_row_bytes=40, path="a.jsonl")) == [(2, "row over 40 bytes")]
+
+
+LONG = ["short", "\u6f22" * 40, "\u6f22" * 41, "short"]  # 120 and 123 bytes of UTF-8, 240 and 246 as JSON escapes
+
+
+def arrow_file(file: Path, columns: Mapping[str, Any]) -> None:
+    table = pyarrow.table(dict(columns))
+    with pyarrow.ipc.new_file(str(file), table.schema) as writer:
+        writer.write_table(table)
+
+
+def csv_file(file: Path, columns: Mapping[str, Any]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([list(columns), *zip(*columns.values(), strict=True)])
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], object]] = {
+    "jsonl": lambda file, columns: write_jsonl(file, [{"text": text} for text in columns["text"]]),
+    "json": lambda file, columns: file.write_text(json.dumps([{"text": text} for text in columns["text"]])),
+    "csv": csv_file,
+    "txt": lambda file, columns: file.write_text("\n".join(columns["text"]), encoding="utf-8"),
+    "parquet": lambda file, columns: parquet.write_table(pyarrow.table(dict(columns)), file),
+    "arrow": arrow_file,
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_the_limit_on_a_row_counts_the_bytes_of_its_text_in_every_format(tmp_path: Path, suffix: str) -> None:
+    WRITERS[suffix](tmp_path / f"a.{suffix}", {"text": LONG})
+    rows = read(tmp_path, max_row_bytes=120, path=f"a.{suffix}")
+    assert [row.reason for row in rows if isinstance(row, Malformed)] == ["row over 120 bytes"]
+    assert texts(rows) == [LONG[0], LONG[1], LONG[3]]
+
+
+def test_the_limit_on_a_row_counts_every_column_that_is_kept(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "x" * 40, "seed": "y" * length} for length in (40, 41)])
+    config = data(max_row_bytes=80, path="a.jsonl", provenance=["seed"])
+    files = [OpenableFile(str(tmp_path / "a.jsonl"))]
+    assert reasons(list(read_rows(files, read_options(config, "web")))) == [(2, "row over 80 bytes")]
 
 
 def test_bad_csv_and_text_rows_cost_one_row(tmp_path: Path) -> None:

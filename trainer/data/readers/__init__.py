@@ -11,15 +11,14 @@ recipe names it by ``format``: a key of ``READERS``, ``package.module:Name``, or
 ``hybrid_trainer.readers``.
 """
 
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from trainer.base.errors import DataError, UserError
 from trainer.base.seams import Seam
 from trainer.data.readers import arrow, csv_file, json_file, jsonl, parquet, text
-from trainer.data.readers.rows import COMPRESSED, Malformed, OpenableFile, ReadOptions, Row
+from trainer.data.readers.compression import COMPRESSED
+from trainer.data.readers.rows import Malformed, OpenableFile, ReadOptions, Row
 
 __all__ = ["COMPRESSED", "READERS", "Malformed", "OpenableFile", "ReadOptions", "Reader", "Row", "read_rows"]
 
@@ -77,18 +76,27 @@ def format_of(file: OpenableFile, options: ReadOptions) -> str:
 
 
 def read_rows(files: Iterable[OpenableFile], options: ReadOptions) -> Iterator[Row | Malformed]:
-    """All rows of the files in order. Raises UserError where a file as a whole cannot be read."""
+    """All rows of the files in order, those over the limit as malformed. Raises UserError where a file as a whole
+    cannot be read.
+    """
     for file in files:
-        kind = format_of(file, options)
-        reader = READERS.resolve(kind)
-        try:
-            yield from reader.read(file, options)
-        except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
-            raise DataError(
-                "a data file cannot be read to its end", got=str(error), remedy="Is it whole?", file=file.path
-            ) from error
-        except Exception as error:
-            if kind in READERS.builtin or isinstance(error, UserError):
-                raise
-            what = f"the reader {kind!r} failed: {type(error).__name__}: {error}"
-            raise DataError(what, remedy="See the cause above", file=file.path) from error
+        yield from _rows_of(file, options)
+
+
+def _rows_of(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
+    kind, line = format_of(file, options), 0
+    reader = READERS.resolve(kind)
+    try:
+        for row in reader.read(file, options):
+            line = row.line
+            is_too_long = isinstance(row, Row) and options.is_too_long(row.columns)
+            yield Malformed(row.file, line, options.too_long) if is_too_long else row
+    except UserError:
+        raise
+    except (EOFError, OSError) as error:
+        what, remedy = "a data file cannot be read to its end", "Is it whole?"
+        got = f"{error or type(error).__name__}, {f'after line {line}' if line else 'before its first row'}"
+        raise DataError(what, got=got, remedy=remedy, file=file.path) from error
+    except Exception as error:
+        what = f"the reader {kind!r} failed: {type(error).__name__}: {error}"
+        raise DataError(what, remedy="Is the file whole?", file=file.path, line=line or None) from error

@@ -12,7 +12,7 @@ SUFFIXES = (".csv",)
 def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
     """One row per record; its columns are the cells of the header."""
     csv.field_size_limit(max(options.max_row_bytes, csv.field_size_limit()))
-    with io.TextIOWrapper(file.open(), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+    with io.TextIOWrapper(file.open_text(), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         header = next(reader, [])
         while True:

@@ -12,9 +12,9 @@ SUFFIXES = (".json",)
 def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
     """One row per entry. The file is read whole, so it has to fit in memory. UserError where it cannot be parsed."""
     try:
-        with file.open() as stream:
+        with file.open_text() as stream:
             tree = json.loads(stream.read().decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         remedy = "If it holds one object a line, write `format: jsonl`"
         raise DataError("a JSON file cannot be parsed", got=str(error), remedy=remedy, file=file.path) from error
     if not isinstance(tree, list | dict):
@@ -25,7 +25,5 @@ def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
     for number, (key, entry) in enumerate(entries, start=1):
         if not isinstance(entry, dict):
             yield Malformed(file.name, number, "not a JSON object")
-        elif sum(len(value) for value in entry.values() if isinstance(value, str)) > options.max_row_bytes:
-            yield Malformed(file.name, number, options.too_long)
         else:
             yield Row({"key": key, **entry} if isinstance(tree, dict) else entry, file.name, number)

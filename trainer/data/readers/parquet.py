@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.base.errors import DataError
-from trainer.data.readers.arrow import require_text_column, table_rows
+from trainer.data.readers.arrow import class_names, needed_names, require_text_column, table_rows
 from trainer.data.readers.rows import Malformed, OpenableFile, ReadOptions, Row
 
 SUFFIXES = (".parquet",)
@@ -17,13 +17,22 @@ def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
 
     with file.open() as stream:
         table = _opened(file, stream)
-        names = table.schema_arrow.names
-        require_text_column(names, options, file.path)
-        needed = [column for column in options.columns if column in names]
+        schema = table.schema_arrow
+        require_text_column(schema.names, options, file.path)
+        needed = needed_names(schema.names, options, file.path)
+        if not table.metadata.num_rows:
+            return
+        number = 0
         try:
-            yield from table_rows(table.iter_batches(_BATCH_ROWS, columns=needed), file.name)
-        except pyarrow.ArrowException as error:
-            raise DataError("a parquet file cannot be read to its end", got=str(error), file=file.path) from error
+            for row in table_rows(table.iter_batches(_BATCH_ROWS, columns=needed), file.name, class_names(schema)):
+                number = row.line
+                yield row
+        except (pyarrow.ArrowException, OSError) as error:
+            got = f"{error}, after row {number}"
+            raise DataError("a parquet file cannot be read to its end", got=got, file=file.path) from error
+        if number != table.metadata.num_rows:
+            got = f"{number} of {table.metadata.num_rows} rows"
+            raise DataError("a parquet file cannot be read to its end", got=got, file=file.path)
 
 
 def columns(file: OpenableFile, options: ReadOptions) -> Sequence[str]:
@@ -38,6 +47,7 @@ def _opened(file: OpenableFile, stream: Any) -> Any:
     from pyarrow.parquet import ParquetFile
 
     try:
-        return ParquetFile(stream)
-    except pyarrow.ArrowException as error:
-        raise DataError("a parquet file cannot be opened", got=str(error), file=file.path) from error
+        return ParquetFile(stream, page_checksum_verification=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        remedy = "Is it whole?"
+        raise DataError("a parquet file cannot be opened", got=str(error), remedy=remedy, file=file.path) from error

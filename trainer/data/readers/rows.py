@@ -1,24 +1,34 @@
 """What every reader gives and takes: rows, malformed rows, files that can be opened, and options."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
-from typing_extensions import Buffer, override
+from trainer.base.errors import DataError
+from trainer.data.readers.compression import BLOCK_BYTES, COMPRESSED, Decompressed
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
-_BLOCK_BYTES = 1 << 20
+_MOST_ESCAPE = 6  # bytes of `\u0041`, which is one byte of text
+_MIN_LINE_BYTES = 32 << 20  # a line may hold columns that nobody asks for
+_NOT_TEXT = {
+    b"\x1f\x8b": "compressed (gzip), and its name does not end in .gz",
+    b"\xfd7zXZ\x00": "compressed (xz), and its name does not end in .xz",
+    b"\x28\xb5\x2f\xfd": "compressed (Zstandard), and its name does not end in .zst",
+    b"BZh": "compressed (bzip2), and its name does not end in .bz2",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xfe": "UTF-16, not UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8",
+    b"version https://git-lfs": "a pointer of Git LFS, not the data: run `git lfs pull`",
+}
 
 
 class Row(NamedTuple):
     """A well-formed row: its columns, and where it stands."""
 
-    columns: "Mapping[str, Any]"
+    columns: Mapping[str, Any]
     file: str
     line: int
 
@@ -46,6 +56,15 @@ class ReadOptions:
     def too_long(self) -> str:
         """The reason of a row over the limit."""
         return f"row over {self.max_row_bytes} bytes"
+
+    @property
+    def max_line_bytes(self) -> int:
+        """What a line may have where text can be written longer than it is."""
+        return max(_MOST_ESCAPE * self.max_row_bytes, _MIN_LINE_BYTES)
+
+    def is_too_long(self, columns: Mapping[str, Any]) -> bool:
+        """Whether the text in the columns asked for is over the limit, in UTF-8 and however the file writes it."""
+        return sum(_text_bytes(columns[name]) for name in self.columns if name in columns) > self.max_row_bytes
 
 
 @dataclass(frozen=True)
@@ -76,76 +95,62 @@ class OpenableFile:
         """Whether it is a local folder, as ``save_to_disk`` writes it."""
         return "://" not in self.path and Path(self.path).is_dir()
 
-    def open(self) -> IO[bytes]:
-        """The file's bytes, decompressed by suffix. Reading raises ``EOFError`` where a compressed file is cut off."""
+    def open(self) -> io.BufferedReader:
+        """The file's bytes, decompressed by suffix. Reading raises ``OSError`` where a compressed file is not whole."""
         compression = PurePosixPath(self.path).suffix.lower()
-        if "://" not in self.path and compression not in COMPRESSED:
-            return Path(self.path).open("rb", buffering=_BLOCK_BYTES)
+        if compression in COMPRESSED:
+            return io.BufferedReader(Decompressed(self._open_raw(), compression), BLOCK_BYTES)
+        return io.BufferedReader(self._open_raw(), BLOCK_BYTES)
+
+    def _open_raw(self) -> Any:
+        if "://" not in self.path:
+            return Path(self.path).open("rb", buffering=0)
         import fsspec
 
-        raw = fsspec.open(self.path, "rb", compression=None if compression == ".zst" else "infer").open()
-        return io.BufferedReader(_Zstandard(raw) if compression == ".zst" else cast(Any, raw), _BLOCK_BYTES)
+        return fsspec.open(self.path, "rb", compression=None).open()
+
+    def open_text(self) -> io.BufferedReader:
+        """As ``open``, for a format made of text. ``UserError`` where the first bytes are those of something else."""
+        stream = self.open()
+        head = stream.peek(32)
+        for beginning, what in _NOT_TEXT.items():
+            if head.startswith(beginning):
+                stream.close()
+                raise DataError(f"a data file is {what}", remedy="Name it for what it is", file=self.path)
+        return stream
 
 
-class _Zstandard(io.RawIOBase):
-    """Decompresses all frames of a Zstandard file. The library's own stream stops at the end of a file that was cut
-    off as if it were whole.
+def _text_bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, Mapping):
+        return sum(_text_bytes(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return sum(map(_text_bytes, value))
+    return len(value) if isinstance(value, bytes) else 0
+
+
+class Line(NamedTuple):
+    """A line without its line end; ``body`` is None where it is over the limit. ``ends`` where it has a line end."""
+
+    number: int
+    body: bytes | None
+    ends: bool
+
+
+def numbered_lines(file: OpenableFile, max_bytes: int) -> Iterator[Line]:
+    """Lines from 1 on. One over the limit is skipped piecewise, so that a file without line ends cannot fill the
+    memory.
     """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        import zstandard
-
-        self._stream = stream
-        self._new_frame: Callable[[], Any] = zstandard.ZstdDecompressor().decompressobj
-        self._frame: Any = None
-        self._ready = memoryview(b"")
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def readinto(self, buffer: Buffer, /) -> int:
-        while not self._ready:
-            if not self._decompress_more():
-                return 0
-        target = memoryview(buffer).cast("B")
-        count = min(len(target), len(self._ready))
-        target[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-    def _decompress_more(self) -> bool:
-        """Whether there was anything left to decompress."""
-        begins = self._frame is None or self._frame.eof
-        block = self._frame.unused_data if self._frame is not None and begins else b""
-        block = block or self._stream.read(_BLOCK_BYTES)
-        if not block:
-            if begins:
-                return False
-            raise EOFError("the compressed file ends inside a frame")
-        if begins:
-            self._frame = self._new_frame()
-        self._ready = memoryview(self._frame.decompress(block))
-        return True
-
-    @override
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-def numbered_lines(file: OpenableFile, max_row_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Lines from 1 on, without their line ends; None for a line over the limit, which is skipped piecewise, so that a
-    file without line ends cannot fill the memory.
-    """
-    with file.open() as stream:
+    with file.open_text() as stream:
         number = 0
-        while line := stream.readline(max_row_bytes + 2):
+        while line := stream.readline(max_bytes + 2):
             number += 1
             body = line.rstrip(b"\r\n")
-            if len(body) <= max_row_bytes:
-                yield number, body.removeprefix(b"\xef\xbb\xbf") if number == 1 else body
+            if len(body) <= max_bytes:
+                body = body.removeprefix(b"\xef\xbb\xbf") if number == 1 else body
+                yield Line(number, body, line.endswith(b"\n"))
                 continue
             while line and not line.endswith(b"\n"):
-                line = stream.readline(max_row_bytes)
-            yield number, None
+                line = stream.readline(max_bytes)
+            yield Line(number, None, bool(line))

@@ -22,7 +22,7 @@ def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
 def _pieces(file: OpenableFile, options: ReadOptions) -> Iterable[tuple[int, bytes | None]]:
     if options.text_unit == "line":
         lines = numbered_lines(file, options.max_row_bytes)
-        return ((number, line) for number, line in lines if line is None or line.strip())
-    with file.open() as stream:
+        return ((line.number, line.body) for line in lines if line.body is None or line.body.strip())
+    with file.open_text() as stream:
         whole = stream.read(options.max_row_bytes + 1)
     return [(1, whole if len(whole) <= options.max_row_bytes else None)]
