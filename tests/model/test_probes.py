@@ -1,0 +1,120 @@
+"""A model that is not what the recipe takes it for is refused before any data is prepared, and left as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
+
+from trainer.base.errors import UserError
+from trainer.model.probes import check_forward, check_loading, wrapper_prefix
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 120}
+LLAMA = {**SMALL, "intermediate_size": 64, "max_position_embeddings": 64}
+
+
+def model(architecture: str, **keys: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **keys)).train()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model("llama", **LLAMA).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rename(folder: Path, names: dict[str, str]) -> None:
+    file = folder / "model.safetensors"
+    save_file(
+        {names.get(name, name): tensor for name, tensor in load_file(file).items() if names.get(name, name)}, file
+    )
+
+
+def test_a_whole_model_loads_without_a_word(folder: Path) -> None:
+    assert check_loading(str(folder)).notes == []
+
+
+def test_the_prefix_of_a_wrapper_is_taken_off_and_said(folder: Path) -> None:
+    names = load_file(folder / "model.safetensors")
+    rename(folder, {name: f"_orig_mod.{name}" for name in names})
+    loading = check_loading(str(folder))
+    assert "torch.compile" in loading.notes[0]
+    loaded, found = AutoModelForCausalLM.from_pretrained(
+        folder, key_mapping=loading.key_mapping, output_loading_info=True
+    )
+    assert not found["missing_keys"]
+    assert torch.equal(loaded.model.embed_tokens.weight, names["model.embed_tokens.weight"])
+
+
+def test_a_prefix_that_only_some_names_have_is_not_taken_off() -> None:
+    assert wrapper_prefix(["_orig_mod.a", "b"]) is None
+    assert wrapper_prefix(["module.a", "module.b"]) == "module."
+    assert wrapper_prefix([]) is None
+
+
+def test_weights_under_other_names_are_refused_with_both_names(folder: Path) -> None:
+    rename(folder, {"model.norm.weight": "model.final_norm.weight"})
+    with pytest.raises(UserError, match=r"model\.norm\.weight.*model\.final_norm\.weight"):
+        check_loading(str(folder))
+
+
+def test_a_classifier_has_no_language_model_head(tmp_path: Path) -> None:
+    LlamaForSequenceClassification(LlamaConfig(**LLAMA)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"lm_head\.weight.*another head"):
+        check_loading(str(tmp_path))
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 64', '"intermediate_size": 96'))
+    with pytest.raises(UserError, match="another shape"):
+        check_loading(str(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10", b"\xff" * 64, b"\x08\0\0\0\0\0\0\0garbage!"])
+def test_a_file_that_is_not_whole_is_named(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors: .*not a whole safetensors file"):
+        check_loading(str(folder))
+
+
+def test_weights_that_nobody_asked_for_are_said(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), "value_head.weight": torch.zeros(2, 2)}, file)
+    (note,) = check_loading(str(folder)).notes
+    assert "value_head.weight" in note
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "gpt_neox", "opt"])
+def test_decoders_pass_and_are_left_as_they_were(architecture: str) -> None:
+    keys = {"opt": {**LLAMA, "ffn_dim": 64, "word_embed_proj_dim": 32}}.get(architecture, dict(SMALL))
+    probed = model(architecture, **keys)
+    before = {name: tensor.clone() for name, tensor in probed.state_dict().items()}
+    random = torch.get_rng_state()
+    check_forward(probed, sequence_length=48, padding=3)
+    assert probed.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in probed.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_a_model_that_sees_the_future_is_refused(architecture: str) -> None:
+    encoder = model(architecture, **SMALL, intermediate_size=64)
+    with pytest.raises(UserError, match=r"not causal.*is_decoder"):
+        check_forward(encoder, sequence_length=32, padding=3)
+    check_forward(model(architecture, **SMALL, intermediate_size=64, is_decoder=True), sequence_length=32, padding=3)
+
+
+def test_a_context_under_another_key_that_is_too_short_is_refused() -> None:
+    mpt = model("mpt", d_model=32, n_heads=2, n_layers=3, vocab_size=120, max_seq_len=16)
+    check_forward(mpt, sequence_length=16, padding=3)
+    with pytest.raises(UserError, match="cannot run on 32 tokens"):
+        check_forward(mpt, sequence_length=32, padding=3)
+
+
+def test_learned_positions_that_end_before_the_sequence_are_refused() -> None:
+    with pytest.raises(UserError, match="cannot run on 40 tokens"):
+        check_forward(model("gpt2", **SMALL, n_positions=32), sequence_length=40, padding=3)
