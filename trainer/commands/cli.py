@@ -87,10 +87,13 @@ def fit(
 
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Report every mistake in a recipe in one go."""
+    """Report every mistake in a recipe in one go, and probe its model: weights, causality, length, ids."""
     from trainer.recipe import load_recipe
+    from trainer.tools.probe import probe_model
 
     loaded = load_recipe(recipe, overrides or [])
+    for note in probe_model(loaded):
+        typer.echo(note)
     typer.echo(f"{recipe}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
 
 

@@ -21,6 +21,7 @@ from trainer.runs.folder import (
     EXIT_CODES,
     FAILED,
     check_recipe_unchanged,
+    check_users_files,
     failed_outcome,
     locked_for_launch,
     note_refusal,
@@ -30,6 +31,7 @@ from trainer.runs.folder import (
 from trainer.runs.session import Session
 from trainer.runs.start_and_finish import write_ending
 from trainer.runs.watchdog.watcher import STOPPED_EARLY, Watchdog
+from trainer.tools.probe import probe_model
 from trainer.tracking.schema import read_journal
 from trainer.training.loop import train
 from trainer.training.run import Outcome
@@ -140,12 +142,20 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
     _check_launch(recipe)
     is_main = _is_main()
     if is_main:
+        check_users_files(folder)
         check_recipe_unchanged(folder, recipe)
     note = _tell_preparing if is_main else None
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
-            data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, is_main=is_main, progress=note)
+            data = prepare(
+                recipe.data,
+                base=loaded.folder,
+                seed=recipe.seed,
+                is_main=is_main,
+                progress=note,
+                first=lambda: _probe(loaded),
+            )
         session = Session(recipe, data, folder, replay, stop_requested=signals.received, watchdog=watchdog, stack=stack)
         session.wait_for_the_ranks()
         model = build_language_model(recipe, data)
@@ -160,6 +170,12 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
         engine = open_engine(model, recipe.training, seed=recipe.seed)
         run, state = session.begin(engine)
         return session.finish(run, engine, *train(run, state, engine, recipe.training))
+
+
+def _probe(loaded: LoadedRecipe) -> None:
+    """Refuse a model that is not what the recipe takes it for; the other ranks wait meanwhile."""
+    for note in probe_model(loaded):
+        say(note)
 
 
 def _check_launch(recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -33,12 +34,14 @@ def prepare(
     base: Path = Path(),
     is_main: bool = True,
     progress: Progress | None = None,
+    first: Callable[[], None] | None = None,
     patience_s: float = 120.0,
 ) -> PreparedData:
     """The prepared data of a recipe in folder ``base``; from the store where it is there already.
 
     Only the main process prepares. The others wait for its store, and raise UserError when it failed or has not
-    touched its heartbeat file for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then.
+    touched its heartbeat file for ``patience_s`` seconds. ``progress(what, documents)`` is called now and then, and
+    ``first`` before anything is prepared: what it raises the others hear of.
     """
     base, cache = base.resolve(), cache_folder(config, base)
     _make_cache(cache)
@@ -46,6 +49,8 @@ def prepare(
     if not is_main:
         return open_prepared(await_store(cache, key, patience_s))
     with Announcement(cache, key) as announcement:
+        if first is not None:
+            first()
         if (folder := announcement.known_store()) is None:
             folder = _prepared_folder(
                 config, seed=seed, base=base, cache=cache, note=progress or (lambda what, documents: None)

@@ -218,6 +218,11 @@ class PreparedData:
         """The text of token ids; special tokens are left out. Lossless for byte-level tokenizers."""
         return str(self._tokenizer.decode([int(token) for token in token_ids], skip_special_tokens=True))
 
+    def token(self, token_id: int) -> str | None:
+        """The token of an id, special ones too; None where the tokenizer has none."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return token
+
     def document_texts(self, source: str, sample: int, segment: int = 0) -> list[str]:
         """The whole texts of the documents that have tokens in a sample (they may continue in neighboring samples)."""
         part = self.sources[source].segments[segment]

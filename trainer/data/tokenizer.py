@@ -54,8 +54,15 @@ def build_tokenizer(
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     else:
         _fetch(str(config.pretrained), folder, base)
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        end = config.end_of_document or _end_of_sequence(folder)
+        tokenizer = _loaded(folder, str(config.pretrained))
+        named = config.end_of_document or end_of_sequence(folder)
+        if named is None:
+            raise DataError(
+                "the tokenizer names no end-of-sequence token",
+                got=config.pretrained,
+                remedy="Name one in data.tokenizer.end_of_document",
+            )
+        end = named
     end_id = tokenizer.token_to_id(end)
     if end_id is None:
         remedy = "Name one of its tokens in data.tokenizer.end_of_document"
@@ -103,18 +110,39 @@ def _fetch(origin: str, folder: Path, base: Path) -> None:
                 raise DataError(f"the tokenizer's {name} cannot be loaded", got=origin, remedy="Try again") from error
 
 
-def _end_of_sequence(folder: Path) -> str:
-    file = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    token = settings.get("eos_token")
-    name = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(name, str):
+def _loaded(folder: Path, pretrained: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
         raise DataError(
-            "the tokenizer names no end-of-sequence token",
-            remedy="Name one in data.tokenizer.end_of_document",
-            file=file,
-        )
-    return name
+            "this is not a tokenizer of the `tokenizers` library",
+            got=" ".join(str(error).split())[:200],
+            remedy="Save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
+            file=Path(pretrained) / "tokenizer.json",
+        ) from None
+    if not tokenizer.get_vocab_size(with_added_tokens=True):
+        raise DataError("the tokenizer has no tokens", got=pretrained, remedy="Give the folder of a whole tokenizer")
+    return tokenizer
+
+
+def end_of_sequence(folder: Path) -> str | None:
+    """The end-of-sequence token that a tokenizer's folder names; older ones do it in `special_tokens_map.json` only.
+
+    None where none does. ``DataError`` where a file of it cannot be read.
+    """
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            token = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            remedy = "Copy or download the tokenizer again"
+            raise DataError(f"the tokenizer's {name} cannot be read", got=str(error), remedy=remedy) from None
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            return token
+    return None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: i
     from trainer.engines.accelerate import AccelerateLauncher
     from trainer.engines.engine import TrainingEngine
     from trainer.engines.launch import open_accelerator
+    from trainer.model.build import form_of
 
     kind = launched_sharding()
     if kind == "deepspeed":
@@ -67,8 +68,9 @@ def open_engine(model: "PreTrainedModel", training: "TrainingConfig", *, seed: i
     accelerator = open_accelerator(training)
     if training.compile:
         model.compile()
-    launcher = AccelerateLauncher(accelerator)
-    return TrainingEngine(launcher, _sharded(kind, model, training, accelerator, launcher), training, seed=seed)
+    launcher, form = AccelerateLauncher(accelerator), form_of(model)
+    sharding = _sharded(kind, model, training, accelerator, launcher)
+    return TrainingEngine(launcher, sharding, training, seed=seed, form=form)
 
 
 def _sharded(

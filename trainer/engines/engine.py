@@ -25,6 +25,7 @@ from trainer.engines.seeds import seed_dropout, step_seed
 from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
 from trainer.model.config import TrainingConfig
 from trainer.model.loss import normalized, token_losses
+from trainer.model.saving import SavedForm, save_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 class TrainingEngine(LaunchedRanks):
     """A launcher and a sharding; see ``evaluate.ports.Engine`` for the methods."""
 
-    def __init__(self, launcher: Launcher, sharding: Sharding, training: TrainingConfig, *, seed: int) -> None:
+    def __init__(
+        self, launcher: Launcher, sharding: Sharding, training: TrainingConfig, *, seed: int, form: SavedForm
+    ) -> None:
         super().__init__(launcher)
-        self.sharding = sharding
+        self.sharding, self._form = sharding, form
         self._training, self._seed = training, seed
         sharding.model.train()
         self.writers: GroupWriters = open_writers(collective_timeout(training))
@@ -177,10 +180,10 @@ class TrainingEngine(LaunchedRanks):
         self.sharding.restore(folder)
 
     def save_model(self, folder: Path) -> None:
-        """Write what ``AutoModelForCausalLM.from_pretrained`` loads."""
+        """Write what ``AutoModelForCausalLM.from_pretrained`` loads, in the form that the model came in."""
         model = self.sharding.whole_model()
         if model is not None:
-            model.save_pretrained(str(folder))
+            save_model(model, folder, self._form)
 
     def continuations(self, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
         """Sampled continuations (temperature 0.8, the 50 likeliest tokens), one per prompt; none off the main rank."""

@@ -14,6 +14,7 @@ from trainer.engines.engine import TrainingEngine
 from trainer.engines.fsdp import FullySharded
 from trainer.engines.protocols import Sharding
 from trainer.engines.replicated import Replicated
+from trainer.model.build import form_of
 from trainer.model.config import TrainingConfig
 
 
@@ -52,7 +53,8 @@ def engine_on(module: LightningModule, training: TrainingConfig, *, seed: int) -
     strategy rounded as ``exact_weights``.
     """
     launcher = LightningLauncher(module)
-    return TrainingEngine(launcher, _sharding_of(module, launcher, training), training, seed=seed)
+    sharding = _sharding_of(module, launcher, training)
+    return TrainingEngine(launcher, sharding, training, seed=seed, form=form_of(module.trained_model))
 
 
 def _sharding_of(module: LightningModule, launcher: LightningLauncher, training: TrainingConfig) -> Sharding:

@@ -32,6 +32,15 @@ class ModelConfig(Config):
         default=None,
         description="attention kernel of transformers: eager, sdpa, flash_attention_2; null lets it choose",
     )
+    grow_embedding: bool = Field(
+        default=False,
+        description="give the ids of the tokenizer that a pretrained model has no row for one, the mean of its rows",
+    )
+    saved_precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        default=None,
+        description="numbers of the written model: fp32, bf16, fp16; null: as the pretrained weights came, fp32 from "
+        "scratch. Checkpoints keep fp32",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -41,6 +50,8 @@ class ModelConfig(Config):
             )
         if self.pretrained is not None and self.config:
             raise ValueError(f"a pretrained model brings its own configuration: remove config: {sorted(self.config)}")
+        if self.grow_embedding and self.pretrained is None:
+            raise ValueError("grow_embedding is for a pretrained model; from scratch every id has a row: remove it")
         return self
 
 

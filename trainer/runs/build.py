@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from trainer.evaluate.ports import Devices, Ranks
 from trainer.mixture.ledger import Fact
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
+from trainer.model.probes import check_ids
 from trainer.recipe import Recipe
 from trainer.tracking.journal import JournalWriter
 from trainer.training.run import Run, RunData, RunIO, RunSettings, RunState
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from trainer.data.loader import Stream
     from trainer.data.store import PreparedData
     from trainer.runs.resume import RecordedLedger
+
+READ_AT_ONCE = 4096  # samples, of a pass over all tokens
 
 
 def build_run(
@@ -51,16 +54,38 @@ def build_run(
 
 
 def build_language_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedModel":
-    """The recipe's model, for the vocabulary of the prepared data."""
+    """The recipe's model, for the vocabulary of the prepared data. ``UserError`` where they hold an id that it has no
+    row for.
+    """
     from trainer.model.build import build_model
 
-    return build_model(
+    model = build_model(
         recipe.model,
         vocabulary_size=data.vocabulary_size,
         end_of_document=data.end_of_document,
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
+    embedding: Any = model.get_input_embeddings()
+    if data.vocabulary_size > (rows := int(embedding.weight.shape[0])):  # else every id fits
+        for place, largest in _largest_ids(data).items():
+            check_ids(rows, largest_id=largest, token=data.token(largest), place=place)
+    return model
+
+
+def _largest_ids(data: "PreparedData") -> dict[str, int]:
+    """The largest id that occurs in each part of the prepared data; one pass over them."""
+    largest = {
+        f"the {name} part": int(part.tokens.max(initial=0))
+        for name, part in (("validation", data.validation), ("test", data.test))
+    }
+    for name, segments in data.segments.items():
+        largest[f"source {name}"] = max(
+            int(segment.gather(np.arange(start, min(start + READ_AT_ONCE, segment.num_samples))).max(initial=0))
+            for segment in segments
+            for start in range(0, segment.num_samples, READ_AT_ONCE)
+        )
+    return largest
 
 
 def recipe_settings(recipe: Recipe, *, replays: bool) -> RunSettings:

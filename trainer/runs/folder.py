@@ -21,6 +21,7 @@ DONE, FAILED, BAD_INPUT, GUARD_STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
 EXIT_CODES = {"finished": DONE, "stopped-by-guard": GUARD_STOPPED, "interrupted": INTERRUPTED, "failed": FAILED}
 SIGNS = ".alive"  # the ranks' heartbeats, one folder per launch: see trainer.runs.watchdog
 REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what cannot stand in outcome.json
+MODEL, MODEL_MARK = "model", "written_by_run.json"  # the folder of the trained model, and what marks it as a run's
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
@@ -68,6 +69,25 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
                 remedy="Resume with the old values, or start the new ones in another --run folder",
                 file=path,
             )
+
+
+def check_users_files(folder: Path) -> None:
+    """``RunFolderError`` where the run would write over what no run has written: a user's own model, recipe, report."""
+    names = [MODEL] if (folder / MODEL).exists() and not (folder / MODEL / MODEL_MARK).is_file() else []
+    if not (folder / "ledger.jsonl").is_file():  # the first file of a run: without it the others are a user's
+        names += [
+            name for name in ("recipe.yaml", "journal.jsonl", "checkpoints", "report.html") if _holds(folder / name)
+        ]
+    if names:
+        raise RunFolderError(
+            f"the run folder holds {', '.join(names)}, which no run has written and this one would write over",
+            got=str(folder),
+            remedy="Move it elsewhere, or choose another --run folder",
+        )
+
+
+def _holds(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def require_run(folder: Path) -> None:

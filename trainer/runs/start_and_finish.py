@@ -1,22 +1,24 @@
 """How every run starts and ends: where and on what it runs, final figures, model and texts, its outcome."""
 
+import json
 import os
 import platform
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.base.atomic import replace_folder
+from trainer.base.atomic import replace_folder, write_text
 from trainer.base.failures import in_words, warn
 from trainer.base.heartbeat import beat
 from trainer.evaluate.held_out import evaluator_of_all, summary
 from trainer.evaluate.ports import Devices, Engine
 from trainer.recipe import Recipe
 from trainer.runs.build import held_out_text
-from trainer.runs.folder import EXIT_CODES, write_outcome
+from trainer.runs.folder import EXIT_CODES, MODEL, MODEL_MARK, write_outcome
 from trainer.tracking.figures import SourceFacts
 from trainer.tracking.schema import FinishLine, SampleLine, StartLine, TestLine
 from trainer.training import checkpoint
@@ -96,7 +98,7 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
     """The figures on the test part, sample texts, and the model as transformers loads it."""
     write_test(run, evaluator_of_all(held_out_text(recipe, data, data.test)), state)
     beat("finishing")
-    _write_model(engine, run.io.folder / "model", data.tokenizer_folder)
+    _write_model(engine, run.io.folder / MODEL, data.tokenizer_folder, mark={"run": recipe.name, "step": state.step})
     engine.broadcast(None)  # the ranks that wait for the texts have the whole time-out of the watchdog
     beat()
     prompts = [
@@ -136,15 +138,23 @@ def write_ending(folder: Path, outcome: Outcome) -> int:
     return code
 
 
-def _write_model(engine: Engine, folder: Path, tokenizer: Path) -> None:
-    """Write the model to a temporary folder and rename it when complete: a killed run leaves no half of a model."""
+def _write_model(engine: Engine, folder: Path, tokenizer: Path, *, mark: Mapping[str, Any]) -> None:
+    """Write the model to a temporary folder and rename it when complete: a killed run leaves no half of a model.
+
+    One that is there already, from a run that had ended with fewer steps, is replaced; a user's own is set aside.
+    """
     aside = folder.with_name(f".{folder.name}.partial")
     if engine.is_main:
         shutil.rmtree(aside, ignore_errors=True)
     engine.save_model(aside)
     if engine.is_main:
         shutil.copytree(tokenizer, aside, dirs_exist_ok=True)
-        replace_folder(aside, folder)  # there is one already where the run had ended with fewer steps
+        write_text(aside / MODEL_MARK, json.dumps(mark) + "\n", durable=False)
+        if folder.exists() and not (folder / MODEL_MARK).is_file():  # it came while the run went on
+            kept = folder.with_name(f"{folder.name}.not-of-this-run.{int(time.time())}")
+            folder.rename(kept)
+            warn(f"{folder} was written by no run: it is now {kept}")
+        replace_folder(aside, folder)
 
 
 def _beginning(data: "PreparedData", document: int) -> list[int]:

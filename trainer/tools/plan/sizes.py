@@ -74,11 +74,7 @@ def model_size(config: ModelConfig, *, vocabulary_size: int, sequence_length: in
     folder = Path(config.pretrained) if config.pretrained else None
     if folder is not None and (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
         return _size_on_disk(folder)
-    if (
-        config.architecture == "llama"
-        and config.config.keys() >= _REQUIRED_KEYS
-        and config.config.keys() <= _PLAIN_KEYS
-    ):
+    if is_plain_llama(config):
         return _llama_size(config.config, vocabulary_size)
     settings = transformers_config(
         config, vocabulary_size=vocabulary_size, sequence_length=sequence_length
@@ -88,6 +84,15 @@ def model_size(config: ModelConfig, *, vocabulary_size: int, sequence_length: in
         num_layers=int(settings.num_hidden_layers),
         hidden_size=int(settings.hidden_size),
         vocabulary_size=int(settings.vocab_size),
+    )
+
+
+def is_plain_llama(config: ModelConfig) -> bool:
+    """Whether the closed form below holds: a llama from scratch whose keys are all known here."""
+    return (
+        config.architecture == "llama"
+        and config.config.keys() >= _REQUIRED_KEYS
+        and config.config.keys() <= _PLAIN_KEYS
     )
 
 

@@ -14,6 +14,7 @@ from trainer.recipe import load_recipe
 from trainer.tools.plan.plan import Machine, RunPlan, plan_run
 from trainer.tools.plan.real_budget import RealDataPlan
 from trainer.tools.plan.sources import SourcePlan
+from trainer.tools.probe import is_worth_probing, probe_model
 
 REFUSED = 2
 _ABOUT = {"prepared": "", "stated": "", "estimate": "~", "unknown": "?"}
@@ -23,7 +24,11 @@ def show_plan(
     recipe: Path, overrides: list[str], machine: Machine, source_tokens: Mapping[str, float], *, as_json: bool
 ) -> int:
     """Prints the plan of a recipe; the exit code is 2 when the run cannot work."""
-    plan = plan_run(load_recipe(recipe, overrides, on_this_machine=False), machine, source_tokens)
+    loaded = load_recipe(recipe, overrides, on_this_machine=False)
+    if is_worth_probing(loaded.recipe.model):
+        for note in probe_model(loaded):
+            print(f"note: {note}", file=sys.stderr)  # noqa: T201
+    plan = plan_run(loaded, machine, source_tokens)
     if as_json:
         print(json.dumps(asdict(plan), indent=2))  # noqa: T201 - this is the output
     else:
