@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks import figures, study
 from docsite.pages import ROOT, table
 from experiments import generations_text, text_table
+from tests.cases import table as cases
 
 STORED = {"benchmarks": ROOT / "benchmarks" / "results", "experiments": ROOT / "experiments" / "results"}
 CHANGES = {
@@ -137,5 +138,5 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "results/generations.md": {"generations": _generations},
     "results/loader.md": {"benchmarks": _benchmarks},
     "results/parity.md": {"parity": _parity},
-    "results/faults.md": {"faults": _faults},
+    "results/faults.md": {"faults": _faults, "cases": cases.table},
 }
