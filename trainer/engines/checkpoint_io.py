@@ -139,7 +139,7 @@ def _bytes_held(tensor: "Tensor") -> int:
 def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Fill the tensors in place from what ``write`` left; each rank reads what it holds, without the others.
 
-    ``UserError`` when a tensor is not there or has another shape.
+    ``UserError`` when a tensor is not there, has another shape, or holds NaN.
     """
     try:
         with warnings.catch_warnings():
@@ -152,6 +152,18 @@ def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
             file=folder,
             remedy="Resume with the model and the version that saved it, or start anew in another --run folder",
         ) from error
+    _refuse_nan(folder, tensors)
+
+
+def _refuse_nan(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
+    for name, tensor in tensors.items():
+        own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if own.is_floating_point() and bool(torch.isnan(own.detach()).any()):
+            raise UserError(
+                f"the checkpoint holds NaN in {name}: nothing can be trained or evaluated from it",
+                file=folder,
+                remedy="Remove it to resume from the one before, or start anew in another --run folder",
+            )
 
 
 def _first_cause(error: CheckpointException) -> str:
