@@ -6,8 +6,10 @@ eight ranks under one engine is read by one under another. Its own format keeps 
 without restriction; the one for safetensors has no index, and nothing in it can run.
 """
 
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -142,7 +144,7 @@ def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
     ``UserError`` when a tensor is not there, has another shape, or holds NaN.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _loader_silenced():
             warnings.simplefilter("ignore", UserWarning)
             load(_at_least_1d(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     except CheckpointException as error:
@@ -153,6 +155,17 @@ def read(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
             remedy="Resume with the model and the version that saved it, or start anew in another --run folder",
         ) from error
     _refuse_nan(folder, tensors)
+
+
+@contextmanager
+def _loader_silenced() -> Iterator[None]:
+    """Inside, torch logs no stack trace of what it cannot read and raises afterwards."""
+    root = logging.getLogger()  # which torch's loader uses; what comes to it from other loggers still passes
+    root.disabled = True
+    try:
+        yield
+    finally:
+        root.disabled = False
 
 
 def _refuse_nan(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
