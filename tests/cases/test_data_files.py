@@ -17,7 +17,6 @@ def test_a_zstandard_file_that_was_cut_off_is_refused_by_name(case: Case) -> Non
 
 
 @pytest.mark.kind("truncated or damaged file")
-@pytest.mark.xfail(strict=True, reason="ends in the library's ZstdError")
 def test_a_zstandard_file_with_a_changed_byte_is_refused_by_name(case: Case) -> None:
     case.take("02-zst-damaged").fit().refused("real.jsonl.zst", "cannot be read to its end")
     assert not case.is_prepared()
@@ -42,7 +41,6 @@ def test_an_unclosed_quote_is_refused_with_its_line_or_costs_one_row(case: Case)
 
 
 @pytest.mark.kind("stale cache")
-@pytest.mark.xfail(strict=True, reason="the index of the first file is used again")
 def test_a_streamed_local_file_that_was_replaced_is_read_anew(case: Case) -> None:
     case.take("05-streaming-local-file-edited").fit(run="a").told()
     shutil.copy(case.folder / "second.jsonl", case.folder / "real.jsonl")
@@ -52,7 +50,6 @@ def test_a_streamed_local_file_that_was_replaced_is_read_anew(case: Case) -> Non
 
 
 @pytest.mark.kind("splits of a folder")
-@pytest.mark.xfail(strict=True, reason="the test split is trained on")
 def test_the_test_split_of_a_folder_is_not_trained_on(case: Case) -> None:
     ended = case.take("06-test-split-in-folder").fit()
     if ended.succeeded():
@@ -62,21 +59,18 @@ def test_the_test_split_of_a_folder_is_not_trained_on(case: Case) -> None:
 
 
 @pytest.mark.kind("hidden files and folders")
-@pytest.mark.xfail(strict=True, reason="each document is read twice")
 def test_copies_in_a_hidden_folder_are_not_read(case: Case) -> None:
     case.take("07-notebook-copies").fit().told()
     assert case.rows()["read"] == 80
 
 
 @pytest.mark.kind("links")
-@pytest.mark.xfail(strict=True, reason="the name of the blob decides")
 def test_a_link_to_a_blob_without_suffix_is_read_by_its_own_name(case: Case) -> None:
     case.take("08-hub-cache-link").fit().told()
     assert case.rows()["read"] == 80
 
 
 @pytest.mark.kind("links")
-@pytest.mark.xfail(strict=True, reason="half of the rows are missing without a word")
 def test_a_linked_folder_is_entered_or_refused_by_name(case: Case) -> None:
     ended = case.take("09-linked-folder").fit()
     if ended.succeeded():
@@ -120,14 +114,12 @@ def test_a_column_of_type_map_that_nobody_named_is_not_read(case: Case) -> None:
 
 
 @pytest.mark.kind("formats of one suffix")
-@pytest.mark.xfail(strict=True, reason="only the stream format is read")
 def test_an_arrow_file_in_the_file_format_is_read(case: Case) -> None:
     case.take("12-arrow-file-format").fit().told()
     assert case.rows()["read"] == 80
 
 
 @pytest.mark.kind("names that look like patterns")
-@pytest.mark.xfail(strict=True, reason="the brackets of the recipe's own folder are taken for a pattern")
 def test_brackets_in_the_name_of_the_recipes_folder_are_no_pattern(case: Case) -> None:
     ended = case.take("24-[1] folder").run("check", "24-[1] folder/recipe.yaml", folder=case.home)
     ended.told("no mistakes")

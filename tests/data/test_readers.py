@@ -19,9 +19,12 @@ from pydantic import ValidationError
 from tests.data.corpus import recipe, write_jsonl
 from trainer.base import seams
 from trainer.base.errors import DataError, UserError
+from trainer.data.columns import read_options
 from trainer.data.config import DataConfig
-from trainer.data.files import index_file, is_indexed, local_files, read_options, remote_files, write_index
+from trainer.data.find import is_indexed, local_files
+from trainer.data.index import index_file, read_index, write_index
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
+from trainer.data.remote import remote_files
 
 TEXTS = ["the first text", "a second, with \u00e9 and \u6f22", "third"]
 
@@ -36,8 +39,7 @@ def data(max_row_bytes: int = 1000, **keys: Any) -> DataConfig:
 
 def read(folder: Path, max_row_bytes: int = 1000, **keys: Any) -> list[Row | Malformed]:
     config = data(max_row_bytes, **keys)
-    files = [OpenableFile(str(file)) for file in local_files(config.sources["web"], folder)]
-    return list(read_rows(files, read_options(config, "web")))
+    return list(read_rows(local_files(config.sources["web"], folder), read_options(config, "web")))
 
 
 def texts(rows: list[Row | Malformed]) -> list[Any]:
@@ -81,18 +83,18 @@ def test_remote_files_pass_once_through_a_local_index(tmp_path: Path) -> None:
     assert is_indexed(config.sources["web"])
     index = index_file(config, "web", tmp_path, tmp_path)
     write_index(config, "web", tmp_path, index, lambda documents: None)
-    assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": text} for text in TEXTS]
+    assert texts(list(read_index(index))) == TEXTS
 
 
 def test_a_remote_folder_gives_its_data_files_and_an_empty_place_is_an_error() -> None:
     remote("folder")
     fsspec.filesystem("memory").pipe("/folder/README.md", b"about the data")
-    names = [file.name for file in remote_files(data(path="memory://folder").sources["web"])]
+    names = [file.name for file in remote_files(data(path="memory://folder").sources["web"], 30).files]
     assert names == [f"part-{number}.jsonl.gz" for number in range(3)]
     with pytest.raises(UserError, match="no files"):
-        remote_files(data(path="memory://nowhere/*.jsonl").sources["web"])
+        remote_files(data(path="memory://nowhere/*.jsonl").sources["web"], 30)
     with pytest.raises(UserError, match="cannot be listed"):
-        remote_files(data(path="nosuchscheme://bucket/a.jsonl").sources["web"])
+        remote_files(data(path="nosuchscheme://bucket/a.jsonl").sources["web"], 30)
 
 
 def test_remote_parquet_is_read_in_batches_of_the_needed_columns() -> None:
@@ -312,7 +314,7 @@ def test_a_hub_data_set_passes_once_through_a_local_index(tmp_path: Path, stream
     config = data(hub=str(hub), streaming=streaming, id_column="n", max_rows=2)
     index = index_file(config, "web", tmp_path, tmp_path / "cache")
     write_index(config, "web", tmp_path, index, lambda documents: None)
-    assert [json.loads(line) for line in index.read_text().splitlines()] == [
+    assert [row.columns for row in read_index(index) if isinstance(row, Row)] == [
         {"text": TEXTS[i], "n": i + 1} for i in range(2)
     ]
 
@@ -331,4 +333,4 @@ def test_a_local_stream_is_indexed_too(tmp_path: Path) -> None:
     config = data(path="a.jsonl", streaming=True)
     index = index_file(config, "web", tmp_path, tmp_path)
     write_index(config, "web", tmp_path, index, lambda documents: None)
-    assert [json.loads(line) for line in index.read_text().splitlines()] == [{"text": text} for text in TEXTS]
+    assert texts(list(read_index(index))) == TEXTS

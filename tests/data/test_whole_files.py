@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from tests.data.test_readers import data, read, reasons, texts
 from trainer.base.errors import DataError
-from trainer.data.files import read_options
+from trainer.data.columns import read_options
 from trainer.data.readers import OpenableFile, read_rows
 
 ROWS = [f"row {number} of {random.Random(number).random()}" for number in range(2000)]
@@ -197,11 +197,14 @@ def test_an_arrow_file_is_read_in_both_formats_and_refused_where_it_is_cut_off(t
 
 
 def test_an_arrow_stream_cut_off_between_two_batches_or_followed_by_another_is_refused(tmp_path: Path) -> None:
-    whole = arrow_bytes(ROWS, as_stream=True)
-    four, three = (arrow_bytes(["same"] * count, as_stream=True) for count in (2000, 1500))  # batches
-    assert four.startswith(three[:-8])
-    for content in (whole[:-8], four[: len(three) - 8]):
-        (tmp_path / "cut.arrow").write_bytes(content)
+    buffer, table, ends = io.BytesIO(), pyarrow.table({"text": ROWS}), []
+    with pyarrow.ipc.new_stream(buffer, table.schema) as writer:
+        for batch in table.to_batches(500):
+            writer.write_batch(batch)
+            ends.append(buffer.tell())
+    whole = buffer.getvalue()
+    for end in ends:
+        (tmp_path / "cut.arrow").write_bytes(whole[:end])
         refusal(tmp_path, "cut.arrow", match="no end mark")
     (tmp_path / "twice.arrow").write_bytes(whole + whole)
     refusal(tmp_path, "twice.arrow", match="goes on after the end mark")
@@ -264,7 +267,7 @@ def test_labels_are_read_by_the_names_of_their_classes(tmp_path: Path) -> None:
     rows.to_parquet(str(tmp_path / "a.parquet"))
     rows.save_to_disk(str(tmp_path / "saved"))
     config = data(slice="topic")
-    for name in ("a.parquet", "saved", "saved/data-00000-of-00001.arrow"):
+    for name in ("a.parquet", "saved/data-00000-of-00001.arrow"):
         outcome = read_rows([OpenableFile(str(tmp_path / name))], read_options(config, "web"))
         assert [row.columns["topic"] for row in outcome if hasattr(row, "columns")] == ["land", "sea", None]
 

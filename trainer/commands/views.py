@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from trainer.base.failures import warn
-from trainer.mixture.ledger import facts_of
-from trainer.tracking.journal import read_numbered
+from trainer.tracking.journal import read
 
 
 def evaluate(folder: Path, as_json: bool) -> None:
@@ -34,8 +33,7 @@ def explain(folder: Path, step: int | None) -> None:
     from trainer.report.explain import explain as in_words
     from trainer.tracking.schema import read_journal
 
-    ledger = folder / "ledger.jsonl"
-    _print(in_words(read_journal(folder / "journal.jsonl"), facts_of(read_numbered(ledger), ledger), step))
+    _print(in_words(read_journal(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))
 
 
 def report(folders: list[Path], output: Path | None) -> None:

@@ -7,10 +7,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainer.base.errors import UserError
-from trainer.data.config import SourceConfig
+from trainer.data.config import DataConfig, SourceConfig, needed_columns
 from trainer.data.readers import READERS, OpenableFile, ReadOptions, format_of
 
 _COLUMNS_SHOWN = 30
+
+
+def read_options(config: DataConfig, name: str) -> ReadOptions:
+    """How the rows of segment ``name`` are read where they come from."""
+    segment = config.every_segment[name]
+    return ReadOptions(
+        text_column=segment.text_column,
+        columns=needed_columns(config, name),
+        format=segment.format,
+        text_unit=segment.text_unit,
+        split=segment.split,
+        max_row_bytes=config.max_row_bytes,
+    )
 
 
 class ColumnCheck:

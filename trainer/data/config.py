@@ -82,7 +82,12 @@ class Rows(Config):
     )
     configuration: str | None = Field(None, description="name of the hub data set's configuration")
     revision: str | None = Field(None, description="commit or tag of the hub data set")
-    split: str = Field("train", description="split of a hub data set or of a saved arrow folder")
+    split: str | None = Field(
+        None,
+        min_length=1,
+        description="split of a hub data set (default `train`), of a saved data set, or of files whose names tell it "
+        "(`train`, `validation`, `test`); `all` for every one of them",
+    )
     streaming: bool = Field(
         False, description="read row by row through a one-time local index, without downloading the whole first"
     )
@@ -299,6 +304,9 @@ class DataConfig(Config):
     )
     num_proc: int = Field(
         1, ge=1, description="processes that tokenize; 1: threads of the tokenizer in the main process"
+    )
+    remote_timeout_s: float = Field(
+        30.0, gt=0, description="seconds that the server of a URL may take for an answer, before the run gives up"
     )
     cache: Path | None = Field(
         None, description="folder of prepared stores, relative to the recipe; default $HYBRID_TRAINER_CACHE"

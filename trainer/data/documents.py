@@ -7,16 +7,18 @@ rows moves no other document from held-out to training. Held-out documents are t
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.data.account import FileAccount, RowTally
-from trainer.data.columns import ColumnCheck
+from trainer.data.columns import ColumnCheck, read_options
 from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig, filters_of
-from trainer.data.files import file_account, files_of, is_indexed, read_options
+from trainer.data.files import file_account, files_of
 from trainer.data.filters import FilterChain
+from trainer.data.find import is_indexed
+from trainer.data.index import read_index
 from trainer.data.quarantine import Quarantine
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
 
@@ -90,11 +92,11 @@ class DocumentReader:
         tally = RowTally() if tally is None else tally
         segment, is_first, num_rows = self.config.every_segment[name], record and not self._quarantine.knows(name), 0
         options, filters = read_options(self.config, name), FilterChain(filters_of(self.config, name))
-        if is_indexed(segment):
-            options = replace(options, format="jsonl")
-        files = [OpenableFile(str(file)) for file in files_of(self.config, name, self._base, self._cache)]
+        files = files_of(self.config, name, self._base, self._cache)
+        is_own = not is_indexed(segment)
+        rows = _counted_rows(files, options, tally) if is_own else read_index(Path(files[0].path))
         check = ColumnCheck(name, segment, options)
-        for row in islice(_counted_rows(files, options, tally), segment.max_rows):
+        for row in islice(rows, segment.max_rows):
             tally.read += 1
             if isinstance(row, Row):
                 check.add(row.columns)
@@ -113,7 +115,7 @@ class DocumentReader:
                 self._quarantine.add(name, document)
         if is_first:
             self._quarantine.close_source(name, num_rows)
-        check.refuse_unknown(files)
+        check.refuse_unknown(files if is_own else [])
 
     def training(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """The segment's training documents, before decontamination."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.config import DataConfig, HeldOutByShare, HeldOutDataset
-from trainer.data.files import content_hash, files_of, is_indexed, stamp
+from trainer.data.files import files_of
+from trainer.data.find import content_hash, is_indexed, stamp
 from trainer.data.store import STORE_FORMAT
 
 CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"
-_WITHOUT_EFFECT = {"cache", "num_proc", "sources", "held_out"}
+_WITHOUT_EFFECT = {"cache", "num_proc", "remote_timeout_s", "sources", "held_out"}
 _ORIGIN = {"path", "package", "hub", "configuration", "revision", "streaming"}
 
 
@@ -57,7 +58,7 @@ def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Pat
     inputs: dict[str, Any] = {}
     for name in config.every_segment:
         files = files_of(config, name, base, cache)
-        inputs[name] = [{"file": file.name, "sha256": content_hash(file)} for file in files]
+        inputs[name] = [{"file": file.name, "sha256": content_hash(file.path)} for file in files]
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
@@ -73,7 +74,7 @@ def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
     stamps: dict[str, Any] = {}
     for name, segment in config.every_segment.items():
         files = files_of(config, name, base, cache)
-        stamps[name] = [str(file) for file in files] if is_indexed(segment) else [stamp(file) for file in files]
+        stamps[name] = [file.path if is_indexed(segment) else stamp(file.path) for file in files]
     stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
     segments = {name: segment.model_dump(mode="json") for name, segment in config.every_segment.items()}
     return _hash([_settings(config, seed), list(segments.items()), stamps])[:32]

@@ -18,8 +18,9 @@ from pathlib import Path
 from trainer.base.atomic import sync_tree
 from trainer.base.errors import UserError
 from trainer.data.config import DataConfig
-from trainer.data.files import index_file, is_indexed, write_index
+from trainer.data.find import is_indexed
 from trainer.data.fingerprint import CACHE_VARIABLE, cache_folder, content_fingerprint, stamp_key
+from trainer.data.index import index_file, write_index
 from trainer.data.store import COMPLETE, PreparedData, is_complete, open_prepared
 from trainer.data.store_writer import Progress, StoreWriter
 from trainer.data.waiting import Announcement, await_store

@@ -45,7 +45,8 @@ class StoreWriter:
     def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
         self.config, self.base, self.folder, self.note = config, base, folder, note
         self._source_bytes = {
-            name: sum(file.stat().st_size for file in files_of(config, name, base, cache)) for name in config.sources
+            name: sum(Path(file.path).stat().st_size for file in files_of(config, name, base, cache))
+            for name in config.sources
         }
         self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
         self.reader = DocumentReader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)

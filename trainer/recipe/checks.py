@@ -21,7 +21,7 @@ from trainer.control.controller import (
 )
 from trainer.control.priced.real_budget import least_capped
 from trainer.data.config import DataConfig, SourceConfig
-from trainer.data.files import local_files
+from trainer.data.find import local_files
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
 from trainer.model.build import transformers_config

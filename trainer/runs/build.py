@@ -46,7 +46,7 @@ def build_run(
     io = RunIO(
         folder=folder,
         journal=journal,
-        sync_ledger=ledger.sync,
+        ledger_offset=ledger.sync,
         stop_requested=stop_requested,
         warn=warn if devices.is_main else lambda _text: None,
     )

@@ -59,11 +59,9 @@ def formats_by_suffix() -> dict[str, str]:
 
 
 def format_of(file: OpenableFile, options: ReadOptions) -> str:
-    """The format named in the recipe, else the one of the suffix; a folder is one that `save_to_disk` wrote."""
+    """The format named in the recipe, else the one of the suffix."""
     if options.format:
         return options.format
-    if file.is_folder:
-        return "arrow"
     formats = formats_by_suffix()
     if file.suffix not in formats:
         raise DataError(

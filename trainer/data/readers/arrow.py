@@ -1,4 +1,4 @@
-"""Arrow: a file in the file or the stream format, or a folder as `save_to_disk` of `datasets` writes it."""
+"""Arrow: a file in the file or the stream format."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +15,7 @@ _END_OF_STREAM = b"\0\0\0\0"  # the length of a message that is none
 
 
 def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
-    """One row per record, with the needed columns that the data set has."""
-    if file.is_folder:
-        yield from dataset_rows(_saved(file, options), options, file.name)
-        return
+    """One row per record, with the needed columns that the file has."""
     import pyarrow
 
     number = 0
@@ -36,9 +33,7 @@ def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
 
 
 def columns(file: OpenableFile, options: ReadOptions) -> Sequence[str]:
-    """All columns of the data set."""
-    if file.is_folder:
-        return list(_saved(file, options).column_names)
+    """All columns of the file."""
     with _batches(file) as (schema, _):
         return list(schema.names)
 
@@ -145,20 +140,3 @@ def _to_end(batches: Iterable[Any], stream: _Watched) -> Iterator[Any]:
         raise EOFError("the stream has no end mark")
     if stream.read(1):
         raise EOFError("the file goes on after the end mark")
-
-
-def _saved(file: OpenableFile, options: ReadOptions) -> Any:
-    """The data set of a folder that `save_to_disk` wrote, and of it the split that is asked for."""
-    import datasets
-
-    try:
-        data = datasets.load_from_disk(file.path)
-    except Exception as error:  # whatever the library meets in a damaged folder
-        remedy = "Is it whole?"
-        raise DataError("a saved data set cannot be opened", got=str(error), remedy=remedy, file=file.path) from error
-    if not isinstance(data, datasets.DatasetDict):
-        return data
-    if options.split not in data:
-        remedy = f"Its splits are {sorted(data)}"
-        raise DataError("a saved data set has no such split", got=options.split, remedy=remedy, file=file.path)
-    return data[options.split]

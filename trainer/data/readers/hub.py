@@ -15,7 +15,9 @@ def read(
     import pyarrow
 
     try:
-        data = datasets.load_dataset(hub, configuration, split=options.split, revision=revision, streaming=streaming)
+        data = datasets.load_dataset(
+            hub, configuration, split=options.split or "train", revision=revision, streaming=streaming
+        )
     except (OSError, ValueError) as error:  # hub errors and unknown configurations are OSError and ValueError
         remedy = "Check the id, the configuration, the split and the network (HF_HUB_OFFLINE, HF_TOKEN)"
         raise DataError(f"a data set cannot be loaded: {hub}", got=str(error), remedy=remedy) from error

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from trainer.base.errors import DataError
 from trainer.data.readers.compression import BLOCK_BYTES, COMPRESSED, Decompressed
+from trainer.data.readers.remote_file import RemoteFile
 
 _MOST_ESCAPE = 6  # bytes of `\u0041`, which is one byte of text
 _MIN_LINE_BYTES = 32 << 20  # a line may hold columns that nobody asks for
@@ -49,7 +50,7 @@ class ReadOptions:
     columns: tuple[str, ...]
     format: str | None = None  # default: from the file's suffix
     text_unit: Literal["line", "file"] = "line"
-    split: str = "train"
+    split: str | None = None  # of a data set that is asked for it; files are chosen before
     max_row_bytes: int = 8_000_000
 
     @property
@@ -69,19 +70,24 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class OpenableFile:
-    """A data file: a local path, or a URL of any file system that fsspec knows (``s3://``, ``memory://`` ...)."""
+    """A data file: a local path, or a URL of any file system that fsspec knows (``s3://``, ``memory://`` ...).
+
+    ``label`` is its path from where its source begins, which tells files of one name in different folders apart.
+    """
 
     path: str
+    label: str = ""
+    timeout_s: float = 30.0  # that the server of a URL may take for an answer
 
     @property
     def name(self) -> str:
-        """The last part of the path, compression included."""
-        return PurePosixPath(self.path).name
+        """The label, or else the last part of the path, compression included."""
+        return self.label or PurePosixPath(self.path).name
 
     @property
     def stem(self) -> str:
         """The name without its last suffix."""
-        return PurePosixPath(self.path).stem
+        return str(PurePosixPath(self.name).with_suffix(""))
 
     @property
     def suffix(self) -> str:
@@ -89,11 +95,6 @@ class OpenableFile:
         suffixes = [suffix.lower() for suffix in PurePosixPath(self.path).suffixes]
         plain = [suffix for suffix in suffixes if suffix not in COMPRESSED]
         return plain[-1] if plain else ""
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a local folder, as ``save_to_disk`` writes it."""
-        return "://" not in self.path and Path(self.path).is_dir()
 
     def open(self) -> io.BufferedReader:
         """The file's bytes, decompressed by suffix. Reading raises ``OSError`` where a compressed file is not whole."""
@@ -105,9 +106,7 @@ class OpenableFile:
     def _open_raw(self) -> Any:
         if "://" not in self.path:
             return Path(self.path).open("rb", buffering=0)
-        import fsspec
-
-        return fsspec.open(self.path, "rb", compression=None).open()
+        return RemoteFile(self.path, self.timeout_s)
 
     def open_text(self) -> io.BufferedReader:
         """As ``open``, for a format made of text. ``UserError`` where the first bytes are those of something else."""

@@ -11,7 +11,7 @@ from trainer.base.records import SHARE_ONE
 from trainer.control.policies import AnnealConfig, ScheduleConfig, anneal
 from trainer.control.priced.repeats import effective_tokens
 from trainer.data.config import JoinConfig, SourceConfig
-from trainer.data.files import is_indexed, local_files
+from trainer.data.find import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
 from trainer.data.store import open_prepared
 from trainer.data.waiting import Announcement
@@ -170,17 +170,14 @@ def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int)
 
 def _estimated(source: SourceConfig, folder: Path, sequence_length: int) -> int | None:
     """From the size of the files; None where there are none. Other columns are counted as if they were text."""
-    if is_indexed(source) or (source.path is not None and "://" in source.path):
+    if is_indexed(source):
         return None
     try:
         files = local_files(source, folder)
     except UserError:
         return None
     text_bytes = sum(
-        part.stat().st_size * _COMPRESSION.get(part.suffix, 1.0)
-        for file in files
-        for part in (file.rglob("*") if file.is_dir() else [file])
-        if part.is_file()
+        path.stat().st_size * _COMPRESSION.get(path.suffix.lower(), 1.0) for path in (Path(file.path) for file in files)
     )
     sampled = len(source.sample.buckets) / source.sample.of if source.sample else 1.0
     return max(1, int(text_bytes * sampled / _BYTES_PER_TOKEN / sequence_length))

@@ -1,0 +1,135 @@
+"""Finds the local files of a source: a file, a pattern, a folder, a saved data set, or a file inside a package."""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from trainer.base.errors import DataError
+from trainer.data.account import FileTally, SkippedFiles
+from trainer.data.config import Rows
+from trainer.data.readers import COMPRESSED, OpenableFile, formats_by_suffix
+from trainer.data.splits import of_split
+from trainer.data.walk import Pattern, WalkedFile, split_pattern, twins, walk
+
+_DOCUMENTATION = {"README", "LICENSE", "LICENCE", "NOTICE", "CITATION", "CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT"}
+_HASH_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The data files of a source in a fixed order, and those that were seen there and left out."""
+
+    files: list[OpenableFile]
+    skipped: tuple[SkippedFiles, ...] = ()
+
+
+def is_remote(config: Rows) -> bool:
+    """Whether the source's path is a URL."""
+    return config.path is not None and "://" in config.path
+
+
+def is_indexed(config: Rows) -> bool:
+    """Whether the source is read through a local index."""
+    return config.hub is not None or config.streaming or is_remote(config)
+
+
+def local_files(config: Rows, base: Path) -> list[OpenableFile]:
+    """The source's local files in a fixed order. Raises UserError where there is none."""
+    return find_files(config, base).files
+
+
+def find_files(config: Rows, base: Path) -> FoundFiles:
+    """The source's local files, named by their paths from where the source begins, and what else lies there. Raises
+    UserError where there is no data file, and where a link leads nowhere.
+    """
+    if config.path is None:
+        raise ValueError("a hub source has no local files before it is indexed")
+    if config.package:
+        file = _package_file(config.package, config.path)
+        return chosen(config, [WalkedFile(str(file), file.name)], FileTally())
+    root, pattern = split_pattern(base, Path(config.path).expanduser())
+    tally = FileTally()
+    if not pattern.parts and not root.is_dir():
+        return chosen(config, _single(root), tally, file=root)
+    try:
+        walked = walk(root, pattern, tally) if root.is_dir() else []
+    except OSError as error:
+        remedy = "Check that it can be read"
+        raise DataError("a folder cannot be searched for data", got=str(error), remedy=remedy, file=root) from error
+    return chosen(config, walked, tally, pattern, file=root)
+
+
+def chosen(
+    config: Rows, walked: Sequence[WalkedFile], tally: FileTally, pattern: Pattern | None = None, *, file: object = None
+) -> FoundFiles:
+    """Of the files that were found, those that are data of the source's format and split. ``pattern`` is None where
+    the recipe names one file. Raises UserError where none is left.
+    """
+    kept = []
+    for candidate in walked:
+        reason = _why_no_data(candidate.name, config, pattern) if pattern else None
+        if reason:
+            tally.skip(reason, candidate.name)
+        else:
+            kept.append(candidate)
+    if not kept:
+        left_out = ", ".join(f"{files.num_files} {files.reason}" for files in tally.skipped)
+        remedy = "Paths are relative to the recipe's file" + (f". Left out there: {left_out}" if left_out else "")
+        raise DataError("a source has no files", got=config.path, remedy=remedy, file=str(file) if file else None)
+    if both := twins((candidate.name for candidate in kept), COMPRESSED):
+        remedy = "They would be read twice: remove one, or name the others by a pattern"
+        raise DataError("a file lies beside its compressed form", got=both, remedy=remedy, file=str(file))
+    kept = of_split(kept, config.split, path=str(config.path), tally=tally)
+    return FoundFiles([OpenableFile(candidate.path, candidate.name) for candidate in kept], tally.skipped)
+
+
+def _single(file: Path) -> list[WalkedFile]:
+    """A file that is named as such, by its name as it is written."""
+    if not file.exists() and os.path.lexists(file):
+        raise DataError("a link leads nowhere", got=str(file.readlink()), remedy="Fetch the file", file=file)
+    return [WalkedFile(str(file), file.name)] if file.exists() else []
+
+
+def _why_no_data(name: str, config: Rows, pattern: Pattern) -> str | None:
+    """Why a file of a folder is not read; None where it is. A pattern names its formats itself."""
+    formats, suffix, last = formats_by_suffix(), OpenableFile(name).suffix, PurePosixPath(name).name
+    is_documentation = last.split(".")[0].upper() in _DOCUMENTATION and not pattern.names(last)
+    if config.format and config.format not in formats.values():
+        return None  # a reader from outside that claims no suffix is given every file
+    if not pattern.parts and suffix not in formats:
+        return "not a data format"
+    if not pattern.parts and config.format and formats[suffix] != config.format:
+        return f"not {config.format}"
+    return "documentation" if is_documentation and not (config.format and not pattern.parts) else None
+
+
+def _package_file(package: str, path: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        remedy = "Run: pip install 'hybrid-trainer[demo]' (or the package that your own recipe names)"
+        raise DataError(f"the package that holds a source's data is not installed: {package}", remedy=remedy)
+    file = Path(next(iter(spec.submodule_search_locations))) / path
+    if not file.is_file():
+        raise DataError(f"the package {package} does not hold this file", got=path, file=file)
+    return file
+
+
+def content_hash(file: str | Path) -> str:
+    """sha256 of a file."""
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as stream:
+        while block := stream.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stamp(file: str | Path) -> tuple[str, int, int, int]:
+    """Path, size and times of change: what decides, cheaply, whether a file is still the one that was prepared.
+
+    The time of the inode's change as well: a copy that keeps the time of writing (`cp -p`, `rsync -t`) has a new one.
+    """
+    status = Path(file).stat()
+    return str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns
