@@ -8,9 +8,19 @@ from trainer.base.formatting import changes_in_words, duration, evidence_in_word
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(330_000, "33 %"), (12_600, "1.3 %"), (0, "0 %"), (1_000_000, "100 %"), (375_000, "37.5 %")]
+    ("share", "text"),
+    [
+        (330_000, "33 %"),
+        (12_600, "1.26 %"),
+        (400, "0.04 %"),
+        (999_600, "99.96 %"),
+        (1, "0.0001 %"),
+        (0, "0 %"),
+        (1_000_000, "100 %"),
+        (375_000, "37.5 %"),
+    ],
 )
-def test_a_share_is_percent_with_at_most_one_decimal(share: int, text: str) -> None:
+def test_a_share_is_percent_to_its_last_digit(share: int, text: str) -> None:
     assert percent(share) == text
 
 

@@ -17,7 +17,6 @@ def test_a_sample_text_longer_than_the_context_does_not_fail_the_run(case: Case)
 
 
 @pytest.mark.kind("small and fine shares")
-@pytest.mark.xfail(strict=True, reason="0.0004 is used as 0.001")
 def test_a_share_of_four_in_ten_thousand_is_kept_to_the_sample_or_refused(case: Case) -> None:
     checked = case.take("21-small-share").check()
     if not checked.succeeded():

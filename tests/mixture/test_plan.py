@@ -323,14 +323,19 @@ def test_resume_at_step_a_million_counts_no_more_than_one_span_of_snapshots(monk
     assert len(counted) == 401 <= SNAPSHOT_EVERY_STEPS
 
 
-def test_names_of_the_nearest_share_are_rounded_to_thousandths_that_sum_to_one() -> None:
-    config = MixtureConfig(global_batch=8, shares={"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
-    assert config.shares_in_millionths() == {"a": 334_000, "b": 333_000, "c": 333_000}
-
-
-def test_a_small_share_is_never_rounded_to_nothing() -> None:
+def test_a_recipes_shares_are_used_as_written_to_the_millionth() -> None:
     config = MixtureConfig(global_batch=8, shares={"a": 0.9995, "b": 0.0003, "c": 0.0002})
-    assert config.shares_in_millionths() == {"a": 998_000, "b": 1_000, "c": 1_000}
+    assert config.shares_in_millionths() == {"a": 999_500, "b": 300, "c": 200}
+
+
+def test_a_recipes_share_that_is_no_whole_millionth_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the nearest that can be kept are \{a: 0.333334, b: 0.333333, c: 0.333333\}"):
+        MixtureConfig(global_batch=8, shares={"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
+
+
+def test_a_millionth_too_many_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"they sum to 1.000001; divide each by 1.000001"):
+        MixtureConfig(global_batch=8, shares={"a": 0.5, "b": 0.500001})
 
 
 def test_shares_that_do_not_sum_to_one_are_refused_with_the_remedy() -> None:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,8 @@ from trainer.mixture.shares import (
     millionths,
     redistributed,
     rounded,
-    thousandths_down,
-    thousandths_up,
+    rounded_down,
+    rounded_up,
     with_real,
     within,
     without,
@@ -99,22 +100,51 @@ def test_redistributing_keeps_the_sum_and_the_proportions_in_any_unit():
 def test_a_capped_source_leaves_the_share_of_its_kind_to_the_millionth():
     shares = {"wiki": 333_333, "news": 66_667, "written": 300_001, "junk": 299_999}
     left = without_within_kinds(shares, {"news"}, KINDS)
-    assert left == {"wiki": 400_000, "news": 0, "written": 300_000, "junk": 300_000}
+    assert left == {"wiki": 400_000, "news": 0, "written": 300_001, "junk": 299_999}
     assert without_within_kinds(shares, {"written", "junk"}, KINDS) is None
 
 
 def test_shares_below_a_thousandth_are_kept_in_millionths():
     assert millionths({"a": 0.9996, "b": 0.0004}) == {"a": 999_600, "b": 400}
-    assert sum(millionths({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}).values()) == SHARE_ONE
     assert millionths({"a": 1.0, "b": 0.0}) == {"a": SHARE_ONE, "b": 0}
-    with pytest.raises(ValueError, match=r"shares\.b is 1e-07; the least share that can be kept is 1e-06"):
-        millionths({"a": 1 - 1e-7, "b": 1e-7})
 
 
-def test_thousandths_up_and_down_leave_whole_thousandths_alone():
+@pytest.mark.parametrize(
+    ("written", "nearest"),
+    [
+        ({"a": 1 - 1e-7, "b": 1e-7}, "{a: 0.999999, b: 0.000001}"),
+        ({"a": 0.9999964, "b": 3.6e-6}, "{a: 0.999996, b: 0.000004}"),
+        ({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, "{a: 0.333334, b: 0.333333, c: 0.333333}"),
+        ({"a": 0.1234567, "b": 0.8765433}, "{a: 0.123457, b: 0.876543}"),
+    ],
+)
+def test_a_share_that_is_no_whole_millionth_is_refused_with_the_nearest_that_can_be_kept(written, nearest):
+    with pytest.raises(ValueError, match=f"shares are kept in whole millionths, .* are {re.escape(nearest)}"):
+        millionths(written)
+    kept = {name: float(share) for name, share in (part.split(": ") for part in nearest[1:-1].split(", "))}
+    assert sum(millionths(kept).values()) == SHARE_ONE
+
+
+@given(st.integers(0, SHARE_ONE))
+def test_every_millionth_that_is_written_is_kept(share):
+    assert millionths({"a": float(f"{share / SHARE_ONE:.6f}"), "b": 1 - share / SHARE_ONE})["a"] == share
+
+
+def test_rounding_up_and_down_leaves_whole_steps_alone():
     for count in range(1001):
-        assert thousandths_up(count / 1000) == thousandths_down(count / 1000) == count * SHARE_STEP
-    assert (thousandths_down(0.0129), thousandths_up(0.0121)) == (12_000, 13_000)
+        assert rounded_up(count / 1000) == rounded_down(count / 1000) == count * SHARE_STEP
+        assert rounded_up(count / SHARE_ONE, 1) == rounded_down(count / SHARE_ONE, 1) == count
+    assert (rounded_down(0.0129), rounded_up(0.0121)) == (12_000, 13_000)
+
+
+def test_a_decision_that_takes_a_source_out_leaves_a_fine_share_of_the_other_kind_alone():
+    shares = {"wiki": 400, "written": 499_600, "junk": 500_000}
+    assert without(shares, ["junk"], KINDS) == {"wiki": 400, "written": 999_600, "junk": 0}
+
+
+def test_a_step_too_many_does_not_come_off_a_source_that_is_not_touched():
+    """Two sources that almost reach 0 keep a step each, which is more than they are due."""
+    assert rounded({"a": 0.0001, "b": 0.0001, "c": 0.5, "d": 0.4998})["c"] == 500_000
 
 
 def test_the_real_share_is_set_and_each_kind_keeps_its_proportions():

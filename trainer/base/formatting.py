@@ -9,10 +9,24 @@ from trainer.base.records import SHARE_ONE
 
 
 def percent(share: int) -> str:
-    """A share in millionths as percent, with at most one decimal: 330000 -> "33 %", 12600 -> "1.3 %"."""
-    value = share * 100 / SHARE_ONE
-    text = f"{value:.0f}" if value >= 9.95 and abs(value - round(value)) < 0.05 else f"{value:.1f}".removesuffix(".0")
-    return f"{text} %"
+    """A share in millionths as percent, exactly: 330000 -> "33 %", 12600 -> "1.26 %", 400 -> "0.04 %"."""
+    return f"{_trimmed(share * 100 / SHARE_ONE, 4)} %"
+
+
+def percent_about(part: float) -> str:
+    """A measured part of one as percent, to a tenth, or two digits where it is less: 0.0126 -> "1.3 %"."""
+    value = part * 100
+    return f"{_trimmed(value, 1)} %" if value >= 0.95 or value <= 0 else f"{value:.2g} %"
+
+
+def share_figure(share: int) -> str:
+    """A share in millionths as a part of one, exactly: 330000 -> "0.330", 400 -> "0.0004"."""
+    text = _trimmed(share / SHARE_ONE, 6)
+    return text if len(text) > len("0.330") else f"{share / SHARE_ONE:.3f}"
+
+
+def _trimmed(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
 
 
 def figure(value: Any) -> str:

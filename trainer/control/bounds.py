@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.base.errors import UserError
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind
-from trainer.mixture.shares import FUZZ, rounded, thousandths_down, thousandths_up, within
+from trainer.base.records import SHARE_ONE, Kind
+from trainer.mixture.shares import FUZZ, rounded, rounded_down, rounded_up, step_of, within
 
 LEAST_WEIGHT = 1e-12  # of all: a weight of 0 keeps its floor, and can be scaled
 
@@ -81,18 +81,25 @@ def kept_within(
     """
     positive = normalized({name: max(weight, 0.0) for name, weight in weights.items()})
     positive = {name: max(weight, LEAST_WEIGHT) for name, weight in positive.items()}
-    floors = {name: _floor(bounds, name, shares.get(name, 0), least) for name in weights}
-    ceilings = {name: max(thousandths_down(bounds.ceilings.get(name, 1.0)), SHARE_STEP) for name in weights}
+    step = step_within(bounds, shares)
+    floors = {name: _floor(bounds, name, shares.get(name, 0), least, step) for name in weights}
+    ceilings = {name: max(rounded_down(bounds.ceilings.get(name, 1.0), step), step) for name in weights}
     bounded = within(positive, floors, ceilings, total=SHARE_ONE)
-    return rounded({name: bounded.get(name, 0.0) for name in shares})
+    return rounded({name: bounded.get(name, 0.0) for name in shares}, step=step)
 
 
-def _floor(bounds: Bounds, name: str, share: int, least: float) -> int:
-    """In whole thousandths, at least one: a 0 is for good, and no policy means that. A floor by name always holds; the
+def step_within(bounds: Bounds, shares: Mapping[str, int]) -> int:
+    """The step of a decision on ``shares``, in millionths: fine enough for them and for the bounds as written."""
+    written = (*bounds.floors.values(), *bounds.ceilings.values())
+    return step_of([*shares.values(), *(round(bound * SHARE_ONE) for bound in written)])
+
+
+def _floor(bounds: Bounds, name: str, share: int, least: float, step: int) -> int:
+    """In whole steps, at least one: a 0 is for good, and no policy means that. A floor by name always holds; the
     general one never forces a source up."""
     if name in bounds.floors:
-        return max(SHARE_STEP, thousandths_up(bounds.floors[name]))
-    return max(SHARE_STEP, min(share // SHARE_STEP * SHARE_STEP, thousandths_up(least)))
+        return max(step, rounded_up(bounds.floors[name], step))
+    return max(step, min(share // step * step, rounded_up(least, step)))
 
 
 def normalized(weights: Mapping[str, float]) -> dict[str, float]:

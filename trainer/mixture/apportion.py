@@ -16,6 +16,8 @@ import numpy as np
 
 from trainer.base.records import SHARE_ONE, IntArray
 
+MOST = SHARE_ONE - 1  # that a source may be behind or ahead, in millionths of a sample
+
 
 def apportion(due: IntArray, weights: IntArray, count: int, unit: int) -> IntArray:
     """Split ``count`` samples over parts that are owed ``due`` (in 1/``unit`` of a sample) after growing by ``weights``
@@ -42,17 +44,25 @@ def settle_deficits(deficits: IntArray, weights: IntArray, total: int) -> IntArr
     """Deficits to begin a new span with: as near to those carried as lets every source stay within one sample from here
     on.
 
-    They sum to ``total`` (at most half a sample). Carried deficits are clipped to one sample, and what is missing is
-    shared out in proportion to ``weights``. What sources are ahead by in all must be less than half a sample: whoever
-    is ahead cannot give back, so the others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most
-    floor(X + ahead), and floor(X + 1/2) are drawn). Where it is more, all deficits shrink towards an even start.
+    ``weights`` are what a batch adds to each source's integral. The deficits sum to ``total`` (at most half a sample).
+    Carried ones are clipped to one sample, and what is missing is shared out in proportion to ``weights``. What sources
+    are ahead by in all must be less than half a sample after the first batch: whoever is ahead cannot give back, so the
+    others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most floor(X + ahead), and
+    floor(X + 1/2) are drawn). What is more comes off the others in proportion to ``weights``, so that many changes do
+    not add up to a loss of a source that gets little; where they cannot give it, all shrink towards an even start.
     """
-    settled = _with_total(np.clip(deficits, 1 - SHARE_ONE, SHARE_ONE - 1), weights, total)
+    settled = _with_total(np.clip(deficits, -MOST, MOST), weights, total)
     even = _with_total(np.zeros_like(deficits), weights, total)
-    ahead, least = (int(-np.minimum(values, 0).sum()) for values in (settled, even))
+    ahead, least = (int(-np.minimum(values + weights, 0).sum()) for values in (settled, even))
     room = max(0, SHARE_ONE // 2 - len(deficits) - least)  # a millionth each for rounding
-    if ahead - least <= room:
+    excess = ahead - least - room
+    if excess <= 0:
         return settled
+    after_first = settled + weights
+    give = np.clip(np.minimum(after_first, settled + MOST), 0, None)
+    if int(give.sum()) >= excess:
+        behind = np.maximum(-after_first, 0)
+        return settled + _shared(excess, behind, behind) - _shared(excess, weights, give)
     shrunk: IntArray = even + (settled - even) * room // (ahead - least)
     shrunk[np.argmax(shrunk)] += total - int(shrunk.sum())
     return shrunk
@@ -62,16 +72,21 @@ def _with_total(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
     """``deficits`` with what is missing to ``total`` shared out in proportion to ``weights``,
     nobody beyond one sample.
     """
-    most = SHARE_ONE - 1
-    deficits = deficits.copy()
     missing = total - int(deficits.sum())
-    while missing:
-        room = (most - deficits) if missing > 0 else (deficits + most)
-        open_ = np.flatnonzero(room > 0)
-        part = abs(missing) * weights[open_] // int(weights[open_].sum())
-        step = np.minimum(part, room[open_])
+    room = MOST - deficits if missing > 0 else deficits + MOST
+    parts = _shared(abs(missing), weights, room)
+    return deficits + parts if missing > 0 else deficits - parts
+
+
+def _shared(amount: int, weights: IntArray, room: IntArray) -> IntArray:
+    """``amount`` in parts in proportion to ``weights``, none above its ``room``."""
+    parts = np.zeros_like(room)
+    while amount:
+        open_ = np.flatnonzero(room > parts)
+        part = amount * weights[open_] // int(weights[open_].sum())
+        step = np.minimum(part, (room - parts)[open_])
         if not step.any():  # less than one millionth each: to the first with room
             step[0] = 1
-        deficits[open_] += step if missing > 0 else -step
-        missing = total - int(deficits.sum())
-    return deficits
+        parts[open_] += step
+        amount -= int(step.sum())
+    return parts

@@ -5,14 +5,16 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from trainer.base.config import Config
-from trainer.mixture.shares import rounded
+from trainer.mixture.shares import HALF_A_MILLIONTH, millionths
 
 
 class MixtureConfig(Config):
     """Size of the global batch and what of it each source gets at the start."""
 
     global_batch: int = Field(gt=0, description="samples per optimizer step, over all ranks")
-    shares: dict[str, float] = Field(min_length=1, description="starting share of each source; they sum to 1")
+    shares: dict[str, float] = Field(
+        min_length=1, description="starting share of each source, in whole millionths; they sum to 1"
+    )
     max_epochs: dict[str, float] = Field(
         default_factory=dict, description="most epochs of a source; at the cap its share goes to its kind"
     )
@@ -23,9 +25,9 @@ class MixtureConfig(Config):
         for name, share in self.shares.items():
             if share < 0:
                 raise ValueError(f"shares.{name} must be in [0, 1], got {share}")
-        if abs(total - 1.0) > 1e-6:
-            raise ValueError(f"shares must sum to 1, they sum to {total:g}; divide each by {total:g}")
-        rounded(self.shares)  # a ValueError of its own where there are too many sources for a thousandth each
+        if abs(total - 1.0) > HALF_A_MILLIONTH:
+            raise ValueError(f"shares must sum to 1, they sum to {total:.9g}; divide each by {total:.9g}")
+        self.shares_in_millionths()  # a ValueError of its own
         for name, epochs in self.max_epochs.items():
             if epochs <= 0:
                 raise ValueError(
@@ -34,5 +36,5 @@ class MixtureConfig(Config):
         return self
 
     def shares_in_millionths(self) -> dict[str, int]:
-        """The starting shares in whole thousandths; a positive one keeps at least one."""
-        return rounded(self.shares)
+        """The starting shares as written, in whole millionths."""
+        return millionths(self.shares)

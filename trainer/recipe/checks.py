@@ -24,12 +24,11 @@ from trainer.data.config import DataConfig, SourceConfig
 from trainer.data.find import local_files
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
+from trainer.mixture.shares import HALF_A_MILLIONTH
 from trainer.model.build import transformers_config
 from trainer.model.config import ModelConfig
 from trainer.recipe.loading import KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import nearest
-
-SUM_TOLERANCE = 1e-6
 
 
 def note_contradictions(document: RecipeDocument) -> None:
@@ -64,9 +63,9 @@ def _note_shares(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
     ):  # what is wrong with it, its own rule says
         return
     total = sum(shares.values())
-    if abs(total - 1) > SUM_TOLERANCE:
-        remedy = f"Divide each by {total:g}" if total > 0 else "Give a source a share above 0"
-        document.mistake("shares must sum to 1", path, got=round(total, 6), remedy=remedy)
+    if abs(total - 1) > HALF_A_MILLIONTH:
+        remedy = f"Divide each by {total:.9g}" if total > 0 else "Give a source a share above 0"
+        document.mistake("shares must sum to 1", path, got=round(total, 9), remedy=remedy)
 
 
 def _note_held_out(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:

@@ -106,7 +106,7 @@ def shares(run: History) -> Figure | None:
     for index, source in enumerate(run.sources):
         area = curve(source, target.step, target.shares[:, index] * 100, color(index), width=0.5)
         area |= {"stackgroup": "target", "line": {"width": 0.5, "color": color(index), "shape": "hv"}}
-        traces.append(area | {"hovertemplate": "%{y:.1f} %"})
+        traces.append(area | {"hovertemplate": "%{y:.4~f} %"})
     drawn = thin(run.steps, DRAWN_POINTS)
     total = np.maximum(drawn.counts.sum(axis=1, keepdims=True), 1)
     edges = np.cumsum(drawn.counts / total, axis=1) * 100

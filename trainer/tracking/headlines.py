@@ -1,6 +1,6 @@
 """Events of a run in one line of text each: for the terminal, the marks of trackers and the list of the report."""
 
-from trainer.base.formatting import figure, percent, shares_in_words
+from trainer.base.formatting import figure, percent_about, shares_in_words
 from trainer.base.records import SHARE_ONE
 from trainer.tracking.record import JournalLine
 from trainer.tracking.schema import (
@@ -47,7 +47,7 @@ def _of_the_mixture(line: JournalLine) -> str:
             before, after = (f"{value / SHARE_ONE:.3f}" for value in (line.before_millionths, line.after_millionths))
             return f"the deficit of {line.source} was clipped from {before} to {after} samples"
         case SkewLine():
-            real, drawn = (percent(round(part * SHARE_ONE)) for part in (line.real, line.drawn))
+            real, drawn = (percent_about(part) for part in (line.real, line.drawn))
             return f"slice {line.slice} is {drawn} of what was drawn, {real} of the real data"
         case _:
             return ""

@@ -9,7 +9,7 @@ from pydantic import Field
 from trainer.base.config import Config
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.policies import Needs, PlainState
-from trainer.mixture.shares import rounded, with_real
+from trainer.mixture.shares import rounded, step_of, with_real
 
 
 class OnPlateauConfig(Config):
@@ -76,4 +76,5 @@ def _more_real(observation: Observation, move: float) -> dict[str, int]:
     """The shares in millionths with ``move`` more for real data; within a kind the proportions stay."""
     shares = {source: share / SHARE_ONE for source, share in observation.shares.items()}
     real = sum(share for source, share in shares.items() if observation.kinds[source] == "real")
-    return rounded(with_real(shares, observation.kinds, min(1.0, real + move)))
+    targets = with_real(shares, observation.kinds, min(1.0, real + move))
+    return rounded(targets, step=step_of(observation.shares.values()))

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.base.records import SHARE_ONE, GradientAlignment, Kind, Observation
+from trainer.base.formatting import share_figure
+from trainer.base.records import GradientAlignment, Kind, Observation
 from trainer.control.guard.state import AttributionState, EvaluationRecord, SourceRecord
 from trainer.control.source_scores import SourceScore, score_sources, with_source_values
 
@@ -212,7 +213,7 @@ def _signs(evaluations: Sequence[EvaluationRecord], name: str, z: float, num_hel
     if (first.share == 0 and last.share > 0) or last.num_samples > first.num_samples:
         signs.append((JOINED, "it joined, or got new samples, shortly before"))
     elif last.share > RAISED * first.share:
-        change = f"from {first.share / SHARE_ONE:.3f} to {last.share / SHARE_ONE:.3f}"
+        change = f"from {share_figure(first.share)} to {share_figure(last.share)}"
         signs.append((GAINED, f"its share was raised {change} shortly before"))
     return signs
 

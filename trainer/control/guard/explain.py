@@ -5,9 +5,8 @@ stood.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.base.formatting import evidence_in_words, figure, percent, table
+from trainer.base.formatting import evidence_in_words, figure, percent_about, table
 from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE
 
 STATISTICS = {  # that the guard judges, by name
     "mean": "mean of all documents",
@@ -82,7 +81,7 @@ def _verdict(evidence: Mapping[str, Any]) -> str:
 
 
 def _part(value: float, limit: float) -> str:
-    return percent(round(value / limit * SHARE_ONE))
+    return percent_about(value / limit)
 
 
 def _statistics(statistics: Mapping[str, Any]) -> list[str]:

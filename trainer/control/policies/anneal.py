@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from math import cos, fsum, pi
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer.base import config as base
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.policies.protocol import PlainState, no_needs, unexplained
-from trainer.mixture.shares import rounded, with_real
+from trainer.mixture.shares import is_whole, rounded, step_of, with_real
 
 Part = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,6 +36,15 @@ class AnnealConfig(base.Config):
         if self.start >= self.end:
             raise ValueError(f"start {self.start:g} must lie before end {self.end:g}")
         return self
+
+    @field_validator("real_share")
+    @classmethod
+    def _is_kept(cls, share: float) -> float:
+        if not is_whole(share):
+            raise ValueError(
+                f"shares are kept in whole millionths, which {share:.12g} is not; the nearest is {share:.6f}"
+            )
+        return share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +84,11 @@ def propose(config: AnnealConfig, state: AnnealState, observation: Observation) 
         return state, Proposal(
             shares=dict(observation.shares), reason="Only one kind of data is left, so the shares stay."
         )
-    shares = rounded({**dict.fromkeys(observation.shares, 0.0), **with_real(remaining, observation.kinds, real)})
+    step = step_of([*observation.shares.values(), *state.start.values(), round(config.real_share * SHARE_ONE)])
+    targets = {**dict.fromkeys(observation.shares, 0.0), **with_real(remaining, observation.kinds, real)}
+    shares = rounded(targets, step=step)
     reason = (
-        f"At progress {observation.progress:.3f} the real share is due to be {real:.3f}, "
+        f"At progress {observation.progress:.3f} the real share is due to be {real:.{3 if step > 1 else 6}f}, "
         f"on its way to {config.real_share:g}."
     )
     return state, Proposal(

@@ -16,13 +16,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.base.formatting import figure, plus_minus, table
+from trainer.base.formatting import figure, plus_minus, share_figure, table
 from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
-from trainer.control.bounds import Bounds, Share, check_bounds, least_real_shares
+from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
+from trainer.control.bounds import Bounds, Share, check_bounds, least_real_shares, step_within
 from trainer.control.policies.protocol import Needs, PlainState
 from trainer.control.source_scores import MeasuredValues, SourceScore, score_sources, with_source_values
-from trainer.mixture.shares import filled, rounded, thousandths_up
+from trainer.mixture.shares import filled, rounded, rounded_up
 
 
 class FeedbackConfig(Bounds):
@@ -86,9 +86,10 @@ def begin(config: FeedbackConfig, shares: Mapping[str, int], kinds: Mapping[str,
     """
     check_bounds(config, shares)
     least_real, floors = least_real_shares(config.real_floor, shares, kinds), {}
+    step = step_within(config, shares)
     for name, share in shares.items():
         floor = max(config.floor, least_real.get(name, 0.0))
-        floors[name] = min(share // SHARE_STEP * SHARE_STEP, thousandths_up(config.floors.get(name, floor)))
+        floors[name] = min(share // step * step, rounded_up(config.floors.get(name, floor), step))
     return FeedbackState(evaluations=(), floors=floors)
 
 
@@ -115,7 +116,7 @@ def propose(config: FeedbackConfig, state: FeedbackState, observation: Observati
         reason = f"Fewer than two sources have {config.min_evaluations} measurements of their value so far."
         return state, Proposal(shares=dict(observation.shares), reason=reason, evidence=evidence)
     targets = _targets(config, state.floors, observation.shares, scores, factors)
-    shares = rounded(targets) if targets else dict(observation.shares)
+    shares = rounded(targets, step=step_within(config, observation.shares)) if targets else dict(observation.shares)
     evidence = {**evidence, "factors": factors}
     return state, Proposal(
         shares=shares, reason=_reason(config, observation.shares, shares, scores, factors), evidence=evidence
@@ -171,7 +172,7 @@ def _targets(
         if share > 0 and name not in factors
     }
     amount = min(fsum(freed.values()), config.max_move * SHARE_ONE, fsum(room.values()))
-    if amount < SHARE_STEP / 2:
+    if amount < step_within(config, shares) / 2:
         return {}
     scale = amount / fsum(freed.values())
     better = {
@@ -239,13 +240,13 @@ def _reason(
             return f"{_names(factors)} below the threshold, but already at the floor."
         return f"No source is worth {config.margin:g} less than the others beyond {config.z:g} standard errors."
     lost = [
-        f"{name} from {before[name] / SHARE_ONE:.3f} to {after[name] / SHARE_ONE:.3f} (a token of it is worth"
+        f"{name} from {share_figure(before[name])} to {share_figure(after[name])} (a token of it is worth"
         f" {scores[name].source_value:.2f} ± {scores[name].source_value_standard_error:.2f} of a fresh real one,"
         f" {-scores[name].advantage:.2f} ± {scores[name].advantage_standard_error:.2f} less than the others')"
         for name in factors
         if after[name] < before[name]
     ]
-    gained = [f"{name} (now {after[name] / SHARE_ONE:.3f})" for name in after if after[name] > before[name]]
+    gained = [f"{name} (now {share_figure(after[name])})" for name in after if after[name] > before[name]]
     return f"Share falls for {'; '.join(lost)}; it goes to {', '.join(gained)}."
 
 

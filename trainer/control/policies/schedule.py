@@ -15,25 +15,26 @@ from pydantic import Field, model_validator
 
 from trainer.base import config as base
 from trainer.base.errors import UserError
-from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
+from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
 from trainer.control.bounds import check_names
 from trainer.control.policies.protocol import PlainState, no_needs, unexplained
-from trainer.mixture.shares import rounded
-
-SUM_TOLERANCE = 1e-6
+from trainer.mixture.shares import HALF_A_MILLIONTH, millionths, rounded, step_of
 
 
 class SchedulePoint(base.Config):
     """The shares at one moment of the run."""
 
     at: float = Field(ge=0, le=1, description="progress of the run: 0 at its start, 1 at its end")
-    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(description="share of every source; sums to 1")
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        description="share of every source, in whole millionths; sums to 1"
+    )
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
         total = fsum(self.shares.values())
-        if abs(total - 1) > SUM_TOLERANCE:
-            raise ValueError(f"shares at {self.at} must sum to 1, got {total:.6g}")
+        if abs(total - 1) > HALF_A_MILLIONTH:
+            raise ValueError(f"shares at {self.at} must sum to 1, got {total:.9g}")
+        millionths(self.shares)  # a ValueError of its own
         return self
 
 
@@ -80,9 +81,7 @@ def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str,
                     remedy="Give every source a share at every point; 0 is allowed.",
                 )
     first = config.points[0]
-    if first.at == 0 and any(
-        abs(first.shares[name] * SHARE_ONE - share) > SHARE_STEP for name, share in shares.items()
-    ):
+    if first.at == 0 and millionths(first.shares) != dict(shares):
         raise UserError(
             "control.policy.points: the point at 0 differs from mixture.shares, which are in force at the start",
             got=first.shares,
@@ -92,10 +91,13 @@ def begin(config: ScheduleConfig, shares: Mapping[str, int], kinds: Mapping[str,
 
 
 def propose(config: ScheduleConfig, state: ScheduleState, observation: Observation) -> tuple[ScheduleState, Proposal]:
-    """The point of the curve at ``observation.progress``, linear between its neighbors, in thousandths."""
+    """The point of the curve at ``observation.progress``, linear between its neighbors, in thousandths or, where a
+    point is finer, in millionths."""
     points = [(point.at, dict(point.shares)) for point in config.points]
     if points[0][0] > 0:
         points.insert(0, (0.0, {name: share / SHARE_ONE for name, share in state.start.items()}))
+    written = [round(share * SHARE_ONE) for _, point in points for share in point.values()]
+    step = step_of([*observation.shares.values(), *written])
     right = bisect_right([at for at, _ in points], observation.progress)
     before_at, before = points[right - 1]
     right_at, after = points[min(right, len(points) - 1)]
@@ -107,4 +109,4 @@ def propose(config: ScheduleConfig, state: ScheduleState, observation: Observati
     if right_at == before_at:
         reason = f"The schedule is at progress {observation.progress:.3f}, at or after its last point at {before_at:g}."
     evidence = {"progress": observation.progress, "targets": targets}
-    return state, Proposal(shares=rounded(targets), reason=reason, evidence=evidence)
+    return state, Proposal(shares=rounded(targets, step=step), reason=reason, evidence=evidence)

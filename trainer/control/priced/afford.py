@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import fsum
 
 from trainer.base.records import Kind, Observation
+from trainer.control.bounds import step_within
 from trainer.control.priced import forgetting
 from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.dither import dithered
@@ -57,15 +58,16 @@ def afford(config: PricedConfig, state: PricedState, observation: Observation) -
 
 def dither(config: PricedConfig, state: PricedState, plan: BudgetPlan, observation: Observation) -> dict[str, int]:
     """The planned shares in millionths, with the waves of the dither where it is an estimator and the warm-up over."""
+    step = step_within(config, observation.shares)
     if "dither" not in config.estimators or observation.progress < config.warm_up:
-        return rounded(plan.targets)
+        return rounded(plan.targets, step=step)
     order = list(observation.shares)
     waves = dithered(plan.targets, state.num_evaluations, amplitude=config.advanced.dither, order=order)
     horizon = observation.horizon
     rest = rest_of_run(horizon.rates, num_steps=horizon.num_steps, progress=observation.progress)
     coming = coming_samples(observation, rest, span=state.span)
-    most = within_caps(ceilings(config, observation.shares), observation, coming)
-    return rounded(within(waves, plan.floors, most, total=1.0))
+    most = within_caps(ceilings(config, observation.shares), observation, coming, step=step)
+    return rounded(within(waves, plan.floors, most, total=1.0), step=step)
 
 
 def most_real_epochs(config: PricedConfig) -> float:

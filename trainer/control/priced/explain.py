@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import fsum, isfinite
 from typing import Any
 
-from trainer.base.formatting import figure, percent, plus_minus, table
+from trainer.base.formatting import figure, percent_about, plus_minus, table
 from trainer.base.json_values import number
-from trainer.base.records import SHARE_ONE, Kind, Observation
+from trainer.base.records import Kind, Observation
 from trainer.control.priced import forgetting
 from trainer.control.priced.afford import BudgetPlan
 from trainer.control.priced.config import PricedConfig
@@ -77,7 +77,7 @@ def reason_of(state: PricedState, plan: BudgetPlan, evidence: Mapping[str, Any],
     if plan.is_binding:
         budget = plan.budget
         text += (
-            f" The real-data budget allows a share of {budget.share:.3f} now"
+            f" The real-data budget allows a share of {budget.share:.{3 if (budget.share or 0.0) >= 0.01 else 6}f} now"
             f" ({budget.used:.0f} of {budget.samples:.0f} samples used)."
         )
     return f"{text} Limited by: {', '.join(evidence['limits'])}." if evidence["limits"] else text
@@ -161,7 +161,7 @@ def _estimate(estimate: Estimate | None) -> str:
 
 
 def _percent(share: Any) -> str:
-    return "-" if share is None else percent(round(number(share) * SHARE_ONE))
+    return "-" if share is None else percent_about(number(share))
 
 
 def _unit(evidence: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from trainer.control.priced.state import PricedState, Shares
 from trainer.control.priced.trust_region import Step, StepSizes, divergence, step
 from trainer.mixture.shares import within
 
-LEAST_SHARE = SHARE_STEP / SHARE_ONE  # a share of 0 is for good
+LEAST_SHARE = SHARE_STEP / SHARE_ONE  # of a source that does not start with less: a share of 0 is for good
 
 
 def move(config: PricedConfig, state: PricedState) -> tuple[PricedState, Step]:
@@ -23,7 +23,9 @@ def move(config: PricedConfig, state: PricedState) -> tuple[PricedState, Step]:
     if not fsum(state.synthetic_mix.values()):
         return state, moved
     among = _step(config, state, state.synthetic_mix, state.synthetic_step_sizes, {})
-    least = dict.fromkeys(among.shares, LEAST_SHARE)  # floors hold for what is drawn; this is for coming back
+    # floors hold for what is drawn; this is for coming back
+    of_all = fsum(state.start[name] for name in among.shares)
+    least = {name: min(LEAST_SHARE, state.start[name] / of_all) for name in among.shares}
     mix = within(among.shares, least, dict.fromkeys(among.shares, 1.0), total=1.0)
     mix = {**dict.fromkeys(state.synthetic_mix, 0.0), **mix}
     return replace(state, synthetic_mix=mix, synthetic_step_sizes=among.sizes), moved

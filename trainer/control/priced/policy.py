@@ -19,16 +19,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import fsum, inf
 
-from trainer.base.records import SHARE_ONE, Kind, Observation, Proposal
-from trainer.control.bounds import check_bounds, least_real_shares
+from trainer.base.records import SHARE_ONE, SHARE_STEP, Kind, Observation, Proposal
+from trainer.control.bounds import check_bounds, least_real_shares, step_within
 from trainer.control.policies.protocol import Needs
 from trainer.control.priced.afford import afford, dither, forgetting_from
 from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.explain import evidence_of, explain, reason_of
 from trainer.control.priced.learn import learn
-from trainer.control.priced.move import LEAST_SHARE, move
+from trainer.control.priced.move import move
 from trainer.control.priced.state import PricedState
-from trainer.mixture.shares import thousandths_down, thousandths_up
+from trainer.mixture.shares import rounded_down, rounded_up
 
 __all__ = ["Config", "State", "begin", "explain", "kind", "needs", "propose"]
 
@@ -76,10 +76,11 @@ def needs(config: PricedConfig, max_epochs: float = inf) -> Needs:
 def _floors(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str, float]:
     """The least share of each source: above its start share only where given for it by name."""
     least_real, floors = least_real_shares(config.real_floor, shares, kinds), {}
+    step = step_within(config, shares)
     for name, share in shares.items():
         least = config.floor if kinds[name] == "synthetic" else least_real.get(name, 0.0)
-        floor = thousandths_up(config.floors.get(name, least))
-        start = thousandths_down(share / SHARE_ONE)
+        floor = rounded_up(config.floors.get(name, least), step)
+        start = rounded_down(share / SHARE_ONE, step)
         steps = floor if name in config.floors else min(floor, start)
-        floors[name] = max(steps / SHARE_ONE, LEAST_SHARE) if share else 0.0
+        floors[name] = max(steps, min(share, SHARE_STEP)) / SHARE_ONE if share else 0.0
     return floors

@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from trainer.base.console import console
+from trainer.base.formatting import share_figure
+from trainer.base.records import SHARE_ONE
 from trainer.recipe import load_recipe
 from trainer.tools.plan.plan import Machine, RunPlan, plan_run
 from trainer.tools.plan.real_budget import RealDataPlan
@@ -68,7 +70,7 @@ def _source_row(source: SourcePlan) -> list[str]:
     return [
         source.name,
         source.kind,
-        f"{source.mean_share:.3f}",
+        share_figure(round(source.mean_share * SHARE_ONE)),
         _count(source.samples),
         _short(source.tokens),
         available,
