@@ -14,7 +14,7 @@ from experiments.environments import ENVIRONMENTS
 from experiments.world import steered
 from trainer.base.records import Action, Decision, Kind, SourceValue
 from trainer.control import ControlConfig
-from trainer.data.account import FileAccount, FilteredRows, RowAccount
+from trainer.data.account import Copies, Copy, FileAccount, FilteredRows, RowAccount, SkippedFiles
 from trainer.tracking.figures import HeldOutFigures, SliceDrawn, SliceLoss, SourceFacts, StepMixture, WorstSlice
 from trainer.tracking.journal import AppendOnlyFile, Journal
 from trainer.tracking.schema import (
@@ -69,6 +69,24 @@ class Teller:
         self.epochs = dict.fromkeys(self.names.values(), 0.0)
         (folder / "recipe.yaml").write_text(RECIPE.format(name=story.name), encoding="utf-8")
 
+    def accounts(self) -> dict[str, RowAccount]:
+        """Where the rows of two of the sources went."""
+        copies = Copies(exact=2, near=5, examples=(Copy("letter 7", "letter 3", "near", 0.91),))
+        filtered = FilteredRows(filter="length", reason="fewer than 5 words", num_rows=41)
+        nothing = {"held_out": 0, "not_selected": 0, "not_sampled": 0, "beyond_limit": 0}
+        hidden = SkippedFiles(reason="hidden", num_files=2, examples=(".cache/a.jsonl",))
+        return {
+            self.names["written"]: RowAccount(
+                files=FileAccount(read=3, num_bytes=4_000_000, skipped=(hidden,)),
+                read=907, used=900, quarantined=0, contaminated=7, copies=copies, **nothing,
+            ),
+            self.names["spam"]: RowAccount(
+                files=FileAccount(read=1, num_bytes=1_200_000),
+                read=1334, used=1289, quarantined=4, malformed={"missing text": 3, "bad JSON": 1}, contaminated=0,
+                filters=(filtered,), **nothing,
+            ),
+        }  # fmt: skip
+
     def tell(self) -> None:
         """The whole story, or the part before the crash."""
         self.start()
@@ -100,23 +118,7 @@ class Teller:
         self.journal.write(StartLine(
             step=0, recipe_name=self.story.name, world_size=2, environment=environment | {"git_commit": "0f3c2a1"},
             resumed_from=None, sources=sources, store="store/5f2e", parameters=1_180_000, validation_documents=256,
-            quarantine={
-                "file": "quarantine.jsonl",
-                "sources": {
-                    self.names["spam"]: {
-                        "rows": 1334, "quarantined": 4, "reasons": {"missing text": 3, "bad JSON": 1}
-                    }
-                },
-            },
-            rows={
-                self.names["spam"]: RowAccount(
-                    files=FileAccount(read=1, num_bytes=1_200_000),
-                    read=1334, used=1289, held_out=0, quarantined=4, not_selected=0, not_sampled=0, contaminated=0,
-                    beyond_limit=0,
-                    filters=(FilteredRows(filter="length", reason="fewer than 5 words", num_rows=41),),
-                ).to_json()
-            },
-            contamination={self.names["written"]: {"exact": 2, "near": 5, "dropped": 7}},
+            rows={name: account.to_json() for name, account in self.accounts().items()},
         ))  # fmt: skip
         for name, facts in sources.items():
             self.ledger.append({"fact": "segment", "step": 0, "source": name, "kind": facts.kind, "segment": 0}

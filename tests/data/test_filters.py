@@ -316,7 +316,8 @@ def test_every_row_read_is_used_or_dropped_for_a_reason_in_every_format(
         assert account.read == account.used + sum(account.dropped.values())
     made_account = data.rows["made"]
     assert made_account.read == len(rows)
-    assert made_account.contaminated == data.contamination["made"]["dropped"]
+    assert made_account.contaminated == made_account.copies.dropped
+    assert made_account.quarantined == sum(made_account.malformed.values())
     assert made_account.quarantined == data.quarantine["sources"]["made"]["quarantined"]
     assert data.rows["web"].held_out == len(data.validation.ids) + len(data.test.ids)
     if is_text:

@@ -26,6 +26,7 @@ from tests.data.corpus import (
     write_jsonl,
 )
 from trainer.base.errors import UserError
+from trainer.data.account import COPY_KINDS
 from trainer.data.config import DataConfig
 from trainer.data.documents import bucket_of
 from trainer.data.prepare import prepare
@@ -158,15 +159,19 @@ def test_a_planted_held_out_document_is_dropped_from_every_source_and_counted(fo
     write_jsonl(folder / "web.jsonl", [*rows, long, {"id": twin_id, "text": held_out[0]["text"]}])
     write_jsonl(folder / "made.jsonl", [*documents(60, "made"), *copies, near])
     data = prepared(folder, recipe(held_out=by_bucket()))
-    assert data.contamination["made"] == {"exact": len(copies), "near": 1, "dropped": len(copies) + 1}
-    assert data.contamination["web"] == {"exact": 1, "near": 0, "dropped": 1}
+    assert kinds_of_copies(data, "made") == {"exact": len(copies), "near": 1, "part": 0}
+    assert kinds_of_copies(data, "web") == {"exact": 1, "near": 0, "part": 0}
     assert all_ids(data, "made") == [row["id"] for row in documents(60, "made")]
     assert twin_id not in all_ids(data, "web")
     fatal = recipe(held_out=by_bucket(), contamination={"action": "fatal"})
     with pytest.raises(
-        UserError, match=rf"1 documents of source 'web' are held out .*{twin_id} is {held_out[0]['id']}"
+        UserError, match=rf"1 of \d+ documents of source 'web' are copies .*{twin_id} is {held_out[0]['id']}"
     ):
         prepared(folder, fatal)
+
+
+def kinds_of_copies(data: PreparedData, segment: str) -> dict[str, int]:
+    return {kind: getattr(data.rows[segment].copies, kind) for kind in COPY_KINDS}
 
 
 def joining(**changes: Any) -> dict[str, Any]:
@@ -191,7 +196,7 @@ def test_segments_that_join_are_prepared_as_the_first_is(folder: Path) -> None:
     data = prepared(folder, joining())
     later = data.sources["made"].segments[1]
     assert [later.describe(n)["id"] for n in range(later.num_documents)] == [f"made{n}" for n in range(60, 100)]
-    assert data.contamination["made:1"] == {"exact": 1, "near": 0, "dropped": 1}
+    assert kinds_of_copies(data, "made:1") == {"exact": 1, "near": 0, "part": 0}
     assert data.quarantine["sources"]["made:1"]["quarantined"] == 1
     assert data.quarantine["sources"]["made"]["quarantined"] == 0
     web = data.sources["web"].segments[1]

@@ -41,7 +41,7 @@ FULL = evaluation_line(
     source_nats_per_token={"real": 3.1},
 )  # fmt: skip
 EVERY: list[JournalLine] = [
-    replace(start_line({"real": SourceFacts(kind="real", num_samples=4)}), quarantine={"sources": {}}, store="store/x"),
+    replace(start_line({"real": SourceFacts(kind="real", num_samples=4)}), rows={"real": {}}, store="store/x"),
     step_line(3, shares={"real": 400_000, "made": 600_000}, counts={"real": 1, "made": 3}, source_loss={"real": 2.0}),
     replace(
         FULL,

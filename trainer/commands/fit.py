@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import RunFailedError, UserError
-from trainer.base.failures import own_rank, say, say_last
+from trainer.base.failures import own_rank, say, say_last, warn
 from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
+from trainer.data.account_text import account_lines, loss_warnings
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
@@ -35,6 +36,9 @@ from trainer.tools.probe import probe_model
 from trainer.tracking.schema import read_journal
 from trainer.training.loop import train
 from trainer.training.run import Outcome
+
+if TYPE_CHECKING:
+    from trainer.data.store import PreparedData
 
 TELLING_S = 3.0
 
@@ -156,6 +160,8 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
                 progress=note,
                 first=lambda: _probe(loaded),
             )
+        if is_main:
+            _tell_rows(data)
         session = Session(recipe, data, folder, replay, stop_requested=signals.received, watchdog=watchdog, stack=stack)
         session.wait_for_the_ranks()
         model = build_language_model(recipe, data)
@@ -199,6 +205,14 @@ def _show_summary(folder: Path) -> None:
     screen.print(summary_table(read_journal(folder / "journal.jsonl")))
     if (folder / "report.html").is_file():
         screen.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell_rows(data: "PreparedData") -> None:
+    """Where every row went, and what of it was not asked for."""
+    for line in account_lines(data.rows):
+        say(f"data: {line}")
+    for warning in loss_warnings(data.rows):
+        warn(warning)
 
 
 def _tell_preparing(source: str, documents: int) -> None:

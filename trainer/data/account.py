@@ -4,11 +4,15 @@ Files: ``seen = read + skipped``. Rows:
 ``read = used + held_out + quarantined + not_selected + not_sampled + filtered + contaminated + beyond_limit``
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 EXAMPLES_PER_REASON = 3
+COPY_KINDS = ("exact", "near", "part")
+_ID_CHARACTERS = 50
+_KIND_WORDS = {"near": "is nearly", "part": "shares a part with"}
 _EXAMPLE_CHARACTERS = 200
 
 
@@ -62,6 +66,50 @@ class FileTally:
         )
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _ID_CHARACTERS else f"{text[:_ID_CHARACTERS]}..."
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A training document that is a copy of a held-out one: both ids, how (exact, near, part), and how much."""
+
+    id: str
+    held_out: str
+    kind: str
+    shared: float
+
+    def in_words(self) -> str:
+        """Who is a copy of whom: "a17 is b3", or with how much of it is the other's."""
+        if self.kind == "exact":
+            return f"{_short(self.id)} is {_short(self.held_out)}"
+        return f"{_short(self.id)} {_KIND_WORDS[self.kind]} {_short(self.held_out)} ({self.shared:.0%})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """The documents of a segment dropped as copies of held-out ones, by kind, with the first few of each.
+
+    ``same_form`` documents were kept: most of their words are held-out documents' too, but only the words of a form.
+    """
+
+    exact: int = 0
+    near: int = 0
+    part: int = 0
+    same_form: int = 0
+    examples: tuple[Copy, ...] = ()
+
+    @property
+    def dropped(self) -> int:
+        """All that is not kept."""
+        return self.exact + self.near + self.part
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """What ``asdict`` gave."""
+        return cls(**{**record, "examples": tuple(Copy(**example) for example in record["examples"])})
+
+
 @dataclass(frozen=True, kw_only=True)
 class FilteredRow:
     """One example of what a filter dropped: the document's id and the beginning of its text."""
@@ -91,8 +139,10 @@ class RowAccount:
     quarantined: int  # malformed
     not_selected: int  # by `where`
     not_sampled: int  # by `sample`
-    contaminated: int  # the words of a held-out document
+    contaminated: int  # copies of held-out documents
     beyond_limit: int  # after `max_documents`
+    malformed: Mapping[str, int] = field(default_factory=dict)  # the quarantined ones by reason, the largest first
+    copies: Copies = Copies()  # the contaminated ones by kind
     filters: tuple[FilteredRows, ...] = ()
 
     @property
@@ -118,7 +168,8 @@ class RowAccount:
             FilteredRows(**{**rows, "examples": tuple(FilteredRow(**example) for example in rows["examples"])})
             for rows in record["filters"]
         )
-        return cls(**{**record, "files": FileAccount.from_json(record["files"]), "filters": filters})
+        files, copies = FileAccount.from_json(record["files"]), Copies.from_json(record["copies"])
+        return cls(**{**record, "files": files, "copies": copies, "filters": filters})
 
 
 @dataclass
@@ -130,13 +181,25 @@ class RowTally:
     read: int = 0
     used: int = 0
     held_out: int = 0
-    quarantined: int = 0
     not_selected: int = 0
     not_sampled: int = 0
-    contaminated: int = 0
     beyond_limit: int = 0
+    same_form: int = 0
+    _malformed: Counter[str] = field(default_factory=Counter)
+    _copies: Counter[str] = field(default_factory=Counter)
+    _copy_examples: list[Copy] = field(default_factory=list)
     _filtered: dict[tuple[str, str], int] = field(default_factory=dict)
     _examples: dict[tuple[str, str], list[FilteredRow]] = field(default_factory=dict)
+
+    def add_malformed(self, reason: str) -> None:
+        """Counts a row that goes to the quarantine."""
+        self._malformed[reason] += 1
+
+    def add_copy(self, copy: Copy) -> None:
+        """Counts a document that is dropped as a copy of a held-out one."""
+        self._copies[copy.kind] += 1
+        if self._copies[copy.kind] <= EXAMPLES_PER_REASON:
+            self._copy_examples.append(copy)
 
     def add_filtered(self, kind: str, reason: str, document_id: str, text: str) -> None:
         """Counts a row that a filter dropped."""
@@ -151,6 +214,18 @@ class RowTally:
             FilteredRows(filter=kind, reason=reason, num_rows=count, examples=tuple(self._examples[kind, reason]))
             for (kind, reason), count in sorted(self._filtered.items(), key=lambda item: -item[1])
         )
-        counts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        without_rows = counts.pop("files_without_rows")
-        return RowAccount(files=replace(files, without_rows=without_rows), **counts, filters=filters)
+        copies = Copies(**self._copies, same_form=self.same_form, examples=tuple(self._copy_examples))
+        return RowAccount(
+            files=replace(files, without_rows=self.files_without_rows),
+            read=self.read,
+            used=self.used,
+            held_out=self.held_out,
+            quarantined=self._malformed.total(),
+            not_selected=self.not_selected,
+            not_sampled=self.not_sampled,
+            contaminated=copies.dropped,
+            beyond_limit=self.beyond_limit,
+            malformed=dict(self._malformed.most_common()),
+            copies=copies,
+            filters=filters,
+        )

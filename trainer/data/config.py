@@ -251,11 +251,23 @@ HeldOutConfig = Annotated[HeldOutByBucket | HeldOutByShare | HeldOutDataset, Fie
 
 
 class ContaminationConfig(Config):
-    """What to do with training documents that are held-out documents, exactly or nearly."""
+    """What to do with training documents that are copies of held-out documents, whole, nearly or in part."""
 
     action: Literal["drop", "fatal"] = Field("drop", description="drop them from training, or stop")
     threshold: float = Field(
-        0.8, gt=0.1, le=1, description="Jaccard similarity of word 3-grams from which two documents are the same"
+        0.6, gt=0.1, le=1, description="share of a document's own word 3-grams that makes it a copy of another"
+    )
+    form_documents: int = Field(
+        4,
+        ge=2,
+        description="word 3-grams of so many different real documents are a form (of letters, of log lines, a license) "
+        "and no document's own",
+    )
+    max_lost_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of a real source's documents dropped as near or partial copies that stops preparation",
     )
 
 

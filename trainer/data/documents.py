@@ -110,7 +110,7 @@ class DocumentReader:
                 if self._is_kept(document, row, filters, tally):
                     yield document
                 continue
-            tally.quarantined += 1
+            tally.add_malformed(document.reason)
             if is_first:
                 self._quarantine.add(name, document)
         if is_first:

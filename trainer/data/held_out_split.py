@@ -11,19 +11,23 @@ from itertools import islice
 from trainer.base.errors import DataError
 from trainer.data.account import RowAccount, RowTally
 from trainer.data.config import HELD_OUT_SEGMENTS, DataConfig, HeldOutDataset
-from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import BATCH_DOCUMENTS, Document, DocumentReader
+from trainer.data.shingles import exact_hashes
+
+SAMPLE_DOCUMENTS, SAMPLE_CHARACTERS = 1024, 4000
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """The held-out documents, and where the rows of held-out data sets of their own went, by segment name.
 
+    ``sample`` is training text of the real sources: what held-out documents have in common with it is form.
     ``left_validation_for_test`` counts the documents that left `validation` because `test` has them too.
     """
 
     validation: list[Document]
     test: list[Document]
+    sample: list[str]
     left_validation_for_test: int
     accounts: dict[str, RowAccount]
 
@@ -40,6 +44,7 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
     rule = config.held_out
     parts: dict[str, list[Document]] = {"validation": [], "test": []}
     accounts: dict[str, RowAccount] = {}
+    sample = _EvenSample()
     if isinstance(rule, HeldOutDataset):
         for part, name, source in zip(parts, HELD_OUT_SEGMENTS, (rule.validation, rule.test), strict=True):
             tally = RowTally()
@@ -50,6 +55,8 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
         for document in reader.documents(rule.source):
             if document.part in parts:
                 parts[document.part].append(document)
+            else:
+                sample.add(document.text)
     overlap = _in_both(parts["validation"], parts["test"])
     if overlap and isinstance(rule, HeldOutDataset):
         examples = [parts["validation"][place].id for place in sorted(overlap)[:3]]
@@ -65,23 +72,55 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
                 remedy="Check data.held_out: its source, column and buckets",
             )
     return HeldOut(
-        validation=parts["validation"], test=parts["test"], left_validation_for_test=len(overlap), accounts=accounts
+        validation=parts["validation"],
+        test=parts["test"],
+        sample=[*sample.texts, *_first_texts(reader, config)],
+        left_validation_for_test=len(overlap),
+        accounts=accounts,
     )
 
 
-def chunks(documents: Sequence[Document]) -> list[list[str]]:
-    """The documents' texts in lists of a batch each."""
+class _EvenSample:
+    """Documents in even distances over a stream of unknown length: every k-th, where k doubles when there are too
+    many. Of long ones the beginning.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._number, self._stride = 0, 1
+
+    def add(self, text: str) -> None:
+        if self._number % self._stride == 0:
+            self.texts.append(text[:SAMPLE_CHARACTERS])
+            if len(self.texts) > SAMPLE_DOCUMENTS:
+                self.texts, self._stride = self.texts[::2], 2 * self._stride
+        self._number += 1
+
+
+def _first_texts(reader: DocumentReader, config: DataConfig) -> list[str]:
+    """The first training documents of the real sources that no held-out documents are taken from."""
+    rule = config.held_out
+    taken = None if isinstance(rule, HeldOutDataset) else rule.source
+    others = [name for name, source in config.sources.items() if source.kind == "real" and name != taken]
+    each = SAMPLE_DOCUMENTS // max(1, len(others))
     return [
-        [document.text for document in documents[i : i + BATCH_DOCUMENTS]]
-        for i in range(0, len(documents), BATCH_DOCUMENTS)
+        document.text[:SAMPLE_CHARACTERS]
+        for name in others
+        for document in islice(reader.training(name, record=False), each)
     ]
 
 
+def chunks(texts: Sequence[str]) -> list[Sequence[str]]:
+    """The texts in lists of a batch each."""
+    return [texts[i : i + BATCH_DOCUMENTS] for i in range(0, len(texts), BATCH_DOCUMENTS)]
+
+
+def texts_of(documents: Sequence[Document]) -> list[str]:
+    """Their texts."""
+    return [document.text for document in documents]
+
+
 def _in_both(validation: Sequence[Document], test: Sequence[Document]) -> set[int]:
-    index = HeldOutIndex(chunks(test), threshold=1.0)
-    overlap: set[int] = set()
-    for number, texts in enumerate(chunks(validation)):
-        overlap.update(
-            number * BATCH_DOCUMENTS + match.document for match in index.match(texts) if match.kind == "exact"
-        )
-    return overlap
+    in_test = {value for texts in chunks(texts_of(test)) for value in exact_hashes(texts).tolist()}
+    in_validation = [value for texts in chunks(texts_of(validation)) for value in exact_hashes(texts).tolist()]
+    return {place for place, value in enumerate(in_validation) if value in in_test}

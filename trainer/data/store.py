@@ -185,10 +185,9 @@ class PreparedData:
     """A complete store: sources in the recipe's order, the two held-out parts, the tokenizer, and what became
     of the rows.
 
-    ``rows``: where every row of each segment went; ``quarantine``: {file, sources: {segment: {rows, quarantined,
-    reasons: {reason: count}}}}; ``contamination``: {segment: {exact, near, dropped}}, segments named by
-    ``segment_name``; ``held_out``: {left_validation_for_test: documents of `validation` dropped because `test` has them
-    too}.
+    ``rows``: where every file and row of each segment went, segments named by ``segment_name``; ``quarantine``: {file,
+    sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``held_out``: {left_validation_for_test:
+    documents of `validation` dropped because `test` has them too}.
     """
 
     folder: Path
@@ -202,7 +201,6 @@ class PreparedData:
     sequence_length: int
     rows: dict[str, RowAccount]
     quarantine: dict[str, Any]
-    contamination: dict[str, Any]
     held_out: dict[str, Any]
 
     @property
@@ -274,7 +272,6 @@ def open_prepared(folder: Path) -> PreparedData:
         sequence_length=manifest["sequence_length"],
         rows={name: RowAccount.from_json(record) for name, record in manifest["rows"].items()},
         quarantine=manifest["quarantine"],
-        contamination=manifest["contamination"],
         held_out=manifest["held_out"],
     )
 

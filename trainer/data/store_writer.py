@@ -14,20 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.base.errors import DataError, UserError
-from trainer.data.account import RowAccount, RowTally
-from trainer.data.config import DataConfig, SourceConfig, segment_name
+from trainer.data.account import COPY_KINDS, Copy, RowAccount, RowTally
+from trainer.data.config import ContaminationConfig, DataConfig, SourceConfig, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
 from trainer.data.files import files_of
-from trainer.data.held_out_split import chunks, collect_held_out
+from trainer.data.held_out_split import HeldOut, chunks, collect_held_out, texts_of
 from trainer.data.packing import SegmentWriter, write_part
-from trainer.data.quarantine import Quarantine
+from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
 from trainer.data.store import MANIFEST, STORE_FORMAT, segment_folder
 from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
 
 Progress = Callable[[str, int], None]  # what is being done, documents done so far
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]
-_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class StoreWriter:
         }
         self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
         self.reader = DocumentReader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
-        self.contamination: dict[str, dict[str, int]] = {}
         self.accounts: dict[str, RowAccount] = {}
 
     def write(self, fingerprint: str, inputs: dict[str, Any]) -> None:
@@ -60,8 +58,7 @@ class StoreWriter:
             validation, test = held_out.validation, held_out.test
             self.accounts |= held_out.accounts
             self.note("held-out documents", len(validation) + len(test))
-            index = HeldOutIndex([*chunks(validation), *chunks(test)], self.config.contamination.threshold)
-            # chunks() restarts at `test`, so documents are numbered as in validation + test.
+            index = self._index(held_out)
             ids = [document.id for document in (*validation, *test)]
             tokenizer = build_tokenizer(
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
@@ -85,11 +82,20 @@ class StoreWriter:
             "sources": sources,
             "rows": {name: account.to_json() for name, account in self.accounts.items()},
             "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
-            "contamination": self.contamination,
             "held_out": {"left_validation_for_test": held_out.left_validation_for_test},
             "inputs": inputs,
         }
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    def _index(self, held_out: HeldOut) -> HeldOutIndex:
+        """The index of both parts: documents are numbered as in validation + test."""
+        rule = self.config.contamination
+        return HeldOutIndex(
+            chunks(texts_of([*held_out.validation, *held_out.test])),
+            rule.threshold,
+            sample=chunks(held_out.sample),
+            form_documents=rule.form_documents,
+        )
 
     def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
         """Real training text, spread evenly over the first segments of the real sources where there is more than the
@@ -104,7 +110,7 @@ class StoreWriter:
                 if documents_left <= 0 or budget <= 0:
                     break
                 if number % stride == 0:
-                    clean, _ = _without_held_out(batch[:documents_left], index)
+                    clean, _, _ = _without_held_out(batch[:documents_left], index)
                     budget -= sum(document.num_bytes for document in clean)
                     yield [document.text for document in clean]
                 documents_left -= len(batch)
@@ -118,38 +124,36 @@ class StoreWriter:
         return {"name": name, "kind": source.kind, "license": source.license, "segments": segments}
 
     def _write_segment(self, folder: Path, name: str, source: SourceConfig, tools: _Tools) -> dict[str, Any]:
-        contaminated, tally = _Contaminated(name), RowTally()
+        tally = RowTally()
         end, dtype = tools.tokenizer.end_of_document, tools.tokenizer.dtype
         writer = SegmentWriter(folder, self.config.sequence_length, end, dtype)
-        clean = self._clean_batches(name, source.max_documents, tools.index, contaminated, tally)
+        clean = self._clean_batches(name, source.max_documents, tools, tally)
         for batch, (ids, lengths) in self._tokenized(clean, tools.tokenizer):
             writer.append(batch, ids, lengths)
             self.note(f"prepare {name}", tally.used)
         segment, account = writer.close(), tally.account(self.reader.files(name))
-        if self.config.contamination.action == "fatal":
-            contaminated.refuse(tools.held_out_ids)
+        _check_copies(name, source, account, self.config.contamination)
         if not account.used:
             dropped = ", ".join(f"{reason}: {count}" for reason, count in account.dropped.items() if count)
             remedy = "Check its `where`, `sample`, `filters`, `text_column`, and data.held_out"
             problem = f"source {name!r} has no training documents"
             raise DataError(problem, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
-        self.contamination[name] = {**contaminated.counts, "dropped": contaminated.num_documents}
         self.accounts[name] = account
         return {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
 
-    def _clean_batches(
-        self, name: str, limit: int | None, index: HeldOutIndex, contaminated: "_Contaminated", tally: RowTally
-    ) -> Iterator[list[Document]]:
+    def _clean_batches(self, name: str, limit: int | None, tools: _Tools, tally: RowTally) -> Iterator[list[Document]]:
         """Training batches without held-out documents, up to ``limit`` documents."""
         documents_left = sys.maxsize if limit is None else limit
         for batch in batches(self.reader.training(name, tally=tally)):
             if not documents_left:  # the source is only read to its end, for its malformed rows
                 tally.beyond_limit += len(batch)
                 continue
-            clean, matches = _without_held_out(batch, index)
-            contaminated.add(batch, matches)
+            clean, matches, num_same_form = _without_held_out(batch, tools.index)
+            for match in matches:
+                held_out = tools.held_out_ids[match.held_out]
+                tally.add_copy(Copy(batch[match.document].id, held_out, match.kind, round(match.shared, 3)))
+            tally.same_form += num_same_form
             used = clean[:documents_left]
-            tally.contaminated += len(matches)
             tally.beyond_limit += len(clean) - len(used)
             tally.used += len(used)
             documents_left -= len(used)
@@ -181,43 +185,36 @@ class StoreWriter:
                 yield first, encoded.result()
 
 
-class _Contaminated:
-    """The training documents of one segment that are held-out documents: how many, and the first few."""
-
-    def __init__(self, source: str) -> None:
-        self.source, self.counts = source, {"exact": 0, "near": 0}
-        self._examples: list[tuple[str, int]] = []
-
-    @property
-    def num_documents(self) -> int:
-        """Exact and near ones."""
-        return sum(self.counts.values())
-
-    def add(self, batch: list[Document], matches: list[Match]) -> None:
-        """Counts the matches of a batch."""
-        for match in matches:
-            self.counts[match.kind] += 1
-            if len(self._examples) < _EXAMPLES:
-                self._examples.append((batch[match.document].id, match.held_out))
-
-    def refuse(self, held_out_ids: list[str]) -> None:
-        """Raises UserError if there is any."""
-        if self.num_documents:
-            exact, near = self.counts["exact"], self.counts["near"]
-            raise DataError(
-                f"{self.num_documents} documents of source {self.source!r} are held out "
-                f"({exact} exactly, {near} nearly)",
-                got=[f"{document} is {held_out_ids[held_out]}" for document, held_out in self._examples],
-                remedy="Take them out of the source, or write `contamination: {action: drop}`",
-            )
+def _check_copies(name: str, source: SourceConfig, account: RowAccount, rule: ContaminationConfig) -> None:
+    """Raises UserError where the recipe wants no copies at all, or a real source loses more to those that are not exact
+    than it allows: never for ten documents or fewer, unless the limit is 0.
+    """
+    copies, documents = account.copies, account.used + account.beyond_limit + account.contaminated
+    counts = ", ".join(f"{getattr(copies, kind)} {kind}" for kind in COPY_KINDS)
+    what = f"{copies.dropped} of {documents} documents of source {name!r} are copies of held-out documents ({counts})"
+    examples = [copy.in_words() for copy in copies.examples]
+    if rule.action == "fatal" and copies.dropped:
+        remedy = "Take them out of the source, or write `contamination: {action: drop}`"
+        raise DataError(what, got=examples, remedy=remedy)
+    num_lost, allowed = copies.near + copies.part, rule.max_lost_share * documents
+    if source.kind == "real" and num_lost > (max(TOLERATED_ROWS, allowed) if rule.max_lost_share else 0):
+        raise DataError(
+            f"{what}: real data lost above data.contamination.max_lost_share ({rule.max_lost_share:g})",
+            got=examples,
+            remedy="Choose: take the copies out of the source; hold out by a column that copies have in common "
+            "(data.held_out: {kind: bucket, by: COLUMN}); raise data.contamination.threshold "
+            f"({rule.threshold:g}), or lower data.contamination.form_documents ({rule.form_documents}), where they are "
+            "no copies; or accept the loss and raise data.contamination.max_lost_share",
+        )
 
 
-def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match]]:
-    matches = index.match([document.text for document in batch])
-    held_out = {match.document for match in matches}
-    return [document for place, document in enumerate(batch) if place not in held_out], matches
+def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[Document], list[Match], int]:
+    """The documents that are no copies, the matches of the others, and how many of the first have a form only."""
+    found = index.match(texts_of(batch))
+    copies = {match.document for match in found.copies}
+    return [document for place, document in enumerate(batch) if place not in copies], found.copies, found.num_same_form
 
 
 def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:
-    encoded = [encoder.encode(texts) for texts in chunks(documents)]
+    encoded = [encoder.encode(texts) for texts in chunks(texts_of(documents))]
     return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])

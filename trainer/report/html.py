@@ -19,7 +19,15 @@ from trainer.report import charts
 from trainer.report.history import History, read_history
 from trainer.report.plotly_figures import Figure
 from trainer.report.real_data import real_note, real_rows
-from trainer.report.sections import cards, decision_rows, environment_rows, event_rows, slice_rows, source_rows
+from trainer.report.sections import (
+    account_rows,
+    cards,
+    decision_rows,
+    environment_rows,
+    event_rows,
+    slice_rows,
+    source_rows,
+)
 from trainer.report.titles import title
 from trainer.tracking.schema import SampleLine
 
@@ -90,6 +98,7 @@ def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[s
         "cards": list(cards(run)),
         "charts": [(f"{key}-{name}", *title(name), name in TALL) for name in figures],
         "sources": list(source_rows(run)),
+        "accounts": list(account_rows(run)),
         "real": list(real_rows(run)),
         "real_note": real_note(run),
         "slices": list(slice_rows(run)),

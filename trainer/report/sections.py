@@ -7,6 +7,7 @@ from trainer.base.formatting import changes_in_words, duration, evidence_in_word
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE
 from trainer.control.guard.explain import summarize
+from trainer.data.account_text import accounts_of, clean, dropped_in_words, files_in_words
 from trainer.report.history import History
 from trainer.report.plotly_figures import INTERVAL, color
 from trainer.tracking.headlines import headline
@@ -79,41 +80,22 @@ def source_rows(run: History) -> Iterator[dict[str, str]]:
             "share": f"{begin} → {end}" if run.last_step else "-",
             "epochs": f"{run.steps.epochs[-1, index]:.2f}" if run.last_step else "-",
             "source_value": plus_minus(value.value, value.standard_error) if value else "-",
-            "quarantine": _counts(run.start.quarantine if run.start else {}, source),
-            "filtered": _counts(_filtered(run.start.rows) if run.start else {}, source),
-            "contamination": _counts(run.start.contamination if run.start else {}, source),
         }
 
 
-def _filtered(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows that filters dropped, by segment and reason."""
-    return {
-        name: {
-            "reasons": {
-                f"{dropped['filter']}: {dropped['reason']}": dropped["num_rows"] for dropped in account["filters"]
-            }
+def account_rows(run: History) -> Iterator[dict[str, Any]]:
+    """Where the files and rows of each segment went, with examples of documents lost to held-out ones."""
+    for name, account in accounts_of(run.start.rows if run.start else {}).items():
+        yield {
+            "name": name,
+            "files": files_in_words(account.files),
+            "read": figure(account.read),
+            "used": figure(account.used),
+            "held_out": figure(account.held_out),
+            "dropped": dropped_in_words(account),
+            "same_form": figure(account.copies.same_form),
+            "copies": [clean(copy.in_words()) for copy in account.copies.examples],
         }
-        for name, account in rows.items()
-    }
-
-
-def _counts(counts: Mapping[str, Any], source: str) -> str:
-    """What was counted for a source and the segments that join it, in words; "none" when nothing was."""
-    by_segment = counts.get("sources", counts)
-    names = [name for name in by_segment if name.partition(":")[0] == source] if isinstance(by_segment, Mapping) else []
-    texts = {name: _counted(by_segment[name]) for name in names}
-    parts = [f"{text} (segment {name.partition(':')[2] or 0})" for name, text in texts.items() if text != "none"]
-    return ", ".join(texts.values() if len(texts) == 1 else parts) or "none"
-
-
-def _counted(counted: Any) -> str:
-    if isinstance(counted, int):
-        return figure(counted)
-    if not isinstance(counted, Mapping):
-        return "none"
-    reasons = counted.get("reasons", counted)
-    texts = [f"{name} {value}" for name, value in evidence_in_words(reasons) if value not in ("0", "none")]
-    return ", ".join(texts) or "none"
 
 
 def slice_rows(run: History) -> Iterator[dict[str, str]]:

@@ -59,8 +59,6 @@ def write_start(
         environment=environment_of(run.devices),
         store=None if data is None else str(data.folder),
         rows={} if data is None else {name: account.to_json() for name, account in data.rows.items()},
-        quarantine={} if data is None else data.quarantine,
-        contamination={} if data is None else data.contamination,
     )
     run.io.journal.write(line)
 

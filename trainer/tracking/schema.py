@@ -38,15 +38,10 @@ class StartLine(JournalLine):
     validation_documents: Annotated[int, About("held-out documents that steer")]
     environment: Annotated[Mapping[str, Any], About("host, device, versions, SLURM job")]
     store: Annotated[str | None, About("folder of the prepared data; null where samples come from elsewhere")] = None
-    rows: Annotated[Mapping[str, Any], About("rows read, used and dropped, with reasons, by segment")] = field(
-        default_factory=dict
-    )
-    quarantine: Annotated[Mapping[str, Any], About("rows that could not be used, by source, with reasons")] = field(
-        default_factory=dict
-    )
-    contamination: Annotated[Mapping[str, Any], About("training documents also in held-out data, by source")] = field(
-        default_factory=dict
-    )
+    rows: Annotated[
+        Mapping[str, Any],
+        About("by segment: files seen and skipped, rows read, used and dropped, with reasons and examples"),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
