@@ -71,7 +71,7 @@ class Teller:
 
     def accounts(self) -> dict[str, RowAccount]:
         """Where the rows of two of the sources went."""
-        copies = Copies(exact=2, near=5, examples=(Copy("letter 7", "letter 3", "near", 0.91),))
+        copies = Copies(exact=2, near=5, examples=(Copy("letter 7", "letter 3", "near", 0.91, "Dear Sir"),))
         filtered = FilteredRows(filter="length", reason="fewer than 5 words", num_rows=41)
         nothing = {"held_out": 0, "not_selected": 0, "not_sampled": 0, "beyond_limit": 0}
         hidden = SkippedFiles(reason="hidden", num_files=2, examples=(".cache/a.jsonl",))

@@ -132,7 +132,6 @@ def test_rows_without_the_text_column_are_refused_with_the_columns_they_have(cas
 
 
 @pytest.mark.kind("templated text")
-@pytest.mark.xfail(strict=True, reason="only the journal has the count")
 def test_rows_of_one_template_that_are_dropped_are_told_with_count_share_and_example(case: Case) -> None:
     ended = case.take("26-one-template").fit()
     ended.told()

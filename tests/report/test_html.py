@@ -66,7 +66,7 @@ def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path
         "spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved", "written 25 % → 37.5 %, spam 25 % → 12.5 %",
         "1 cut, 9 ok", "evidence of harm 4,100 (warns at 10, alarms at 2,000)", "worth -0.61 ± 0.12", "CC-BY-SA-4.0",
         "4 malformed (missing text 3, bad JSON 1); 41 by the filter length (fewer than 5 words)",
-        "7 copies of held-out documents (2 exact, 5 near, such as letter 7 is nearly letter 3 (91%))",
+        "7 copies of held-out documents (2 exact, 5 near, such as letter 7 is nearly letter 3 (91%): Dear Sir)",
         "3 files (2 more skipped: hidden, such as .cache/a.jsonl)", "The river rises", "0f3c2a1", "global_batch: 32",
         "40.0%", "13.7%", "Real data As good as: that many different tokens would do as much", "wikipedia 115,200 2.22",
     ):  # fmt: skip

@@ -13,7 +13,7 @@ EXAMPLES_PER_REASON = 3
 COPY_KINDS = ("exact", "near", "part")
 _ID_CHARACTERS = 50
 _KIND_WORDS = {"near": "is nearly", "part": "shares a part with"}
-_EXAMPLE_CHARACTERS = 200
+EXAMPLE_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +72,23 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True)
 class Copy:
-    """A training document that is a copy of a held-out one: both ids, how (exact, near, part), and how much."""
+    """A training document that is a copy of a held-out one: both ids, how (exact, near, part), how much of it, and how
+    it begins.
+    """
 
     id: str
     held_out: str
     kind: str
     shared: float
+    text: str
 
     def in_words(self) -> str:
-        """Who is a copy of whom: "a17 is b3", or with how much of it is the other's."""
+        """Who is a copy of whom: "a17 is b3: It was a dark", or with how much is the other's."""
         if self.kind == "exact":
-            return f"{_short(self.id)} is {_short(self.held_out)}"
-        return f"{_short(self.id)} {_KIND_WORDS[self.kind]} {_short(self.held_out)} ({self.shared:.0%})"
+            pair = f"{_short(self.id)} is {_short(self.held_out)}"
+        else:
+            pair = f"{_short(self.id)} {_KIND_WORDS[self.kind]} {_short(self.held_out)} ({self.shared:.0%})"
+        return f"{pair}: {_short(self.text)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +211,7 @@ class RowTally:
         self._filtered[kind, reason] = self._filtered.get((kind, reason), 0) + 1
         examples = self._examples.setdefault((kind, reason), [])
         if len(examples) < EXAMPLES_PER_REASON:
-            examples.append(FilteredRow(id=document_id, text=text[:_EXAMPLE_CHARACTERS]))
+            examples.append(FilteredRow(id=document_id, text=text[:EXAMPLE_CHARACTERS]))
 
     def account(self, files: FileAccount) -> RowAccount:
         """The counts so far; largest filter counts first. ``files`` are those that the rows came from."""

@@ -3,14 +3,14 @@
 A misspelled one would give every document the slice "(none)", or the file and line for an id, without a word.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError, UserError
 from trainer.data.config import DataConfig, SourceConfig, needed_columns
 from trainer.data.readers import READERS, OpenableFile, ReadOptions, format_of
 
-_COLUMNS_SHOWN = 30
+_COLUMNS_SHOWN, _VALUES_SHOWN, _VALUE_CHARACTERS = 30, 8, 40
 
 
 def read_options(config: DataConfig, name: str) -> ReadOptions:
@@ -33,12 +33,39 @@ class ColumnCheck:
         self._name, self._segment, self._options = name, segment, options
         self._missing = {*options.columns} - {options.text_column}  # without a text a row is malformed, and counted
         self._columns: set[str] = set()
+        self._values: dict[str, list[Any]] = {column: [] for column in segment.where}
 
     def add(self, columns: Mapping[str, Any]) -> None:
         """Takes note of a row."""
         if self._missing:
             self._missing.difference_update(columns)
             self._columns.update(columns)
+
+    def leave_out(self, columns: Mapping[str, Any], *, first: bool) -> None:
+        """Takes note of a row that `where` leaves out, as long as it is among the ``first``: none was taken yet."""
+        if first:
+            for column, values in self._values.items():
+                value = columns.get(column)
+                if len(values) < _VALUES_SHOWN and value not in values:
+                    values.append(value)
+
+    def nothing_selected(self, num_rows: int) -> UserError:
+        """What to say where `where` left no row: the values that there are, and where only the type differs."""
+        wanted = {column: _as_tuple(value) for column, value in self._segment.where.items()}
+        spelled = [
+            f"{column} holds text: write {str(value)!r} in quotes" if str(value) in values else
+            f"{column} holds numbers: write {value} without quotes"
+            for column, values in self._values.items()
+            for value in wanted[column]
+            if value not in values and str(value) in map(str, values)
+        ]  # fmt: skip
+        hint = f". {'; '.join(spelled)}" if spelled else ""
+        values = "; ".join(f"{column}: {_shown(values)}" for column, values in self._values.items())
+        return DataError(
+            f"`where` leaves none of the {num_rows} rows of source {self._name!r}",
+            got=dict(self._segment.where),
+            remedy=f"The first values of these columns are {values}{hint}",
+        )
 
     def refuse_unknown(self, files: Iterable[OpenableFile]) -> None:
         """Raises UserError for the columns of no row; a source without any well-formed row is refused elsewhere."""
@@ -62,3 +89,12 @@ class ColumnCheck:
             got=", ".join(named or sorted(self._missing)),
             remedy=f"The columns are {sorted(self._columns)[:_COLUMNS_SHOWN]}",
         )
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _shown(values: Sequence[Any]) -> str:
+    texts = [repr(value)[:_VALUE_CHARACTERS] for value in values]
+    return ", ".join(texts) + (" ..." if len(texts) == _VALUES_SHOWN else "")

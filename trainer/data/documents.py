@@ -101,6 +101,7 @@ class DocumentReader:
             if isinstance(row, Row):
                 check.add(row.columns)
                 if not matches(row.columns, segment.where):
+                    check.leave_out(row.columns, first=tally.not_selected == tally.read - 1)
                     tally.not_selected += 1
                     continue
             num_rows += 1
@@ -116,6 +117,8 @@ class DocumentReader:
         if is_first:
             self._quarantine.close_source(name, num_rows)
         check.refuse_unknown(files if is_own else [])
+        if tally.read and tally.not_selected == tally.read:
+            raise check.nothing_selected(tally.read)
 
     def training(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """The segment's training documents, before decontamination."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.base.errors import DataError, UserError
-from trainer.data.account import COPY_KINDS, Copy, RowAccount, RowTally
+from trainer.data.account import COPY_KINDS, EXAMPLE_CHARACTERS, Copy, RowAccount, RowTally
 from trainer.data.config import ContaminationConfig, DataConfig, SourceConfig, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
@@ -150,8 +150,9 @@ class StoreWriter:
                 continue
             clean, matches, num_same_form = _without_held_out(batch, tools.index)
             for match in matches:
-                held_out = tools.held_out_ids[match.held_out]
-                tally.add_copy(Copy(batch[match.document].id, held_out, match.kind, round(match.shared, 3)))
+                document, held_out = batch[match.document], tools.held_out_ids[match.held_out]
+                text = " ".join(document.text[:EXAMPLE_CHARACTERS].split())
+                tally.add_copy(Copy(document.id, held_out, match.kind, round(match.shared, 3), text))
             tally.same_form += num_same_form
             used = clean[:documents_left]
             tally.beyond_limit += len(clean) - len(used)
