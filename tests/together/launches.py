@@ -175,6 +175,7 @@ def _become_command(arguments: list[str], variables: dict[str, str], log: str, s
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(variables)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     if strike is not None:
         _watch_writes(strike)
     from trainer.commands.cli import main

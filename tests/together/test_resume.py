@@ -86,15 +86,17 @@ def test_a_signal_ends_the_step_saves_and_exits_with_75(place: Place, alone: Pat
     assert by_step(run, "loss") == by_step(alone, "loss")
 
 
-def test_a_signal_while_data_is_prepared_ends_the_run_immediately_with_75(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_data_is_prepared_ends_the_run_immediately_with_75(number: int, tmp_path: Path) -> None:
     busy = Place(tmp_path, write_recipe(tmp_path / "recipe", num_documents=100_000))
     run = tmp_path / "run"
     live = busy.fit(run)
     assert wait_until(live, lambda: "preparing data" in live.log.read_text())
-    live.send(signal.SIGTERM)
+    live.send(number)
     ended = live.wait()
     assert ended.code == 75, ended.output
     assert "Traceback" not in ended.output
+    assert "run the same command again to resume" in ended.output
     assert outcome(run)["state"] == "interrupted"
     assert not (run / "ledger.jsonl").exists()
 

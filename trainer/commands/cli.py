@@ -2,7 +2,8 @@
 
 Heavy imports stay inside the commands, so that `--help` answers in a fraction of a second (torch alone takes 1.4 s).
 Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, 75 stopped by a signal with a checkpoint
-saved, 130 interrupted by Ctrl-C, 1 anything else.
+saved (the first Ctrl-C, SIGHUP, SIGTERM or SIGUSR1), 130 ended at once by a second Ctrl-C (128 + the number of another
+signal), 1 anything else.
 """
 
 import math
@@ -26,8 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's markdown alone takes 0.2 s to import
     epilog=(
         "Exit codes: 0 done, 2 bad recipe, arguments or data, 3 stopped by the guard, "
-        "75 stopped by a signal with a checkpoint saved (run it again to resume), 130 interrupted by Ctrl-C, "
-        "1 anything else."
+        "75 stopped by a signal or the first Ctrl-C with a checkpoint saved (run it again to resume), "
+        "130 ended at once by a second Ctrl-C, 1 anything else."
     ),
 )
 

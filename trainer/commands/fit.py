@@ -31,7 +31,8 @@ from trainer.runs.folder import (
 )
 from trainer.runs.session import Session
 from trainer.runs.start_and_finish import write_ending
-from trainer.runs.watchdog.watcher import STOPPED_EARLY, Watchdog
+from trainer.runs.stopping import STOPPED_EARLY, signals_of
+from trainer.runs.watchdog.watcher import Watchdog
 from trainer.tools.probe import probe_model
 from trainer.tracking.schema import read_journal
 from trainer.training.loop import train
@@ -103,13 +104,15 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
     """Runs, and writes how it ended, whatever happens."""
     watchdog = Watchdog(folder)
     try:
-        with watchdog:
-            outcome = _fit(loaded, folder, replay, watchdog)
+        with watchdog, signals_of(folder) as signals:
+            outcome = _fit(loaded, folder, replay, watchdog, signals)
     except UserError as error:
         _report_mistake(error, folder)
         raise RunFailedError(exit_code=BAD_INPUT) from error
     except StoppedEarly:
         outcome = Outcome(state="interrupted", step=0, reason=STOPPED_EARLY)
+        if _is_main():
+            say(STOPPED_EARLY)
     except Exception as error:
         watchdog.report_error(error)
         raise RunFailedError(exit_code=FAILED) from error
@@ -139,30 +142,27 @@ def _main_tells(folder: Path) -> bool:
     return failed_outcome(folder) is not None
 
 
-def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watchdog) -> Outcome:
-    from trainer.data.prepare import prepare
-
-    recipe = loaded.recipe
-    _check_launch(recipe)
-    is_main = _is_main()
-    if is_main:
-        check_users_files(folder)
-        check_recipe_unchanged(folder, recipe)
-    note = _tell_preparing if is_main else None
+def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watchdog, signals: Signals) -> Outcome:
+    recipe, is_main = loaded.recipe, _is_main()
     with ExitStack() as stack:
-        signals = stack.enter_context(Signals())
         with signals.ending_at_once():  # it begins anew at the next start
+            from trainer.data.prepare import prepare
+
+            _check_launch(recipe)
+            if is_main:
+                check_users_files(folder)
+                check_recipe_unchanged(folder, recipe)
             data = prepare(
                 recipe.data,
                 base=loaded.folder,
                 seed=recipe.seed,
                 is_main=is_main,
-                progress=note,
+                progress=_tell_preparing if is_main else None,
                 first=lambda: _probe(loaded),
             )
         if is_main:
             _tell_rows(data)
-        session = Session(recipe, data, folder, replay, stop_requested=signals.received, watchdog=watchdog, stack=stack)
+        session = Session(recipe, data, folder, replay, signals=signals, watchdog=watchdog, stack=stack)
         session.wait_for_the_ranks()
         model = build_language_model(recipe, data)
         if recipe.engine == "lightning":

@@ -41,7 +41,7 @@ from trainer.training.loop import Steps
 from trainer.training.run import Outcome
 from trainer.training.saver import save_checkpoint
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Steering(pl.Callback):
@@ -113,7 +113,8 @@ class Steering(pl.Callback):
         """Handle signals: the step is completed and saved. Lightning restores its handlers at the end."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                signal.signal(number, self._note_signal)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._note_signal)
 
     @override
     def on_before_optimizer_step(
@@ -214,6 +215,8 @@ class Steering(pl.Callback):
             write_ending(self.folder, outcome)
 
     def _note_signal(self, number: int, frame: object) -> None:
+        if self._stop_requested and number == signal.SIGINT:  # a second Ctrl-C ends as Lightning ends
+            raise KeyboardInterrupt
         self._stop_requested = True
 
 

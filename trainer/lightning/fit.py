@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Begin = Callable[[TrainingEngine], tuple[Run, RunState]]
 Finish = Callable[[Run, Engine, RunState, Outcome], Outcome]
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 def train_under_lightning(

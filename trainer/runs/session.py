@@ -2,12 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.base.failures import warn
+from trainer.base.signals import Signals
 from trainer.evaluate.ports import Engine
 from trainer.recipe import Recipe
 from trainer.runs.build import build_run, recipe_data, recipe_settings
@@ -40,18 +41,18 @@ class Session:
         folder: Path,
         replay: Path | None,
         *,
-        stop_requested: Callable[[], bool],
+        signals: Signals,
         watchdog: Watchdog,
         stack: ExitStack,
     ) -> None:
         self._recipe, self._data, self._folder, self._replay = recipe, data, folder, replay
-        self._stop_requested, self._watchdog, self._stack = stop_requested, watchdog, stack
+        self._signals, self._watchdog, self._stack = signals, watchdog, stack
         self._waiting = stack.enter_context(ExitStack())
         self._started_s = time.monotonic()
 
     def wait_for_the_ranks(self) -> None:
         """From here until ``begin`` the ranks come together: a signal ends this one wherever it waits."""
-        self._waiting.enter_context(self._watchdog.leaving_on_a_signal())
+        self._waiting.enter_context(self._signals.leaving())
 
     def begin(self, engine: "TrainingEngine") -> tuple[Run, RunState]:
         """Restore the newest checkpoint, if there is one, and build the run."""
@@ -91,7 +92,7 @@ class Session:
             ledger=resumed.ledger,
             journal=self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state))),
             folder=folder,
-            stop_requested=self._stop_requested,
+            stop_requested=self._signals.received,
         )
         self._stack.callback(run.data.stream.close)
         self._stack.enter_context(self._watchdog.reporting_errors())

@@ -26,6 +26,8 @@ from trainer.training.saver import finish_saving, save_checkpoint
 if TYPE_CHECKING:
     from trainer.data.loader import StepBatch
 
+STOPPED = "stopped by a signal; a checkpoint is saved; run the same command again to resume"
+
 
 @dataclass(frozen=True, kw_only=True)
 class InFlightStep:
@@ -79,9 +81,7 @@ class Steps:
             self.drain()
             self.state, self.outcome = after_step(self.run, self.state, save=interrupted)
         if interrupted and self.outcome is None:
-            self.outcome = Outcome(
-                state="interrupted", step=self.state.step, reason="stopped by a signal; a checkpoint is saved"
-            )
+            self.outcome = Outcome(state="interrupted", step=self.state.step, reason=STOPPED)
         self.outcome = self.outcome or self._finished()
 
     def drain(self, *, keep: int = 0) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 from trainer.base.errors import UserError
 from trainer.base.failures import Cause, is_echo, own_rank, warn
 from trainer.base.heartbeat import own_heartbeat
-from trainer.runs.folder import FAILED, INTERRUPTED, SIGNS, write_outcome
+from trainer.runs.folder import FAILED, SIGNS
 from trainer.runs.watchdog.attribution import (
     SILENT_S,
     ObservedRank,
@@ -31,7 +31,6 @@ from trainer.runs.watchdog.attribution import (
 from trainer.runs.watchdog.report import FailureReport, cause_of
 from trainer.runs.watchdog.signs import LEFT, OwnProcess, Sign, dump_stacks, read_signs, write_sign
 
-STOPPED_EARLY = "stopped by a signal before the first step"
 TICK_S = 1.0
 IDLE_S = 2.0  # a rank that has not moved for so long observes the others
 RANKS_PER_LOOK_S = 64  # a thousand ranks that wait for a long save must not wear out the file system
@@ -51,7 +50,6 @@ class Watchdog:
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._signs: Path | None = None  # the folder, once there is one
         self._world_size, self._timeout_s, self._count = 1, 0.0, 0
-        self._signal_pipe: int | None = None  # where signals can be read
         self._phase_left: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -67,23 +65,6 @@ class Watchdog:
         self._stop.set()
         self._thread.join(2 * TICK_S)
         self._give_sign()
-
-    @contextmanager
-    def leaving_on_a_signal(self) -> Iterator[None]:
-        """Inside, before the first step, a signal to stop ends this process even where it waits for the others in
-        native code, which keeps Python's own handlers waiting too: they are not coming if they were stopped as well.
-        """
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
-        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        self._signal_pipe = reading
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            self._signal_pipe = None
-            os.close(writing)  # the other end stays open: the thread may be reading
 
     def watch(self, world_size: int, timeout_s: float, broadcast: Callable[[Any], Any]) -> None:
         """Watch the ranks of this launch. All ranks call it together, as soon as they can ``broadcast``."""
@@ -137,7 +118,6 @@ class Watchdog:
         history, next_look_s = SignHistory(), IDLE_S
         while not self._stop.wait(TICK_S):
             self._check_launcher()
-            self._leave_on_a_signal()
             if self._signs is None:
                 continue
             self._give_sign()
@@ -164,16 +144,6 @@ class Watchdog:
             self._launcher = None
             warn("the launcher is gone: saving and ending")
             os.kill(os.getpid(), signal.SIGTERM)
-
-    def _leave_on_a_signal(self) -> None:
-        pipe = self._signal_pipe
-        if pipe is None:
-            return
-        with suppress(BlockingIOError):
-            if {signal.SIGTERM, signal.SIGUSR1} & set(os.read(pipe, 16)):
-                if self._rank == 0:
-                    write_outcome(self._run, state="interrupted", step=0, reason=STOPPED_EARLY, exit_code=INTERRUPTED)
-                os._exit(INTERRUPTED)
 
     def _leave_if_reported(self) -> None:
         if not self._report.is_written and self._report.exists():
