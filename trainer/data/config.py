@@ -302,7 +302,7 @@ def segment_name(source: str, number: int) -> str:
 class DataConfig(Config):
     """All data of a run."""
 
-    sequence_length: int = Field(ge=2, description="tokens of a sample")
+    sequence_length: int = Field(ge=2, le=2**24, description="tokens of a sample")
     tokenizer: TokenizerConfig
     sources: dict[str, SourceConfig] = Field(min_length=1)
     held_out: HeldOutConfig
@@ -315,7 +315,7 @@ class DataConfig(Config):
         0.01, ge=0, le=1, description="share of malformed rows of a source from which preparation stops"
     )
     num_proc: int = Field(
-        1, ge=1, description="processes that tokenize; 1: threads of the tokenizer in the main process"
+        1, ge=1, le=1024, description="processes that tokenize; 1: threads of the tokenizer in the main process"
     )
     remote_timeout_s: float = Field(
         30.0, gt=0, description="seconds that the server of a URL may take for an answer, before the run gives up"

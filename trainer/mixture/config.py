@@ -11,7 +11,7 @@ from trainer.mixture.shares import HALF_A_MILLIONTH, millionths
 class MixtureConfig(Config):
     """Size of the global batch and what of it each source gets at the start."""
 
-    global_batch: int = Field(gt=0, description="samples per optimizer step, over all ranks")
+    global_batch: int = Field(gt=0, le=10**7, description="samples per optimizer step, over all ranks")
     shares: dict[str, float] = Field(
         min_length=1, description="starting share of each source, in whole millionths; they sum to 1"
     )

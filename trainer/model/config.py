@@ -59,7 +59,7 @@ class CosineSchedule(Config):
     """Linear warm-up, then half a cosine down to ``min_lr_ratio`` of the learning rate."""
 
     kind: Literal["cosine"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(default=0, ge=0, le=10**9, description="steps of linear warm-up")
     min_lr_ratio: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
     )
@@ -75,7 +75,7 @@ class WarmupStableDecaySchedule(Config):
     """Linear warm-up, a plateau, and a linear fall over the last ``decay_fraction`` of the steps."""
 
     kind: Literal["wsd"] = "wsd"
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(default=0, ge=0, le=10**9, description="steps of linear warm-up")
     decay_fraction: float = Field(default=0.2, gt=0, le=1, description="part of the steps over which the rate falls")
     min_lr_ratio: float = Field(
         default=0.0, ge=0, le=1, description="learning rate at the end, as a part of the highest"
@@ -94,7 +94,7 @@ class ConstantSchedule(Config):
     """Linear warm-up, then a plateau."""
 
     kind: Literal["constant"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(default=0, ge=0, le=10**9, description="steps of linear warm-up")
 
     def factor(self, position: int, steps: int) -> float:
         """Part of the highest learning rate at schedule position 0 .. steps - 1."""
@@ -108,17 +108,19 @@ Schedule = Annotated[CosineSchedule | WarmupStableDecaySchedule | ConstantSchedu
 class TrainingConfig(Config):
     """How the model is trained."""
 
-    steps: int = Field(gt=0, description="optimizer steps")
+    steps: int = Field(gt=0, le=10**9, description="optimizer steps")
     micro_batch: int = Field(
-        gt=0, description="most samples in one forward on one process; accumulation follows from it"
+        gt=0, le=10**6, description="most samples in one forward on one process; accumulation follows from it"
     )
     learning_rate: float = Field(gt=0, description="highest learning rate")
     schedule: Schedule = Field(
         default_factory=CosineSchedule, description="cosine, wsd or constant, by schedule position"
     )
-    weight_decay: float = Field(default=0.1, ge=0, description="of matrices; vectors (norms, biases) are not decayed")
+    weight_decay: float = Field(
+        default=0.1, ge=0, le=100, description="of matrices; vectors (norms, biases) are not decayed"
+    )
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="of AdamW, each from 0 to below 1")
-    epsilon: float = Field(default=1e-8, gt=0, description="of AdamW")
+    epsilon: float = Field(default=1e-8, gt=0, le=1, description="of AdamW")
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"
     )
@@ -129,6 +131,7 @@ class TrainingConfig(Config):
     timeout_s: float = Field(
         default=600.0,
         ge=5,
+        le=10**7,
         description="a run that makes no progress for so many seconds is ended, and the rank named that stalls it; "
         "three times as long until the second step and while a checkpoint is saved or read",
     )

@@ -27,7 +27,7 @@ from trainer.mixture.config import MixtureConfig
 from trainer.mixture.shares import HALF_A_MILLIONTH
 from trainer.model.build import transformers_config
 from trainer.model.config import ModelConfig
-from trainer.recipe.loading import KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
+from trainer.recipe.loading import LONGEST_QUOTED, KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import nearest
 
 
@@ -184,12 +184,16 @@ def note_machine_mistakes(document: RecipeDocument, folder: Path) -> None:
         except ValidationError:
             continue  # noted already
         for place, segment in zip(_places(path, config), config.segments, strict=True):
+            if segment.path is None or "://" in segment.path or (*place, "path") in document.mistaken:
+                continue
             try:
-                if segment.path is not None and "://" not in segment.path:
-                    local_files(segment, folder)
+                local_files(segment, folder)
             except UserError as error:
                 problem = f"{dotted(place)}: {error.what}"
                 document.mistake(problem, (*place, "path"), got=segment.path, remedy=error.remedy)
+            except OSError as error:  # a name that no file can have, a folder that may not be read
+                problem, got = f"{dotted(place)}: {error.strerror}", segment.path[:LONGEST_QUOTED]
+                document.mistake(problem, (*place, "path"), got=got)
     _note_model_mistakes(document)
 
 

@@ -6,6 +6,8 @@ and not by a loader: a duplicate key must be one mistake among the others, and e
 silent about it.
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +15,20 @@ from typing import Any
 
 import numpy as np
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from trainer.base.errors import UserError
+from trainer.recipe.nodes import MAX_DEPTH, compose
 
 KeyPath = tuple[str | int, ...]
 Tree = dict[str, Any]
+LONGEST_QUOTED = 80  # characters of a wrong value worth repeating
+LARGEST_NUMBER = 2**63
+MAX_MISTAKES = 50  # shown: more are one mistake, made by a program
 _PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
 _TEXT_TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp"))
+_COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # tab and line ends may be meant
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,14 @@ class RecipeDocument:
         """Notes a mistake at ``path``; reading continues, so that all of them are shown together."""
         place = self.place(path)
         self.mistaken.add(path)
+        if self.is_full:
+            return
         self.mistakes.append(UserError(what, got=got, remedy=remedy, file=place.file, line=place.line))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many mistakes as anybody reads."""
+        return len(self.mistakes) >= MAX_MISTAKES
 
     def mapping_at(self, path: KeyPath) -> Tree:
         """The mapping at ``path`` as written; empty where there is none."""
@@ -114,7 +128,7 @@ def read_file(path: Path) -> tuple[RecipeDocument, str]:
         ) from error
     place = Place(str(path), folder=path.resolve().parent)
     document = RecipeDocument(places={(): Place(str(path), 1, place.folder)})
-    node = _compose(text, place)
+    node = compose(text, file=place.file, has_lines=not place.is_override)
     if not isinstance(node, MappingNode):
         raise UserError(
             "the recipe has no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1
@@ -125,7 +139,9 @@ def read_file(path: Path) -> tuple[RecipeDocument, str]:
 
 def read_mapping(values: Mapping[str, Any], folder: Path) -> RecipeDocument:
     """A recipe that was given as a mapping; its relative paths start at ``folder``."""
-    return RecipeDocument(tree=_plain(values), places={(): Place("recipe", folder=folder)})
+    document = RecipeDocument(places={(): Place("recipe", folder=folder)})
+    document.tree = _plain(values, (), document)
+    return document
 
 
 def apply_override(override: str, document: RecipeDocument, folder: Path) -> None:
@@ -137,7 +153,7 @@ def apply_override(override: str, document: RecipeDocument, folder: Path) -> Non
         document.mistakes.append(UserError("not of the form a.b=c", got=override, file=place.file))
         return
     try:
-        node = _compose(text, place)
+        node = compose(text, file=place.file, has_lines=not place.is_override)
     except UserError as error:
         document.mistakes.append(error)
         return
@@ -149,29 +165,17 @@ def apply_override(override: str, document: RecipeDocument, folder: Path) -> Non
     container[path[-1]] = None if node is None else _value_of(node, path, document, place, ())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, path: KeyPath, document: RecipeDocument) -> Any:
     """A copy with dicts, lists, texts and numbers in place of other mappings, tuples, paths and numbers of numpy."""
+    if len(path) > MAX_DEPTH:
+        raise UserError("this is larger than a recipe can be", got=dotted(path[:3]), remedy=f"At most {MAX_DEPTH} levels")
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, (*path, str(key)), document) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, (*path, index), document) for index, item in enumerate(value)]
     if isinstance(value, Path):
         return str(value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _compose(text: str, place: Place) -> Node | None:
-    reader = YAML(typ="safe", pure=True)
-    try:
-        node: Node | None = reader.compose(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None and not place.is_override else None
-        problem = " ".join(part.strip() for part in (error.context, error.problem) if part)
-        raise UserError(f"not valid YAML: {problem}", file=place.file, line=line) from error
-    except YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", file=place.file) from error
-    return node
+    return _checked(value.item() if isinstance(value, np.generic) else value, path, document)
 
 
 def _value_of(node: Node, path: KeyPath, document: RecipeDocument, file: Place, around: tuple[int, ...]) -> Any:
@@ -180,6 +184,8 @@ def _value_of(node: Node, path: KeyPath, document: RecipeDocument, file: Place, 
         document.mistake(f"{dotted(path)} is an alias of something that contains it", path)
         return None
     around = (*around, id(node))
+    if not isinstance(node, ScalarNode) and node.tag not in _COLLECTION_TAGS:
+        _note_tag(node, path, document)
     if isinstance(node, MappingNode):
         values: Tree = {}
         for key, child in _entries(node, path, document, file):
@@ -191,11 +197,41 @@ def _value_of(node: Node, path: KeyPath, document: RecipeDocument, file: Place, 
             document.places[(*path, index)] = file.at(child)
             items.append(_value_of(child, (*path, index), document, file, around))
         return items
-    if node.tag in _PLAIN_TAGS:
-        return YAML(typ="safe", pure=True).constructor.construct_object(node)
-    if node.tag not in _TEXT_TAGS:
-        document.mistake(f"{dotted(path)} carries a YAML tag", path, got=node.tag, remedy="Write the plain value")
-    return node.value
+    return _plain_value(node, path, document)
+
+
+def _plain_value(node: Node, path: KeyPath, document: RecipeDocument) -> Any:
+    """The number, truth value or text of a scalar; None and a mistake for what no setting can be."""
+    if node.tag not in _PLAIN_TAGS:
+        if node.tag not in _TEXT_TAGS:
+            _note_tag(node, path, document)
+        return _checked(str(node.value), path, document)
+    try:
+        value = YAML(typ="safe", pure=True).constructor.construct_object(node)
+    except Exception:  # noqa: BLE001 - of a tag that does not fit, or a number of ten thousand digits
+        kind = node.tag.rpartition(":")[2]
+        document.mistake(f"{dotted(path)} is not of the YAML kind {kind}", path, got=str(node.value)[:LONGEST_QUOTED])
+        return None
+    return _checked(value, path, document)
+
+
+def _checked(value: Any, path: KeyPath, document: RecipeDocument) -> Any:
+    """The value; None and a mistake for a number that is not finite and for a text that no setting can be."""
+    if isinstance(value, float) and not math.isfinite(value):
+        document.mistake(f"{dotted(path)} is not a finite number", path, got=value)
+        return None
+    if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
+        document.mistake(f"{dotted(path)} is larger than any setting can be", path)
+        return None
+    if isinstance(value, str) and (match := _UNPRINTABLE.search(value)):
+        document.mistake(f"{dotted(path)} holds a control character", path, got=match[0])
+        return None
+    return value
+
+
+def _note_tag(node: Node, path: KeyPath, document: RecipeDocument) -> None:
+    what = f"{dotted(path)} carries a YAML tag" if path else "the recipe carries a YAML tag"
+    document.mistake(what, path, got=str(node.tag), remedy="Write the plain value")
 
 
 def _entries(node: MappingNode, path: KeyPath, document: RecipeDocument, file: Place) -> Iterator[tuple[str, Node]]:
@@ -203,7 +239,8 @@ def _entries(node: MappingNode, path: KeyPath, document: RecipeDocument, file: P
     first_places: dict[str, Place] = {}
     for key_node, child in node.value:
         place = file.at(key_node)
-        if not isinstance(key_node, ScalarNode) or str(key_node.tag).endswith(":merge"):
+        is_plain = isinstance(key_node, ScalarNode) and key_node.tag in (*_PLAIN_TAGS, *_TEXT_TAGS)
+        if not is_plain or _UNPRINTABLE.search(str(key_node.value)):
             problem, remedy = "a key must be a plain word", "Write the keys out"
             document.mistakes.append(UserError(problem, remedy=remedy, file=place.file, line=place.line))
             continue

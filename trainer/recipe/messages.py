@@ -14,9 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.base.seams import OpenUnion
-from trainer.recipe.loading import KeyPath, RecipeDocument, dotted
+from trainer.recipe.loading import LONGEST_QUOTED, KeyPath, RecipeDocument, dotted
 
-_LONGEST_GOT = 80  # characters of a wrong value worth repeating
 
 
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: RecipeDocument) -> None:
@@ -32,7 +31,7 @@ def note_mistakes(error: ValidationError, model: type[BaseModel], document: Reci
     for path, errors in by_path.items():
         is_missing = errors[0]["type"] == "missing"
         is_excused = is_missing and (document.lacks_a_base or _is_above_any(path, noted))
-        if path not in noted and not is_excused:
+        if path not in noted and not is_excused and not document.is_full:
             _note(path, errors, model, document, noted)
 
 
@@ -121,7 +120,7 @@ def _written_in_quotes(value: Any, kind: str) -> str | None:
 
 def _presentable(value: Any) -> object:
     """The wrong value if it is short enough to be read in a message, else None."""
-    return value if value is not None and len(repr(value)) <= _LONGEST_GOT else None
+    return value if value is not None and len(repr(value)) <= LONGEST_QUOTED else None
 
 
 def _value_at(tree: Any, path: KeyPath) -> Any:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from trainer.base.errors import UserError
-from trainer.recipe.loading import KeyPath, Place, RecipeDocument, Tree, mapping_at, read_file
+from trainer.base.paths import expanded
+from trainer.recipe.loading import LONGEST_QUOTED, KeyPath, Place, RecipeDocument, Tree, dotted, mapping_at, read_file
 from trainer.recipe.shipped import shipped_path
 
 EXTENDS = "extends"
 SHARE = "share"
+MOST_EXTENDED = 20  # recipes under each other
 
 
 def resolve_extends(document: RecipeDocument, files: tuple[Path, ...] = ()) -> None:
@@ -33,6 +35,9 @@ def resolve_extends(document: RecipeDocument, files: tuple[Path, ...] = ()) -> N
         document.lacks_a_base = True
         document.mistake(f"extends: {error.what}", path, got=error.got, remedy=error.remedy)
         return
+    if len(files) > MOST_EXTENDED:
+        document.mistake(f"extends goes over more than {MOST_EXTENDED} recipes", path, got=base)
+        return
     if file in files:
         chain = " -> ".join(step.name for step in (*files[files.index(file) :], file))
         document.lacks_a_base = True
@@ -50,7 +55,7 @@ def resolve_extends(document: RecipeDocument, files: tuple[Path, ...] = ()) -> N
 def _extended_file(given: str, folder: Path) -> Path:
     """A file, with or without its suffix, alongside the recipe that names it; else a shipped recipe."""
     for name in (given, f"{given}.yaml"):
-        path = folder / Path(name).expanduser()
+        path = folder / expanded(name)
         if path.is_file():
             return path.resolve()
     return shipped_path(given).resolve()
@@ -140,9 +145,14 @@ def _anchor(document: RecipeDocument, path: KeyPath, *, only_folders: bool = Fal
     value = container.get(path[-1]) if isinstance(container, dict) else None
     if not isinstance(value, str) or not value or "://" in value:
         return
-    absolute = document.place(path).folder / Path(value).expanduser()
-    if not only_folders or absolute.is_dir():  # what is not a folder is an id on the hub
-        container[path[-1]] = str(absolute)
+    try:
+        absolute = document.place(path).folder / expanded(value)
+        if not only_folders or absolute.is_dir():  # what is not a folder is an id on the hub
+            container[path[-1]] = str(absolute)
+    except UserError as error:
+        document.mistake(f"{dotted(path)}: {error.what}", path, got=error.got, remedy=error.remedy)
+    except OSError as error:  # a name that no file can have
+        document.mistake(f"{dotted(path)}: {error.strerror}", path, got=value[:LONGEST_QUOTED])
 
 
 def _value_at(tree: Any, path: KeyPath) -> Any:

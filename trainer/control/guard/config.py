@@ -27,7 +27,7 @@ class AdvancedGuardConfig(Config):
         default=40, ge=1, description="evaluations without an alarm after which earlier alarms are forgotten"
     )
     attribution_z: float = Field(
-        default=3.0, gt=0, description="standard errors beyond which an alarm is attributed to a source"
+        default=3.0, ge=0.01, le=100, description="standard errors beyond which an alarm is attributed to a source"
     )
     attribute_below: float = Field(
         default=0.25,
