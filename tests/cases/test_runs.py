@@ -42,7 +42,6 @@ def test_a_learning_rate_that_jumps_at_a_longer_resume_is_told_and_journaled(cas
 
 
 @pytest.mark.kind("plain terminal")
-@pytest.mark.xfail(strict=True, reason="UnicodeEncodeError after the last step")
 def test_a_terminal_that_cannot_show_a_sign_does_not_fail_the_run(case: Case) -> None:
     case.take("23-plain-terminal").cold("fit", "--run", case.home / "run", PYTHONIOENCODING="ascii").told()
     assert (case.home / "run" / "report.html").exists()

@@ -146,7 +146,9 @@ def test_a_long_chain_of_recipes_is_one_message(tmp_path: Path) -> None:
 def test_three_hundred_sources_with_every_default_written_out_are_a_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
     from trainer.recipe.recipe import resolved_yaml
 
-    sources = ", ".join(f"s{n}: {{kind: real, path: real.jsonl, license: CC0-1.0, share: {1 / 300}}}" for n in range(300))
+    sources = ", ".join(
+        f"s{n}: {{kind: real, path: real.jsonl, license: CC0-1.0, share: {1 / 300}}}" for n in range(300)
+    )
     text = tiny_recipe.read_text().partition("  sources:")
     held_out = text[2][text[2].index("  held_out:") :].replace("source: real", "source: s0")
     held_out = held_out.replace("  shares: {real: 0.5, good: 0.25, bad: 0.25}\n", "")

@@ -73,7 +73,10 @@ class EvaluationConfig(Config):
     )
     micro_batch: int = Field(default=32, ge=1, le=10**6, description="windows per forward on one process")
     source_samples: int = Field(
-        default=8, ge=0, le=10**6, description="fixed training samples of each source whose loss is evaluated too; 0 for none"
+        default=8,
+        ge=0,
+        le=10**6,
+        description="fixed training samples of each source whose loss is evaluated too; 0 for none",
     )
     slice_skew: float = Field(
         default=2.0, gt=1, description="warn of slices drawn so many times as often as in real data, or as rarely"

@@ -10,6 +10,11 @@ from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 
+LARGEST_SIZE = 10**7
+SIZES = frozenset(  # of a model in the configurations of transformers
+    ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+     "vocab_size", "max_position_embeddings", "n_embd", "n_layer", "n_head", "n_positions", "d_model", "d_ff")
+)  # fmt: skip
 HORIZON_PARTS = 400  # finer than any decision is made
 
 
@@ -50,9 +55,18 @@ class ModelConfig(Config):
             )
         if self.pretrained is not None and self.config:
             raise ValueError(f"a pretrained model brings its own configuration: remove config: {sorted(self.config)}")
+        for key in SIZES & self.config.keys():
+            if (value := self.config[key]) is not None and not _is_size(value):
+                raise ValueError(f"config.{key} must be a whole number from 1 to {LARGEST_SIZE:,}, got {value!r}")
         if self.grow_embedding and self.pretrained is None:
             raise ValueError("grow_embedding is for a pretrained model; from scratch every id has a row: remove it")
         return self
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, list):  # one for each layer
+        return all(_is_size(each) for each in value)
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
 
 
 class CosineSchedule(Config):

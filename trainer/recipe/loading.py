@@ -168,7 +168,9 @@ def apply_override(override: str, document: RecipeDocument, folder: Path) -> Non
 def _plain(value: Any, path: KeyPath, document: RecipeDocument) -> Any:
     """A copy with dicts, lists, texts and numbers in place of other mappings, tuples, paths and numbers of numpy."""
     if len(path) > MAX_DEPTH:
-        raise UserError("this is larger than a recipe can be", got=dotted(path[:3]), remedy=f"At most {MAX_DEPTH} levels")
+        raise UserError(
+            "this is larger than a recipe can be", got=dotted(path[:3]), remedy=f"At most {MAX_DEPTH} levels"
+        )
     if isinstance(value, Mapping):
         return {str(key): _plain(item, (*path, str(key)), document) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -17,7 +17,6 @@ from trainer.base.seams import OpenUnion
 from trainer.recipe.loading import LONGEST_QUOTED, KeyPath, RecipeDocument, dotted
 
 
-
 def note_mistakes(error: ValidationError, model: type[BaseModel], document: RecipeDocument) -> None:
     """Adds a message to ``document`` for each thing wrong that has none yet; ``model`` is the whole recipe's.
 

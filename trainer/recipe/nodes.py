@@ -1,7 +1,7 @@
 """From YAML text to a tree of nodes that is worth reading: of bounded size and depth, whatever was written.
 
-A few hundred bytes of YAML can stand for millions of values (aliases of aliases) or nest deeper than Python can recurse.
-Both are found in the stream of events, before a tree is built.
+A few hundred bytes of YAML can stand for millions of values (aliases of aliases) or nest deeper than Python can
+recurse. Both are found in the stream of events, before a tree is built.
 """
 
 from collections.abc import Iterator

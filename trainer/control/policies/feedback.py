@@ -36,7 +36,9 @@ class FeedbackConfig(Bounds):
     decay: float = Field(
         default=0.0, ge=0, le=1, description="weight of a measurement relative to the next; 0: only the newest counts"
     )
-    z: float = Field(default=3.0, ge=0.01, le=100, description="standard errors by which evidence must exceed a threshold")
+    z: float = Field(
+        default=3.0, ge=0.01, le=100, description="standard errors by which evidence must exceed a threshold"
+    )
     gain_z: float = Field(
         default=2.0, ge=0, description="standard errors that a gaining source may lie below the better ones"
     )

@@ -18,7 +18,9 @@ PRIOR_SYNTHETIC_VALUE = 2 / 3
 class AdvancedConfig(Config):
     """Settings of the rule itself, rarely changed."""
 
-    z: float = Field(default=1.5, ge=0.01, le=100, description="standard errors by which an advantage must exceed zero to count")
+    z: float = Field(
+        default=1.5, ge=0.01, le=100, description="standard errors by which an advantage must exceed zero to count"
+    )
     trust_region: float = Field(
         default=0.02, gt=0, description="most KL divergence of a decision on evidence that just counts, in nats"
     )
