@@ -24,11 +24,11 @@ def mistakes(recipe: Path, *sets: str) -> list[str]:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.sequence_length=.inf", "data.sequence_length is not a finite number"),
-        ("data.sequence_length=.nan", "data.sequence_length is not a finite number"),
-        ("training.learning_rate=-.inf", "training.learning_rate is not a finite number"),
-        ("data.tokenizer={train_bpe: .inf}", "data.tokenizer.train_bpe is not a finite number"),
-        ("model.config.hidden_size=.nan", "model.config.hidden_size is not a finite number"),
+        ("data.sequence_length=.inf", "data.sequence_length should be a finite number"),
+        ("data.sequence_length=.nan", "data.sequence_length should be a finite number"),
+        ("training.learning_rate=-.inf", "training.learning_rate should be a finite number"),
+        ("data.tokenizer={train_bpe: .inf}", "data.tokenizer.train_bpe should be a finite number"),
+        ("model.config.hidden_size=.nan", "model.config.hidden_size should be a finite number"),
         ("data.sources.real.path=~nosuchuser/x.jsonl", "data.sources.real.path: the path begins with a home folder"),
         ("data.cache=~nosuchuser/cache", "data.cache: the path begins with a home folder"),
         ("data.tokenizer={pretrained: ~nosuchuser}", "data.tokenizer.pretrained: the path begins with a home folder"),
@@ -133,7 +133,7 @@ def test_a_mapping_that_holds_itself_is_one_message() -> None:
 
 
 def test_a_mapping_with_a_number_that_is_not_finite_is_one_message() -> None:
-    with pytest.raises(RecipeError, match="seed is not a finite number"):
+    with pytest.raises(RecipeError, match="seed should be a finite number"):
         load_recipe({"name": "x", "seed": float("nan")})
 
 

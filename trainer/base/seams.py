@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from trainer.base.config import Config
 from trainer.base.errors import UserError
+from trainer.base.signatures import Arguments, misfit
 
 T = TypeVar("T")
 _BUILTIN, _OUTSIDE = "built-in", "outside"  # choices of an open union
@@ -35,16 +36,24 @@ OUTSIDE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"  # package.module:Name
 class Seam(Generic[T]):
     """The parts of one group by their kind: a built-in table, open to parts from outside.
 
-    ``requires`` names the attributes that a part from outside must have; ``noun`` is what one part is called in
-    messages (by default the group's name without its plural).
+    ``requires`` names the attributes that a part from outside must have, ``calls`` and ``methods`` how it and what it
+    makes are called (see ``trainer.base.signatures``); ``noun`` is what one part is called in messages (by default the
+    group's name without its plural).
     """
 
     def __init__(
-        self, group: str, builtin: Mapping[str, T], *, requires: tuple[str, ...] = (), noun: str | None = None
+        self,
+        group: str,
+        builtin: Mapping[str, T],
+        *,
+        requires: tuple[str, ...] = (),
+        calls: Mapping[str, Arguments] | None = None,
+        methods: Mapping[str, Arguments] | None = None,
+        noun: str | None = None,
     ) -> None:
         self.group = f"hybrid_trainer.{group}"
         self.builtin = dict(builtin)
-        self.requires = requires
+        self.requires, self.calls, self.methods = requires, calls or {}, methods or {}
         self.noun = noun or (f"{group[:-3]}y" if group.endswith("ies") else group.removesuffix("s"))
         self.loaded: dict[str, T] = {}  # from outside, by the kind that named them
 
@@ -107,6 +116,9 @@ class Seam(Generic[T]):
         if missing:
             remedy = f"A {self.noun} has {', '.join(self.requires)}"
             raise UserError(f"the {self.noun} {kind!r} lacks {', '.join(missing)}", remedy=remedy)
+        if (wrong := misfit(part, self.calls, self.methods)) is not None:
+            what = f"the {self.noun} {kind!r} cannot be called as a {self.noun} is"
+            raise UserError(what, got=wrong[0], remedy=f"Write it as {wrong[1]}")
         return cast(T, part)
 
     def _entry_points(self) -> dict[str, EntryPoint]:

@@ -12,7 +12,9 @@ FEWEST_ALIGNMENT_SAMPLES = 8  # of each source: fewer do not make the parts whos
 
 
 # Measurements of sources from outside: a class with ``plan`` (see ``evidence.measurement``) and a ``Config``.
-OUTSIDE_MEASUREMENTS: Seam[Any] = Seam("measurements", {}, requires=("plan",))
+OUTSIDE_MEASUREMENTS: Seam[Any] = Seam(
+    "measurements", {}, requires=("plan",), calls={"plan": ("config", "run", "*", "text", "sources")}
+)
 
 
 class OutsideMeasurementConfig(Config):

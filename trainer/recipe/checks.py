@@ -148,15 +148,20 @@ def note_policy_mistakes(
     kinds = {name: source.kind for name, source in data.sources.items()}
     try:
         initial_state(control, mixture.shares_in_millionths(), kinds)
+        alignment_from, value_from = gradient_alignment_from(control), source_value_from(control)
+        if value_from is None:
+            value_from = forgetting_from(control, least_capped(kinds, mixture.max_epochs))
     except UserError as error:
         document.mistake(error.what, ("control", "policy"), got=error.got, remedy=error.remedy)
-    _note_forbidden_evidence(document, "gradient_alignment", gradient_alignment_from(control))
-    needed_from = source_value_from(control)
-    if needed_from is None:
-        needed_from = forgetting_from(control, least_capped(kinds, mixture.max_epochs))
-    _note_forbidden_evidence(document, "source_value", needed_from)
-    if needed_from is not None and evaluation.source_value.until < needed_from:
-        problem = f"evaluation.source_value.until ends before the policy first asks, at progress {needed_from:g}"
+        return
+    except Exception as error:  # noqa: BLE001 - whatever a policy of the user's does
+        problem = f"the policy {control.policy.kind!r} failed: {type(error).__name__}: {error}"
+        document.mistake(problem, ("control", "policy", "kind"))
+        return
+    _note_forbidden_evidence(document, "gradient_alignment", alignment_from)
+    _note_forbidden_evidence(document, "source_value", value_from)
+    if value_from is not None and evaluation.source_value.until < value_from:
+        problem = f"evaluation.source_value.until ends before the policy first asks, at progress {value_from:g}"
         remedy = "Raise it, or lower the policy's warm_up"
         document.mistake(
             problem, ("evaluation", "source_value", "until"), got=evaluation.source_value.until, remedy=remedy

@@ -220,7 +220,7 @@ def _plain_value(node: Node, path: KeyPath, document: RecipeDocument) -> Any:
 def _checked(value: Any, path: KeyPath, document: RecipeDocument) -> Any:
     """The value; None and a mistake for a number that is not finite and for a text that no setting can be."""
     if isinstance(value, float) and not math.isfinite(value):
-        document.mistake(f"{dotted(path)} is not a finite number", path, got=value)
+        document.mistake(f"{dotted(path)} should be a finite number", path, got=value)
         return None
     if isinstance(value, int) and abs(value) >= LARGEST_NUMBER:
         document.mistake(f"{dotted(path)} is larger than any setting can be", path)

@@ -39,7 +39,11 @@ def _tensorboard(config: TensorBoardConfig) -> Tracker:
 
 
 TRACKERS: Seam[TrackerFactory] = Seam(
-    "trackers", {"wandb": _wandb, "tensorboard": _tensorboard}, requires=("begin", "note", "close")
+    "trackers",
+    {"wandb": _wandb, "tensorboard": _tensorboard},
+    requires=("begin", "note", "close"),
+    calls={"": ("config",)},
+    methods={"begin": ("run",), "note": ("line",), "close": ()},
 )
 TrackerConfig = Annotated[WandbConfig | TensorBoardConfig, OpenUnion(TRACKERS)]
 

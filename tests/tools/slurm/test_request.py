@@ -45,7 +45,7 @@ def test_a_sensible_request_has_no_mistakes() -> None:
         ({"environment": ("WANDB_API_KEY=x",)}, "Export WANDB_API_KEY before `trainer submit`"),
         ({"environment": ("HF_TOKEN=x",)}, "looks like a secret"),
         ({"options": ("exclusive",)}, "--sbatch takes an option of sbatch"),
-        ({"options": ("--x\n#SBATCH --y",)}, "--sbatch takes an option of sbatch"),
+        ({"options": ("--x\n#SBATCH --y",)}, "--sbatch holds a control character"),
         ({"launch_file": Path("gone.yaml")}, "--launch-file cannot be read"),
         ({"launch_file": Path("launch/accelerate/one_gpu.yaml")}, "starts one process"),
         ({"sweep": ("seed",)}, "--array is not of the form KEY=V1,V2"),
@@ -82,3 +82,44 @@ def test_the_combinations_of_a_sweep_keep_lists_whole() -> None:
         ("seed=2", "mixture.shares={a: 1, b: 0}"),
     ]
     assert combinations(["tags=['a,b', c]"]) == [("tags=['a,b', c]",)]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "APIKEY=x", "PAT=x", "GITHUB_PAT=x", "DB_PASS=x", "MYSQL_PWD=x", "AUTH=x", "SESSION_COOKIE=x", "SIGNING_KEYS=x",
+        "JWT=x", "ACCESSTOKEN2=x", "Slack_Webhook=x", "DB=postgres://me:word@host/db", "X=hf_abcdefghijklmnop",
+        "X=sk-abcdefghijklmnopqrst", "X=ghp_abcdefghijklmnop", "X=eyJhbGciOi.eyJzdWIiOi.x", "AWS=AKIAABCDEFGHIJKLMNOP",
+    ],
+)  # fmt: skip
+def test_a_variable_that_looks_like_a_secret_is_not_written_into_the_script(variable: str) -> None:
+    [mistake] = told(environment=(variable,))
+    assert "looks like a secret" in mistake
+    assert variable.partition("=")[2] not in mistake or variable.endswith("=x")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "TOKENIZERS_PARALLELISM=false",
+        "PATH=/bin",
+        "PYTHONPATH=/x",
+        "NCCL_DEBUG=INFO",
+        "MASTER=a:b",
+        "URL=http://h:80/x",
+    ],
+)
+def test_an_ordinary_variable_is_no_secret(variable: str) -> None:
+    assert told(environment=(variable,)) == []
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\x1b", "\x00", "\x85", "\u2028"])
+@pytest.mark.parametrize(
+    "field",
+    ["memory", "time", "partition", "account", "qos", "constraint", "dependency", "container", "container_mounts",
+     "environment", "options", "sweep"],
+)  # fmt: skip
+def test_a_control_character_in_a_value_is_refused(field: str, sign: str) -> None:
+    value = f"--a=b{sign}touch MARK"
+    given = (value,) if field in ("container_mounts", "environment", "options", "sweep") else value
+    assert "holds a control character" in " ".join(told(**{field: given}))

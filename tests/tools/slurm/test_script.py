@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.together.launches import Ended, Place
+from trainer.base.errors import UserError
 from trainer.commands.cli import BAD_INPUT
 from trainer.tools.slurm.request import Request
 from trainer.tools.slurm.script import BEGINS, JobPlace, batch_script, template
@@ -231,3 +232,37 @@ def test_a_job_takes_no_other_runs_outcome_and_ends_where_the_folder_is_in_use(
     assert (run / "outcome.json").exists()
     if "outcome.json" not in srun:
         assert (run / "outcome.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"root": Path("/runs/a\ntouch MARK\n#")},
+        {"folder": Path("/home/me\ntouch MARK")},
+        {"python": "/venv\r/python"},
+        {"settings": {"HYBRID_TRAINER_CACHE": "/x\ny"}},
+        {"fit_options": ["--ledger", "a\nb"]},
+        {"sweep": [["seed=1\ntouch MARK"]]},
+    ],
+)
+def test_no_value_begins_a_line_of_its_own(given: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="control character"):
+        script(Request(nodes=1, gpus_per_node=1), **given)
+
+
+def test_a_percent_sign_of_the_run_folder_is_no_pattern_of_slurm() -> None:
+    place = {"root": Path("/shared/my run 50%done"), "name": "x"}
+    assert "--output=/shared/my run 50%%done/slurm/%j.out" in options(
+        script(Request(nodes=1, gpus_per_node=1), **place)
+    )
+    sweep = options(script(Request(nodes=1, gpus_per_node=1), sweep=[["seed=1"]], **place))
+    assert "--output=/shared/my run 50%%done/slurm/%A_%a.out" in sweep
+    assert settings(script(Request(nodes=1, gpus_per_node=1), **place), "RUN") == ["/shared/my run 50%done"]
+
+
+@pytest.mark.parametrize("option", ["--run", "--ledger"])
+def test_a_line_break_in_a_folder_is_refused_before_anything_is_written(place: Place, option: str) -> None:
+    ended = dry_run(place, option, "a\ntouch MARK\n#")
+    assert ended.code == BAD_INPUT
+    assert f"{option} holds a control character" in ended.output
+    assert "Traceback" not in ended.output

@@ -36,7 +36,17 @@ _BUILT_IN: tuple[Policy, ...] = (
     priced,
     feedback,
 )
-POLICIES: Seam[Policy] = Seam("policies", {policy.kind: policy for policy in _BUILT_IN}, requires=MEMBERS)
+POLICIES: Seam[Policy] = Seam(
+    "policies",
+    {policy.kind: policy for policy in _BUILT_IN},
+    requires=MEMBERS,
+    calls={
+        "begin": ("config", "shares", "kinds"),
+        "propose": ("config", "state", "observation"),
+        "needs": ("config", "max_epochs"),
+        "explain": ("evidence",),
+    },
+)
 
 PolicyConfig = Annotated[
     ConstantConfig

@@ -40,6 +40,8 @@ FILTERS: Seam[FilterFactory] = Seam(
         "exact_duplicate": exact_duplicate,
     },
     requires=("__call__",),
+    calls={"": ("config",)},
+    methods={"__call__": ("text", "columns")},
 )
 FilterConfig = Annotated[
     LengthConfig | RepetitionConfig | PatternConfig | ScoreConfig | ExactDuplicateConfig, OpenUnion(FILTERS)

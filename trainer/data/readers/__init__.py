@@ -39,7 +39,7 @@ _BUILTIN: dict[str, Reader] = {
     "parquet": parquet,
     "arrow": arrow,
 }
-READERS: Seam[Reader] = Seam("readers", _BUILTIN, requires=("read",))
+READERS: Seam[Reader] = Seam("readers", _BUILTIN, requires=("read",), calls={"read": ("file", "options")})
 
 
 def formats_by_suffix() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -17,7 +17,17 @@ LARGEST_ARRAY = 1001  # SLURM's default MaxArraySize
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d{1,2}){0,2})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"(?i)(^|_)(key|token|secret|password|passwd|credentials?)(_|$)")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SECRET = re.compile(  # a word of the name; those that end no other word also at its end: APIKEY
+    r"(^|_)(pat|pass|pwd|pw|auth|creds?|jwt|dsn|cookie|bearer|private|sas)\d*(_|$)"
+    r"|(key|token|secret|password|passwd|passphrase|credential|webhook)s?\d*(_|$)",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(  # as the large services write them, and a password in a URL
+    r"^(sk|pk|rk)[-_][\w-]{16,}|^(gh[opsu]|github_pat|hf|glpat|xox[abp]|AKIA|ASIA)[-_]?\w{12,}|^eyJ[\w-]+\.eyJ"
+    r"|-----BEGIN|://[^/\s:@]*:[^/\s@]+@"
+)
+_OPTIONS = {"environment": "--env", "options": "--sbatch", "container_mounts": "--mount", "sweep": "--array"}
 _RANGE = re.compile(r"(\d+)-(\d+)")
 
 
@@ -62,6 +72,7 @@ class Request:
 def mistakes(request: Request) -> list[UserError]:
     """All that is wrong with a request, whatever the recipe."""
     return [
+        *_about_control_characters(request),
         *_about_processes(request),
         *_about_time(request),
         *_about_environment(request.environment),
@@ -69,6 +80,22 @@ def mistakes(request: Request) -> list[UserError]:
         *_about_launch_file(request),
         *_about_sweep(request),
     ]
+
+
+def refuse_control_characters(name: str, value: object) -> None:
+    """``UserError`` for a value of the batch script that would end its line, and begin one of its own."""
+    if _CONTROL.search(str(value)):
+        raise UserError(f"{name} holds a control character, such as a line break", got=str(value))
+
+
+def _about_control_characters(request: Request) -> Iterator[UserError]:
+    for field in fields(request):
+        value = getattr(request, field.name)
+        for part in value if isinstance(value, tuple) else [value]:
+            try:
+                refuse_control_characters(_OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}"), part)
+            except UserError as error:
+                yield error
 
 
 def seconds(time: str) -> int | None:
@@ -130,10 +157,10 @@ def _about_time(request: Request) -> Iterator[UserError]:
 
 def _about_environment(environment: Sequence[str]) -> Iterator[UserError]:
     for variable in environment:
-        name, equals, _ = variable.partition("=")
+        name, equals, value = variable.partition("=")
         if not equals or not _NAME.fullmatch(name):
             yield UserError("--env is not of the form NAME=VALUE", got=variable)
-        elif _SECRET.search(name):
+        elif _SECRET.search(name) or _SECRET_VALUE.search(value):
             yield UserError(
                 f"--env {name} looks like a secret, and would be written into the run folder",
                 remedy=f"Export {name} before `trainer submit`: SLURM hands the environment on",
@@ -142,7 +169,7 @@ def _about_environment(environment: Sequence[str]) -> Iterator[UserError]:
 
 def _about_options(options: Sequence[str]) -> Iterator[UserError]:
     for option in options:
-        if not option.startswith("-") or "\n" in option:
+        if not option.startswith("-"):
             yield UserError(
                 "--sbatch takes an option of sbatch", got=option, remedy="For example: --sbatch=--exclusive"
             )

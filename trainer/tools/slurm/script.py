@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.recipe import shipped_folder
-from trainer.tools.slurm.request import Request
+from trainer.tools.slurm.request import Request, refuse_control_characters
 
 BEGINS = "# ---- Nothing below needs editing. ----\n"
 OUTPUT, ARRAY_OUTPUT = "%j.out", "%A_%a.out"
@@ -50,11 +50,14 @@ def batch_script(request: Request, place: JobPlace) -> str:
         *_array_table(place),
         *_settings(request, place),
     ]
+    for line in lines:  # whatever a value came from: the folder's name, the environment
+        refuse_control_characters("a line of the batch script", line)
     return "\n".join(lines) + "\n\n" + begins + body
 
 
 def _options(request: Request, place: JobPlace) -> list[str]:
-    logs = place.root / "slurm" / (ARRAY_OUTPUT if place.sweep else OUTPUT)
+    folder = str(place.root / "slurm").replace("%", "%%")  # SLURM fills in what follows a percent sign
+    logs = f"{folder}/{ARRAY_OUTPUT if place.sweep else OUTPUT}"
     named = {
         "job-name": place.name,
         "nodes": request.nodes,

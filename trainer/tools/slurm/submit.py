@@ -13,7 +13,7 @@ from trainer.recipe import LoadedRecipe, RecipeError, load_recipe, resolved_yaml
 from trainer.runs.folder import EXIT_CODES, check_recipe_unchanged, locked, settled_outcome
 from trainer.tools.slurm import cluster
 from trainer.tools.slurm.history import EVENTS, history
-from trainer.tools.slurm.request import Request, combinations, mistakes
+from trainer.tools.slurm.request import Request, combinations, mistakes, refuse_control_characters
 from trainer.tools.slurm.script import JobPlace, batch_script
 
 INHERITED = ("HYBRID_TRAINER_CACHE",)  # written into the script: resubmitted from another shell it must find the data
@@ -23,6 +23,8 @@ def submit(
     path: Path, overrides: Sequence[str], root: Path | None, replay: Path | None, request: Request, *, dry_run: bool
 ) -> int:
     """Write the batch script of a recipe and hand it to SLURM (``dry_run``: print it instead); the exit code."""
+    refuse_control_characters("--run", root)
+    refuse_control_characters("--ledger", replay)
     sweep = combinations(request.sweep) if request.sweep else []
     recipes = _checked(path, overrides, sweep, request)
     root = (root or Path("runs") / recipes[0].recipe.name).absolute()
