@@ -8,7 +8,7 @@ import pytest
 from tests.together.launches import Place, by_step, lines, outcome, reached, wait_until
 
 INT, HUP, TERM = signal.SIGINT, signal.SIGHUP, signal.SIGTERM
-LONG_STEPS = ("mixture.global_batch=600", "training.micro_batch=1", "checkpoint.every_steps=1000")
+LONG_STEPS = ("mixture.global_batch=300", "training.micro_batch=1", "checkpoint.every_steps=1000")
 
 
 @pytest.mark.parametrize("number", [INT, HUP])
