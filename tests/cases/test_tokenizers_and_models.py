@@ -21,7 +21,6 @@ def weights(file: Path) -> dict[str, "np.ndarray"]:
 
 
 @pytest.mark.kind("weights that do not fit the model")
-@pytest.mark.xfail(strict=True, reason="trains from random weights")
 def test_weights_under_other_names_are_refused_before_preparation_or_loaded(case: Case) -> None:
     ended = case.take("13-weights-do-not-fit").fit("--set", "training.learning_rate=1e-12")
     if ended.succeeded():
@@ -34,7 +33,6 @@ def test_weights_under_other_names_are_refused_before_preparation_or_loaded(case
 
 
 @pytest.mark.kind("model that sees the future")
-@pytest.mark.xfail(strict=True, reason="accepted by check and trained")
 def test_a_model_that_sees_the_future_is_refused_by_check_and_fit(case: Case) -> None:
     case.take("14-model-sees-the-future").check().refused("causal")
     case.fit().refused("causal")
@@ -47,7 +45,6 @@ def test_the_same_model_as_a_decoder_is_accepted(case: Case) -> None:
 
 
 @pytest.mark.kind("tokenizer larger than the embedding")
-@pytest.mark.xfail(strict=True, reason="refused after all data are prepared")
 def test_a_token_without_a_row_that_no_text_uses_is_no_obstacle(case: Case) -> None:
     ended = case.take("15-tokenizer-one-larger").fit()
     if not ended.succeeded():
