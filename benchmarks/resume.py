@@ -22,6 +22,7 @@ from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import SNAPSHOT_EVERY_STEPS, Plan
 from trainer.runs.resume import RecordedLedger, open_ledger, segment_facts
 from trainer.training.checkpoint import Checkpoint
+from trainer.training.run import SavedOffsets
 
 STEPS = (10, 1_000, 1_000_000)
 SHARES_EVERY_STEPS = 10_000
@@ -64,8 +65,10 @@ def write_run(folder: Path, segments: dict[str, PreparedSegment], steps: int) ->
         if step % SHARES_EVERY_STEPS == 0:
             shares = {**shares, "one": shares["two"], "two": shares["one"]}
             ledger.append(Shares(step=step + 1, shares=shares, reason="one and two change places"))
-    offset = ledger.sync()
-    return Checkpoint(folder=folder, step=steps, state={"ledger_offset": offset, "journal_offset": 0})
+    offset, digest = ledger.sync()
+    return Checkpoint(
+        folder=folder, step=steps, state={"files": SavedOffsets(ledger=offset, ledger_digest=digest).to_json()}
+    )
 
 
 def first_batch_s(folder: Path, segments: dict[str, PreparedSegment], saved: Checkpoint) -> float:
@@ -116,5 +119,5 @@ def run(rounds: int = 9, steps: tuple[int, ...] = STEPS) -> Result:
     return Result(
         title="resume to the first batch; flat is the claim",
         figures=figures,
-        details={"ledger_bytes": {str(step): snapshot.state["ledger_offset"] for step, snapshot in saved.items()}},
+        details={"ledger_bytes": {str(step): snapshot.state["files"]["ledger"] for step, snapshot in saved.items()}},
     )

@@ -170,7 +170,7 @@ def our_loop(setting: Setting, segments: dict[str, PreparedSegment], folder: Pat
         io=RunIO(
             folder=folder,
             journal=Journal(folder / "journal.jsonl"),
-            ledger_offset=lambda: 0,
+            sync_ledger=lambda: (0, ""),
             stop_requested=lambda: False,
             warn=print,
         ),

@@ -1,6 +1,8 @@
 """The ledger: append-only, comparable, and equal after a trip through JSON."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from trainer.mixture.ledger import (
     Shares,
     Snapshot,
     Topology,
+    facts_of,
     from_record,
     to_record,
 )
@@ -53,3 +56,35 @@ def test_shares_that_are_no_shares_are_refused(shares: dict[str, int]) -> None:
 def test_an_unknown_line_names_the_known_facts() -> None:
     with pytest.raises(UserError, match="rollback"):
         from_record({"fact": "sharez", "step": 1})
+
+
+EDITED: dict[str, tuple[int, dict[str, Any], str]] = {
+    "shares that do not sum": (4, {"shares": {"r": 999_999}}, "sum to 1000000"),
+    "shares in ones": (4, {"shares": {"r": 1.0}}, "shares.r"),
+    "shares as text": (4, {"shares": "r"}, "shares"),
+    "shares of a source that never joined": (4, {"shares": {"q": 1_000_000}}, "source 'q', which has not joined"),
+    "a negative share": (4, {"shares": {"r": 1_000_001, "s": -1}}, "sum to 1000000"),
+    "no step": (2, {"step": None}, "step"),
+    "a step before the last one": (6, {"step": 2}, "before that of the line above"),
+    "an empty batch": (2, {"global_batch": 0}, "global_batch"),
+    "a kind that does not exist": (1, {"kind": "imaginary"}, "kind"),
+    "a field too many": (2, {"global_bach": 4}, "no field 'global_bach'"),
+    "a snapshot of a segment that never joined": (5, {"segments": {"r": {"7": [8, 0]}}}, "segment 7 of source 'r'"),
+    "no fact": (3, {"fact": ["topology"]}, "names no fact"),
+}
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_a_line_that_was_edited_into_something_else_is_refused_with_its_number(name: str) -> None:
+    number, change, words = EDITED[name]
+    records = [to_record(fact) for fact in FACTS]
+    records[number - 1] = {**records[number - 1], **change}
+    with pytest.raises(UserError, match=words) as refused:
+        facts_of(enumerate(records, start=1), Path("run/ledger.jsonl"))
+    assert str(refused.value).startswith(f"run/ledger.jsonl:{number}: ")
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    records = [{key: value for key, value in to_record(fact).items() if key != "num_samples"} for fact in FACTS]
+    with pytest.raises(UserError, match="num_samples"):
+        facts_of(enumerate(records, start=1), Path("ledger.jsonl"))

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.journals import step_line
 from trainer.base.errors import UserError
+from trainer.mixture.ledger import Shares, from_record
 from trainer.report.explain import explain
 from trainer.tracking.journal import read
 from trainer.tracking.record import JournalLine
@@ -19,11 +19,11 @@ STEPS: list[JournalLine] = [step_line(step, shares=HALF, counts={"a": 2, "b": 2}
 
 
 def explained(folder: Path, step: int) -> str:
-    return explain(read_journal(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step)
+    return explain(read_journal(folder / "journal.jsonl"), map(from_record, read(folder / "ledger.jsonl")), step)
 
 
-def shares_fact(step: int, shares: dict[str, int], reason: str = "because") -> dict[str, Any]:
-    return {"fact": "shares", "step": step, "shares": shares, "reason": reason}
+def shares_fact(step: int, shares: dict[str, int], reason: str = "because") -> Shares:
+    return Shares(step=step, shares=shares, reason=reason)
 
 
 def test_a_step_under_a_decision_names_its_figures(tell: Callable[..., Path]) -> None:

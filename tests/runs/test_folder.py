@@ -1,12 +1,14 @@
 """The run folder and the recipe that it is bound to."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trainer.base.errors import RunFolderError
 from trainer.recipe import load_recipe
-from trainer.runs.folder import check_recipe_unchanged, keep_recipe
+from trainer.runs.folder import check_recipe_unchanged, keep_recipe, locked, read_outcome, settled_outcome
 
 
 def test_a_run_that_failed_before_its_journal_was_opened_takes_a_corrected_recipe(
@@ -20,3 +22,45 @@ def test_a_run_that_failed_before_its_journal_was_opened_takes_a_corrected_recip
     check_recipe_unchanged(tmp_path, recipe)
     with pytest.raises(RunFolderError, match="seed: 5 -> 6"):
         check_recipe_unchanged(tmp_path, corrected)
+    (tmp_path / "recipe.yaml").unlink()
+    with pytest.raises(RunFolderError, match=r"recipe\.yaml: the recipe that this run began with is missing"):
+        check_recipe_unchanged(tmp_path, recipe)
+
+
+@pytest.mark.parametrize(
+    "outcome", ["{}", "[]", "null", "", "{", '{"state": "lost"}', '{"state": ["finished"]}', "\x00"]
+)
+def test_an_outcome_that_does_not_say_how_the_run_ended_counts_as_none(
+    tiny_recipe: Path, tmp_path: Path, outcome: str
+) -> None:
+    recipe = load_recipe(tiny_recipe).recipe
+    keep_recipe(tmp_path, recipe)
+    (tmp_path / "outcome.json").write_text(outcome)
+    assert read_outcome(tmp_path) is None
+    assert settled_outcome(tmp_path, recipe) is None
+
+
+@pytest.mark.parametrize(("step", "reason"), [(None, None), ("7", 3), ([], {})])
+def test_fields_of_an_outcome_that_hold_something_else_do_not_hide_its_state(
+    tmp_path: Path, step: Any, reason: Any
+) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps({"state": "finished", "step": step, "reason": reason}))
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert (outcome["state"], outcome["step"]) == ("finished", None)
+
+
+@pytest.mark.parametrize("holder", [b"\xff\xfe\x00", b"process 1 on \x80", b""])
+def test_a_lock_file_that_is_no_text_hinders_nobody(tmp_path: Path, holder: bytes) -> None:
+    (tmp_path / ".lock").write_bytes(holder)
+    with locked(tmp_path):
+        assert (tmp_path / ".reserve").exists()
+    assert (tmp_path / ".lock").read_bytes() == b""
+
+
+def test_a_launch_that_fails_leaves_no_reserve_and_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / ".outcome.12.34.partial").touch()
+    (tmp_path / ".recipe.yaml.12.partial").touch()
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -40,6 +40,7 @@ def test_the_promise_for_the_fault_is_kept(bench: Bench, name: str) -> None:
 
 def test_a_launch_leaves_no_reserve_and_no_owner_behind(bench: Bench) -> None:
     assert not (bench.twin / ".reserve").exists()
+    assert not (bench.twin / ".alive").exists()
     assert Path(bench.twin / ".lock").read_text() == ""
 
 

@@ -125,6 +125,53 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_the_line(tmp_path: P
         list(read(path))
 
 
+def journal_with(path: Path, damage: dict[int, bytes], *, num_lines: int = 6) -> list[int]:
+    """A journal of steps with other bytes in some lines (from 1); the steps whose lines are as they were."""
+    file = Journal(path)
+    for step in range(1, num_lines + 1):
+        file.write(step_line(step, shares={}))
+    file.close()
+    raw = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(damage.get(number, line) for number, line in enumerate(raw, start=1)))
+    return [number for number in range(1, num_lines + 1) if number not in damage]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"kind":"step","step":2\n',
+        b"\0\0\n",
+        b"[1]\n",
+        b"\xff\n",
+        b"\n",
+        b'{"kimd":"step","step":2}\n',
+        b"[" * 9999 + b"\n",
+    ],
+)
+def test_who_looks_back_passes_over_a_broken_line_and_says_how_many_and_which(tmp_path: Path, broken: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    expected, warnings = journal_with(path, {2: broken, 5: broken}), list[str]()
+    assert [line.step for line in read_journal(path, warn=warnings.append)] == expected
+    (warning,) = warnings
+    assert warning.startswith(f"2 of 6 lines of {path} cannot be read and are left out; the first: {path}:2: ")
+
+
+def test_a_flipped_bit_anywhere_costs_at_most_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal_with(path, {})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert len(list(read_journal(path, warn=lambda _: None))) >= 4, "a newline can join two, or split one"
+
+
+def test_a_journal_of_which_most_lines_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal_with(path, dict.fromkeys((1, 2, 4, 6), b'{"kind":"step","step":2}\n'))
+    with pytest.raises(UserError, match=r"journal\.jsonl:1: .*written by another version"):
+        list(read_journal(path))
+
+
 def test_cut_moves_the_rest_to_the_lost_file_and_a_second_cut_adds_to_it(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     file = AppendOnlyFile(path)

@@ -22,7 +22,9 @@ from trainer.training.checkpoint import (
     require_space,
     save,
     set_aside_newer,
+    settle,
 )
+from trainer.training.run import RunState
 
 SEALED = ("fsync", "rename", "mkdir", "rmdir", "unlink", "write")  # what a kill can come before
 
@@ -44,8 +46,12 @@ def writer(content: bytes) -> Callable[[Path], None]:
     return write
 
 
+def state_at(step: int) -> dict[str, Any]:
+    return RunState(step=step, position=step).to_json()
+
+
 def save_step(root: Path, step: int, keep: int = 2) -> Path:
-    state = {"step": step, "position": step}
+    state = state_at(step)
     write = writer(b"weights of step %d" % step)
     return save(root, step, write=write, state=state, keep=keep, last_healthy_step=0, ranks=Alone())[0]
 
@@ -64,7 +70,7 @@ def test_what_was_saved_is_found_with_its_state(tmp_path: Path) -> None:
     folder = save_step(tmp_path, 7)
     checkpoint = latest(tmp_path, warn=fail)
     assert checkpoint is not None
-    assert (checkpoint.folder, checkpoint.step, checkpoint.state) == (folder, 7, {"step": 7, "position": 7})
+    assert (checkpoint.folder, checkpoint.step, checkpoint.state) == (folder, 7, json.loads(json.dumps(state_at(7))))
     assert (checkpoint.folder / "weights").read_bytes() == b"weights of step 7"
 
 
@@ -224,6 +230,101 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert checkpoint.step == 10
     assert len(warnings) == 1
     assert "step-00000020 is damaged" in warnings[0]
+
+
+FILES = (MANIFEST, STATE, "weights", "optimizer")
+HARMS: dict[str, Callable[[Path], None]] = {
+    "missing": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "a bit flipped": lambda path: flip(path, path.stat().st_size // 2, bit=2),
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", HARMS)
+def test_whatever_happens_to_a_file_the_checkpoint_is_passed_over_and_the_file_named(
+    tmp_path: Path, name: str, harm: str
+) -> None:
+    save_step(tmp_path, 10)
+    HARMS[harm](save_step(tmp_path, 20) / name)
+    warnings: list[str] = []
+    checkpoint = latest(tmp_path, warn=warnings.append)
+    assert checkpoint is not None
+    assert checkpoint.step == 10
+    assert len(warnings) == 1
+    assert name in warnings[0] or MANIFEST in warnings[0]
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_manifest_that_leaves_out_a_file_is_not_believed(tmp_path: Path) -> None:
+    folder = save_step(tmp_path, 10)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    rewritten(folder / MANIFEST, files={name: entry for name, entry in files.items() if name != "weights"})
+    assert damage(folder) == f"{MANIFEST} does not name weights"
+    (folder / "weights").unlink()
+    (folder / "deep").mkdir()
+    (folder / "deep" / "more").touch()
+    assert damage(folder) == f"{MANIFEST} does not name deep/more"
+
+
+def test_files_that_a_file_manager_or_a_network_file_system_leaves_do_no_harm(tmp_path: Path) -> None:
+    folder = save_step(tmp_path, 10)
+    (folder / ".DS_Store").touch()
+    (folder / ".nfs0001").touch()
+    assert damage(folder) is None
+
+
+@pytest.mark.parametrize("step", [15, 99_999_999_999])
+def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path, step: int) -> None:
+    for saved in (10, 20):
+        save_step(tmp_path, saved)
+    shutil.copytree(tmp_path / "step-00000020", tmp_path / f"step-{step:08d}")
+    shutil.rmtree(tmp_path / "step-00000020")
+    warnings: list[str] = []
+    checkpoint = latest(tmp_path, warn=warnings.append)
+    assert checkpoint is not None
+    assert checkpoint.step == 10
+    assert [warning for warning in warnings if "says that it is the checkpoint after step 20" in warning] == warnings
+
+
+@pytest.mark.parametrize("state", [{}, [], None, 3, {"step": 11}, {"step": None}])
+def test_a_state_that_is_not_that_of_the_step_is_damage_whatever_its_hash(tmp_path: Path, state: Any) -> None:
+    folder = save(tmp_path, 10, write=writer(b"x"), state=state, keep=2, last_healthy_step=0, ranks=Alone())[0]
+    problem = damage(folder)
+    assert problem is not None
+    assert problem.startswith(STATE)
+
+
+@pytest.mark.parametrize("name", ["step-00000010", ".step-00000010.partial", "damaged-step-00000010"])
+def test_a_file_that_is_named_like_a_checkpoint_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"{name}: this is no folder"):
+        clean(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_what_a_save_that_was_killed_after_its_rename_left_to_do_is_done_at_the_next_start(tmp_path: Path) -> None:
+    for step in (10, 20):
+        save_step(tmp_path, step)
+    (tmp_path / "latest").write_text("step-00000010\n")
+    (tmp_path / ".latest.123.partial").touch()
+    clean(tmp_path)
+    newest = latest(tmp_path, warn=fail)
+    assert newest is not None
+    settle(tmp_path, newest, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000020"]
+    assert (tmp_path / "latest").read_text() == "step-00000020\n"
+
+
+def test_a_lack_of_space_is_told_in_units_that_fit(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(UserError, match=r"checkpoints need [0-9.]+ [TG]B more .*, [0-9.]+ [TGMk]B are free"):
+        require_space(tmp_path, free, keep=1)
 
 
 def test_when_none_is_whole_the_run_is_not_started_anew_in_silence(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def run_in(folder: Path, stop_after: int | None = None) -> Any:
             io=RunIO(
                 folder=folder,
                 journal=journal,
-                ledger_offset=lambda: 0,
+                sync_ledger=lambda: (0, ""),
                 stop_requested=lambda: stop_after is not None and on.stream.state.step > stop_after + 1,
                 warn=print,
             ),

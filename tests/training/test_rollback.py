@@ -48,7 +48,7 @@ def run_in(folder: Path) -> Any:
 
     stream = SimpleNamespace(append=append, state=plan.state(1026))
     journal = SilentJournal()
-    io = RunIO(folder=folder, journal=journal, ledger_offset=lambda: 0, stop_requested=lambda: False, warn=fail)
+    io = RunIO(folder=folder, journal=journal, sync_ledger=lambda: (0, ""), stop_requested=lambda: False, warn=fail)
     data = SimpleNamespace(stream=stream, plan=plan)
     return SimpleNamespace(devices=engine, data=data, io=io, restored=restored)
 

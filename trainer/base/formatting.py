@@ -60,6 +60,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{seconds:.0f} s"
 
 
+def size(num_bytes: float) -> str:
+    """512 -> "512 bytes", 1536000 -> "1.54 MB", 2e12 -> "2 TB"."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.3g} {name}"
+    return f"{num_bytes:.0f} bytes"
+
+
 def shares_in_words(shares: Mapping[str, int], separator: str = ", ") -> str:
     """All sources with their shares: "wikipedia 40 %, written 60 %"."""
     return separator.join(f"{source} {percent(share)}" for source, share in shares.items())

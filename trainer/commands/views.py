@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from trainer.base.failures import warn
-from trainer.tracking.journal import read
+from trainer.mixture.ledger import facts_of
+from trainer.tracking.journal import read_numbered
 
 
 def evaluate(folder: Path, as_json: bool) -> None:
@@ -33,7 +34,8 @@ def explain(folder: Path, step: int | None) -> None:
     from trainer.report.explain import explain as in_words
     from trainer.tracking.schema import read_journal
 
-    _print(in_words(read_journal(folder / "journal.jsonl"), read(folder / "ledger.jsonl"), step))
+    ledger = folder / "ledger.jsonl"
+    _print(in_words(read_journal(folder / "journal.jsonl"), facts_of(read_numbered(ledger), ledger), step))
 
 
 def report(folders: list[Path], output: Path | None) -> None:

@@ -6,9 +6,11 @@ whose floats survive exactly).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from math import inf
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Action, Decision, Kind, Observation, Proposal, Verdict
@@ -31,6 +33,22 @@ def restored_state(config: ControlConfig, saved: Mapping[str, Any]) -> ControlSt
     """The state whose ``to_json`` was ``saved`` in a checkpoint of a run under ``config``."""
     policy = POLICIES.resolve(config.policy.kind).State.from_json(saved["policy"])
     return ControlState(policy=policy, guard=GuardState.from_json(saved["guard"]), cut=tuple(saved["cut"]))
+
+
+def check_saved_state(config: ControlConfig, saved: Mapping[str, Any]) -> None:
+    """``UserError`` where ``saved`` is not what ``to_json`` gives of a state under ``config``."""
+    try:
+        classes = {"policy": POLICIES.resolve(config.policy.kind).State, "guard": GuardState, "cut": list[str]}
+        for name, cls in classes.items():
+            if name == "cut" or is_dataclass(cls):
+                TypeAdapter(cls).validate_python(saved[name])
+        restored_state(config, saved)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in (name, *first["loc"]))
+        raise UserError(f"the state of policy and guard: {field}: {first['msg']}", got=first["input"]) from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the state of policy and guard is not that of a run of this recipe: {error!r}") from None
 
 
 def source_value_from(config: ControlConfig) -> float | None:

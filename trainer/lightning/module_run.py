@@ -21,7 +21,7 @@ from trainer.mixture.ledger import Ledger
 from trainer.mixture.plan import Plan
 from trainer.runs.build import build_run
 from trainer.runs.folder import locked
-from trainer.runs.resume import newest_checkpoint, resume
+from trainer.runs.resume import newest_checkpoint, resume, saved_state
 from trainer.runs.start_and_finish import write_start
 from trainer.tracking.figures import SourceFacts
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal
@@ -53,8 +53,8 @@ class ModuleRun:
         """
         if devices.is_main:
             stack.enter_context(locked(self.folder))
-        saved = newest_checkpoint(self.folder, devices, warn)
-        step, position = (0, 0) if saved is None else (saved.step, int(saved.state["position"]))
+        saved = newest_checkpoint(self.folder, devices, warn, keep=self.checkpoints.keep)
+        step, position = (0, 0) if saved is None else (saved.step, saved_state(saved).position)
         if trainer.global_step != position:
             raise UserError(
                 f"the run in {self.folder} is at step {position} of its schedule, the Trainer at another",

@@ -8,11 +8,20 @@ JSON and compared by a digest.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind
+
+Step = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[str, Field(pattern=r"^[0-9]+$")]  # a key of JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +29,7 @@ class Shares:
     """From batch ``step`` on each source gets its share, in millionths; they sum to SHARE_ONE."""
 
     fact: ClassVar[str] = "shares"
-    step: int
+    step: Step
     shares: Mapping[str, int]
     reason: str = ""
 
@@ -34,8 +43,8 @@ class BatchSize:
     """From batch ``step`` on the global batch holds ``global_batch`` samples."""
 
     fact: ClassVar[str] = "batch"
-    step: int
-    global_batch: int
+    step: Step
+    global_batch: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +52,10 @@ class Topology:
     """How many processes train from ``step`` on, in which micro-batches. Only a record: no batch depends on it."""
 
     fact: ClassVar[str] = "topology"
-    step: int
-    world_size: int
-    micro_batch: int
-    accumulation: int
+    step: Step
+    world_size: Positive
+    micro_batch: Positive
+    accumulation: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +63,11 @@ class Segment:
     """From batch ``step`` on the segment's samples can be drawn. A source's kind comes with its first segment."""
 
     fact: ClassVar[str] = "segment"
-    step: int
+    step: Step
     source: str
     kind: Kind
-    segment: int
-    num_samples: int
+    segment: Count
+    num_samples: Positive
     fingerprint: str = ""
 
 
@@ -67,9 +76,9 @@ class Retire:
     """From batch ``step`` on the segment is no longer drawn."""
 
     fact: ClassVar[str] = "retire"
-    step: int
+    step: Step
     source: str
-    segment: int
+    segment: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +88,10 @@ class Rollback:
     """
 
     fact: ClassVar[str] = "rollback"
-    step: int
-    to_step: int
-    first_slot: int
-    last_slot: int
+    step: Step
+    to_step: Count
+    first_slot: Count
+    last_slot: Count
     reason: str = ""
 
 
@@ -93,11 +102,11 @@ class Snapshot:
     """
 
     fact: ClassVar[str] = "snapshot"
-    step: int
-    slot: int
+    step: Step
+    slot: Count
     synthetic_deficit: int
     deficits: Mapping[str, int]
-    segments: Mapping[str, Mapping[str, tuple[int, int]]]  # source -> segment -> (cursor, deficit)
+    segments: Mapping[str, Mapping[Number, tuple[int, int]]]  # source -> segment -> (cursor, deficit)
 
 
 Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Snapshot
@@ -111,18 +120,62 @@ def to_record(fact: Fact) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Fact:
-    """The fact that a JSON line stands for; ``UserError`` when it is not a fact."""
-    fields = dict(record)
-    kind = fields.pop("fact", None)
-    if kind not in _FACTS:
+    """The fact that a JSON line stands for; ``UserError`` when it is not a fact, or a field of it is not one."""
+    kind = record.get("fact")
+    cls = _FACTS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
         raise UserError(
             "not a ledger line: it names no fact that exists", got=record, remedy=f"Facts are {', '.join(_FACTS)}"
         )
-    if kind == "snapshot":
-        fields["segments"] = {
-            s: {g: tuple(v) for g, v in segments.items()} for s, segments in fields["segments"].items()
-        }
-    return _FACTS[kind](**fields)
+    values = {name: value for name, value in record.items() if name != "fact"}
+    if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
+        raise UserError(f"a fact of kind {kind!r} has no field {unknown[0]!r}", got=values[unknown[0]])
+    try:
+        return _adapter(cls).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        what = f"a fact of kind {kind!r}{f': {place}' if place else ''}: {first['msg'].removeprefix('Value error, ')}"
+        raise UserError(what, got=None if first["type"] == "missing" else first["input"]) from None
+
+
+@cache
+def _adapter(cls: type[Fact]) -> TypeAdapter[Fact]:
+    return TypeAdapter(cls)
+
+
+def facts_of(lines: Iterable[tuple[int, Mapping[str, Any]]], file: Path) -> list[Fact]:
+    """The facts on the numbered lines of a ledger's file, in order. ``UserError`` with file and line where one is not a
+    fact, is before the one above it, or names a source or segment that has not joined.
+    """
+    facts, joined = list[Fact](), set[tuple[str, int]]()
+    for line, record in lines:
+        try:
+            fact = from_record(record)
+            if facts and fact.step < facts[-1].step:
+                raise UserError(f"its step lies before that of the line above it, {facts[-1].step}", got=fact.step)
+            if isinstance(fact, Segment):
+                joined.add((fact.source, fact.segment))
+            if missing := _never_joined(fact, joined):
+                raise UserError(f"it names {missing}, which has not joined")
+        except UserError as error:
+            remedy = error.remedy or "The ledger was changed after it was written: bring it back from a backup"
+            raise UserError(error.what, got=error.got, remedy=remedy, file=file, line=line) from None
+        facts.append(fact)
+    return facts
+
+
+def _never_joined(fact: Fact, joined: set[tuple[str, int]]) -> str | None:
+    """What a fact says of a source or segment that is not among those that ``joined``."""
+    sources = {source for source, _ in joined}
+    if isinstance(fact, Shares):
+        return next((f"source {source!r}" for source in fact.shares if source not in sources), None)
+    if isinstance(fact, Retire) and (fact.source, fact.segment) not in joined:
+        return f"segment {fact.segment} of source {fact.source!r}"
+    if isinstance(fact, Snapshot):
+        named = {(source, int(number)) for source, segments in fact.segments.items() for number in segments}
+        return next((f"segment {number} of source {source!r}" for source, number in sorted(named - joined)), None)
+    return None
 
 
 class Ledger:

@@ -14,9 +14,8 @@ from trainer.base.json_values import number
 from trainer.base.records import SourceValue
 from trainer.control.guard import explain as guard_explain
 from trainer.control.policies import POLICIES
-from trainer.mixture.ledger import Shares
+from trainer.mixture.ledger import Fact, Shares
 from trainer.tracking.headlines import headline
-from trainer.tracking.journal import Line
 from trainer.tracking.record import JournalLine
 from trainer.tracking.schema import (
     CapLine,
@@ -43,7 +42,7 @@ class InForce:
     next: Shares | None
 
 
-def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], step: int | None = None) -> str:
+def explain(journal_lines: Iterable[JournalLine], ledger: Iterable[Fact], step: int | None = None) -> str:
     """Text for step ``step`` (the batch of that step; None: the last). UserError when the run has no shares in force
     at that step.
     """
@@ -51,7 +50,7 @@ def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], 
     last_step = max((line.step for line in journal if isinstance(line, StepLine)), default=None)
     if step is None:
         step = last_step or 1
-    shares = _in_force(ledger_lines, step)
+    shares = _in_force(ledger, step)
     if last_step is not None and step > last_step:
         raise UserError("the run has not reached this step", got=step, remedy=f"Its last step is {last_step}")
     decisions = [line for line in journal if isinstance(line, DecisionLine)]
@@ -69,12 +68,8 @@ def explain(journal_lines: Iterable[JournalLine], ledger_lines: Iterable[Line], 
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _in_force(ledger_lines: Iterable[Line], step: int) -> InForce:
-    facts = [
-        Shares(step=line["step"], shares=line["shares"], reason=line.get("reason", ""))
-        for line in ledger_lines
-        if line["fact"] == "shares"
-    ]
+def _in_force(ledger: Iterable[Fact], step: int) -> InForce:
+    facts = [fact for fact in ledger if isinstance(fact, Shares)]
     until = [fact for fact in facts if fact.step <= step]
     if not until:
         begin = f"step {facts[0].step}" if facts else "no shares at all: is this a ledger?"

@@ -46,7 +46,7 @@ def build_run(
     io = RunIO(
         folder=folder,
         journal=journal,
-        ledger_offset=ledger.sync,
+        sync_ledger=ledger.sync,
         stop_requested=stop_requested,
         warn=warn if devices.is_main else lambda _text: None,
     )

@@ -60,7 +60,13 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
     A run that failed before its journal was opened has begun nothing: its recipe may be corrected.
     """
     path = folder / "recipe.yaml"
-    if path.is_file() and (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file():
+    if (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file():
+        if not path.is_file():
+            raise RunFolderError(
+                "the recipe that this run began with is missing",
+                file=path,
+                remedy="Bring it back from a backup, or start a new run in another --run folder",
+            )
         changed = differences(_bound_recipe(folder), recipe)
         refused = [difference for difference in changed if not difference.allowed]
         if refused:
@@ -115,7 +121,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / ".lock").open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise RunFolderError(
             f"the run folder {folder} cannot be written",
@@ -128,6 +134,7 @@ def locked(folder: Path) -> Iterator[None]:
         _take_lock(file, folder, holder)
         if holder and not holder.endswith(f" on {socket.gethostname()}") and _shows_life(folder):
             raise _in_use(folder, holder)
+        _remove_leftovers(folder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n{own_launch()}")
         file.flush()
@@ -135,9 +142,12 @@ def locked(folder: Path) -> Iterator[None]:
             os.fsync(file.fileno())
         with suppress(OSError):  # full already: the run itself will fail and report it
             (folder / RESERVE).write_bytes(b"\0" * RESERVE_BYTES)
-        yield
-        (folder / RESERVE).unlink(missing_ok=True)
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / RESERVE).unlink(missing_ok=True)
+                file.truncate(0)
 
 
 @contextmanager
@@ -152,6 +162,13 @@ def locked_for_launch(folder: Path) -> Iterator[None]:
                     Path(file).write_text(f"{error}\n", encoding="utf-8")
             raise
         yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what launches that were killed had not finished writing."""
+    for leftover in folder.glob(".*.partial"):
+        if leftover.is_file():
+            leftover.unlink()
 
 
 def _take_lock(file: IO[str], folder: Path, holder: str) -> None:
@@ -202,7 +219,7 @@ def own_launch() -> str:
 def _is_locked_by_this_launch(folder: Path) -> bool:
     """Whether the main rank of this launch has the folder. On the others a refused launch must leave no trace in it."""
     try:
-        return (folder / ".lock").read_text().partition("\n")[2] == own_launch()
+        return (folder / ".lock").read_text(encoding="utf-8", errors="replace").partition("\n")[2] == own_launch()
     except OSError:
         return False
 
@@ -220,10 +237,12 @@ def note_refusal(folder: Path, reason: str, exit_code: int) -> None:
 
 
 def read_outcome(folder: Path) -> dict[str, Any] | None:
-    """How the run ended, from ``outcome.json``; None where it cannot be read."""
-    with suppress(OSError, ValueError):
+    """How the run ended, from ``outcome.json``; None where it does not say so."""
+    with suppress(OSError, ValueError, RecursionError):
         outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-        return outcome if isinstance(outcome, dict) else None
+        if isinstance(outcome, dict) and outcome.get("state") in tuple(EXIT_CODES):
+            step, reason = outcome.get("step"), outcome.get("reason")
+            return {**outcome, "step": step if isinstance(step, int) else None, "reason": str(reason or "")}
     return None
 
 

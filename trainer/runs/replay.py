@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.base.errors import UserError
-from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, from_record
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, facts_of
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.folder import require_run
 from trainer.runs.resume import check_same_data
-from trainer.tracking.journal import read
+from trainer.tracking.journal import read_numbered
 
 
 def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
@@ -24,7 +24,7 @@ def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segme
         raise UserError(
             "the replayed run has another seed, so its samples differ", got=theirs.seed, remedy="Use its seed"
         )
-    facts = [from_record(record) for record in read(run / "ledger.jsonl")]
+    facts = facts_of(read_numbered(run / "ledger.jsonl"), run / "ledger.jsonl")
     if any(isinstance(fact, Rollback) for fact in facts):
         raise UserError("the replayed run rolled back to a checkpoint, which a replay cannot follow", file=run)
     check_same_data(Ledger(facts), segments)

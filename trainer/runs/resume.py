@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
 from trainer.base.errors import UserError
 from trainer.control.config import ControlConfig
-from trainer.control.controller import initial_state
+from trainer.control.controller import check_saved_state, initial_state
 from trainer.data.config import DataConfig
 from trainer.evaluate.ports import Devices
 from trainer.mixture.config import MixtureConfig
@@ -21,19 +21,20 @@ from trainer.mixture.ledger import (
     Segment,
     Shares,
     Topology,
-    from_record,
+    facts_of,
     to_record,
 )
 from trainer.mixture.partition import accumulation
-from trainer.tracking.journal import AppendOnlyFile, cut, read
+from trainer.tracking.journal import AppendOnlyFile, cut, prefix_digest, read_numbered
 from trainer.tracking.schema import CheckpointLine, read_journal
 from trainer.training import checkpoint
-from trainer.training.run import RunState
+from trainer.training.run import RunState, SavedOffsets
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
 
 
+T = TypeVar("T")
 SNAPSHOTS_KEPT = 16  # further back than a rollback goes
 _SNAPSHOT_LINE = b'{"fact":"snapshot"'
 
@@ -52,9 +53,12 @@ class RecordedLedger(Ledger):
         if self._file is not None:
             self._file.append(to_record(fact))
 
-    def sync(self) -> int:
-        """Wait until all facts are on the disk; the offset they reach."""
-        return self._file.sync() if self._file is not None else 0
+    def sync(self) -> tuple[int, str]:
+        """Wait until all facts are on the disk; the offset they reach, and the SHA-256 of the file up to there."""
+        if self._file is None:
+            return 0, ""
+        offset = self._file.sync()
+        return offset, prefix_digest(self._file.path, offset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +111,8 @@ def open_ledger(
     The mixture's global batch counts from here on, except where another run's facts, its batch sizes among them, are
     being replayed.
     """
-    records: list[dict[str, Any]] = []
-    path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
-    if engine.is_main:
-        for file, key in ((path, "ledger_offset"), (journal, "journal_offset")):
-            cut(file, int(saved.state[key]) if saved else 0)
-        records = _recent(path) if path.exists() else []
-    facts = [from_record(record) for record in engine.broadcast(records)]
+    path = folder / "ledger.jsonl"
+    facts = _as_the_main_rank(engine, lambda: _recorded_facts(folder, saved))
     ledger = RecordedLedger(facts, AppendOnlyFile(path) if engine.is_main else None)
     step = saved.step + 1 if saved else 1
     if not facts:
@@ -144,15 +143,39 @@ def open_ledger(
     return ledger
 
 
-def _recent(path: Path) -> list[dict[str, Any]]:
-    """The ledger's records without all but the newest snapshots.
+def _recorded_facts(folder: Path, saved: checkpoint.Checkpoint | None) -> list[Fact]:
+    """The ledger as of the checkpoint, after ledger and journal were cut back to it. ``UserError`` where the ledger was
+    changed since.
+    """
+    path, journal = folder / "ledger.jsonl", folder / "journal.jsonl"
+    offsets = saved_offsets(saved)
+    if saved is not None and _size(path) >= offsets.ledger:  # a shorter one ``cut`` refuses
+        digest = prefix_digest(path, offsets.ledger)
+        if digest != offsets.ledger_digest:
+            raise UserError(
+                f"the ledger was changed after {saved.folder.name} was saved",
+                got=f"SHA-256 {digest[:12]} of its first {offsets.ledger} bytes, not {offsets.ledger_digest[:12]}",
+                file=path,
+                remedy="Bring it back from a backup, or start a new run in another --run folder",
+            )
+    for file, offset in ((path, offsets.ledger), (journal, offsets.journal)):
+        cut(file, offset)
+    return _recent(path) if path.exists() else []
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _recent(path: Path) -> list[Fact]:
+    """The ledger's facts without all but the newest snapshots.
 
     A snapshot only saves counting, and a run resumes from the newest: with all of them a resume after a million steps
     takes many times as long as one after ten.
     """
     with path.open("rb") as file:
         snapshots = [number for number, line in enumerate(file, start=1) if line.startswith(_SNAPSHOT_LINE)]
-    return list(read(path, skip=frozenset(snapshots[:-SNAPSHOTS_KEPT])))
+    return facts_of(read_numbered(path, skip=frozenset(snapshots[:-SNAPSHOTS_KEPT])), path)
 
 
 def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Segment | Retire]]:
@@ -230,26 +253,40 @@ def check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Re
                 )
 
 
-def newest_checkpoint(folder: Path, engine: Devices, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+def newest_checkpoint(
+    folder: Path, engine: Devices, warn: Callable[[str], None], *, keep: int
+) -> checkpoint.Checkpoint | None:
     """The newest complete checkpoint, looked up once by the main rank: all ranks must resume from the same one."""
-    newest: checkpoint.Checkpoint | UserError | None = None
-    if engine.is_main:
-        checkpoint.clean(folder / "checkpoints")
-        try:
-            newest = checkpoint.latest(folder / "checkpoints", warn=warn)
-            if newest is None and _had_checkpoint(folder):
-                raise UserError(
-                    f"the journal of {folder} names checkpoints, but there is none",
-                    remedy="Bring the checkpoints folder back, or start a new run in another --run folder",
-                )
-            if newest is not None:
-                checkpoint.set_aside_newer(folder / "checkpoints", newest.step)
-        except UserError as error:
-            newest = error
-    newest = engine.broadcast(newest)
-    if isinstance(newest, UserError):
-        raise newest
+    return _as_the_main_rank(engine, lambda: _newest_checkpoint(folder, warn, keep))
+
+
+def _newest_checkpoint(folder: Path, warn: Callable[[str], None], keep: int) -> checkpoint.Checkpoint | None:
+    root = folder / "checkpoints"
+    checkpoint.clean(root)
+    newest = checkpoint.latest(root, warn=warn)
+    if newest is None and _had_checkpoint(folder):
+        raise UserError(
+            f"the journal of {folder} names checkpoints, but there is none",
+            remedy="Bring the checkpoints folder back, or start a new run in another --run folder",
+        )
+    if newest is not None:
+        checkpoint.set_aside_newer(root, newest.step)
+        checkpoint.settle(root, newest, keep=keep)
     return newest
+
+
+def _as_the_main_rank(engine: Devices, work: Callable[[], T]) -> T:
+    """(all) What comes of the work, which the main rank does; a ``UserError`` is raised on all ranks."""
+    result: T | UserError | None = None
+    if engine.is_main:
+        try:
+            result = work()
+        except UserError as error:
+            result = error
+    result = engine.broadcast(result)
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def _had_checkpoint(folder: Path) -> bool:
@@ -264,12 +301,36 @@ def starting_state(
     if saved is None:
         kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
         return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds).to_json())
+    state = saved_state(saved)
+    try:
+        check_saved_state(control, state.control)
+    except UserError as error:
+        raise _foreign_state(saved, error) from None
+    return state
+
+
+def saved_state(saved: checkpoint.Checkpoint) -> RunState:
+    """The state of a checkpoint. ``UserError`` where it is not one."""
     try:
         return RunState.from_json(saved.state)
-    except KeyError as missing:
-        raise UserError(
-            "the checkpoint was saved by another version of this program",
-            got=f"no {missing} in it",
-            remedy="Resume with that version, or start a new run in another --run folder",
-            file=saved.folder,
-        ) from None
+    except UserError as error:
+        raise _foreign_state(saved, error) from None
+
+
+def saved_offsets(saved: checkpoint.Checkpoint | None) -> SavedOffsets:
+    """Those of a checkpoint; of none, the beginning. ``UserError`` where they are not in it."""
+    if saved is None:
+        return SavedOffsets()
+    try:
+        return SavedOffsets.from_json(saved.state.get("files"))
+    except UserError as error:
+        raise _foreign_state(saved, error) from None
+
+
+def _foreign_state(saved: checkpoint.Checkpoint, error: UserError) -> UserError:
+    return UserError(
+        f"the checkpoint was saved by another version of this program, or was changed since: {error.what}",
+        got=error.got,
+        remedy="Resume with that version, or start a new run in another --run folder",
+        file=saved.folder / checkpoint.STATE,
+    )

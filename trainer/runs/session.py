@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.base.errors import UserError
 from trainer.base.failures import warn
 from trainer.base.signals import Signals
 from trainer.evaluate.ports import Engine
@@ -58,7 +59,7 @@ class Session:
         """Restore the newest checkpoint, if there is one, and build the run."""
         recipe, data, folder = self._recipe, self._data, self._folder
         self._watch(engine)
-        saved = newest_checkpoint(folder, engine, warn)
+        saved = newest_checkpoint(folder, engine, warn, keep=recipe.checkpoint.keep)
         replay = self._replay or _replayed_before(saved)
         segments = segment_facts(data, recipe.data)
         facts = read_replay(replay, recipe, segments) if replay else None
@@ -74,6 +75,7 @@ class Session:
         )
         if engine.is_main:
             keep_recipe(folder, recipe)
+        _require_steps(resumed.state, recipe.training.steps)
         state = dataclasses.replace(resumed.state, replay=str(replay) if replay else None)
         if saved is not None:
             engine.restore(saved.folder)
@@ -125,6 +127,16 @@ class Session:
         return self._stack.enter_context(bar)
 
 
+def _require_steps(state: RunState, num_steps: int) -> None:
+    """``UserError`` where the schedule has come further than the recipe lets it."""
+    if state.position > num_steps:
+        raise UserError(
+            f"{state.position} steps of this run are done, more than training.steps",
+            got=num_steps,
+            remedy="Raise it, or start a shorter run in another --run folder",
+        )
+
+
 @contextmanager
 def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
     """Keep every rank until the main rank has closed the journal and its trackers: a launcher that sees some exit waits
@@ -151,4 +163,5 @@ def _journal(folder: Path, recipe: Recipe, progress: "TerminalProgress | None") 
 
 def _replayed_before(saved: checkpoint.Checkpoint | None) -> Path | None:
     """The run that was being replayed when the checkpoint was saved."""
-    return Path(saved.state["replay"]) if saved is not None and saved.state["replay"] else None
+    replay = None if saved is None else saved.state.get("replay")
+    return Path(replay) if isinstance(replay, str) else None

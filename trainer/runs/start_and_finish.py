@@ -146,7 +146,8 @@ def _write_model(engine: Engine, folder: Path, tokenizer: Path, *, mark: Mapping
         shutil.rmtree(aside, ignore_errors=True)
     engine.save_model(aside)
     if engine.is_main:
-        shutil.copytree(tokenizer, aside, dirs_exist_ok=True)
+        for file in tokenizer.iterdir():
+            shutil.copyfile(file, aside / file.name)  # not its mode: the prepared data may be read-only, the user's not
         write_text(aside / MODEL_MARK, json.dumps(mark) + "\n", durable=False)
         if folder.exists() and not (folder / MODEL_MARK).is_file():  # it came while the run went on
             kept = folder.with_name(f"{folder.name}.not-of-this-run.{int(time.time())}")

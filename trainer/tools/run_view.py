@@ -9,12 +9,12 @@ import numpy as np
 from trainer.base.errors import UserError
 from trainer.base.records import FloatArray
 from trainer.mixture.draw import Batch
-from trainer.mixture.ledger import Ledger, Topology, from_record
+from trainer.mixture.ledger import Ledger, Topology, facts_of
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.folder import read_outcome, require_run
-from trainer.tracking.journal import read
+from trainer.tracking.journal import read_numbered
 from trainer.tracking.schema import DecisionLine, StartLine, StepLine, read_journal
 from trainer.training.run import Outcome
 
@@ -95,7 +95,7 @@ def open_run(folder: Path | str) -> RunView:
     folder = Path(folder)
     require_run(folder)
     recipe = load_recipe(folder / "recipe.yaml", [], on_this_machine=False).recipe
-    facts = [from_record(record) for record in read(folder / "ledger.jsonl")]
+    facts = facts_of(read_numbered(folder / "ledger.jsonl"), folder / "ledger.jsonl")
     plan = Plan(recipe.seed, Ledger(facts))
     batch_hash, store = {}, None
     for line in read_journal(folder / "journal.jsonl"):

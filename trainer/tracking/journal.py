@@ -7,6 +7,7 @@ byte offset. On resume ``cut`` takes the file back to that offset.
 """
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -142,6 +143,19 @@ def read(path: Path, *, skip: Container[int] = ()) -> Iterator[dict[str, Any]]:
 
     UserError with the line number when a line that is not the last is broken, or when there is no such file.
     """
+    return (line for _, line in read_numbered(path, skip=skip))
+
+
+def read_numbered(path: Path, *, skip: Container[int] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """``read``, each line with its number (from 1)."""
+    for number, line in parsed_lines(path, skip=skip):
+        if isinstance(line, bytes):
+            raise broken_line(path, number, line)
+        yield number, line
+
+
+def parsed_lines(path: Path, *, skip: Container[int] = ()) -> Iterator[tuple[int, dict[str, Any] | bytes]]:
+    """``read_numbered`` for one who can do without a broken line: it comes as the bytes that it is."""
     if not path.is_file():
         raise UserError("no such file", file=path, remedy="Is this a run folder?")
     with path.open("rb") as file:
@@ -152,17 +166,20 @@ def read(path: Path, *, skip: Container[int] = ()) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 line = json.loads(raw)
-            except ValueError:  # bad JSON, bad UTF-8
+            except (ValueError, RecursionError):  # bad JSON, bad UTF-8
                 line = None
-            if not isinstance(line, dict):
-                raise UserError(
-                    "broken line: not a JSON object",
-                    got=raw[:80].decode("utf-8", errors="replace"),
-                    file=path,
-                    line=index,
-                    remedy="Only the last line may be torn: resume from a checkpoint, which cuts the file back",
-                )
-            yield line
+            yield index, line if isinstance(line, dict) else raw
+
+
+def broken_line(path: Path, number: int, raw: bytes) -> UserError:
+    """The refusal of a line that is no JSON object."""
+    return UserError(
+        "broken line: not a JSON object",
+        got=raw[:80].decode("utf-8", errors="replace"),
+        file=path,
+        line=number,
+        remedy="Only the last line may be torn: bring the file back from a backup",
+    )
 
 
 def lost_path(path: Path) -> Path:
@@ -198,6 +215,16 @@ def cut(path: Path, offset: int) -> int:
         file.truncate(offset)
         os.fsync(file.fileno())
     return size - offset
+
+
+def prefix_digest(path: Path, offset: int) -> str:
+    """SHA-256 of the first ``offset`` bytes of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while offset > 0 and (block := file.read(min(offset, TAIL_BYTES))):
+            digest.update(block)
+            offset -= len(block)
+    return digest.hexdigest()
 
 
 def _add_lost(lost: Path, rest: bytes) -> None:

@@ -5,11 +5,12 @@ To add a figure of a step: a field in ``trainer.base.records.StepFigures``, its 
 reference follow.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from trainer.base import failures
 from trainer.base.errors import UserError
 from trainer.base.records import (
     Action,
@@ -21,7 +22,7 @@ from trainer.base.records import (
     StepFigures,
 )
 from trainer.tracking.figures import HeldOutFigures, Shares, SliceDrawn, SourceFacts, StepMixture, in_ones
-from trainer.tracking.journal import read
+from trainer.tracking.journal import broken_line, parsed_lines
 from trainer.tracking.record import About, JournalLine
 
 
@@ -324,6 +325,34 @@ def from_line(line: Mapping[str, Any]) -> JournalLine:
     return record.from_line(line)
 
 
-def read_journal(path: Path) -> Iterator[JournalLine]:
-    """The records of a journal, in order; see ``trainer.tracking.journal.read`` for a line that is torn or broken."""
-    return map(from_line, read(path))
+def read_journal(path: Path, *, warn: Callable[[str], None] = failures.warn) -> Iterator[JournalLine]:
+    """The records of a journal, in order, for whoever looks back: lines that cannot be read, as after a flipped byte,
+    are passed over, and at the end counted through ``warn`` with the first of them named.
+
+    UserError where there is no such file, and where more lines are unreadable than readable: then the journal is
+    another version's, or is none.
+    """
+    num_read, unreadable = 0, list[UserError]()
+    for number, line in parsed_lines(path):
+        try:
+            record = _record(path, number, line)
+        except UserError as error:
+            unreadable.append(error)
+            continue
+        num_read += 1
+        yield record
+    if not unreadable:
+        return
+    if num_read < len(unreadable):
+        raise unreadable[0]
+    count = f"{len(unreadable)} of {num_read + len(unreadable)} lines of {path} cannot be read"
+    warn(f"{count} and are left out; the first: {unreadable[0]}")
+
+
+def _record(path: Path, number: int, line: Mapping[str, Any] | bytes) -> JournalLine:
+    if isinstance(line, bytes):
+        raise broken_line(path, number, line)
+    try:
+        return from_line(line)
+    except UserError as error:
+        raise UserError(error.what, got=error.got, remedy=error.remedy, file=path, line=number) from None

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 
 from trainer.base.atomic import recover_folder, replace_folder, sync_file, sync_folder, write_text
 from trainer.base.errors import UserError
+from trainer.base.formatting import size
 from trainer.evaluate.ports import Writers
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+LATEST = "latest"  # a file with the name of the newest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +135,48 @@ def _publish(aside: Path, folder: Path, step: int, files: Mapping[str, Mapping[s
     for inner in (*(path for path in aside.rglob("*") if path.is_dir()), aside):
         sync_folder(inner)
     replace_folder(aside, folder)  # there is one already where a resumed run reached the step again
-    write_text(folder.parent / "latest", folder.name + "\n")
+    _point_to(folder)
+
+
+def _point_to(folder: Path) -> None:
+    pointer, text = folder.parent / LATEST, f"{folder.name}\n"
+    if not pointer.is_file() or pointer.read_bytes() != text.encode():
+        write_text(pointer, text)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None: every file is there with its size and hash."""
+    """What is wrong with a checkpoint folder, or None: every file is there with its size and hash, no other is, and
+    folder, manifest and state are of the same step.
+    """
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        step, files = manifest["step"], manifest["files"]
         entries = {
             name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for name, entry in files.items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # a flipped bit can do any of these
         return f"no readable {MANIFEST} ({type(error).__name__})"
-    if STATE not in files:
-        return f"{MANIFEST} does not name {STATE}"
-    return _damage_among(folder, entries)
+    if step != _step(folder):
+        return f"{MANIFEST} says that it is the checkpoint after step {step}"
+    named = {STATE, *(name for name in _files_in(folder) if name != MANIFEST and not _is_hidden(name))}
+    if left_out := sorted(named - entries.keys()):
+        return f"{MANIFEST} does not name {left_out[0]}"
+    return _damage_among(folder, entries) or _damage_of_state(folder, step)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file is none of ours: file managers and network file systems leave such ones."""
+    return Path(name).name.startswith(".")
+
+
+def _damage_of_state(folder: Path, step: int) -> str | None:
+    try:
+        state = json.loads((folder / STATE).read_text())
+    except (ValueError, RecursionError):
+        return f"{STATE} is not JSON"
+    if not isinstance(state, dict):
+        return f"{STATE} holds no fields"
+    return None if state.get("step") == step else f"{STATE} is of step {state.get('step')}"
 
 
 def _damage_among(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -183,11 +212,30 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
 
 
 def clean(root: Path) -> None:
-    """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back."""
-    for leftover in root.glob(".step-*.replaced") if root.is_dir() else ():
+    """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back.
+
+    ``UserError`` where something else has the name of a checkpoint: a save would fail at it, after all the training.
+    """
+    for path in [root, *(root.glob("*step-*") if root.is_dir() else ())]:
+        if path.exists() and not path.is_dir():
+            remedy = "Move it elsewhere; this folder is the run's own"
+            raise UserError("this is no folder, where the run keeps its checkpoints", file=path, remedy=remedy)
+    if not root.is_dir():
+        return
+    for leftover in root.glob(".step-*.replaced"):
         recover_folder(root / leftover.name.removeprefix(".").removesuffix(".replaced"))
-    for leftover in root.glob(".step-*.partial") if root.is_dir() else ():
+    for leftover in root.glob(".step-*.partial"):
         shutil.rmtree(leftover)
+    for leftover in root.glob(f".{LATEST}.*.partial"):
+        leftover.unlink()
+
+
+def settle(root: Path, newest: Checkpoint, *, keep: int) -> None:
+    """Finish what a save that was killed after its rename had left to do: the pointer, and the removal of the old."""
+    _point_to(newest.folder)
+    last_healthy_step = newest.state.get("last_healthy_step")
+    if isinstance(last_healthy_step, int):
+        _remove_old(root, keep, last_healthy_step)
 
 
 def set_aside_newer(root: Path, step: int) -> None:
@@ -204,7 +252,7 @@ def discard_newer(root: Path, step: int) -> None:
     The newest goes first: killed in between, the run resumes from one before the rollback, and comes to it again.
     """
     if any(_step(folder) > step for folder in _folders(root)):
-        write_text(root / "latest", folder_name(step) + "\n")
+        _point_to(root / folder_name(step))
         _rename_newer(root, step, "discarded")
         sync_folder(root)
 
@@ -228,8 +276,7 @@ def require_space(root: Path, bytes_each: int, keep: int) -> None:
     need = bytes_each * (keep + 1 - min(keep, len(_folders(root))))
     if free < need:
         raise UserError(
-            f"checkpoints need {need / 1e9:.2f} GB more in {root} ({keep} kept and one being written), "
-            f"{free / 1e9:.2f} GB are free",
+            f"checkpoints need {size(need)} more in {root} ({keep} kept and one being written), {size(free)} are free",
             remedy="free some space, lower checkpoint.keep, or choose another --run folder",
         )
 

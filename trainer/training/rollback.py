@@ -44,7 +44,7 @@ def roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
     is_main = run.devices.is_main
     checkpoint.together(run.devices.writers, lambda: checkpoint.discard_newer(root, target.step) if is_main else None)
     run.io.journal.write(RollbackLine(step=state.step, to_step=target.step, reason=decision.reason))
-    return replace(state, position=int(target.state["position"]), skipped_in_a_row=0)
+    return replace(state, position=RunState.from_json(target.state).position, skipped_in_a_row=0)
 
 
 def _rollback_target(run: Run, state: RunState) -> checkpoint.Checkpoint | None:

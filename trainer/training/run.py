@@ -1,10 +1,14 @@
 """A run as the loop sees it: the four values of a ``Run``, its state, and how it ended."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeVar
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from trainer.base.errors import UserError
 from trainer.base.records import Evaluation, IntArray, SourceLoss
 from trainer.control.config import ControlConfig
 from trainer.evaluate.config import EvaluationConfig
@@ -24,20 +28,36 @@ if TYPE_CHECKING:
 CONTROL_FORM = 4  # of the state of policy and guard; a state of another form cannot be resumed
 
 
+T = TypeVar("T")
+Count = Annotated[int, Field(ge=0)]
+
+
+def _validated(cls: type[T], saved: Any, *place: str) -> T:
+    """What stands in JSON for a value of the class; ``UserError`` where it is not one, with the field below ``place``
+    that is wrong.
+    """
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(saved), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_name = ".".join(str(part) for part in (*place, *first["loc"]))
+        raise UserError(f"{field_name}: {first['msg']}", got=first["input"]) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """What a resume needs besides weights, optimizer and ledger; saved with each checkpoint."""
 
-    step: int = 0
-    position: int = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
-    tokens: int = 0  # target tokens trained on
+    step: Count = 0
+    position: Count = 0  # of the learning-rate schedule: goes back with a rollback, the step does not
+    tokens: Count = 0  # target tokens trained on
     control: Mapping[str, Any] = field(default_factory=dict)
     control_form: int = CONTROL_FORM
-    documents: Sequence[int] | None = None  # of the validation part that are evaluated, fixed when the run started
-    last_healthy_step: int = 0  # the newest step that the guard takes for healthy: the target of a rollback
+    documents: Sequence[Count] | None = None  # of the validation part that are evaluated, fixed when the run started
+    last_healthy_step: Count = 0  # the newest step that the guard takes for healthy: the target of a rollback
     replay: str | None = None  # folder of the run whose decisions are replayed
     anchor: Sequence[float] | None = None  # loss by document, by which the documents of the tail are chosen
-    skipped_in_a_row: int = 0
+    skipped_in_a_row: Count = 0
     recent_losses: Sequence[float] = ()  # of the last steps that updated, to which a spike is compared
     losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the evaluation before, of steps that updated
     skewed: Sequence[str] = ()  # slices that were warned of, because they are drawn too often or too rarely
@@ -48,12 +68,36 @@ class RunState:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """The state that ``to_json`` gave; ``KeyError`` where a field is missing or ``control_form`` is another."""
-        fields = {key: saved[key] for key in cls().to_json()}
-        if fields["control_form"] != CONTROL_FORM:
-            raise KeyError(f"control_form {CONTROL_FORM}")
-        losses = {name: SourceLoss(**loss) for name, loss in fields.pop("losses").items()}
-        return cls(**fields, losses=losses)
+        """The state that ``to_json`` gave; ``UserError`` where a field is missing or holds something else."""
+        names = cls().to_json().keys()
+        if missing := [name for name in names if name not in saved]:
+            raise UserError(f"{missing[0]} is missing")
+        if saved["control_form"] != CONTROL_FORM:
+            raise UserError(f"control_form must be {CONTROL_FORM}", got=saved["control_form"])
+        state = _validated(cls, {name: saved[name] for name in names})
+        if not state.position <= state.step >= state.last_healthy_step:
+            raise UserError("position and last_healthy_step cannot lie after step", got=state.step)
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedOffsets:
+    """How far journal and ledger had come when a checkpoint was saved, in bytes, and the SHA-256 of that much of the
+    ledger; saved with the state.
+    """
+
+    journal: Count = 0
+    ledger: Count = 0
+    ledger_digest: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Self:
+        """What ``to_json`` gave; ``UserError`` where it is something else."""
+        return _validated(cls, saved, "files")
 
 
 class HeldOutEvaluator(Protocol):
@@ -124,7 +168,7 @@ class RunIO:
 
     folder: Path
     journal: JournalWriter
-    ledger_offset: Callable[[], int]  # synced length of the ledger file in bytes
+    sync_ledger: Callable[[], tuple[int, str]]  # what of the ledger is on the disk: length in bytes, and SHA-256
     stop_requested: Callable[[], bool]
     warn: Callable[[str], None]
     saver: Saver = field(default_factory=Saver)

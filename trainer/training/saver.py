@@ -19,7 +19,7 @@ from trainer.tracking.schema import CheckpointLine
 from trainer.training import checkpoint
 
 if TYPE_CHECKING:
-    from trainer.training.run import Run, RunState
+    from trainer.training.run import Run, RunIO, RunState, SavedOffsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +96,13 @@ def save_checkpoint(run: "Run", state: "RunState") -> None:
     finish_saving(run)
     started_s = time.monotonic()
     write, writers = run.devices.capture(detached=run.settings.checkpoint.asynchronous), run.devices.writers
-    offsets = checkpoint.together(
-        writers, lambda: {"journal_offset": run.io.journal.sync(), "ledger_offset": run.io.ledger_offset()}
-    )
+    offsets = checkpoint.together(writers, partial(_sync, run.io))
     save = partial(
         checkpoint.save,
         run.io.folder / "checkpoints",
         state.step,
         write=write,
-        state={**state.to_json(), **offsets[0]},
+        state={**state.to_json(), "files": offsets[0].to_json()},
         keep=run.settings.checkpoint.keep,
         last_healthy_step=state.last_healthy_step,
         ranks=writers,
@@ -112,6 +110,13 @@ def save_checkpoint(run: "Run", state: "RunState") -> None:
     run.io.saver.start(state.step, save, started_s=started_s, in_a_thread=run.settings.checkpoint.asynchronous)
     if not run.settings.checkpoint.asynchronous:
         finish_saving(run)
+
+
+def _sync(io: "RunIO") -> "SavedOffsets":
+    from trainer.training.run import SavedOffsets
+
+    journal, (ledger, ledger_digest) = io.journal.sync(), io.sync_ledger()
+    return SavedOffsets(journal=journal, ledger=ledger, ledger_digest=ledger_digest)
 
 
 def finish_saving(run: "Run") -> None:

@@ -34,6 +34,7 @@ from trainer.runs.watchdog.signs import LEFT, OwnProcess, Sign, dump_stacks, rea
 TICK_S = 1.0
 IDLE_S = 2.0  # a rank that has not moved for so long observes the others
 RANKS_PER_LOOK_S = 64  # a thousand ranks that wait for a long save must not wear out the file system
+LEAVING_S = 3.0  # in which the ranks leave one after the other at the end of a run
 ECHO_S = 6.0  # a rank whose collective broke waits so long for the rank that broke it to be known
 
 
@@ -65,6 +66,8 @@ class Watchdog:
         self._stop.set()
         self._thread.join(2 * TICK_S)
         self._give_sign()
+        if error is None and self._rank == 0:
+            self._remove_signs()
 
     def watch(self, world_size: int, timeout_s: float, broadcast: Callable[[Any], Any]) -> None:
         """Watch the ranks of this launch. All ranks call it together, as soon as they can ``broadcast``."""
@@ -179,6 +182,15 @@ class Watchdog:
         self._count += 1
         with suppress(OSError):  # what is wrong with the run folder is the journal's to report
             write_sign(self._signs, self._own_sign())
+
+    def _remove_signs(self) -> None:
+        """Remove the folder of the signs when no rank looks at them any more; one that does not leave keeps it."""
+        deadline_s = time.monotonic() + LEAVING_S
+        while sum(sign.has_left for sign in self._read_signs().values()) < self._world_size - 1:
+            if time.monotonic() > deadline_s:
+                return
+            time.sleep(TICK_S / 20)
+        shutil.rmtree(self._run / SIGNS, ignore_errors=True)
 
     def _read_signs(self) -> dict[int, Sign]:
         if self._signs is None:
