@@ -25,6 +25,7 @@ from trainer.tracking.schema import (
     FinishLine,
     JoinLine,
     NonFiniteLine,
+    RateLine,
     RetireLine,
     RollbackLine,
     SampleLine,
@@ -58,6 +59,9 @@ EVERY: list[JournalLine] = [
         evidence={"policy": {"price": 0.5}},
     ),
     RollbackLine(step=60, to_step=40, reason="the tail got worse"),
+    RateLine(
+        step=60, learning_rate_before=1e-5, learning_rate_by_schedule=5e-4, learning_rate=1e-5, choice="hold"
+    ),
     CapLine(step=61, source="real", epochs=4.0, shares={"real": 0, "made": 1_000_000}),
     DeficitLine(step=61, source="real", before_millionths=1_200_000, after_millionths=1_000_000),
     JoinLine(step=62, source="real", segment=1, num_samples=900),

@@ -192,22 +192,28 @@ class TrainingEngine(LaunchedRanks):
             for _ in prompts:  # as many as on the main rank
                 beat()
             return []
-        model.eval()
-        texts = []
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
-            for prompt in prompts:
-                beat()
-                ids = torch.tensor([list(prompt)], device=model.device)
-                out = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=num_tokens,
-                    do_sample=True,
-                    temperature=0.8,
-                    top_k=50,
-                    synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
-                )
-                texts.append(out[0, len(prompt) :].tolist())
-        model.train()
-        return texts
+        try:
+            return _continued(model, prompts, num_tokens=num_tokens, seed=seed)
+        finally:
+            model.train()
+
+
+def _continued(model: Any, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
+    model.eval()
+    texts = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for prompt in prompts:
+            beat()
+            ids = torch.tensor([list(prompt)], device=model.device)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=num_tokens,
+                do_sample=True,
+                temperature=0.8,
+                top_k=50,
+                synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
+            )
+            texts.append(out[0, len(prompt) :].tolist())
+    return texts

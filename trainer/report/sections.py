@@ -19,6 +19,7 @@ from trainer.tracking.schema import (
     DeficitLine,
     JoinLine,
     NonFiniteLine,
+    RateLine,
     RetireLine,
     RollbackLine,
     SkewLine,
@@ -27,7 +28,7 @@ from trainer.tracking.schema import (
 )
 
 EVENTS: tuple[type[JournalLine], ...] = (
-    RollbackLine, JoinLine, RetireLine, CapLine, DeficitLine, NonFiniteLine, SpikeLine, SkewLine,
+    RateLine, RollbackLine, JoinLine, RetireLine, CapLine, DeficitLine, NonFiniteLine, SpikeLine, SkewLine,
 )  # fmt: skip
 ACTION_CLASSES = {"move": "info", "keep": "", "warn": "warn"}  # of the badge; everything else is "bad"
 

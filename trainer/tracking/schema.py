@@ -194,6 +194,17 @@ class RollbackLine(JournalLine):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateLine(JournalLine):
+    """A resume under another schedule made the learning rate jump, or would have."""
+
+    kind: ClassVar[str] = "rate"
+    learning_rate_before: Annotated[float, About("learning rate of the last step done")]
+    learning_rate_by_schedule: Annotated[float, About("what the schedule has for the next step")]
+    learning_rate: Annotated[float, About("learning rate of the next step")]
+    choice: Annotated[str, About("training.rate_jump: accept, hold or rewarm")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CapLine(JournalLine):
     """A source reached its greatest number of epochs; its share went to the others."""
 
@@ -307,8 +318,8 @@ class FinishLine(JournalLine):
 LINES: dict[str, type[JournalLine]] = {
     line.kind: line
     for line in (
-        StartLine, StepLine, EvaluationLine, DecisionLine, RollbackLine, CapLine, DeficitLine, JoinLine, RetireLine,
-        SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine,
+        StartLine, StepLine, EvaluationLine, DecisionLine, RollbackLine, RateLine, CapLine, DeficitLine, JoinLine,
+        RetireLine, SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine,
     )
 }  # fmt: skip
 

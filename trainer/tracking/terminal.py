@@ -32,6 +32,7 @@ from trainer.tracking.schema import (
     FinishLine,
     JoinLine,
     NonFiniteLine,
+    RateLine,
     RetireLine,
     RollbackLine,
     StartLine,
@@ -100,7 +101,7 @@ class TerminalProgress:
                 self._last_step += line.step - line.to_step
                 self._bar.update(self._task, total=self._last_step)
                 self._print(f"step {line.step}: {headline(line)}")
-            case JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
+            case RateLine() | JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
                 self._print(f"step {line.step}: {headline(line)}")
             case _:
                 pass
