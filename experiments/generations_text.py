@@ -266,7 +266,9 @@ class Judge:
     def _nats(self, texts: Sequence[str]) -> FloatArray:
         """Of the first blocks, packed as preparation packs them."""
         data = self.data
-        facts = TokenizerFacts(data.tokenizer_folder, data.vocabulary_size, data.end_of_document)
+        facts = TokenizerFacts(
+            data.tokenizer_folder, data.vocabulary_size, data.end_of_document, data.begin_of_document
+        )
         ids, _ = Encoder.load(facts).encode_documents(texts[:NUM_BLOCKS])
         blocks = ids[: len(ids) // data.sequence_length * data.sequence_length].reshape(-1, data.sequence_length)
         return block_nats(self.model, blocks[:NUM_BLOCKS])

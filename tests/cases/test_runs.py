@@ -18,15 +18,16 @@ def test_a_sample_text_longer_than_the_context_does_not_fail_the_run(case: Case)
 
 @pytest.mark.kind("decoration that fails a run")
 @pytest.mark.parametrize(
-    ("model", "length"),
-    [("architecture: opt, config: {hidden_size: 32, ffn_dim: 64, num_hidden_layers: 1, num_attention_heads: 2}", 16),
-     ("architecture: gpt2, config: {n_embd: 32, n_layer: 1, n_head: 2}", 2)],
-)  # fmt: skip
-def test_sample_texts_are_written_within_any_length(case: Case, model: str, length: int) -> None:
+    ("architecture", "config", "length"),
+    [
+        ("opt", "{hidden_size: 32, ffn_dim: 64, num_hidden_layers: 1, num_attention_heads: 2}", 16),
+        ("gpt2", "{n_embd: 32, n_layer: 1, n_head: 2}", 2),
+    ],
+)
+def test_sample_texts_are_written_within_any_length(case: Case, architecture: str, config: str, length: int) -> None:
     case.take("20-sample-text-too-long").edit("sequence_length: 32", f"sequence_length: {length}")
-    recipe = case.folder / "recipe.yaml"
-    recipe.write_text("\n".join(f"model: {{{model}}}" if line.startswith("model:") else line
-                                for line in recipe.read_text().splitlines()))  # fmt: skip
+    case.edit("architecture: gpt_neo", f"architecture: {architecture}")
+    case.edit("{hidden_size: 32, num_layers: 2, num_heads: 2, attention_types: [[[global, local], 1]]}", config)
     case.fit().told()
     assert sum(isinstance(line, SampleLine) for line in case.journal()) == 4
 
@@ -35,7 +36,7 @@ def test_sample_texts_are_written_within_any_length(case: Case, model: str, leng
 def test_every_decoration_that_fails_is_a_warning_that_names_it_and_the_run_is_finished(case: Case) -> None:
     """Sample texts that the model cannot write, two trackers without a place to write to, a report likewise."""
     case.take("16-begin-of-sequence")
-    (case.folder / "model" / "generation_config.json").write_text('{"cache_implementation": "none-such"}')
+    (case.folder / "model" / "generation_config.json").write_text('{"sequence_bias": [[[999999], 1.0]]}')
     run = case.home / "run"
     (run / "report.html").mkdir(parents=True)
     for name in ("wandb", "tensorboard"):
@@ -51,10 +52,12 @@ def test_every_decoration_that_fails_is_a_warning_that_names_it_and_the_run_is_f
 
 
 @pytest.mark.kind("small and fine shares")
-@pytest.mark.parametrize("shares", ["real: 0.9999999, syn: 0.0000001", "real: 0.9999965, syn: 0.0000035"])
-def test_a_share_that_is_no_whole_millionth_is_refused_with_what_can_be_kept(case: Case, shares: str) -> None:
-    checked = case.take("21-small-share").edit("real: 0.9996, syn: 0.0004", shares).check()
-    checked.refused("recipe.yaml:12", "whole millionths", "{real: 0.99999")
+@pytest.mark.parametrize("shares", [("0.9999999", "0.0000001"), ("0.9999965", "0.0000035")])
+def test_a_share_that_is_no_whole_millionth_is_refused_with_what_can_be_kept(
+    case: Case, shares: tuple[str, str]
+) -> None:
+    checked = case.take("21-small-share").edit("0.9996", shares[0]).edit("0.0004", shares[1]).check()
+    checked.refused("whole millionths", "{real: 0.99999")
 
 
 @pytest.mark.kind("small and fine shares")

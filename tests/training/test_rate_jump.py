@@ -11,7 +11,13 @@ from trainer.training.run import RunState
 
 def training(steps: int, choice: str = "accept", **schedule: object) -> TrainingConfig:
     return TrainingConfig.model_validate(
-        {"steps": steps, "micro_batch": 1, "learning_rate": 1.0, "rate_jump": choice, "schedule": schedule}
+        {
+            "steps": steps,
+            "micro_batch": 1,
+            "learning_rate": 1.0,
+            "rate_jump": choice,
+            "schedule": {"kind": "cosine", **schedule},
+        }
     )
 
 

@@ -162,6 +162,8 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
             )
         if is_main:
             _tell_rows(data)
+            for text in data.notes():
+                warn(text)
         session = Session(recipe, data, folder, replay, signals=signals, watchdog=watchdog, stack=stack)
         session.wait_for_the_ranks()
         model = build_language_model(recipe, data)

@@ -64,6 +64,7 @@ def build_language_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedMod
         recipe.model,
         vocabulary_size=data.vocabulary_size,
         end_of_document=data.end_of_document,
+        begin_of_document=data.begin_of_document,
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
@@ -149,6 +150,7 @@ def held_out_text(recipe: Recipe, data: "PreparedData", part: Part) -> HeldOutTe
         seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
+        begins=data.begin_of_document is not None,
         batch_rows=recipe.evaluation.micro_batch,
     )
 

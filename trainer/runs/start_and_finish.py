@@ -61,6 +61,7 @@ def write_start(
         environment=_environment(run),
         store=None if data is None else str(data.folder),
         rows={} if data is None else {name: account.to_json() for name, account in data.rows.items()},
+        tokenizer={} if data is None else data.tokenizer.to_json(),
     )
     run.io.journal.write(line)
 
@@ -140,8 +141,9 @@ def _samples(run: Run, engine: Engine, data: "PreparedData", *, step: int, seed:
     where it cannot write: they are for a person to look at.
     """
     length = data.sequence_length
+    before = [data.end_of_document] if data.begin_of_document is None else []
     prompts = [
-        [data.end_of_document, *_beginning(data, int(document))][: length - 1]
+        [*before, *_beginning(data, int(document))][: length - 1]
         for document in run.data.evaluator.documents[:NUM_SAMPLES]
     ]
     num_tokens = min(SAMPLE_TOKENS, length - max(map(len, prompts), default=0))

@@ -43,6 +43,9 @@ class StartLine(JournalLine):
         Mapping[str, Any],
         About("by segment: files seen and skipped, rows read, used and dropped, with reasons and examples"),
     ] = field(default_factory=dict)
+    tokenizer: Annotated[
+        Mapping[str, Any], About("token before every document, and what of the held-out text the tokenizer loses")
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,8 +321,8 @@ class FinishLine(JournalLine):
 LINES: dict[str, type[JournalLine]] = {
     line.kind: line
     for line in (
-        StartLine, StepLine, EvaluationLine, DecisionLine, RollbackLine, RateLine, CapLine, DeficitLine, JoinLine,
-        RetireLine, SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine,
+        StartLine, StepLine, EvaluationLine, DecisionLine, RollbackLine, CapLine, DeficitLine, JoinLine, RetireLine,
+        SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine, RateLine,
     )
 }  # fmt: skip
 
