@@ -33,6 +33,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from experiments.cells import ROOT, result, run, spread
+from experiments.scenarios import in_thousandths
 from trainer.base.records import FloatArray, IntArray
 from trainer.data.store import PreparedData
 from trainer.data.tokenizer import Encoder, TokenizerFacts
@@ -136,7 +137,7 @@ class Cell:
             *own,
             f"data.tokenizer={{pretrained: {self.before[0].folder / 'model'}}}",
             "data.sources={" + ", ".join(f"{name}: {{{of}}}" for name, of in {"real": REAL, **sources}.items()) + "}",
-            "mixture.shares={" + ", ".join(f"{name}: {share:.9f}" for name, share in shares.items()) + "}",
+            in_thousandths({name: round(share, 9) for name, share in shares.items()}),
             *arm.control,
         ]
 
