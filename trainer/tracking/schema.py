@@ -64,6 +64,10 @@ class StepLine(JournalLine):
     batch_hash: Annotated[str, About("sum mod 2^64 of the hashes of all samples, in decimal")]
     updated: Annotated[bool, About("false where loss or gradient was not finite and no weight changed")]
     seconds: Annotated[float, About("wall time of the step", "seconds", "seconds")]
+    router_loss: Annotated[
+        float | None,
+        About("balancing loss of the experts, trained on and no part of the loss; null without", "", "loss/router"),
+    ] = None
 
     @classmethod
     def of(
@@ -89,6 +93,7 @@ class StepLine(JournalLine):
             batch_hash=str(figures.batch_hash),
             updated=figures.updated,
             seconds=seconds,
+            router_loss=figures.router_loss,
         )
 
 
