@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -218,13 +218,13 @@ def with_embeddings(embeddings: str, folder: Path) -> Any:
     return tiny_model(pretrained=folder)
 
 
-def written_as_transformers_loads_it(folder: Path) -> dict[str, tuple[Any, Any, Any]]:
-    """By what is tied: what the model in the engine makes of two rows, what is written makes of them, and texts."""
+def written_as_transformers_loads_it(folder: Path, tied: Sequence[str]) -> dict[str, tuple[Any, Any, Any]]:
+    """By what is tied: what the model in the engine makes of two rows, what the written one makes, and texts."""
     from transformers import AutoModelForCausalLM
 
     rank, seen = os.environ["RANK"], {}
     # before any engine, and the written ones after all: under ZeRO-3 transformers partitions what it builds
-    models = {embeddings: with_embeddings(embeddings, folder / f"of-{rank}") for embeddings in EMBEDDINGS}
+    models = {embeddings: with_embeddings(embeddings, folder / f"of-{rank}") for embeddings in tied}
     for embeddings, model in models.items():
         with bench(micro_batch=2, global_batch=7, model=model) as on:
             on.step()
