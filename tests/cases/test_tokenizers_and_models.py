@@ -85,7 +85,6 @@ def test_a_source_can_ask_for_its_markers_to_be_read(case: Case) -> None:
 
 
 @pytest.mark.kind("setting without effect")
-@pytest.mark.xfail(strict=True, reason="both keys have no effect")
 def test_the_routers_loss_is_trained_on_or_its_keys_are_refused(case: Case) -> None:
     ended = case.take("19-router-loss").fit(run="with")
     if not ended.succeeded():

@@ -209,6 +209,7 @@ def test_uneven_batches_hang_no_rank_and_change_no_loss(tmp_path: Path, engine: 
         assert [step.loss for step in actual] == pytest.approx([step.loss for step in expected], rel=1e-5)
 
 
+@pytest.mark.kind("tied weights")
 @pytest.mark.parametrize(
     ("engine", "tied"),  # DeepSpeed sets up one engine in a process
     [
