@@ -4,7 +4,7 @@ import argparse
 import os
 from importlib import import_module
 
-NAMES = ("planner", "resume", "overhead", "loader", "step", "copies", "probes")
+NAMES = ("planner", "resume", "overhead", "loader", "step", "copies")
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ def test_a_parquet_shard_without_rows_is_passed_over(case: Case) -> None:
 
 
 @pytest.mark.kind("CSV quoting")
-@pytest.mark.xfail(strict=True, reason="half of the rows are gone without a word")
 def test_an_unclosed_quote_is_refused_with_its_line_or_costs_one_row(case: Case) -> None:
     ended = case.take("04-csv-unclosed-quote").fit()
     if ended.succeeded():
@@ -98,7 +97,6 @@ def parts_of_documents(case: Case) -> dict[int, set[str]]:
 
 
 @pytest.mark.kind("keys of two types")
-@pytest.mark.xfail(strict=True, reason="17 and 17.0 fall in two buckets")
 def test_a_document_whose_number_is_whole_or_float_lies_in_one_part(case: Case) -> None:
     ended = case.take("10-whole-number-keys").fit()
     if ended.succeeded():
@@ -126,7 +124,6 @@ def test_brackets_in_the_name_of_the_recipes_folder_are_no_pattern(case: Case) -
 
 
 @pytest.mark.kind("rows without the text column")
-@pytest.mark.xfail(strict=True, reason="the columns are not shown")
 def test_rows_without_the_text_column_are_refused_with_the_columns_they_have(case: Case) -> None:
     case.take("25-no-text-column").fit().refused("prompt", "completion")
 

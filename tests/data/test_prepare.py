@@ -276,7 +276,7 @@ def test_a_limit_of_zero_tolerates_nothing(folder: Path) -> None:
 def test_a_wrong_text_column_says_so(folder: Path) -> None:
     tree = recipe()
     tree["sources"]["web"]["text_column"] = "body"
-    with pytest.raises(UserError, match=r"200 of 200 rows of source 'web' are malformed .missing or null text: 200"):
+    with pytest.raises(UserError, match=r"got 'text_column: body'.. The columns are .'id', 'text', 'topic'."):
         prepared(folder, tree)
 
 

@@ -11,6 +11,7 @@ from trainer.data.config import DataConfig, SourceConfig, needed_columns
 from trainer.data.readers import READERS, OpenableFile, ReadOptions, format_of
 
 _COLUMNS_SHOWN, _VALUES_SHOWN, _VALUE_CHARACTERS = 30, 8, 40
+_ROWS_NOTED = 100
 
 
 def read_options(config: DataConfig, name: str) -> ReadOptions:
@@ -22,6 +23,8 @@ def read_options(config: DataConfig, name: str) -> ReadOptions:
         format=segment.format,
         text_unit=segment.text_unit,
         split=segment.split,
+        delimiter=segment.delimiter,
+        quoting=segment.quoting,
         max_row_bytes=config.max_row_bytes,
     )
 
@@ -31,13 +34,15 @@ class ColumnCheck:
 
     def __init__(self, name: str, segment: SourceConfig, options: ReadOptions) -> None:
         self._name, self._segment, self._options = name, segment, options
-        self._missing = {*options.columns} - {options.text_column}  # without a text a row is malformed, and counted
+        self._missing = {*options.columns}
         self._columns: set[str] = set()
         self._values: dict[str, list[Any]] = {column: [] for column in segment.where}
+        self._num_rows = 0
 
     def add(self, columns: Mapping[str, Any]) -> None:
         """Takes note of a row."""
-        if self._missing:
+        if self._missing or self._num_rows < _ROWS_NOTED:
+            self._num_rows += 1
             self._missing.difference_update(columns)
             self._columns.update(columns)
 
@@ -67,6 +72,11 @@ class ColumnCheck:
             remedy=f"The first values of these columns are {values}{hint}",
         )
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the first rows, or of all of them while a needed one is missing."""
+        return sorted(self._columns)[:_COLUMNS_SHOWN]
+
     def refuse_unknown(self, files: Iterable[OpenableFile]) -> None:
         """Raises UserError for the columns of no row; a source without any well-formed row is refused elsewhere."""
         if not (self._missing and self._columns):
@@ -81,13 +91,14 @@ class ColumnCheck:
         segment = self._segment
         keys = {"id_column": (segment.id_column,), "slice": (segment.slice,), "provenance": segment.provenance}
         keys |= {"where": tuple(segment.where), "sample.by": (segment.sample.by if segment.sample else None,)}
+        keys |= {"text_column": (segment.text_column,)}
         named = [
             f"{key}: {column}" for column in sorted(self._missing) for key, names in keys.items() if column in names
         ]
         return UserError(
             f"source {self._name!r} has no row with this column",
             got=", ".join(named or sorted(self._missing)),
-            remedy=f"The columns are {sorted(self._columns)[:_COLUMNS_SHOWN]}",
+            remedy=f"The columns are {self.columns}",
         )
 
 

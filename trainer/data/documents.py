@@ -6,21 +6,26 @@ rows moves no other document from held-out to training. Held-out documents are t
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.base.errors import DataError
 from trainer.data.account import FileAccount, RowTally
 from trainer.data.columns import ColumnCheck, read_options
-from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SampleConfig, SourceConfig, filters_of
+from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SourceConfig, filters_of
 from trainer.data.files import file_account, files_of
 from trainer.data.filters import FilterChain
 from trainer.data.find import is_indexed
 from trainer.data.index import read_index
+from trainer.data.keys import key_of, spelled
 from trainer.data.quarantine import Quarantine
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["train", "validation", "test", "none"]
 
@@ -43,9 +48,9 @@ class Document:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def bucket_of(value: object, of: int) -> int:
-    """int(sha256(str(value))) mod ``of``."""
-    return int(hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest(), 16) % of
+def bucket_of(key: str, of: int) -> int:
+    """int(sha256(key)) mod ``of``."""
+    return int(hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest(), 16) % of
 
 
 def unit_hash(seed: int, text: str) -> float:
@@ -105,7 +110,7 @@ class DocumentReader:
                     tally.not_selected += 1
                     continue
             num_rows += 1
-            document = self._document(name, segment, row) if isinstance(row, Row) else row
+            document = self._document(name, segment, row, tally) if isinstance(row, Row) else row
             if isinstance(document, Document):
                 assert isinstance(row, Row)
                 if self._is_kept(document, row, filters, tally):
@@ -114,11 +119,12 @@ class DocumentReader:
             tally.add_malformed(document.reason)
             if is_first:
                 self._quarantine.add(name, document)
-        if is_first:
-            self._quarantine.close_source(name, num_rows)
         check.refuse_unknown(files if is_own else [])
         if tally.read and tally.not_selected == tally.read:
             raise check.nothing_selected(tally.read)
+        if is_first:
+            self._quarantine.close_source(name, num_rows, check.columns)
+        self._note_keyless(name, segment, tally, is_first=is_first)
 
     def training(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """The segment's training documents, before decontamination."""
@@ -136,30 +142,53 @@ class DocumentReader:
             return False
         return True
 
-    def _document(self, name: str, source: SourceConfig, row: Row) -> Document | Malformed:
+    def _note_keyless(self, name: str, source: SourceConfig, tally: RowTally, *, is_first: bool) -> None:
+        """Says how many rows had no key. Raises UserError where none had one."""
+        if not tally.without_key:
+            return
+        columns = ", ".join(sorted(self._key_columns(name, source)))
+        if tally.without_key == tally.read - tally.not_selected - tally.quarantined:
+            problem = f"no row of source {name!r} has a key: every one is null, NaN or empty"
+            raise DataError(problem, got=columns, remedy="Name a column with values, or hold out by share")
+        if is_first:
+            text = "source %r: %d of %d rows have no %s; each of them counts as a document of its own"
+            logger.warning(text, name, tally.without_key, tally.read, columns)
+
+    def _key_columns(self, name: str, source: SourceConfig) -> set[str]:
+        """The columns whose values decide where a row belongs."""
+        rule = self.config.held_out
+        by = {rule.by} if isinstance(rule, HeldOutByBucket) and name.partition(":")[0] == rule.source else set()
+        return by | ({source.sample.by} if source.sample else set())
+
+    def _document(self, name: str, source: SourceConfig, row: Row, tally: RowTally) -> Document | Malformed:
         columns = row.columns
         text = columns.get(source.text_column)
         if defect := defect_of(text):
             return Malformed(row.file, row.line, defect)
         assert isinstance(text, str)
         identity = columns.get(source.id_column) if source.id_column else None
-        slice_value = columns.get(source.slice) if source.slice else None
+        identity = identity if isinstance(identity, str) and identity.strip() else spelled(identity)
+        slice_value = spelled(columns.get(source.slice)) if source.slice else None
+        keys = {column: key_of(row, column) for column in self._key_columns(name, source)}
+        tally.without_key += None in keys.values()
+        # A row without a key is a document of its own: pooled, all of them would fall into one part.
+        own = {column: text if key is None else key for column, key in keys.items()}
         return Document(
             text=text,
             num_bytes=len(text) if text.isascii() else len(text.encode("utf-8")),
-            id=f"{row.file}:{row.line}" if identity is None else str(identity),
-            slice="all" if source.slice is None else NO_SLICE if slice_value is None else str(slice_value),
+            id=f"{row.file}:{row.line}" if identity is None else identity,
+            slice="all" if source.slice is None else NO_SLICE if slice_value is None else slice_value,
             file=row.file,
             line=row.line,
-            part=self._part(name, source, text, columns),
+            part=self._part(name, source, text, own),
             provenance={column: columns.get(column) for column in source.provenance},
         )
 
-    def _part(self, name: str, source: SourceConfig, text: str, columns: Mapping[str, Any]) -> Part:
+    def _part(self, name: str, source: SourceConfig, text: str, keys: Mapping[str, str]) -> Part:
         rule = self.config.held_out
         name = name.partition(":")[0]  # what the rule holds out is trained on from no segment of the source
         if isinstance(rule, HeldOutByBucket) and name == rule.source:
-            bucket = bucket_of(columns.get(rule.by), rule.of)
+            bucket = bucket_of(keys[rule.by], rule.of)
             if bucket in rule.validation:
                 return "validation"
             if bucket in rule.test:
@@ -168,7 +197,8 @@ class DocumentReader:
             place = unit_hash(self._seed, text)
             if place < rule.validation + rule.test:
                 return "validation" if place < rule.validation else "test"
-        return "train" if is_sampled(columns, source.sample) else "none"
+        sample = source.sample
+        return "train" if sample is None or bucket_of(keys[sample.by], sample.of) in sample.buckets else "none"
 
 
 def _counted_rows(files: Iterable[OpenableFile], options: ReadOptions, tally: RowTally) -> Iterator[Row | Malformed]:
@@ -189,11 +219,6 @@ def matches(columns: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
         columns.get(name) in (accepted if isinstance(accepted, tuple) else (accepted,))
         for name, accepted in where.items()
     )
-
-
-def is_sampled(columns: Mapping[str, Any], sample: SampleConfig | None) -> bool:
-    """Whether the row lies in one of the sampled buckets."""
-    return sample is None or bucket_of(columns.get(sample.by), sample.of) in sample.buckets
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

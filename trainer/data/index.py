@@ -36,6 +36,7 @@ def index_file(config: DataConfig, name: str, base: Path, cache: Path) -> Path:
         options.format,
         options.split,
         options.text_unit,
+        [options.delimiter, options.quoting],
         options.max_row_bytes,
     ]
     return cache / "index" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.jsonl"

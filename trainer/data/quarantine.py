@@ -7,7 +7,7 @@ with its place, and preparation stops when a source has more than a stated share
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from trainer.base.errors import DataError
 from trainer.data.readers import Malformed
 
 TOLERATED_ROWS = 10
+_ABOUT_TEXT = {"missing or null text", "text is not a string", "empty text"}  # may be those of another column
 
 
 class Quarantine:
@@ -37,8 +38,10 @@ class Quarantine:
             json.dumps({"source": source, "file": row.file, "line": row.line, "reason": row.reason}) + "\n"
         )
 
-    def close_source(self, source: str, num_rows: int) -> None:
-        """Ends the first pass over a source of ``num_rows`` rows, good and bad. Raises UserError above the limit."""
+    def close_source(self, source: str, num_rows: int, columns: Sequence[str] = ()) -> None:
+        """Ends the first pass over a source of ``num_rows`` rows, good and bad, that have these ``columns``. Raises
+        UserError above the limit.
+        """
         self._stream.flush()
         self._rows[source] = num_rows
         num_bad = sum(self._reasons.get(source, Counter()).values())
@@ -47,7 +50,8 @@ class Quarantine:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self._reasons[source].most_common())
             raise DataError(
                 f"{num_bad} of {num_rows} rows of source {source!r} are malformed ({reasons})",
-                remedy=f"Fix them, or raise data.max_quarantined_share ({self.max_share}). Listed in {self.kept_at}",
+                remedy=f"Fix them, or raise data.max_quarantined_share ({self.max_share}). Listed in {self.kept_at}"
+                + (f". The columns are {list(columns)}" if columns and _ABOUT_TEXT & {*self._reasons[source]} else ""),
             )
 
     @property

@@ -18,11 +18,7 @@ def following(
     with ExitStack() as stack:
         views: list[Callable[[JournalLine], None]] = []
         for settings in config.trackers:
-            try:
-                tracker = BackgroundTracker(settings.kind, partial(_new_tracker, settings), run, warn=warn)
-            except RuntimeError as error:  # no more threads
-                warn(f"tracker {settings.kind} is switched off for this run: {failures.in_words(error)}")
-                continue
+            tracker = BackgroundTracker(settings.kind, partial(_new_tracker, settings), run, warn=warn)
             stack.callback(tracker.close)
             views.append(tracker.note)
         yield views
