@@ -4,7 +4,7 @@ import argparse
 import os
 from importlib import import_module
 
-NAMES = ("planner", "resume", "overhead", "loader", "step", "copies")
+NAMES = ("planner", "resume", "overhead", "loader", "step", "copies", "probes")
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from experiments.cells import ROOT, result, run, spread
+from experiments.scenarios import in_thousandths
 from trainer.base.records import FloatArray, IntArray
 from trainer.data.store import PreparedData
 from trainer.data.tokenizer import Encoder, TokenizerFacts
@@ -136,7 +137,7 @@ class Cell:
             *own,
             f"data.tokenizer={{pretrained: {self.before[0].folder / 'model'}}}",
             "data.sources={" + ", ".join(f"{name}: {{{of}}}" for name, of in {"real": REAL, **sources}.items()) + "}",
-            "mixture.shares={" + ", ".join(f"{name}: {share:.9f}" for name, share in shares.items()) + "}",
+            in_thousandths({name: round(share, 9) for name, share in shares.items()}),
             *arm.control,
         ]
 
@@ -266,7 +267,9 @@ class Judge:
     def _nats(self, texts: Sequence[str]) -> FloatArray:
         """Of the first blocks, packed as preparation packs them."""
         data = self.data
-        facts = TokenizerFacts(data.tokenizer_folder, data.vocabulary_size, data.end_of_document)
+        facts = TokenizerFacts(
+            data.tokenizer_folder, data.vocabulary_size, data.end_of_document, data.begin_of_document
+        )
         ids, _ = Encoder.load(facts).encode_documents(texts[:NUM_BLOCKS])
         blocks = ids[: len(ids) // data.sequence_length * data.sequence_length].reshape(-1, data.sequence_length)
         return block_nats(self.model, blocks[:NUM_BLOCKS])

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.cells import ROOT
+from trainer.base.records import SHARE_ONE
+from trainer.mixture.shares import rounded
 
 SEEDS = tuple(range(17, 27))  # an arm with n seeds has the first n of them
 
@@ -71,7 +73,7 @@ class Scenario:
     def shares(self, real: float) -> str:
         """The override of the shares at the start."""
         share = (1 - real) / len(self.synthetic)
-        return f"mixture.shares={{real: {real}, " + ", ".join(f"{name}: {share:.9f}" for name in self.synthetic) + "}"
+        return in_thousandths({"real": real, **dict.fromkeys(self.synthetic, round(share, 9))})
 
     def length(self) -> list[str]:
         """The overrides of the schedule, a sixth of which warms up."""
@@ -184,3 +186,9 @@ def cells() -> dict[str, list[str]]:
     """Every cell: scenario/arm/seed; the first seeds of all scenarios come first."""
     plan = {f"{name}/{cell}": sets for name, scenario in SCENARIOS.items() for cell, sets in scenario.cells().items()}
     return dict(sorted(plan.items(), key=lambda item: int(item[0].rpartition("/")[2])))
+
+
+def in_thousandths(shares: Mapping[str, float]) -> str:
+    """The override of the shares at the start, in the thousandths that all of the text laboratory was run with."""
+    kept = rounded(shares)
+    return "mixture.shares={" + ", ".join(f"{name}: {share / SHARE_ONE:.3f}" for name, share in kept.items()) + "}"

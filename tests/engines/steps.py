@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,19 +54,18 @@ def training(**more: Any) -> TrainingConfig:
     return TrainingConfig(**{"steps": 20, "micro_batch": 3, "learning_rate": 1e-2, "precision": "fp32", **more})
 
 
-def tiny_model() -> Any:
-    config = ModelConfig.model_validate(
-        {
-            "architecture": "llama",
-            "config": {
-                "hidden_size": 16,
-                "intermediate_size": 32,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "tie_word_embeddings": True,
-            },
-        }
-    )
+def tiny_model(*, architecture: str = "llama", tied: bool = True, pretrained: Path | None = None, **more: Any) -> Any:
+    """From scratch, or from a folder."""
+    keys = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "tie_word_embeddings": tied,
+        **more,
+    }
+    origin = {"architecture": architecture, "config": keys} if pretrained is None else {"pretrained": str(pretrained)}
+    config = ModelConfig.model_validate(origin)
     return build_model(config, vocabulary_size=VOCABULARY, end_of_document=0, sequence_length=LENGTH, seed=SEED)
 
 
@@ -97,10 +97,14 @@ class Bench:
 
 @contextmanager
 def bench(
-    micro_batch: int = 3, global_batch: int = 12, prepare: Callable[[Any], None] | None = None, **more: Any
+    micro_batch: int = 3,
+    global_batch: int = 12,
+    prepare: Callable[[Any], None] | None = None,
+    model: Any = None,
+    **more: Any,
 ) -> Iterator[Bench]:
-    """An engine on a tiny model, to which ``prepare`` has done something first."""
-    model = tiny_model()
+    """An engine on a model, a tiny one if none is given, to which ``prepare`` has done something first."""
+    model = tiny_model() if model is None else model
     if prepare is not None:
         prepare(model)
     engine = open_engine(model, training(micro_batch=micro_batch, **more), seed=SEED)

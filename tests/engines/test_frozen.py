@@ -1,5 +1,6 @@
 """A model part of which is frozen, as under an adapter: trained, measured, saved and restored under every sharding."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,22 @@ from trainer.engines.checkpoint_io import read
 
 FROZEN = "model.layers.0.mlp.down_proj.weight"
 SHARDINGS = [("ddp", 1), ("ddp", 2), ("fsdp2", 2), ("zero2", 2), ("zero3", 2)]
+SLOW = pytest.mark.slow
 
 
 def freeze(model: Any) -> None:
     model.get_parameter(FROZEN).requires_grad_(False)
 
 
-def driven(folder: Path) -> dict[str, Any]:
+def freeze_vectors(model: Any) -> None:
+    """All weights that do not decay: one of the optimizer's two groups."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.dim() >= 2)
+
+
+def driven(folder: Path, prepare: Callable[[Any], None] = freeze, precision: str = "fp32") -> dict[str, Any]:
     """What a rank sees of two steps, trial steps, a measurement and a checkpoint."""
-    with bench(micro_batch=2, global_batch=7, prepare=freeze) as on:
+    with bench(micro_batch=2, global_batch=7, prepare=prepare, precision=precision) as on:
         steps = [on.step(), on.step()]
         before = held(on)
         with on.engine.trial(rate_scale=0.5):
@@ -88,3 +96,29 @@ def test_a_frozen_weight_is_kept_while_the_others_train_are_tried_saved_and_rest
     assert np.array_equal(saved.numpy(), begun)
     with pytest.raises(Exception, match="exp_avg"):
         read(tmp_path / "saved", {f"exp_avg.{FROZEN}": saved})
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "prepare"),
+    [
+        ("zero1", "bf16", freeze),
+        ("zero1", "bf16", freeze_vectors),
+        pytest.param("zero2", "bf16", freeze_vectors, marks=SLOW),
+        pytest.param("zero3", "fp32", freeze_vectors, marks=SLOW),
+    ],
+)
+def test_zero_takes_a_frozen_weight_and_a_frozen_group_at_each_precision(
+    tmp_path: Path, engine: str, precision: str, prepare: Callable[[Any], None]
+) -> None:
+    pytest.importorskip("deepspeed", reason="NOT TESTED: deepspeed is not installed")
+    (expected,) = on_ranks(driven, 1, tmp_path, tmp_path / "alone", prepare, precision)
+    for result in on_ranks(driven, 2, tmp_path, tmp_path / "saved", prepare, precision, engine=engine):
+        assert result["losses"] == pytest.approx(expected["losses"], rel=1e-5 if precision == "fp32" else 1e-2)
+        assert result["trained"] == expected["trained"]
+        before, inside, undone = result["trial"]
+        assert not equal(before, inside)
+        assert equal(before, undone)
+        assert equal(*result["measured"][:2])
+        (figures, state), (again, state_again) = result["restored"]
+        assert again == figures
+        assert equal(state, state_again)

@@ -2,15 +2,27 @@
 back bit for bit under the same engine, and as close as sums allow under any other.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from tests.engines.gloo import on_ranks
-from tests.engines.tour import POISONS, alignments, leave, take_up, tour, uneven, written_as_transformers_loads_it
+from tests.engines.tour import (
+    EMBEDDINGS,
+    POISONS,
+    alignments,
+    balanced,
+    leave,
+    take_up,
+    tour,
+    uneven,
+    written_as_transformers_loads_it,
+)
 from trainer.base.records import GradientAlignment
 
 SLOW = pytest.mark.slow
@@ -197,14 +209,43 @@ def test_uneven_batches_hang_no_rank_and_change_no_loss(tmp_path: Path, engine: 
         assert [step.loss for step in actual] == pytest.approx([step.loss for step in expected], rel=1e-5)
 
 
+@pytest.mark.kind("tied weights")
 @pytest.mark.parametrize(
-    "engine", ["fsdp2", "zero3", pytest.param("zero1", marks=SLOW), pytest.param("zero2", marks=SLOW)]
+    ("engine", "tied"),  # DeepSpeed sets up one engine in a process
+    [
+        ("fsdp2", EMBEDDINGS),
+        ("zero3", EMBEDDINGS[2:]),
+        pytest.param("ddp", EMBEDDINGS, marks=SLOW),
+        *(
+            pytest.param(engine, [embeddings], marks=SLOW)
+            for engine in ("zero1", "zero2", "zero3")
+            for embeddings in EMBEDDINGS
+        ),
+    ],
 )
-def test_the_model_is_written_as_transformers_loads_it(tmp_path: Path, engine: str) -> None:
-    (logits, (loaded, texts)), (_, others) = on_ranks(
-        written_as_transformers_loads_it, 2, tmp_path, tmp_path / "model", engine=engine
-    )
-    np.testing.assert_allclose(loaded, logits, rtol=1e-5, atol=1e-6)
-    (text,) = texts
-    assert 1 <= len(text) <= 4  # it may end its document
-    assert others == []
+def test_the_written_model_is_the_trained_one_whether_its_embeddings_are_one_matrix_or_two(
+    tmp_path: Path, engine: str, tied: Sequence[str]
+) -> None:
+    of_main, of_other = on_ranks(written_as_transformers_loads_it, 2, tmp_path, tmp_path, tied, engine=engine)
+    for embeddings in tied:
+        logits, loaded, texts = of_main[embeddings]
+        np.testing.assert_allclose(loaded, logits, rtol=1e-5, atol=1e-6)
+        written = load_file(tmp_path / embeddings / "model.safetensors").keys()
+        assert ("lm_head.weight" in written) == (embeddings != EMBEDDINGS[0])
+        config = json.loads((tmp_path / embeddings / "config.json").read_text())
+        assert config["tie_word_embeddings"] == (embeddings == EMBEDDINGS[0])
+        (text,) = texts
+        assert 1 <= len(text) <= 4  # it may end its document
+        assert of_other[embeddings][2] == []
+
+
+@pytest.mark.parametrize(
+    "engine", ["fsdp2", *(pytest.param(engine, marks=SLOW) for engine in ("ddp", "zero2", "zero3"))]
+)
+def test_experts_are_balanced_alike_on_any_number_of_ranks(tmp_path: Path, engine: str) -> None:
+    (alone,) = on_ranks(balanced, 1, tmp_path, tmp_path)
+    for steps in on_ranks(balanced, 2, tmp_path, tmp_path, engine=engine):
+        for step, expected in zip(steps, alone, strict=True):
+            assert step.router_loss == pytest.approx(expected.router_loss, rel=1e-5)
+            assert step.loss == pytest.approx(expected.loss, rel=1e-5)
+            assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)

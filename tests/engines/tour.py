@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,20 +197,49 @@ def uneven(micro_batch: int, global_batch: int) -> list[Any]:
         return figures
 
 
-def written_as_transformers_loads_it(folder: Path) -> tuple[Any, Any]:
-    """What the model in the engine makes of two rows, and what is written makes of them."""
+def balanced(folder: Path) -> list[Any]:
+    """Two steps of a mixture of experts that is kept in balance."""
+    keys = {"num_hidden_layers": 1, "num_local_experts": 4, "num_key_value_heads": 1}
+    keys |= {"output_router_logits": True, "router_aux_loss_coef": 1.0}
+    with bench(micro_batch=2, global_batch=7, model=tiny_model(architecture="mixtral", **keys)) as on:
+        return [on.step(), on.step()]
+
+
+EMBEDDINGS = ("one matrix", "two matrices", "two where the configuration says one")
+
+
+def with_embeddings(embeddings: str, folder: Path) -> Any:
+    """A model whose input and output embedding are as said; ``folder`` is for one that is loaded."""
+    if embeddings != EMBEDDINGS[2]:
+        return tiny_model(tied=embeddings == EMBEDDINGS[0])
+    tiny_model(tied=False).save_pretrained(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": True}))
+    return tiny_model(pretrained=folder)
+
+
+def written_as_transformers_loads_it(folder: Path, tied: Sequence[str]) -> dict[str, tuple[Any, Any, Any]]:
+    """By what is tied: what the model in the engine makes of two rows, what the written one makes, and texts."""
     from transformers import AutoModelForCausalLM
 
-    with bench(micro_batch=2, global_batch=7) as on:
-        on.step()
-        logits = on.engine.eval_logits(PROBE).float().numpy()
-        on.engine.save_model(folder)
-        texts = on.engine.continuations([[1, 2, 3]], num_tokens=4, seed=1)
-        if not on.engine.is_main:
-            return logits, texts
-    # after the engine: under ZeRO-3 transformers would partition what it loads, and wait for the other ranks
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    rank, seen = os.environ["RANK"], {}
+    # before any engine, and the written ones after all: under ZeRO-3 transformers partitions what it builds
+    models = {embeddings: with_embeddings(embeddings, folder / f"of-{rank}") for embeddings in tied}
+    for embeddings, model in models.items():
+        with bench(micro_batch=2, global_batch=7, model=model) as on:
+            on.step()
+            logits = on.engine.eval_logits(PROBE).float().numpy()
+            on.engine.save_model(folder / embeddings)
+            seen[embeddings] = (logits, on.engine.continuations([[1, 2, 3]], num_tokens=4, seed=1))
+    if rank != "0":
+        return {embeddings: (logits, None, texts) for embeddings, (logits, texts) in seen.items()}
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()
+        unset_hf_deepspeed_config()
+    loaded = {embeddings: AutoModelForCausalLM.from_pretrained(folder / embeddings) for embeddings in seen}
     with torch.no_grad():
-        return logits, (AutoModelForCausalLM.from_pretrained(folder)(input_ids=PROBE).logits.numpy(), texts)
+        return {
+            embeddings: (logits, loaded[embeddings](input_ids=PROBE).logits.numpy(), texts)
+            for embeddings, (logits, texts) in seen.items()
+        }

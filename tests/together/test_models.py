@@ -123,6 +123,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.kind("weights that do not fit the model")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_check_refuses_a_folder_that_is_not_the_model_it_says(home: Place, fault: str) -> None:
     spoil_it, words = FAULTS[fault]
@@ -130,12 +131,14 @@ def test_check_refuses_a_folder_that_is_not_the_model_it_says(home: Place, fault
     assert words in refused(home, home.command("check", str(home.recipe)).wait())
 
 
+@pytest.mark.kind("weights that do not fit the model")
 def test_fit_and_plan_refuse_weights_of_another_head_before_any_data(home: Place) -> None:
     pretrained(home, kind=LlamaForSequenceClassification)
     assert "another head" in refused(home, home.fit(home.folder / "run").wait())
     assert "another head" in refused(home, home.command("plan", str(home.recipe)).wait())
 
 
+@pytest.mark.kind("model that cannot be trained as asked")
 @pytest.mark.parametrize(
     ("model", "words"),
     [
@@ -152,6 +155,7 @@ def test_a_model_from_scratch_that_cannot_be_trained_is_refused(home: Place, mod
         assert words in refused(home, home.command(command, str(home.recipe), *sets).wait())
 
 
+@pytest.mark.kind("weights that do not fit the model")
 def test_the_prefix_of_a_wrapper_is_said_and_the_model_is_trained_and_written_without(home: Place) -> None:
     folder = pretrained(home)
     before = weights(folder)
@@ -165,6 +169,7 @@ def test_the_prefix_of_a_wrapper_is_said_and_the_model_is_trained_and_written_wi
         assert torch.nn.functional.cosine_similarity(tensor.flatten(), before[name].flatten(), dim=0) > 0.9
 
 
+@pytest.mark.kind("tokenizer larger than the embedding")
 def test_an_id_without_a_row_is_a_fault_only_where_it_occurs(home: Place) -> None:
     folder = pretrained(home)
     number = add_token(folder, "<image>", special=True)
@@ -183,6 +188,7 @@ def test_an_id_without_a_row_is_a_fault_only_where_it_occurs(home: Place) -> Non
     assert grown.shape[0] == number + 2
 
 
+@pytest.mark.kind("form of the written model")
 def test_a_model_comes_back_in_the_numbers_and_with_the_settings_it_came_with(home: Place) -> None:
     folder = pretrained(home, dtype=torch.bfloat16, use_cache=True)
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": [0, 2]}')
@@ -198,6 +204,7 @@ def test_a_model_comes_back_in_the_numbers_and_with_the_settings_it_came_with(ho
     assert {tensor.dtype for tensor in weights(home.folder / "full" / "model").values()} == {torch.float32}
 
 
+@pytest.mark.kind("tied weights")
 def test_two_matrices_under_a_configuration_that_says_tied_stay_two(home: Place) -> None:
     folder = pretrained(home, tie_word_embeddings=True)
     tensors = weights(folder)
@@ -208,6 +215,7 @@ def test_two_matrices_under_a_configuration_that_says_tied_stay_two(home: Place)
     assert not torch.equal(written.lm_head.weight, written.model.embed_tokens.weight)
 
 
+@pytest.mark.kind("user's own files in the run folder")
 @pytest.mark.parametrize("name", ["model", "recipe.yaml", "checkpoints", "report.html"])
 def test_what_a_user_keeps_in_the_run_folder_is_refused_and_never_removed(home: Place, name: str) -> None:
     pretrained(home)

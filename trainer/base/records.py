@@ -198,4 +198,5 @@ class StepFigures:
     batch_hash: int
     stop_requested: bool  # on any rank
     ledgers_agree: bool
+    router_loss: float | None = None  # balancing loss of the experts; None where the model has none
     losses: tuple[SourceLoss, ...]  # over the global batch, in the plan's order; empty where nobody can tell them apart

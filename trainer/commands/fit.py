@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import RunFailedError, UserError
-from trainer.base.failures import own_rank, say, say_last, warn
+from trainer.base.failures import in_words, own_rank, say, say_last, warn
 from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
 from trainer.data.account_text import account_lines, loss_warnings
@@ -162,6 +162,8 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
             )
         if is_main:
             _tell_rows(data)
+            for text in data.notes():
+                warn(text)
         session = Session(recipe, data, folder, replay, signals=signals, watchdog=watchdog, stack=stack)
         session.wait_for_the_ranks()
         model = build_language_model(recipe, data)
@@ -198,13 +200,16 @@ def _check_launch(recipe: Recipe) -> None:
 
 def _show_summary(folder: Path) -> None:
     """Print the summary table, from the journal alone."""
-    from trainer.base.console import console
-    from trainer.tracking.terminal import summary_table
+    try:
+        from trainer.base.console import console
+        from trainer.tracking.terminal import summary_table
 
-    screen = console()
-    screen.print(summary_table(read_journal(folder / "journal.jsonl")))
-    if (folder / "report.html").is_file():
-        screen.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        screen = console()
+        screen.print(summary_table(read_journal(folder / "journal.jsonl")))
+        if (folder / "report.html").is_file():
+            screen.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    except Exception as error:  # noqa: BLE001 -- a view must not turn a finished run into a failed one
+        warn(f"the summary could not be shown: {in_words(error)}. The journal has everything")
 
 
 def _tell_rows(data: "PreparedData") -> None:

@@ -1,7 +1,8 @@
 """Where every file and every row of a segment went: read, used, or left out for which reason. The counts add up.
 
 Files: ``seen = read + skipped``. Rows:
-``read = used + held_out + quarantined + not_selected + not_sampled + filtered + contaminated + beyond_limit``
+``read = used + held_out + quarantined + not_selected + not_sampled + filtered + contaminated + beyond_limit
++ no_tokens``
 """
 
 from collections import Counter
@@ -146,10 +147,13 @@ class RowAccount:
     not_sampled: int  # by `sample`
     contaminated: int  # copies of held-out documents
     beyond_limit: int  # after `max_documents`
+    no_tokens: int = 0  # the tokenizer can spell nothing of the text
     malformed: Mapping[str, int] = field(default_factory=dict)  # the quarantined ones by reason, the largest first
     copies: Copies = Copies()  # the contaminated ones by kind
     without_key: int = 0  # of all those above: no value in the column that decides where they belong
     filters: tuple[FilteredRows, ...] = ()
+    spelled: Mapping[str, int] = field(default_factory=dict)  # special tokens: used rows whose text spells them
+    special_tokens: str = "text"  # what their spelling means: text or parse
 
     @property
     def filtered(self) -> int:
@@ -159,7 +163,7 @@ class RowAccount:
     @property
     def dropped(self) -> dict[str, int]:
         """Rows that are not used, by reason; filters as ``filter KIND: REASON``."""
-        names = ("held_out", "quarantined", "not_selected", "not_sampled", "contaminated", "beyond_limit")
+        names = ("held_out", "quarantined", "not_selected", "not_sampled", "contaminated", "beyond_limit", "no_tokens")
         counts = {name: getattr(self, name) for name in names}
         return counts | {f"filter {rows.filter}: {rows.reason}": rows.num_rows for rows in self.filters}
 
@@ -190,6 +194,9 @@ class RowTally:
     not_selected: int = 0
     not_sampled: int = 0
     beyond_limit: int = 0
+    no_tokens: int = 0
+    spelled: Counter[str] = field(default_factory=Counter)
+    special_tokens: str = "text"
     same_form: int = 0
     _malformed: Counter[str] = field(default_factory=Counter)
     _copies: Counter[str] = field(default_factory=Counter)
@@ -237,8 +244,11 @@ class RowTally:
             not_sampled=self.not_sampled,
             contaminated=copies.dropped,
             beyond_limit=self.beyond_limit,
+            no_tokens=self.no_tokens,
             malformed=dict(self._malformed.most_common()),
             copies=copies,
             without_key=self.without_key,
             filters=filters,
+            spelled=dict(self.spelled.most_common()),
+            special_tokens=self.special_tokens,
         )

@@ -68,6 +68,7 @@ def dropped_in_words(account: RowAccount) -> list[str]:
         (account.not_sampled, "outside `sample`", ""),
         (account.contaminated, "copies of held-out documents", copies_in_words(account.copies)),
         (account.beyond_limit, "after `max_documents`", ""),
+        (account.no_tokens, "without tokens", "the tokenizer can spell nothing of them"),
         *((rows.num_rows, f"by the filter {rows.filter}", clean(rows.reason)) for rows in account.filters),
     ]
     return [f"{figure(count)} {what}{f' ({why})' if why else ''}" for count, what, why in reasons if count]

@@ -94,6 +94,11 @@ class Rows(Config):
     text_column: str = Field("text", description="column that holds the text")
     id_column: str | None = Field(None, description="column that names the document; default: file and line")
     text_unit: Literal["line", "file"] = Field("line", description="what is one document of a text file")
+    special_tokens: Literal["text", "parse"] = Field(
+        "text",
+        description="what a text that spells a special token means: text, its letters; parse, the token "
+        "(a chat that is rendered already)",
+    )
     delimiter: str | None = Field(
         None,
         min_length=1,
@@ -102,7 +107,7 @@ class Rows(Config):
     )
     quoting: bool = Field(True, description="whether quotes in a csv file enclose cells; false: they are text")
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
-        default_factory=dict, description='keep rows whose column has the value(s); 1, 1.0 and "1" are the same'
+        default_factory=dict, description="keep rows whose column has the value(s)"
     )
     sample: SampleConfig | None = Field(
         None, description="train on some hash buckets only (held-out documents are taken before)"
@@ -292,6 +297,18 @@ class TokenizerConfig(Config):
     )
     end_of_document: str | None = Field(
         None, description="token between documents; default: the tokenizer's end-of-sequence token"
+    )
+    begin_of_document: str = Field(
+        "auto",
+        min_length=1,
+        description="token before every document, in training, evaluation and sample texts: auto (what the tokenizer's "
+        "own template puts before a text), none, or a token; one that is the end-of-document token is there already",
+    )
+    max_lost_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the held-out text that the tokenizer may lose before preparation is refused",
     )
 
     @model_validator(mode="after")

@@ -51,9 +51,18 @@ class GrowingArray:
 class SegmentWriter:
     """Packs documents into the samples of one segment."""
 
-    def __init__(self, folder: Path, sequence_length: int, end_of_document: int, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sequence_length: int,
+        end_of_document: int,
+        dtype: np.dtype[Any],
+        *,
+        begin_tokens: int = 0,
+    ) -> None:
         folder.mkdir(parents=True)
         self._folder, self._length, self._end = folder, sequence_length, end_of_document
+        self._begin_tokens = begin_tokens
         self._tokens = GrowingArray(folder / "tokens.npy", dtype, (sequence_length,))
         self._token_offsets = GrowingArray(folder / "token_offsets.npy", np.dtype(np.int64))
         self._line_offsets = GrowingArray(folder / "line_offsets.npy", np.dtype(np.int64))
@@ -65,7 +74,7 @@ class SegmentWriter:
         self._slice_tokens: Counter[str] = Counter()
 
     def append(self, documents: Sequence[Document], ids: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        """Appends documents whose ids, each document's end included, are concatenated in ``ids``."""
+        """Appends documents whose ids, each document's begin and end included, are concatenated in ``ids``."""
         self._tokens.append(ids)
         self._digest.update(ids.tobytes())
         self._digest.update(lengths.tobytes())
@@ -97,6 +106,7 @@ class SegmentWriter:
             num_bytes=self._num_bytes,
             num_tokens=self._num_tokens,
             slice_tokens=dict(sorted(self._slice_tokens.items())),
+            begin_tokens=self._begin_tokens,
         )
 
 
@@ -112,7 +122,7 @@ def _describe(document: Document) -> bytes:
 
 
 def write_part(folder: Path, documents: Sequence[Document], ids: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-    """Writes one held-out part: token ids without separators, and the columns that go with them."""
+    """Writes one held-out part: token ids, each document's begin included, and the columns that go with them."""
     folder.mkdir(parents=True)
     slices = sorted({document.slice for document in documents})
     place = {name: number for number, name in enumerate(slices)}

@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
+from trainer.data.tokenizer_account import TokenizerAccount
 
-STORE_FORMAT = 4
+STORE_FORMAT = 5
 MANIFEST = "store.json"
 COMPLETE = "complete"
 Ints = NDArray[np.int64]
@@ -88,6 +89,7 @@ class PreparedSegment:
     num_bytes: int
     num_tokens: int
     slice_tokens: dict[str, int]
+    begin_tokens: int = 0  # that each document begins with before its text
 
     @cached_property
     def _tokens(self) -> MappedTokens:
@@ -145,9 +147,9 @@ class PreparedSegment:
         return described
 
     def document_tokens(self, document: int) -> Ints:
-        """All ids of a document, wherever its samples end, without the end-of-document token."""
+        """All ids of a document's text, wherever its samples end, without what begins and ends every document."""
         start, end = self.document_span(document)
-        return np.asarray(self._tokens.array.reshape(-1)[start : end - 1], dtype=np.int64)
+        return np.asarray(self._tokens.array.reshape(-1)[start + self.begin_tokens : end - 1], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -162,10 +164,11 @@ class PreparedSource:
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """D held-out documents: ``tokens[offsets[i]:offsets[i + 1]]`` are document i's ids, without separators.
+    """D held-out documents: ``tokens[offsets[i]:offsets[i + 1]]`` are document i's ids, with the begin-of-document id
+    where there is one, without separators.
 
-    ``num_bytes[D]`` UTF-8 bytes, ``slice_of[D]`` an index into ``slices`` (those that occur, sorted), ``ids`` the
-    documents' names.
+    ``num_bytes[D]`` UTF-8 bytes, all 0 where the tokenizer loses text, ``slice_of[D]`` an index into ``slices`` (those
+    that occur, sorted), ``ids`` the documents' names.
     """
 
     tokens: NDArray[Any]
@@ -198,7 +201,9 @@ class PreparedData:
     tokenizer_folder: Path
     vocabulary_size: int
     end_of_document: int
+    begin_of_document: int | None
     sequence_length: int
+    tokenizer: TokenizerAccount
     rows: dict[str, RowAccount]
     quarantine: dict[str, Any]
     held_out: dict[str, Any]
@@ -211,6 +216,18 @@ class PreparedData:
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.tokenizer_folder / "tokenizer.json"))
+
+    def notes(self) -> list[str]:
+        """What a user should be told of what the tokenizer does to the text."""
+        notes = self.tokenizer.notes()
+        for name, account in self.rows.items():
+            if account.no_tokens:
+                notes.append(f"source {name}: {account.no_tokens} documents have no tokens and are dropped")
+            if account.spelled:
+                spelled = ", ".join(f"{token} ({count})" for token, count in list(account.spelled.items())[:5])
+                taken = {"parse": "the tokens"}.get(account.special_tokens, "text, for its special_tokens is text")
+                notes.append(f"source {name}: documents that spell special tokens, taken as {taken}: {spelled}")
+        return notes
 
     def decode(self, token_ids: Ints | list[int]) -> str:
         """The text of token ids; special tokens are left out. Lossless for byte-level tokenizers."""
@@ -251,11 +268,15 @@ def open_prepared(folder: Path) -> PreparedData:
             file=folder,
             remedy=remedy,
         )
+    begin, account = manifest["begin_of_document"], TokenizerAccount.from_json(manifest["tokenizer"])
     sources = {}
     for number, facts in enumerate(manifest["sources"]):
         segments = tuple(
             PreparedSegment(
-                folder=segment_folder(folder, number, place), sequence_length=manifest["sequence_length"], **segment
+                folder=segment_folder(folder, number, place),
+                sequence_length=manifest["sequence_length"],
+                begin_tokens=0 if begin is None else 1,
+                **segment,
             )
             for place, segment in enumerate(facts["segments"])
         )
@@ -264,11 +285,13 @@ def open_prepared(folder: Path) -> PreparedData:
         folder=folder,
         fingerprint=manifest["fingerprint"],
         sources=sources,
-        validation=_open_part(folder / "validation"),
-        test=_open_part(folder / "test"),
+        validation=_open_part(folder / "validation", has_bytes=account.is_lossless),
+        test=_open_part(folder / "test", has_bytes=account.is_lossless),
         tokenizer_folder=folder / "tokenizer",
         vocabulary_size=manifest["vocabulary_size"],
         end_of_document=manifest["end_of_document"],
+        begin_of_document=begin,
+        tokenizer=account,
         sequence_length=manifest["sequence_length"],
         rows={name: RowAccount.from_json(record) for name, record in manifest["rows"].items()},
         quarantine=manifest["quarantine"],
@@ -276,12 +299,14 @@ def open_prepared(folder: Path) -> PreparedData:
     )
 
 
-def _open_part(folder: Path) -> HeldOutPart:
+def _open_part(folder: Path, *, has_bytes: bool) -> HeldOutPart:
+    """The part; where text is lost its bytes count as none, so that nothing is given per byte."""
+    num_bytes = np.load(folder / "num_bytes.npy")
     names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
     return HeldOutPart(
         tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
         offsets=np.load(folder / "offsets.npy"),
-        num_bytes=np.load(folder / "num_bytes.npy"),
+        num_bytes=num_bytes if has_bytes else np.zeros_like(num_bytes),
         slice_of=np.load(folder / "slice_of.npy"),
         slices=tuple(names["slices"]),
         ids=names["ids"],

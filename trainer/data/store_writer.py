@@ -1,6 +1,7 @@
 """Writes a store: split, decontaminate, tokenize, pack, one source after the other."""
 
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from trainer.base.errors import DataError, UserError
 from trainer.data.account import COPY_KINDS, EXAMPLE_CHARACTERS, Copy, RowAccount, RowTally
-from trainer.data.config import ContaminationConfig, DataConfig, SourceConfig, segment_name
+from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset, SourceConfig, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
 from trainer.data.files import files_of
@@ -23,10 +24,20 @@ from trainer.data.held_out_split import HeldOut, chunks, collect_held_out, texts
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
 from trainer.data.store import MANIFEST, STORE_FORMAT, segment_folder
-from trainer.data.tokenizer import Encoder, TokenizerFacts, build_tokenizer, encode_in_worker, start_worker
+from trainer.data.tokenizer import (
+    Encoder,
+    TokenizerFacts,
+    build_tokenizer,
+    encode_in_worker,
+    spelling_of,
+    start_worker,
+)
+from trainer.data.tokenizer_account import TokenizerAccount, refuse_loss, round_trip
+from trainer.data.tokenizer_template import asks_for_begin
 
 Progress = Callable[[str, int], None]  # what is being done, documents done so far
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]
+_NOT_STORED = ("folder", "sequence_length", "begin_tokens")  # of a segment: they follow from the store
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class _Tools:
     index: HeldOutIndex
     held_out_ids: list[str]
     tokenizer: TokenizerFacts
+    spelling: re.Pattern[str] | None  # of its special tokens
 
 
 class StoreWriter:
@@ -63,11 +75,10 @@ class StoreWriter:
             tokenizer = build_tokenizer(
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
             )
-            tools = _Tools(index, ids, tokenizer)
+            # first, so that a tokenizer that cannot spell the text is refused before all of it is prepared
+            account = self._write_held_out(tokenizer, {"validation": validation, "test": test})
+            tools = _Tools(index, ids, tokenizer, spelling_of(tokenizer.folder))
             sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
-            encoder = Encoder.load(tokenizer)
-            for part, documents in (("validation", validation), ("test", test)):
-                write_part(self.folder / part, documents, *_encode_chunks(encoder, documents))
         except UserError:
             self.quarantine.keep()
             raise
@@ -79,6 +90,8 @@ class StoreWriter:
             "sequence_length": self.config.sequence_length,
             "vocabulary_size": tokenizer.vocabulary_size,
             "end_of_document": tokenizer.end_of_document,
+            "begin_of_document": tokenizer.begin_of_document,
+            "tokenizer": account.to_json(),
             "sources": sources,
             "rows": {name: account.to_json() for name, account in self.accounts.items()},
             "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
@@ -96,6 +109,36 @@ class StoreWriter:
             sample=chunks(held_out.sample),
             form_documents=rule.form_documents,
         )
+
+    def _write_held_out(self, facts: TokenizerFacts, parts: dict[str, list[Document]]) -> TokenizerAccount:
+        """Writes the held-out parts, of the documents that have tokens, and measures what the tokenizer loses."""
+        encoder, texts, decoded = Encoder.load(facts), list[str](), list[str]()
+        for part, documents in parts.items():
+            ids, lengths = _encode_chunks(encoder, documents, parse=self._is_parsed(part))
+            texts += [document.text for document in documents]
+            decoded += encoder.decode(ids, lengths)
+            kept = [document for document, length in zip(documents, lengths.tolist(), strict=True) if length]
+            begun, lengths = _begun(ids, lengths[lengths > 0], facts.begin_of_document)
+            if not kept:
+                remedy = "Take a tokenizer that can spell it"
+                raise DataError(f"the tokenizer can spell no document of the held-out part `{part}`", remedy=remedy)
+            write_part(self.folder / part, kept, begun, lengths)
+        begin = None if facts.begin_of_document is None else encoder.literal.id_to_token(facts.begin_of_document)
+        account = round_trip(
+            texts,
+            decoded,
+            begin_of_document=begin,
+            template=facts.template,
+            add_bos_token=asks_for_begin(facts.folder),
+        )
+        refuse_loss(account, self.config.tokenizer.max_lost_share)
+        return account
+
+    def _is_parsed(self, part: str) -> bool:
+        """Whether what spells a special token in a held-out part is taken as the token."""
+        rule = self.config.held_out
+        source = getattr(rule, part) if isinstance(rule, HeldOutDataset) else self.config.sources[rule.source]
+        return bool(source.special_tokens == "parse")
 
     def _tokenizer_texts(self, index: HeldOutIndex) -> Iterator[list[str]]:
         """Real training text, spread evenly over the first segments of the real sources where there is more than the
@@ -124,12 +167,21 @@ class StoreWriter:
         return {"name": name, "kind": source.kind, "license": source.license, "segments": segments}
 
     def _write_segment(self, folder: Path, name: str, source: SourceConfig, tools: _Tools) -> dict[str, Any]:
-        tally = RowTally()
-        end, dtype = tools.tokenizer.end_of_document, tools.tokenizer.dtype
-        writer = SegmentWriter(folder, self.config.sequence_length, end, dtype)
+        tally = RowTally(special_tokens=source.special_tokens)
+        facts, parse = tools.tokenizer, source.special_tokens == "parse"
+        begin_tokens = 0 if facts.begin_of_document is None else 1
+        writer = SegmentWriter(
+            folder, self.config.sequence_length, facts.end_of_document, facts.dtype, begin_tokens=begin_tokens
+        )
         clean = self._clean_batches(name, source.max_documents, tools, tally)
-        for batch, (ids, lengths) in self._tokenized(clean, tools.tokenizer):
-            writer.append(batch, ids, lengths)
+        for batch, (ids, lengths) in self._tokenized(clean, facts, parse=parse):
+            kept = [document for document, length in zip(batch, lengths.tolist(), strict=True) if length]
+            tally.no_tokens += len(batch) - len(kept)
+            tally.used -= len(batch) - len(kept)
+            if tools.spelling is not None:
+                for document in kept:
+                    tally.spelled.update(set(tools.spelling.findall(document.text)))
+            writer.append(kept, ids, lengths[lengths > 0])
             self.note(f"prepare {name}", tally.used)
         segment, account = writer.close(), tally.account(self.reader.files(name))
         _check_copies(name, source, account, self.config.contamination)
@@ -139,7 +191,7 @@ class StoreWriter:
             problem = f"source {name!r} has no training documents"
             raise DataError(problem, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
         self.accounts[name] = account
-        return {key: value for key, value in asdict(segment).items() if key not in ("folder", "sequence_length")}
+        return {key: value for key, value in asdict(segment).items() if key not in _NOT_STORED}
 
     def _clean_batches(self, name: str, limit: int | None, tools: _Tools, tally: RowTally) -> Iterator[list[Document]]:
         """Training batches without held-out documents, up to ``limit`` documents."""
@@ -161,12 +213,12 @@ class StoreWriter:
             yield used
 
     def _tokenized(
-        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts
+        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts, *, parse: bool
     ) -> Iterator[tuple[list[Document], Encoded]]:
         """Each batch with its ids, in order; later batches are read and matched while earlier ones are tokenized."""
         workers = self.config.num_proc
         executor: Executor
-        encode: Callable[[list[str]], Encoded]
+        encode: Callable[..., Encoded]
         if workers == 1:
             executor, encode = ThreadPoolExecutor(1), Encoder.load(tokenizer).encode_documents
         else:
@@ -177,7 +229,7 @@ class StoreWriter:
         waiting: deque[tuple[list[Document], Future[Encoded]]] = deque()
         with executor:
             for batch in stream:
-                waiting.append((batch, executor.submit(encode, [document.text for document in batch])))
+                waiting.append((batch, executor.submit(encode, [document.text for document in batch], parse=parse)))
                 if len(waiting) > 2 * workers:
                     first, encoded = waiting.popleft()
                     yield first, encoded.result()
@@ -216,6 +268,13 @@ def _without_held_out(batch: list[Document], index: HeldOutIndex) -> tuple[list[
     return [document for place, document in enumerate(batch) if place not in copies], found.copies, found.num_same_form
 
 
-def _encode_chunks(encoder: Encoder, documents: list[Document]) -> Encoded:
-    encoded = [encoder.encode(texts) for texts in chunks(texts_of(documents))]
+def _begun(ids: NDArray[Any], lengths: NDArray[np.int64], begin: int | None) -> Encoded:
+    """The ids of documents with the begin-of-document id before each, if there is one."""
+    if begin is None:
+        return ids, lengths
+    return np.insert(ids, np.cumsum(lengths) - lengths, begin), lengths + 1
+
+
+def _encode_chunks(encoder: Encoder, documents: list[Document], *, parse: bool) -> Encoded:
+    encoded = [encoder.encode(texts, parse=parse) for texts in chunks(texts_of(documents))]
     return np.concatenate([ids for ids, _ in encoded]), np.concatenate([lengths for _, lengths in encoded])

@@ -21,10 +21,12 @@ from trainer.engines.checkpoint_io import GroupWriters, open_writers, write
 from trainer.engines.launch import collective_timeout
 from trainer.engines.protocols import Launcher, Sharding
 from trainer.engines.ranks import LaunchedRanks
+from trainer.engines.replicated import bare
 from trainer.engines.seeds import seed_dropout, step_seed
 from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
 from trainer.model.config import TrainingConfig
 from trainer.model.loss import normalized, token_losses
+from trainer.model.router import router_loss_of
 from trainer.model.saving import SavedForm, save_model
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class TrainingEngine(LaunchedRanks):
         super().__init__(launcher)
         self.sharding, self._form = sharding, form
         self._training, self._seed = training, seed
+        self._router = router_loss_of(bare(sharding.model))
         sharding.model.train()
         self.writers: GroupWriters = open_writers(collective_timeout(training))
 
@@ -57,7 +60,8 @@ class TrainingEngine(LaunchedRanks):
         for group in self.sharding.param_groups:
             group["lr"] = learning_rate
         seed_dropout(step_seed(self._seed, batch.step, self.rank), self.device)
-        nats_B = torch.cat(self._accumulate(batch.micro_batches, batch.target_tokens))
+        rows = self._accumulate(batch.micro_batches, batch.target_tokens)
+        nats_B = torch.cat([nats for nats, _ in rows])
         sources_B = batch.row_sources.to(self.device, non_blocking=True)
         summed = SummedFigures(
             by_source(nats_B, sources_B, num_sources=len(batch.source_targets)),
@@ -65,28 +69,34 @@ class TrainingEngine(LaunchedRanks):
             stop=stop,
             ledger_digest=ledger_digest,
             world_size=self.world_size,
+            router=None if self._router is None else torch.cat([router for _, router in rows]).sum(),
         )
         norm, skipped = self.sharding.step(summed.nats)
         return PendingStep(batch, summed, norm, skipped)
 
-    def _accumulate(self, micro_batches: Sequence[MicroBatch], target_tokens: int) -> list["Tensor"]:
-        """Gradients of all micro-batches; nats [B] of the rows of each, float64."""
-        nats = []
+    def _accumulate(self, micro_batches: Sequence[MicroBatch], target_tokens: int) -> list[tuple["Tensor", "Tensor"]]:
+        """Gradients of all micro-batches; nats [B] and balancing losses [B] of the rows of each, float64."""
+        rows = []
         for number, micro in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             with self.sharding.accumulating(last=last):
-                nats.append(self._forward_backward(micro, target_tokens, last=last))
-        return nats
+                rows.append(self._forward_backward(micro, target_tokens, last=last))
+        return rows
 
-    def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> "Tensor":
-        """Nats [B] of the rows, float64."""
+    def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> tuple["Tensor", "Tensor"]:
+        """Nats [B] and balancing losses [B] of the rows, float64; the latter empty where the model has none."""
         input_ids = micro.input_ids.to(self.device, non_blocking=True)
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
-        losses_BT = token_losses(self.sharding.model(input_ids=input_ids).logits, input_ids, num_valid)
+        output = self.sharding.model(input_ids=input_ids)
+        losses_BT = token_losses(output.logits, input_ids, num_valid)
+        trained_on, router_B = losses_BT.sum(), losses_BT.new_zeros(0)
+        if self._router is not None:
+            router_B = self._router.summed(output.router_logits, num_valid)
+            trained_on = trained_on + self._router.coefficient * router_B.sum()
         # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them knows of the accumulation
-        loss = normalized(losses_BT.sum(), global_target_tokens=target_tokens, averaged_over=self.world_size)
+        loss = normalized(trained_on, global_target_tokens=target_tokens, averaged_over=self.world_size)
         self.sharding.backward(loss, last=last)
-        return losses_BT.detach().sum(1, dtype=torch.float64)
+        return losses_BT.detach().sum(1, dtype=torch.float64), router_B.detach().double()
 
     # Measuring
 
@@ -192,22 +202,28 @@ class TrainingEngine(LaunchedRanks):
             for _ in prompts:  # as many as on the main rank
                 beat()
             return []
-        model.eval()
-        texts = []
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
-            for prompt in prompts:
-                beat()
-                ids = torch.tensor([list(prompt)], device=model.device)
-                out = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=num_tokens,
-                    do_sample=True,
-                    temperature=0.8,
-                    top_k=50,
-                    synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
-                )
-                texts.append(out[0, len(prompt) :].tolist())
-        model.train()
-        return texts
+        try:
+            return _continued(model, prompts, num_tokens=num_tokens, seed=seed)
+        finally:
+            model.train()
+
+
+def _continued(model: Any, prompts: Sequence[Sequence[int]], *, num_tokens: int, seed: int) -> list[list[int]]:
+    model.eval()
+    texts = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for prompt in prompts:
+            beat()
+            ids = torch.tensor([list(prompt)], device=model.device)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=num_tokens,
+                do_sample=True,
+                temperature=0.8,
+                top_k=50,
+                synced_gpus=False,  # under ZeRO-3 it would wait for the other ranks
+            )
+            texts.append(out[0, len(prompt) :].tolist())
+    return texts

@@ -1,8 +1,8 @@
 """The figures of a step in transit: from the ranks to each other in one all-reduce, from the device to the host.
 
-One float64 vector, for an all-reduce costs its latency, not its size: five words, then the nats of each source. 64-bit
-words go as two halves, whose sums are exact on 2^20 ranks. The tokens of each source need not be sent: every rank
-has them from the plan.
+One float64 vector, for an all-reduce costs its latency, not its size: five words, then the nats of each source, then
+the balancing loss of the experts where there are any. 64-bit words go as two halves, whose sums are exact on 2^20
+ranks. The tokens of each source need not be sent: every rank has them from the plan.
 """
 
 # B rows of a step on this rank, K sources
@@ -34,21 +34,30 @@ class SummedFigures:
     """(all) The figures of a step, summed over the ranks; still on the device, and nothing waits for them.
 
     ``nats_K`` a rank's part of the loss in float64, in as many parts as can be told apart; ``batch_hash`` its part of
-    the hash of the samples.
+    the hash of the samples, ``router`` of the summed balancing loss.
     """
 
-    def __init__(self, nats_K: "Tensor", *, batch_hash: int, stop: bool, ledger_digest: int, world_size: int) -> None:
-        self.world_size, self.ledger_digest = world_size, ledger_digest
+    def __init__(
+        self,
+        nats_K: "Tensor",
+        *,
+        batch_hash: int,
+        stop: bool,
+        ledger_digest: int,
+        world_size: int,
+        router: "Tensor | None" = None,
+    ) -> None:
+        self.world_size, self.ledger_digest, self.num_parts = world_size, ledger_digest, len(nats_K)
         own = [batch_hash % HALF, batch_hash // HALF, float(stop), ledger_digest % HALF, ledger_digest // HALF]
         words = torch.tensor(own, dtype=torch.float64).to(nats_K.device, non_blocking=True)
-        self.vector = torch.cat([words, nats_K])
+        self.vector = torch.cat([words, nats_K, *([] if router is None else [router.reshape(1)])])
         if world_size > 1:
             torch.distributed.all_reduce(self.vector)
 
     @property
     def nats(self) -> "Tensor":
         """The loss over the global batch, a float64 scalar."""
-        return self.vector[NUM_WORDS:].sum()
+        return self.vector[NUM_WORDS : NUM_WORDS + self.num_parts].sum()
 
 
 class PendingStep:
@@ -57,6 +66,7 @@ class PendingStep:
     def __init__(self, batch: "StepBatch", summed: SummedFigures, norm: "Tensor", is_bad: "Tensor") -> None:
         self._target_tokens, self._source_targets = batch.target_tokens, batch.source_targets
         self._world_size, self._digest = summed.world_size, summed.ledger_digest
+        self._num_parts = summed.num_parts
         self._arrived: torch.cuda.Event | None = None
         figures = torch.cat([summed.vector, torch.stack([norm.double(), is_bad.double()])])
         self._figures = figures
@@ -70,7 +80,8 @@ class PendingStep:
         """Wait for the step and return its figures."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        low, high, stop, digest_low, digest_high, *nats_K, norm, is_bad = self._figures.tolist()
+        low, high, stop, digest_low, digest_high, *sums, norm, is_bad = self._figures.tolist()
+        nats_K, router = sums[: self._num_parts], sums[self._num_parts :]
         parts = zip(nats_K, self._source_targets, strict=True) if self._source_targets else ()
         return StepFigures(
             loss=sum(nats_K) / self._target_tokens,
@@ -80,5 +91,6 @@ class PendingStep:
             stop_requested=stop > 0,
             ledgers_agree=digest_low == self._world_size * (self._digest % HALF)
             and digest_high == self._world_size * (self._digest // HALF),
+            router_loss=router[0] / self._target_tokens if router else None,
             losses=tuple(SourceLoss(loss_sum_nats=nats, tokens=tokens) for nats, tokens in parts),
         )

@@ -92,6 +92,7 @@ class HeldOutText:
     sequence_length: int
     end_of_document: int
     batch_rows: int  # of one forward on one process
+    begins: bool = False  # whether each document of the part has its begin-of-document id before its text
 
 
 class EvalRows(Protocol):
@@ -111,7 +112,8 @@ class EvalRows(Protocol):
 class Windows:
     """Documents cut into windows of at most T tokens.
 
-    A document x_1 .. x_n is read as s = (end_of_document, x_1, .., x_n). Window k holds s[k(T-1) .. k(T-1) + T - 1]: it
+    A document x_1 .. x_n is read as s = (begin, x_1, .., x_n), where begin is the begin-of-document id that stands in
+    the part (``lead`` 0), or else end_of_document (``lead`` 1). Window k holds s[k(T-1) .. k(T-1) + T - 1]: it
     starts with the last token of the window before, so that each of the n tokens is predicted exactly once, and none
     without context.
     """
@@ -122,13 +124,14 @@ class Windows:
     num_valid: IntArray  # [N]
     sequence_length: int
     end_of_document: int
+    lead: int = 1
 
     def ids(self, rows: IntArray) -> IntArray:
         """int64 [n, T]: a vectorized gather; padding is ``end_of_document``."""
         within = self.starts[rows][:, None] + np.arange(self.sequence_length)
         begin, end = self.part.offsets[self.documents[rows]], self.part.offsets[self.documents[rows] + 1]
-        place = begin[:, None] + within - 1
-        is_token = (within > 0) & (place < end[:, None])
+        place = begin[:, None] + within - self.lead
+        is_token = (within >= self.lead) & (place < end[:, None])
         tokens = np.asarray(self.part.tokens[np.where(is_token, place, begin[:, None])], dtype=np.int64)
         return np.where(is_token, tokens, self.end_of_document)
 
@@ -149,11 +152,15 @@ class EvalSamples:
         return EvalSamples(token_ids=self.token_ids[rows], num_valid=self.num_valid[rows])
 
 
-def cut_windows(part: Part, documents: IntArray, *, sequence_length: int, end_of_document: int) -> Windows:
-    """The windows of the documents (indices into ``part``), in document order; a document without tokens has none."""
+def cut_windows(
+    part: Part, documents: IntArray, *, sequence_length: int, end_of_document: int, begins: bool = False
+) -> Windows:
+    """The windows of the documents (indices into ``part``), in document order; a document without tokens has none.
+    ``begins``: each has its begin-of-document id in the part.
+    """
     if sequence_length < 2:
         raise ValueError(f"a window predicts nothing with fewer than 2 tokens, got {sequence_length}")
-    lengths = (part.offsets[documents + 1] - part.offsets[documents]).astype(np.int64)
+    lengths = (part.offsets[documents + 1] - part.offsets[documents]).astype(np.int64) - int(begins)
     counts = -(-lengths // (sequence_length - 1))
     which = np.repeat(np.arange(len(documents)), counts)
     starts = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * (sequence_length - 1)
@@ -165,6 +172,7 @@ def cut_windows(part: Part, documents: IntArray, *, sequence_length: int, end_of
         num_valid=num_valid,
         sequence_length=sequence_length,
         end_of_document=end_of_document,
+        lead=0 if begins else 1,
     )
 
 

@@ -61,7 +61,11 @@ class Evaluator:
         live_sources = live_segments(self.sources, {name: live[name] for name in self.sources})
         samples = fixed_samples(live_sources, num_samples=self.source_samples, seed=text.seed)
         windows = cut_windows(
-            part, self.documents, sequence_length=text.sequence_length, end_of_document=text.end_of_document
+            part,
+            self.documents,
+            sequence_length=text.sequence_length,
+            end_of_document=text.end_of_document,
+            begins=text.begins,
         )
         parts: dict[str, EvalRows] = {HELD_OUT_ROWS: windows, **samples}
         row_nats = reduced_nats(parts, port, batch_rows=text.batch_rows)
@@ -171,17 +175,21 @@ def summary(evaluation: Evaluation, anchor_nats: FloatArray | None = None) -> He
     loss, slices, worst slice.
 
     The tail loss is over ``tail_documents(anchor_nats)`` and None without an anchor. A slice without documents is left
-    out; the worst slice is the one with the most bits per byte.
+    out; the worst slice is the one with the most bits per byte. Nothing is given per byte where the tokenizer loses
+    text.
     """
     slices: dict[str, SliceLoss] = {}
-    bits: dict[str, float] = {}
+    bits: dict[str, float] = {}  # empty where bytes do not count
+    has_bytes = bool(evaluation.num_bytes.any())
     for index, name in enumerate(evaluation.slices):
         inside = evaluation.slice_of == index
         if inside.any():
-            bits[name] = float(evaluation.loss_sum_nats[inside].sum() / np.log(2) / evaluation.num_bytes[inside].sum())
+            if has_bytes:
+                nats, num_bytes = evaluation.loss_sum_nats[inside].sum(), evaluation.num_bytes[inside].sum()
+                bits[name] = float(nats / np.log(2) / num_bytes)
             slices[name] = SliceLoss(
                 nats_per_token=float(evaluation.loss_sum_nats[inside].sum() / evaluation.tokens[inside].sum()),
-                bits_per_byte=bits[name],
+                bits_per_byte=bits.get(name),
                 documents=int(inside.sum()),
                 tokens=int(evaluation.tokens[inside].sum()),
             )
@@ -192,7 +200,7 @@ def summary(evaluation: Evaluation, anchor_nats: FloatArray | None = None) -> He
     return HeldOutFigures(
         nats_per_token=evaluation.nats_per_token,
         standard_error=error if np.isfinite(error) else None,
-        bits_per_byte=evaluation.bits_per_byte,
+        bits_per_byte=evaluation.bits_per_byte if has_bytes else None,
         documents=len(evaluation.loss_sum_nats),
         tokens=int(evaluation.tokens.sum()),
         tail_nats_per_token=tail_loss,

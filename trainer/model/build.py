@@ -39,7 +39,12 @@ SPARE_ROWS_PART = 20  # and DeepSeek's by 2.4 %: up to a twentieth of the vocabu
 
 
 def transformers_config(
-    config: ModelConfig, *, vocabulary_size: int, sequence_length: int, end_of_document: int | None = None
+    config: ModelConfig,
+    *,
+    vocabulary_size: int,
+    sequence_length: int,
+    end_of_document: int | None = None,
+    begin_of_document: int | None = None,
 ) -> "PretrainedConfig":
     """The full transformers configuration; UserError on an unknown architecture or key, a wrong value, or too short a
     context.
@@ -47,7 +52,9 @@ def transformers_config(
     ``vocabulary_size`` in ids, ``sequence_length`` in tokens.
     """
     if config.pretrained is None:
-        result = _from_keys(config, vocabulary_size, sequence_length, end_of_document)
+        begin = end_of_document if begin_of_document is None else begin_of_document
+        ids = {"bos_token_id": begin, "eos_token_id": end_of_document, "pad_token_id": None}
+        result = _from_keys(config, vocabulary_size, sequence_length, ids)
     else:
         result = _from_pretrained(config.pretrained)
         rows = cast(int, result.get_text_config().vocab_size)
@@ -63,7 +70,13 @@ def transformers_config(
 
 
 def build_model(
-    config: ModelConfig, *, vocabulary_size: int, end_of_document: int, sequence_length: int, seed: int
+    config: ModelConfig,
+    *,
+    vocabulary_size: int,
+    end_of_document: int,
+    sequence_length: int,
+    seed: int,
+    begin_of_document: int | None = None,
 ) -> "PreTrainedModel":
     """The model in fp32 on the CPU, in training mode; the same weights for the same seed, and the caller's random state
     is left alone.
@@ -71,7 +84,11 @@ def build_model(
     import torch
 
     settings = transformers_config(
-        config, vocabulary_size=vocabulary_size, sequence_length=sequence_length, end_of_document=end_of_document
+        config,
+        vocabulary_size=vocabulary_size,
+        sequence_length=sequence_length,
+        end_of_document=end_of_document,
+        begin_of_document=begin_of_document,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_model_seed(seed))
@@ -233,7 +250,7 @@ def parameter_count(config: ModelConfig, vocabulary_size: int, sequence_length: 
 
 
 def _from_keys(
-    config: ModelConfig, vocabulary_size: int, sequence_length: int, end_of_document: int | None
+    config: ModelConfig, vocabulary_size: int, sequence_length: int, ids: Mapping[str, int | None]
 ) -> "PretrainedConfig":
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -264,7 +281,6 @@ def _from_keys(
     position_name = default.attribute_map.get("max_position_embeddings")
     if position_name in config.config or "max_position_embeddings" not in allowed:
         values = dict(config.config)
-    ids = {"bos_token_id": end_of_document, "eos_token_id": end_of_document, "pad_token_id": None}
     try:
         return AutoConfig.for_model(architecture, **{**ids, **values}, vocab_size=vocabulary_size, use_cache=False)
     except Exception as error:  # whatever a configuration class raises over keys that are a user's

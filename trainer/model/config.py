@@ -4,6 +4,7 @@ The position, not the step, is what the rate depends on: a rollback goes back in
 """
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -141,6 +142,11 @@ class TrainingConfig(Config):
     precision: Literal["fp32", "bf16"] = Field(
         default="bf16", description="of the forward and backward; weights are kept and gradients summed in fp32"
     )
+    rate_jump: Literal["accept", "hold", "rewarm"] = Field(
+        default="accept",
+        description="where a resume under more steps would make the learning rate jump: accept it (told either way), "
+        "hold it at the last step's rate or below, or rewarm from there to the schedule",
+    )
     compile: bool = Field(default=False, description="torch.compile the model")
     timeout_s: float = Field(
         default=600.0,
@@ -162,7 +168,9 @@ class TrainingConfig(Config):
         """Learning rate at schedule position 0 .. steps - 1."""
         return self.learning_rate * self.schedule.factor(position, self.steps)
 
-    def rates(self) -> tuple[float, ...]:
-        """Learning rates over the run, in the middle of each of ``HORIZON_PARTS`` equal parts, or of each step."""
+    def rates(self, rate: Callable[[int], float] | None = None) -> tuple[float, ...]:
+        """Learning rates over the run, in the middle of each of ``HORIZON_PARTS`` equal parts, or of each step; by
+        ``rate`` at a position where it is not the schedule's.
+        """
         parts = min(HORIZON_PARTS, self.steps)
-        return tuple(self.rate(int((part + 0.5) * self.steps / parts)) for part in range(parts))
+        return tuple((rate or self.rate)(int((part + 0.5) * self.steps / parts)) for part in range(parts))

@@ -33,6 +33,7 @@ from trainer.model.files import (
     stored_tensors,
     wrapper_prefix,
 )
+from trainer.model.router import COEFFICIENT, OUTPUT, router_loss_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,7 @@ def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int) 
     settings = transformers_config(
         config, vocabulary_size=vocabulary.size, sequence_length=sequence_length, end_of_document=0
     )
-    notes: list[str] = []
+    notes = check_router(config, settings)
     if config.pretrained is not None:
         if (folder := local_folder(config.pretrained)) is None:
             return [f"model.pretrained: the weights of {config.pretrained} are not on this disk and were not probed"]
@@ -74,7 +75,6 @@ def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int) 
         rows = int(settings.get_text_config().vocab_size)
         notes += check_vocabulary_ids(config, vocabulary, rows)
     else:
-        check_keys_have_an_effect(config, settings)
         if "pad_token_id" not in config.config:
             settings = transformers_config(
                 config,
@@ -85,6 +85,7 @@ def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int) 
     model = _first_layers(config, settings)
     if isinstance(model, str):
         return [*notes, model]
+    router_loss_of(model)
     check_forward(model, sequence_length=sequence_length)
     return notes
 
@@ -196,14 +197,19 @@ def check_ids(rows: int, *, largest_id: int, token: str | None, place: str = "ev
         )
 
 
-def check_keys_have_an_effect(config: ModelConfig, settings: "PretrainedConfig") -> None:
-    """``UserError`` for keys of the balancing of experts that nothing would use."""
-    if "router_aux_loss_coef" in config.config and not getattr(settings, "output_router_logits", False):
+def check_router(config: ModelConfig, settings: "PretrainedConfig") -> list[str]:
+    """What a user should know of experts that nothing balances; ``UserError`` for a key that nothing would use."""
+    text = settings.get_text_config()
+    if not hasattr(text, COEFFICIENT) or getattr(text, OUTPUT, False):
+        return []
+    if COEFFICIENT in config.config:
         raise UserError(
-            "model.config.router_aux_loss_coef has no effect: the model does not give its router's logits",
-            got=config.config["router_aux_loss_coef"],
-            remedy="Set model.config.output_router_logits: true, or remove the key",
+            f"model.config.{COEFFICIENT} has no effect: the balancing loss of the experts is not asked for",
+            got=config.config[COEFFICIENT],
+            remedy=f"Set model.config.{OUTPUT}: true, or remove the key",
         )
+    remedy = f"model.config.{OUTPUT}: true" if config.pretrained is None else f'"{OUTPUT}": true in its config.json'
+    return [f"model: nothing keeps its experts in balance; {remedy} adds the balancing loss of its architecture"]
 
 
 # The forward

@@ -37,6 +37,7 @@ from trainer.training.config import CheckpointConfig
 # shown. Anything else would make the second half of the run another experiment than the first.
 ALLOWED_ON_RESUME = (
     "training.steps",
+    "training.rate_jump",
     "training.micro_batch",
     "training.timeout_s",
     "mixture.global_batch",

@@ -19,6 +19,7 @@ from trainer.tracking.schema import (
     DeficitLine,
     JoinLine,
     NonFiniteLine,
+    RateLine,
     RetireLine,
     RollbackLine,
     SkewLine,
@@ -27,7 +28,7 @@ from trainer.tracking.schema import (
 )
 
 EVENTS: tuple[type[JournalLine], ...] = (
-    RollbackLine, JoinLine, RetireLine, CapLine, DeficitLine, NonFiniteLine, SpikeLine, SkewLine,
+    RateLine, RollbackLine, JoinLine, RetireLine, CapLine, DeficitLine, NonFiniteLine, SpikeLine, SkewLine,
 )  # fmt: skip
 ACTION_CLASSES = {"move": "info", "keep": "", "warn": "warn"}  # of the badge; everything else is "bad"
 
@@ -37,7 +38,10 @@ def cards(run: History) -> Iterator[tuple[str, str, str]]:
     if run.test is not None:
         test = run.test.figures
         bits, error = test.bits_with_error()
-        yield "Test loss, bits per byte", plus_minus(bits, error), _interval(bits, error)
+        if test.bits_per_byte is None:
+            bits, error = test.nats_per_token, number(test.standard_error)
+        unit = "bits per byte" if test.bits_per_byte is not None else "nats per token"
+        yield f"Test loss, {unit}", plus_minus(bits, error), _interval(bits, error)
         if test.worst_slice is not None:
             yield "Worst slice (test), bits per byte", figure(test.worst_slice.bits_per_byte), test.worst_slice.name
     elif run.evaluations:

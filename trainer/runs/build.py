@@ -20,6 +20,7 @@ from trainer.mixture.plan import Plan
 from trainer.model.probes import check_ids
 from trainer.recipe import Recipe
 from trainer.tracking.journal import JournalWriter
+from trainer.training.rate_jump import RateChange, rates_of
 from trainer.training.run import Run, RunData, RunIO, RunSettings, RunState
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def build_language_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedMod
         recipe.model,
         vocabulary_size=data.vocabulary_size,
         end_of_document=data.end_of_document,
+        begin_of_document=data.begin_of_document,
         sequence_length=data.sequence_length,
         seed=recipe.seed,
     )
@@ -88,7 +90,7 @@ def _largest_ids(data: "PreparedData") -> dict[str, int]:
     return largest
 
 
-def recipe_settings(recipe: Recipe, *, replays: bool) -> RunSettings:
+def recipe_settings(recipe: Recipe, *, replays: bool, rate_change: RateChange | None = None) -> RunSettings:
     """The settings of a recipe's run."""
     return RunSettings(
         seed=recipe.seed,
@@ -96,7 +98,7 @@ def recipe_settings(recipe: Recipe, *, replays: bool) -> RunSettings:
         evaluation=recipe.evaluation,
         control=recipe.control,
         checkpoint=recipe.checkpoint,
-        rates=recipe.training.rates(),
+        rates=rates_of(recipe.training, rate_change),
         max_epochs=recipe.mixture.max_epochs,
         replays=replays,
     )
@@ -148,6 +150,7 @@ def held_out_text(recipe: Recipe, data: "PreparedData", part: Part) -> HeldOutTe
         seed=recipe.seed,
         sequence_length=data.sequence_length,
         end_of_document=data.end_of_document,
+        begins=data.begin_of_document is not None,
         batch_rows=recipe.evaluation.micro_batch,
     )
 

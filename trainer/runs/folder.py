@@ -34,7 +34,7 @@ def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     outcome = read_outcome(folder)  # torn by a crash: the checkpoints say where the run stands
     if outcome is None or not (folder / "recipe.yaml").is_file():
         return None
-    old = _bound_recipe(folder)
+    old = bound_recipe(folder)
     if any(not difference.allowed for difference in differences(old, recipe)):
         return None
     if outcome["state"] == "finished":
@@ -42,7 +42,7 @@ def settled_outcome(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     return outcome if outcome["state"] == "stopped-by-guard" else None
 
 
-def _bound_recipe(folder: Path) -> Recipe:
+def bound_recipe(folder: Path) -> Recipe:
     """The recipe that the folder is bound to. ``UserError`` where another version wrote what this one cannot read."""
     path = folder / "recipe.yaml"
     try:
@@ -67,7 +67,7 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
                 file=path,
                 remedy="Bring it back from a backup, or start a new run in another --run folder",
             )
-        changed = differences(_bound_recipe(folder), recipe)
+        changed = differences(bound_recipe(folder), recipe)
         refused = [difference for difference in changed if not difference.allowed]
         if refused:
             raise RunFolderError(

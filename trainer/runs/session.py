@@ -2,32 +2,41 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.base.errors import UserError
-from trainer.base.failures import warn
+from trainer.base.failures import in_words, warn
 from trainer.base.signals import Signals
 from trainer.evaluate.ports import Engine
 from trainer.recipe import Recipe
 from trainer.runs.build import build_run, recipe_data, recipe_settings
-from trainer.runs.folder import keep_recipe
+from trainer.runs.folder import bound_recipe, keep_recipe
 from trainer.runs.replay import read_replay
 from trainer.runs.resume import newest_checkpoint, resume, scheduled_facts, segment_facts
-from trainer.runs.start_and_finish import prepared_sources, write_final_figures, write_finish, write_start
+from trainer.runs.start_and_finish import (
+    prepared_sources,
+    write_final_figures,
+    write_finish,
+    write_rate_jump,
+    write_start,
+)
 from trainer.runs.watchdog.watcher import Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal
+from trainer.tracking.record import JournalLine
 from trainer.tracking.tracker import RunInfo
 from trainer.tracking.trackers import following
 from trainer.training import checkpoint
+from trainer.training.rate_jump import RateJump, jump_at
 from trainer.training.run import Outcome, Run, RunState
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
     from trainer.engines.engine import TrainingEngine
-    from trainer.tracking.terminal import TerminalProgress
+
+View = Callable[[JournalLine], None]
 
 
 class Session:
@@ -73,14 +82,16 @@ class Session:
             segments=segments,
             replay=facts,
         )
+        jump = engine.broadcast(_rate_jump(folder, recipe, resumed.state) if engine.is_main else None)
+        rate_change = jump.change if jump is not None else resumed.state.rate_change
+        state = dataclasses.replace(resumed.state, replay=str(replay) if replay else None, rate_change=rate_change)
         if engine.is_main:
             keep_recipe(folder, recipe)
         _require_steps(resumed.state, recipe.training.steps)
-        state = dataclasses.replace(resumed.state, replay=str(replay) if replay else None)
         if saved is not None:
             engine.restore(saved.folder)
         run = build_run(
-            recipe_settings(recipe, replays=facts is not None),
+            recipe_settings(recipe, replays=facts is not None, rate_change=rate_change),
             engine,
             recipe_data(
                 recipe,
@@ -92,7 +103,7 @@ class Session:
                 replays=facts is not None,
             ),
             ledger=resumed.ledger,
-            journal=self._stack.enter_context(_journal(folder, recipe, self._progress(engine, state))),
+            journal=self._open_journal(engine, state),
             folder=folder,
             stop_requested=self._signals.received,
         )
@@ -101,6 +112,8 @@ class Session:
         if engine.is_main:
             checkpoint.require_space(folder / "checkpoints", 12 * engine.num_parameters, recipe.checkpoint.keep)
         write_start(run, saved, recipe_name=recipe.name, sources=prepared_sources(data), data=data)
+        if jump is not None:
+            write_rate_jump(run, state, jump, choice=recipe.training.rate_jump)
         self._started_s = time.monotonic()
         return run, dataclasses.replace(state, documents=run.data.evaluator.documents.tolist())
 
@@ -118,13 +131,24 @@ class Session:
         self._watchdog.watch(engine.world_size, self._recipe.training.timeout_s, engine.broadcast)
         self._waiting.close()
 
-    def _progress(self, engine: Engine, state: RunState) -> "TerminalProgress | None":
+    def _open_journal(self, engine: Engine, state: RunState) -> JournalWriter:
+        """The journal of the main rank, a silent one elsewhere."""
         if not engine.is_main:
-            return None
-        from trainer.tracking.terminal import TerminalProgress
+            return SilentJournal()
+        return self._stack.enter_context(_journal(self._folder, self._recipe, self._views(state)))
 
-        bar = TerminalProgress(self._recipe.training.steps, discarded_steps=state.step - state.position)
-        return self._stack.enter_context(bar)
+    def _views(self, state: RunState) -> list[View]:
+        """The terminal's view of the journal; none where it cannot be opened."""
+        try:
+            from trainer.tracking.terminal import TerminalProgress
+
+            bar = TerminalProgress(self._recipe.training.steps, discarded_steps=state.step - state.position)
+            bar.__enter__()
+        except Exception as error:  # noqa: BLE001 -- a view must not fail a run
+            warn(f"no progress is shown: {in_words(error)}")
+            return []
+        self._stack.callback(_closed, bar.close)
+        return [bar.note]
 
 
 def _require_steps(state: RunState, num_steps: int) -> None:
@@ -146,15 +170,28 @@ def _until_the_main_rank_is_done(engine: Engine) -> Iterator[None]:
     engine.broadcast(None)
 
 
+def _closed(close: Callable[[], None]) -> None:
+    """Close a view of the run."""
+    try:
+        close()
+    except Exception as error:  # noqa: BLE001 -- a view must not fail a run
+        warn(f"the progress could not be closed: {in_words(error)}")
+
+
+def _rate_jump(folder: Path, recipe: Recipe, state: RunState) -> RateJump | None:
+    """(main) The jump of the learning rate against the recipe that the folder was bound to before this launch."""
+    if not state.position or not (folder / "recipe.yaml").is_file():
+        return None
+    before = bound_recipe(folder).training
+    return jump_at(before, recipe.training, change=state.rate_change, position=state.position)
+
+
 @contextmanager
-def _journal(folder: Path, recipe: Recipe, progress: "TerminalProgress | None") -> Iterator[JournalWriter]:
-    """The journal with its views (terminal, trackers) on the main rank, a silent one elsewhere."""
-    if progress is None:
-        yield SilentJournal()
-        return
+def _journal(folder: Path, recipe: Recipe, shown: Sequence[View]) -> Iterator[JournalWriter]:
+    """(main) The journal with its views: ``shown`` ones and trackers."""
     run = RunInfo(name=recipe.name, folder=folder, recipe=recipe.model_dump(mode="json"))
     with following(recipe.tracking, run, warn=warn) as views:
-        journal = Journal(folder / "journal.jsonl", [progress.note, *views], warn=warn)
+        journal = Journal(folder / "journal.jsonl", [*shown, *views], warn=warn)
         try:
             yield journal
         finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.base.atomic import replace_folder, write_text
 from trainer.base.failures import in_words, warn
+from trainer.base.formatting import figure
 from trainer.base.heartbeat import beat
 from trainer.evaluate.held_out import evaluator_of_all, summary
 from trainer.evaluate.ports import Devices, Engine
@@ -20,8 +21,9 @@ from trainer.recipe import Recipe
 from trainer.runs.build import held_out_text
 from trainer.runs.folder import EXIT_CODES, MODEL, MODEL_MARK, write_outcome
 from trainer.tracking.figures import SourceFacts
-from trainer.tracking.schema import FinishLine, SampleLine, StartLine, TestLine
+from trainer.tracking.schema import FinishLine, RateLine, SampleLine, StartLine, TestLine
 from trainer.training import checkpoint
+from trainer.training.rate_jump import RateJump
 from trainer.training.run import HeldOutEvaluator, Outcome, Run, RunState
 
 if TYPE_CHECKING:
@@ -56,9 +58,10 @@ def write_start(
         resumed_from=saved.folder.name if saved else None,
         sources=sources,
         validation_documents=len(run.data.evaluator.documents),
-        environment=environment_of(run.devices),
+        environment=_environment(run),
         store=None if data is None else str(data.folder),
         rows={} if data is None else {name: account.to_json() for name, account in data.rows.items()},
+        tokenizer={} if data is None else data.tokenizer.to_json(),
     )
     run.io.journal.write(line)
 
@@ -75,6 +78,36 @@ def prepared_sources(data: "PreparedData") -> dict[str, SourceFacts]:
         )
         for name, source in data.sources.items()
     }
+
+
+def write_rate_jump(run: Run, state: RunState, jump: RateJump, *, choice: str) -> None:
+    """Journal a jump of the learning rate, and tell it with the choices."""
+    line = RateLine(
+        step=state.step,
+        learning_rate_before=jump.before,
+        learning_rate_by_schedule=jump.by_schedule,
+        learning_rate=jump.after,
+        choice=choice,
+    )
+    run.io.journal.write(line)
+    rates = f"{figure(jump.before)} at step {state.step}, {figure(jump.after)} at step {state.step + 1}"
+    if jump.change is not None:
+        by_schedule = f"the schedule under the new training.steps has {figure(jump.by_schedule)}"
+        run.io.warn(f"learning rate: {rates}; {by_schedule}, training.rate_jump is {choice}")
+        return
+    run.io.warn(
+        f"learning rate: {rates}, {figure(jump.factor)} times as much, by the schedule under the new training.steps. "
+        "What the falling rate has settled may be lost. Stop now for another choice: training.rate_jump=hold keeps "
+        "the rate where it is or below, rewarm raises it slowly to the schedule"
+    )
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    try:
+        return environment_of(run.devices)
+    except Exception as error:  # noqa: BLE001 -- broken metadata of some package must not fail a run
+        run.io.warn(f"the journal does not say where this runs: {in_words(error)}")
+        return {}
 
 
 def environment_of(engine: Devices) -> dict[str, Any]:
@@ -99,15 +132,30 @@ def write_final_figures(run: Run, engine: Engine, recipe: Recipe, data: "Prepare
     _write_model(engine, run.io.folder / MODEL, data.tokenizer_folder, mark={"run": recipe.name, "step": state.step})
     engine.broadcast(None)  # the ranks that wait for the texts have the whole time-out of the watchdog
     beat()
+    for line in _samples(run, engine, data, step=state.step, seed=recipe.seed):
+        run.io.journal.write(line)
+
+
+def _samples(run: Run, engine: Engine, data: "PreparedData", *, step: int, seed: int) -> list[SampleLine]:
+    """(all) Texts that the model writes, within the length that it was trained on; none off the main rank, and none
+    where it cannot write: they are for a person to look at.
+    """
+    length = data.sequence_length
+    before = [data.end_of_document] if data.begin_of_document is None else []
     prompts = [
-        [data.end_of_document, *_beginning(data, int(document))]
+        [*before, *_beginning(data, int(document))][: length - 1]
         for document in run.data.evaluator.documents[:NUM_SAMPLES]
     ]
-    texts = engine.continuations(prompts, num_tokens=SAMPLE_TOKENS, seed=recipe.seed)
-    if engine.is_main:
-        for prompt, text in zip(prompts, texts, strict=True):
-            line = SampleLine(step=state.step, prompt=data.decode(prompt[1:]), text=data.decode(text))
-            run.io.journal.write(line)
+    num_tokens = min(SAMPLE_TOKENS, length - max(map(len, prompts), default=0))
+    try:
+        texts = engine.continuations(prompts, num_tokens=num_tokens, seed=seed)
+        return [
+            SampleLine(step=step, prompt=data.decode(prompt[1:]), text=data.decode(text))
+            for prompt, text in zip(prompts, texts, strict=engine.is_main)
+        ]
+    except Exception as error:  # noqa: BLE001 -- a decoration must not turn a finished run into a failed one
+        run.io.warn(f"the model wrote no sample texts: {in_words(error)}")
+        return []
 
 
 def write_test(run: Run, evaluator: HeldOutEvaluator, state: RunState) -> None:
@@ -124,12 +172,12 @@ def write_finish(run: Run, state: RunState, outcome: Outcome, *, seconds: float)
 
 def write_ending(folder: Path, outcome: Outcome) -> int:
     """Write ``outcome.json`` and, where a step was made, the report (main rank); the exit code."""
-    from trainer.report.html import write_report
-
     code = EXIT_CODES[outcome.state]
     write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code)
     if outcome.step:
         try:
+            from trainer.report.html import write_report
+
             write_report([folder], folder / "report.html")
         except Exception as error:  # noqa: BLE001 -- a view must not turn a finished run into a failed one
             warn(f"report.html could not be written: {in_words(error)}")

@@ -29,6 +29,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
         run.recipe.model,
         vocabulary_size=data.vocabulary_size,
         end_of_document=data.end_of_document,
+        begin_of_document=data.begin_of_document,
         sequence_length=data.sequence_length,
         seed=run.recipe.seed,
     )
@@ -47,12 +48,13 @@ def show_held_out(figures: dict[str, Any]) -> str:
     for part in ("validation", "test"):
         figures_of_part = figures[part]
         error = f" ± {figures_of_part['standard_error']:.4f}" if figures_of_part["standard_error"] is not None else ""
+        bits = "-" if figures_of_part["bits_per_byte"] is None else f"{figures_of_part['bits_per_byte']:.4f}"
         lines.append(
-            f"{part:<12}{figures_of_part['nats_per_token']:.4f}{error}   {figures_of_part['bits_per_byte']:.4f}   "
+            f"{part:<12}{figures_of_part['nats_per_token']:.4f}{error}   {bits}   "
             f"{figures_of_part['documents']} documents"
         )
-        by_loss = sorted(figures_of_part["slices"].items(), key=lambda item: -float(item[1]["bits_per_byte"]))
-        lines += [
-            f"  {slice_['bits_per_byte']:.4f} bits per byte  {name} ({slice_['documents']})" for name, slice_ in by_loss
-        ]
+        unit = "nats per token" if figures_of_part["bits_per_byte"] is None else "bits per byte"
+        key = unit.replace(" ", "_")
+        by_loss = sorted(figures_of_part["slices"].items(), key=lambda item: -float(item[1][key]))
+        lines += [f"  {slice_[key]:.4f} {unit}  {name} ({slice_['documents']})" for name, slice_ in by_loss]
     return "\n".join(lines)

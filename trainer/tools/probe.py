@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainer.data.config import TokenizerConfig
-from trainer.data.tokenizer import end_of_sequence
+from trainer.data.tokenizer_template import named_token
 from trainer.model.config import ModelConfig
 from trainer.model.probes import Vocabulary, probe
 from trainer.recipe import LoadedRecipe
@@ -33,6 +33,6 @@ def vocabulary_of(config: TokenizerConfig, folder: Path) -> Vocabulary | None:
     if file is None:
         return None
     ids, special = read_tokenizer(file)
-    end = config.end_of_document or end_of_sequence(file.parent)
+    end = config.end_of_document or named_token(file.parent, "eos_token")
     tokens = {number: token for token, number in ids.items() if token not in special or token == end}
     return Vocabulary(size=max(ids.values()) + 1, end_of_document=ids.get(end or "", 0), tokens=tokens)

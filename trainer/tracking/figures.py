@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from typing import Annotated
 
 from trainer.base.json_values import number
@@ -66,7 +67,10 @@ class HeldOutFigures:
     standard_error: Annotated[
         float | None, About("standard error of the held-out loss", "nats per token", "loss/held_out_standard_error")
     ]
-    bits_per_byte: Annotated[float, About("held-out loss", "bits per UTF-8 byte", "bits_per_byte/held_out")]
+    bits_per_byte: Annotated[
+        float | None,
+        About("held-out loss; null where the tokenizer loses text", "bits per UTF-8 byte", "bits_per_byte/held_out"),
+    ]
     documents: Annotated[int, About("held-out documents evaluated")]
     tokens: Annotated[int, About("predicted tokens of these documents")]
     tail_nats_per_token: Annotated[
@@ -84,8 +88,12 @@ class HeldOutFigures:
     ] = field(default_factory=dict)
 
     def bits_with_error(self) -> tuple[float, float]:
-        """Bits per byte and their standard error, from the one in nats per token by the same factor; NaN without."""
+        """Bits per byte and their standard error, from the one in nats per token by the same factor; NaN without, and
+        both NaN where the tokenizer loses text.
+        """
         error = number(self.standard_error)
+        if self.bits_per_byte is None:
+            return nan, nan
         return self.bits_per_byte, error * self.bits_per_byte / self.nats_per_token if self.nats_per_token else 0.0
 
 

@@ -9,6 +9,7 @@ from trainer.tracking.schema import (
     DeficitLine,
     JoinLine,
     NonFiniteLine,
+    RateLine,
     RetireLine,
     RollbackLine,
     SkewLine,
@@ -24,6 +25,8 @@ def headline(line: JournalLine) -> str:
             return f"{line.action}: {line.reason}"
         case RollbackLine():
             return f"rolled back to step {line.to_step}: {line.reason}"
+        case RateLine():
+            return _of_the_rate(line)
         case NonFiniteLine():
             return f"not finite: loss {figure(line.loss)}, gradient norm {figure(line.grad_norm)}, no update"
         case SpikeLine():
@@ -32,6 +35,12 @@ def headline(line: JournalLine) -> str:
             return f"resumed from {line.resumed_from}, {line.world_size} processes"
         case _:
             return _of_the_mixture(line)
+
+
+def _of_the_rate(line: RateLine) -> str:
+    before, by_schedule = figure(line.learning_rate_before), figure(line.learning_rate_by_schedule)
+    jump = f"learning rate {before} at the last step, {by_schedule} by the schedule at the next"
+    return jump if line.choice == "accept" else f"{jump}; {line.choice}: {figure(line.learning_rate)}"
 
 
 def _of_the_mixture(line: JournalLine) -> str:

@@ -43,6 +43,9 @@ class StartLine(JournalLine):
         Mapping[str, Any],
         About("by segment: files seen and skipped, rows read, used and dropped, with reasons and examples"),
     ] = field(default_factory=dict)
+    tokenizer: Annotated[
+        Mapping[str, Any], About("token before every document, and what of the held-out text the tokenizer loses")
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,10 @@ class StepLine(JournalLine):
     batch_hash: Annotated[str, About("sum mod 2^64 of the hashes of all samples, in decimal")]
     updated: Annotated[bool, About("false where loss or gradient was not finite and no weight changed")]
     seconds: Annotated[float, About("wall time of the step", "seconds", "seconds")]
+    router_loss: Annotated[
+        float | None,
+        About("balancing loss of the experts, trained on and no part of the loss; null without", "", "loss/router"),
+    ] = None
 
     @classmethod
     def of(
@@ -86,6 +93,7 @@ class StepLine(JournalLine):
             batch_hash=str(figures.batch_hash),
             updated=figures.updated,
             seconds=seconds,
+            router_loss=figures.router_loss,
         )
 
 
@@ -191,6 +199,17 @@ class RollbackLine(JournalLine):
     kind: ClassVar[str] = "rollback"
     to_step: Annotated[int, About("step of the checkpoint")]
     reason: Annotated[str, About("why")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLine(JournalLine):
+    """A resume under another schedule made the learning rate jump, or would have."""
+
+    kind: ClassVar[str] = "rate"
+    learning_rate_before: Annotated[float, About("learning rate of the last step done")]
+    learning_rate_by_schedule: Annotated[float, About("what the schedule has for the next step")]
+    learning_rate: Annotated[float, About("learning rate of the next step")]
+    choice: Annotated[str, About("training.rate_jump: accept, hold or rewarm")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +327,7 @@ LINES: dict[str, type[JournalLine]] = {
     line.kind: line
     for line in (
         StartLine, StepLine, EvaluationLine, DecisionLine, RollbackLine, CapLine, DeficitLine, JoinLine, RetireLine,
-        SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine,
+        SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine, RateLine,
     )
 }  # fmt: skip
 

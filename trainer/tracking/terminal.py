@@ -32,6 +32,7 @@ from trainer.tracking.schema import (
     FinishLine,
     JoinLine,
     NonFiniteLine,
+    RateLine,
     RetireLine,
     RollbackLine,
     StartLine,
@@ -100,7 +101,7 @@ class TerminalProgress:
                 self._last_step += line.step - line.to_step
                 self._bar.update(self._task, total=self._last_step)
                 self._print(f"step {line.step}: {headline(line)}")
-            case JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
+            case RateLine() | JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
                 self._print(f"step {line.step}: {headline(line)}")
             case _:
                 pass
@@ -211,7 +212,10 @@ def _title(finish: FinishLine | None, last: StepLine | None) -> str:
 
 
 def _add_held_out(table: Table, test: HeldOutFigures) -> None:
-    table.add_row("test loss", _text(f"{plus_minus(*test.bits_with_error())} bits per byte, all documents"))
+    loss = f"{plus_minus(*test.bits_with_error())} bits per byte"
+    if test.bits_per_byte is None:
+        loss = f"{plus_minus(test.nats_per_token, test.standard_error)} nats per token"
+    table.add_row("test loss", _text(f"{loss}, all documents"))
     if test.worst_slice is not None:
         bits, name = figure(test.worst_slice.bits_per_byte), test.worst_slice.name
         table.add_row("", _text(f"{bits} bits per byte, worst slice ({name})"))

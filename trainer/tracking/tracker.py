@@ -89,7 +89,7 @@ class BackgroundTracker:
             while (line := self._lines.get()) is not None and not self._is_off:
                 tracker.note(line)
             tracker.close()
-        except Exception as error:  # noqa: BLE001 -- whatever happens in a tracker, training continues
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever happens in a tracker, training continues
             self._switch_off(failures.in_words(error))
 
     def _switch_off(self, reason: str) -> None:

@@ -18,7 +18,11 @@ def following(
     with ExitStack() as stack:
         views: list[Callable[[JournalLine], None]] = []
         for settings in config.trackers:
-            tracker = BackgroundTracker(settings.kind, partial(_new_tracker, settings), run, warn=warn)
+            try:
+                tracker = BackgroundTracker(settings.kind, partial(_new_tracker, settings), run, warn=warn)
+            except RuntimeError as error:  # no more threads
+                warn(f"tracker {settings.kind} is switched off for this run: {failures.in_words(error)}")
+                continue
             stack.callback(tracker.close)
             views.append(tracker.note)
         yield views

@@ -19,6 +19,7 @@ from trainer.evaluate.ports import Engine, PendingFigures
 from trainer.model.config import TrainingConfig
 from trainer.training import facts
 from trainer.training.after_step import after_step, is_due
+from trainer.training.rate_jump import rate_at
 from trainer.training.record_step import record_step
 from trainer.training.run import Outcome, Run, RunState
 from trainer.training.saver import finish_saving, save_checkpoint
@@ -117,7 +118,7 @@ def train(run: Run, state: RunState, engine: Engine, training: TrainingConfig) -
 
 def launch(run: Run, state: RunState, batch: "StepBatch", engine: Engine, training: TrainingConfig) -> InFlightStep:
     """Launch the step at the schedule position of ``state``, without waiting for it."""
-    rate = training.rate(state.position)
+    rate = rate_at(training, state.rate_change, state.position)
     started_s = time.monotonic()
     beat("training", batch.step)
     figures = engine.train_step(

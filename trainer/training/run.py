@@ -19,6 +19,7 @@ from trainer.mixture.ledger import Fact
 from trainer.mixture.plan import Plan
 from trainer.tracking.journal import JournalWriter
 from trainer.training.config import CheckpointConfig
+from trainer.training.rate_jump import RateChange
 from trainer.training.saver import Saver
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class RunState:
     skipped_in_a_row: Count = 0
     recent_losses: Sequence[float] = ()  # of the last steps that updated, to which a spike is compared
     losses: Mapping[str, SourceLoss] = field(default_factory=dict)  # since the evaluation before, of steps that updated
+    rate_change: RateChange | None = None  # of a resume under another schedule
     skewed: Sequence[str] = ()  # slices that were warned of, because they are drawn too often or too rarely
 
     def to_json(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from trainer.tools.plan.sizes import (
     model_bytes,
     model_size,
 )
-from trainer.tools.plan.sources import SourcePlan, source_plans
+from trainer.tools.plan.sources import SourcePlan, prepared_before, source_plans
 from trainer.tools.plan.vocabulary import vocabulary_size_of
 
 _JOURNAL_BYTES_PER_STEP = 1_000  # a `step` line of four sources is about 700 bytes
@@ -91,7 +91,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     recipe = loaded.recipe
     length, batch = recipe.data.sequence_length, recipe.mixture.global_batch
     samples = recipe.training.steps * batch
-    sources = source_plans(loaded, source_tokens or {})
+    sources, prepared = source_plans(loaded, source_tokens or {}), prepared_before(loaded)
     size = model_size(
         recipe.model, vocabulary_size=vocabulary_size_of(recipe.data.tokenizer, loaded.folder), sequence_length=length
     )
@@ -130,7 +130,11 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         fewest_validation_documents=fewest_validation_documents(measured),
         max_evaluation_share=None if recipe.evaluation.validation_documents else recipe.evaluation.max_compute_share,
         validation_documents=recipe.evaluation.validation_documents,
-        warnings=(*_mixture_warnings(recipe, sources), *_machine_warnings(recipe, machine)),
+        warnings=(
+            *_mixture_warnings(recipe, sources),
+            *_machine_warnings(recipe, machine),
+            *(prepared.notes() if prepared is not None else ()),
+        ),
         refusals=(*_exhausted_kinds(sources), *_disk_refusals(disk)),
     )
 

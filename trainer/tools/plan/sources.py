@@ -13,7 +13,7 @@ from trainer.control.priced.repeats import effective_tokens
 from trainer.data.config import JoinConfig, SourceConfig
 from trainer.data.find import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
-from trainer.data.store import open_prepared
+from trainer.data.store import PreparedData, open_prepared
 from trainer.data.waiting import Announcement
 from trainer.recipe import LoadedRecipe, Recipe
 
@@ -144,21 +144,23 @@ def _effective_samples(spans: Sequence[_Span], sizes: Sequence[float]) -> float:
     return sum(effective_tokens(size, drawn) for size, drawn in zip(sizes, spans[-1].drawn, strict=True))
 
 
-def _prepared_samples(loaded: LoadedRecipe) -> dict[str, list[int]]:
-    """Samples of each source's segments if the recipe's data were prepared on this machine before, else nothing."""
+def prepared_before(loaded: LoadedRecipe) -> PreparedData | None:
+    """The recipe's data if they were prepared on this machine before."""
     config, base = loaded.recipe.data, loaded.folder
     cache = cache_folder(config, base)
     try:
         key = stamp_key(config, seed=loaded.recipe.seed, base=base, cache=cache)
     except UserError:
-        return {}  # files that are not here cannot have been prepared here
+        return None  # files that are not here cannot have been prepared here
     store = Announcement(cache, key).known_store()
-    if store is None:
-        return {}
-    return {
-        name: [segment.num_samples for segment in source.segments]
-        for name, source in open_prepared(store).sources.items()
-    }
+    return None if store is None else open_prepared(store)
+
+
+def _prepared_samples(loaded: LoadedRecipe) -> dict[str, list[int]]:
+    """Samples of each source's segments if the recipe's data were prepared on this machine before, else nothing."""
+    data = prepared_before(loaded)
+    sources = {} if data is None else data.sources
+    return {name: [segment.num_samples for segment in source.segments] for name, source in sources.items()}
 
 
 def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int) -> tuple[list[int] | None, str]:
