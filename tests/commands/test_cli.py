@@ -89,7 +89,7 @@ def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
         (("fit", "quickstart", "--run", __file__), "--run is not a folder"),
         (("recipes", "--copy", __file__), "this is not one"),
         (("report", "runs/x", "-o", "no/such/folder/report.html"), "--output"),
-        (("audit", "runs/x"), "--step N or --sample"),
+        (("audit", "runs/x"), "--step N, --sample"),
         (("train",), "train"),
     ],
 )

@@ -185,3 +185,96 @@ def test_a_model_is_written_under_the_users_mask(place: Place, copied: Path) -> 
     modes = {path.name: path.stat().st_mode & 0o077 for path in [copied / "model", *(copied / "model").iterdir()]}
     assert not any(modes.values()), modes
     assert len(by_step(copied, "loss")) == 60
+
+
+def test_an_audit_of_all_files_finds_each_one_that_is_not_what_was_written(place: Place, copied: Path) -> None:
+    sound = place.command("audit", str(copied), "--files").wait()
+    assert sound.code == 0, sound.output
+    assert sound.output.count("ok      ") == 5, "journal, two checkpoints, ledger, prepared data"
+    (newest(copied) / SHARD).write_bytes(b"")
+    ledger = copied / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"real":500000,"good":250000', b'"real":400000,"good":350000', 1))
+    found = place.command("audit", str(copied), "--files").wait()
+    assert found.code == 1, found.output
+    assert f"DAMAGED {newest(copied)}\n        {SHARD} has 0 bytes" in found.output
+    assert f"DAMAGED {ledger}\n        it was changed after step-00000040 was saved" in found.output
+    assert found.output.count("DAMAGED") == 2
+
+
+def test_an_audit_says_where_a_step_was_not_trained_on_what_ledger_and_data_say(place: Place, copied: Path) -> None:
+    ledger = copied / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"real":500000,"good":250000', b'"real":400000,"good":350000', 1))
+    found = place.command("audit", str(copied), "--step", "5").wait()
+    assert found.code == 1, found.output
+    assert "THEY DIFFER" in found.output
+
+
+def store_of(run: Path) -> Path:
+    return Path(lines(run, "start")[0]["store"])
+
+
+def own_store(place: Place, run: Path, tmp_path: Path) -> Place:
+    """The same recipe with a copy of its prepared data, to do things to; the run's journal says where it lies."""
+    shutil.copytree(place.folder / "cache", tmp_path / "cache")
+    for name in ("together.yaml", "real.jsonl", "good.jsonl", "bad.jsonl"):
+        shutil.copy2(place.folder / name, tmp_path / name)
+    journal = run / "journal.jsonl"
+    journal.write_text(journal.read_text().replace(str(place.folder / "cache"), str(tmp_path / "cache")))
+    return Place(tmp_path, tmp_path / "together.yaml")
+
+
+@pytest.mark.parametrize("name", ["source-0/segment-0/token_offsets.npy", "validation/offsets.npy"])
+def test_views_of_a_run_name_the_damaged_file_of_its_prepared_data(
+    place: Place, copied: Path, tmp_path: Path, name: str
+) -> None:
+    """A flipped bit in offsets once made the last figures hang."""
+    own_store(place, copied, tmp_path)
+    path = store_of(copied) / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 64
+    path.write_bytes(content)
+    for words in (["audit", str(copied), "--step", "5"], ["evaluate", str(copied)]):
+        refused(
+            place.command(*words).wait(), f"the prepared data are damaged: {name} does not match", "prepares it again"
+        )
+
+
+def test_a_run_prepares_damaged_data_again_and_draws_the_same_samples(
+    place: Place, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(alone, run)
+    mine = own_store(place, run, tmp_path)
+    shutil.rmtree(run)
+    path = next((tmp_path / "cache" / "stores").glob("*/source-1/segment-0/tokens.npy"))
+    path.write_bytes(path.read_bytes()[:-2])
+    ended = mine.fit(run, "training.steps=10").wait()
+    assert ended.code == 0, ended.output
+    assert "source-1/segment-0/tokens.npy has" in ended.output
+    assert "preparing them again" in ended.output
+    assert by_step(run, "batch_hash") == {
+        step: value for step, value in by_step(alone, "batch_hash").items() if step < 11
+    }
+
+
+@pytest.mark.parametrize("what", ["the data", "a checkpoint"])
+def test_a_limit_on_files_is_told_in_a_line_with_place_and_need(place: Place, tmp_path: Path, what: str) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    if what == "a checkpoint":
+        shutil.copytree(place.folder / "cache", cache)
+    command = [sys.executable, "-m", "trainer", "fit", str(place.recipe), "--run", str(run)]
+    kibibytes = 100 if what == "a checkpoint" else 4
+    limited = ["bash", "-c", f'ulimit -f {kibibytes}; exec "$0" "$@"', *command]
+    ended = place.process(limited, {"HYBRID_TRAINER_CACHE": str(cache)}).wait()
+    assert "Traceback" not in ended.output
+    reason = outcome(run)["reason"]
+    assert outcome(run)["traceback"] is None
+    assert "File too large" in reason
+    assert "are needed" in reason
+    assert "are free" in reason
+    if what == "a checkpoint":
+        assert (ended.code, "the checkpoint after step 10 could not be saved" in reason) == (1, True), ended.output
+        assert str(run / "checkpoints") in reason
+    else:
+        assert (ended.code, "no room for the prepared data" in reason) == (2, True), ended.output
+        assert str(cache) in reason

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from trainer.base.logs import logger
+from trainer.base.room import no_room, room_in
 from trainer.base.terminal import printable
 
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
@@ -41,12 +42,22 @@ class Cause:
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
-        """The error of this process."""
-        trace = "".join(traceback.format_exception(error))
-        return cls(rank=own_rank(), host=socket.gethostname(), reason=in_words(error), trace=trace)
+        """The error of this process; without a stack where it is that a disk is full, which is nobody's mistake."""
+        words, trace = no_room(error), "".join(traceback.format_exception(error))
+        reason = in_words(error) if words is None else _without_room(error, words)
+        return cls(rank=own_rank(), host=socket.gethostname(), reason=reason, trace=trace if words is None else None)
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host}: {self.reason}"
+
+
+def _without_room(error: BaseException, words: str) -> str:
+    """What could not be written, and what to do."""
+    place = getattr(error, "filename", None)
+    what = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    told = what if words in what else f"{what}: {words}"
+    where = f" in {place} ({room_in(Path(place))})" if isinstance(place, str) else ""
+    return f"{told}{where}. Free some space, and run the same command again: it resumes from its last checkpoint"
 
 
 def own_rank() -> int:

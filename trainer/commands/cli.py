@@ -165,16 +165,22 @@ def audit(
             "one that looks like a number as SOURCE:id=1984. Of a segment that joined: SOURCE:SEGMENT:ID.",
         ),
     ] = None,
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Whether every file that the run rests on is what was written: all are read."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Which samples a step used, or which steps used a sample."""
+    """Which samples a step used, which steps used a sample, or whether all files are what was written; 1 where not."""
     from trainer.base.errors import UserError
     from trainer.commands import views
 
     question = step if sample is None else sample
-    if question is None or (step is not None and sample is not None):
-        raise UserError("audit answers one question", remedy="Give either --step N or --sample SOURCE:ID")
-    views.audit(run, question, as_json)
+    if (step is not None) + (sample is not None) + files != 1:
+        remedy = "Give either --step N, --sample SOURCE:ID or --files"
+        raise UserError("audit answers one question", remedy=remedy)
+    is_sound = views.audit_files(run, as_json) if question is None else views.audit(run, question, as_json)
+    raise typer.Exit(0 if is_sound else FAILED)
 
 
 @app.command()

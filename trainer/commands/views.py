@@ -17,16 +17,33 @@ def evaluate(folder: Path, as_json: bool) -> None:
     _print(json.dumps(jsonable(figures)) if as_json else show_held_out(figures))
 
 
-def audit(folder: Path, asked: int | str, as_json: bool) -> None:
-    """Print which samples a step used, or which steps used a sample."""
-    from trainer.tools.audit import show_sample, show_step
+def audit(folder: Path, asked: int | str, as_json: bool) -> bool:
+    """Print which samples a step used, or which steps used a sample; False where that is not what was trained on."""
+    from trainer.tools.audit import hashes_agree, show_sample, show_step
     from trainer.tools.run_view import open_run
 
     run = open_run(folder)
-    if isinstance(asked, int):
-        _print(show_step(run, asked, as_json=as_json))
-    else:
+    if isinstance(asked, str):
         _print(show_sample(run, asked, as_json=as_json))
+        return True
+    _print(show_step(run, asked, as_json=as_json))
+    return hashes_agree(run, asked)
+
+
+def audit_files(folder: Path, as_json: bool) -> bool:
+    """Print which files that the run rests on are what was written; whether all are."""
+    from trainer.tools.run_files import check_files
+    from trainer.tools.run_view import open_run
+
+    findings = list(check_files(folder, open_run(folder).store))
+    if as_json:
+        _print(json.dumps([{"what": finding.what, "problem": finding.problem} for finding in findings]))
+    else:
+        for finding in findings:
+            _print(f"{'ok      ' if finding.problem is None else 'DAMAGED '}{finding.what}")
+            if finding.problem is not None:
+                _print(f"        {finding.problem}")
+    return all(finding.problem is None for finding in findings)
 
 
 def explain(folder: Path, step: int | None) -> None:

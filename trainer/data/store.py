@@ -8,8 +8,11 @@ with the data.
 
 # n samples, T tokens of a sample, D documents
 
+import hashlib
+import io
 import json
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +25,12 @@ from tokenizers import Tokenizer
 from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
+from trainer.data.store_files import DamagedStoreError, StoredFile, read_checked, wrong_size
 from trainer.data.tokenizer_account import TokenizerAccount
 
-STORE_FORMAT = 5
-MANIFEST = "store.json"
-COMPLETE = "complete"
+STORE_FORMAT = 6
+MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
+COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
 Ints = NDArray[np.int64]
 Tokens = NDArray[np.integer[Any]]
 
@@ -194,6 +198,8 @@ class PreparedData:
     """
 
     folder: Path
+    seal: str  # what stands in its last file: which preparation it was
+    files: Mapping[str, StoredFile]
     fingerprint: str
     sources: dict[str, PreparedSource]
     validation: HeldOutPart
@@ -250,24 +256,71 @@ def segment_folder(folder: Path, source: int, segment: int) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a store was written to its end."""
-    return (folder / COMPLETE).is_file()
+    """Whether a store was written to its end. Raises UserError where this user may not look into it."""
+    try:
+        return (folder / COMPLETE).is_file()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
-def open_prepared(folder: Path) -> PreparedData:
-    """Opens a complete store: memory maps and a manifest, in milliseconds whatever its size. Raises UserError for any
-    other folder.
+def seal_of(manifest: bytes, preparation: str) -> str:
+    """What a store's last file says; ``preparation``, a text without spaces, tells one from every other."""
+    return f"{preparation} {hashlib.sha256(preparation.encode() + manifest).hexdigest()}\n"
+
+
+def open_prepared(folder: Path, *, check_sizes: bool = True) -> PreparedData:
+    """Opens a complete store: memory maps and a manifest, in milliseconds whatever its size.
+
+    All files must have their sizes (one process of a machine looks for all), and what is read whole its hash. Raises
+    ``DamagedStoreError`` where they have not, UserError for a folder that is no such store.
     """
     if not is_complete(folder):
         raise DataError("not a complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if manifest["format"] != STORE_FORMAT:
-        remedy = "Delete it; it is prepared anew at the next start"
+    try:
+        seal = (folder / COMPLETE).read_text(encoding="utf-8", errors="replace")
+        return _opened(folder, _manifest(folder, seal), seal, check_sizes=check_sizes)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    remedy = "Have it made readable, or name another folder in data.cache"
+    return DataError(
+        f"the prepared data cannot be read: {error.strerror}", file=error.filename or folder, remedy=remedy
+    )
+
+
+def _manifest(folder: Path, seal: str) -> dict[str, Any]:
+    """The manifest, if it is the one that was written, of a store whose files have their sizes."""
+    content = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b""
+    manifest: Any = _parsed(content)
+    is_sealed = seal == seal_of(content, seal.partition(" ")[0])
+    if isinstance(manifest, dict) and manifest.get("format") != STORE_FORMAT and (is_sealed or not seal):
         raise DataError(
-            f"a prepared store has format {manifest['format']}, this version reads {STORE_FORMAT}",
+            f"a prepared store has format {manifest.get('format')}, this version reads {STORE_FORMAT}",
             file=folder,
-            remedy=remedy,
+            remedy="Delete it; it is prepared anew at the next start",
         )
+    if not (folder / MANIFEST).is_file():
+        raise DamagedStoreError(folder, f"{MANIFEST} is missing")
+    if not is_sealed:
+        problem = f"{MANIFEST} does not match its SHA-256 in {COMPLETE}: one of the two is not what was written"
+        raise DamagedStoreError(folder, problem)
+    return dict(manifest)
+
+
+def _parsed(text: bytes) -> Any:
+    """None where it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _opened(folder: Path, manifest: dict[str, Any], seal: str, *, check_sizes: bool) -> PreparedData:
+    files = {name: StoredFile.from_json(saved) for name, saved in manifest["files"].items()}
+    if check_sizes and (problem := wrong_size(folder, files)):
+        raise DamagedStoreError(folder, problem)
     begin, account = manifest["begin_of_document"], TokenizerAccount.from_json(manifest["tokenizer"])
     sources = {}
     for number, facts in enumerate(manifest["sources"]):
@@ -283,10 +336,12 @@ def open_prepared(folder: Path) -> PreparedData:
         sources[facts["name"]] = PreparedSource(facts["name"], facts["kind"], facts["license"], segments)
     return PreparedData(
         folder=folder,
+        seal=seal,
+        files=files,
         fingerprint=manifest["fingerprint"],
         sources=sources,
-        validation=_open_part(folder / "validation", has_bytes=account.is_lossless),
-        test=_open_part(folder / "test", has_bytes=account.is_lossless),
+        validation=_open_part(folder, "validation", files, has_bytes=account.is_lossless),
+        test=_open_part(folder, "test", files, has_bytes=account.is_lossless),
         tokenizer_folder=folder / "tokenizer",
         vocabulary_size=manifest["vocabulary_size"],
         end_of_document=manifest["end_of_document"],
@@ -299,15 +354,24 @@ def open_prepared(folder: Path) -> PreparedData:
     )
 
 
-def _open_part(folder: Path, *, has_bytes: bool) -> HeldOutPart:
+def _open_part(folder: Path, part: str, files: Mapping[str, StoredFile], *, has_bytes: bool) -> HeldOutPart:
     """The part; where text is lost its bytes count as none, so that nothing is given per byte."""
-    num_bytes = np.load(folder / "num_bytes.npy")
-    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+
+    def column(name: str) -> NDArray[Any]:
+        loaded: NDArray[Any] = np.load(io.BytesIO(read_checked(folder, f"{part}/{name}.npy", files)))
+        return loaded
+
+    num_bytes = column("num_bytes")
+    names = json.loads(read_checked(folder, f"{part}/names.json", files))
+    try:
+        tokens = np.load(folder / part / "tokens.npy", mmap_mode="r")
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise DamagedStoreError(folder, f"{part}/tokens.npy is not what was written ({error})") from None
     return HeldOutPart(
-        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
-        offsets=np.load(folder / "offsets.npy"),
+        tokens=tokens,
+        offsets=column("offsets"),
         num_bytes=num_bytes if has_bytes else np.zeros_like(num_bytes),
-        slice_of=np.load(folder / "slice_of.npy"),
+        slice_of=column("slice_of"),
         slices=tuple(names["slices"]),
         ids=names["ids"],
     )

@@ -24,6 +24,7 @@ from trainer.data.held_out_split import HeldOut, chunks, collect_held_out, texts
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
 from trainer.data.store import MANIFEST, STORE_FORMAT, segment_folder
+from trainer.data.store_files import files_in
 from trainer.data.tokenizer import (
     Encoder,
     TokenizerFacts,
@@ -97,6 +98,7 @@ class StoreWriter:
             "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
             "held_out": {"left_validation_for_test": held_out.left_validation_for_test},
             "inputs": inputs,
+            "files": {name: file.to_json() for name, file in files_in(self.folder).items()},
         }
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 

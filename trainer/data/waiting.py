@@ -5,59 +5,89 @@ Preparation happens before any process group exists, and can take longer than a 
 process touches a heartbeat file while it works and at last writes a pointer to the store. The others look for the
 pointer; a failure note, or a heartbeat that stops, ends their waiting. A stale note or heartbeat of an earlier
 run is told apart by change, not by clocks, because machines disagree about the time.
+
+The notes lie in the cache, or in the user's own where the cache is another's or read-only; where neither can be written
+there are none, and a store is still found by its content.
 """
 
+import hashlib
+import os
+import re
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from trainer.base.atomic import write_text
 from trainer.base.errors import UserError
-from trainer.data.store import is_complete
+from trainer.data.fingerprint import default_cache
+from trainer.data.store import PreparedData, is_complete, open_prepared
+from trainer.data.store_files import DamagedStoreError
+from trainer.data.whole import is_large, is_marked
 
 _BEAT_S = 1.0
 _POLL_S = 0.1
 
 
-def _folder(cache: Path) -> Path:
-    return cache / "runs"
+@dataclass(frozen=True)
+class _Notes:
+    """What is noted in a folder about the data of a recipe."""
+
+    folder: Path
+    key: str
+
+    @property
+    def pointer(self) -> Path:
+        return self.folder / f"{self.key}.store"
+
+    @property
+    def failure(self) -> Path:
+        return self.folder / f"{self.key}.failed"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.folder / f"{self.key}.alive"
 
 
-def _pointer(cache: Path, key: str) -> Path:
-    return _folder(cache) / f"{key}.store"
+def _notes(cache: Path, key: str) -> tuple[_Notes, ...]:
+    """Where notes may lie: in the cache, and in the user's own."""
+    of_this_cache = hashlib.sha256(os.fsencode(cache)).hexdigest()[:8]
+    return _Notes(cache / "runs", key), _Notes(default_cache() / "runs", f"{key}-{of_this_cache}")
 
 
-def _failure(cache: Path, key: str) -> Path:
-    return _folder(cache) / f"{key}.failed"
+def pointed_store(cache: Path, key: str) -> Path | None:
+    """The store that an earlier or the present preparation of the same files pointed to, if it is there."""
+    for notes in _notes(cache, key):
+        pointer = _read(notes.pointer)
+        if pointer is not None and re.fullmatch("[0-9a-f]{32}", name := pointer[1].strip()):
+            folder = cache / "stores" / name
+            if is_complete(folder):
+                return folder
+    return None
 
 
-def _heartbeat(cache: Path, key: str) -> Path:
-    return _folder(cache) / f"{key}.alive"
-
-
-def _known_store(cache: Path, key: str) -> Path | None:
-    """The store an earlier or the present preparation pointed to, if it is still whole."""
-    pointer = _pointer(cache, key)
-    if not pointer.is_file():
-        return None
-    folder = cache / "stores" / pointer.read_text(encoding="utf-8").strip()
-    return folder if folder.name and is_complete(folder) else None
+def known_store(cache: Path, key: str, *, check_sizes: bool = True) -> PreparedData | None:
+    """That store, opened; None where there is none, or where it is seen at once that it is damaged."""
+    folder = pointed_store(cache, key)
+    with suppress(DamagedStoreError):
+        return None if folder is None else open_prepared(folder, check_sizes=check_sizes)
+    return None
 
 
 class Announcement:
     """The main process's side: beats while its body runs, and leaves a note when the body fails."""
 
     def __init__(self, cache: Path, key: str) -> None:
-        self._cache, self._key = cache, key
+        self._places = _notes(cache, key)
+        self._notes: _Notes | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        _folder(self._cache).mkdir(exist_ok=True)
-        _failure(self._cache, self._key).unlink(missing_ok=True)
+        self._notes = next((notes for notes in self._places if _takes_notes(notes)), None)
         self._thread.start()
         return self
 
@@ -66,40 +96,49 @@ class Announcement:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if error is not None:
-            _failure(self._cache, self._key).write_text(str(error) or repr(error), encoding="utf-8")
+        if error is not None and self._notes is not None:
+            with suppress(OSError):  # the others see that the heartbeat stops
+                self._notes.failure.write_text(str(error) or repr(error), encoding="utf-8", errors="backslashreplace")
 
     def _beat(self) -> None:
         number = 0
-        while not self._stop.is_set():
+        while self._notes is not None and not self._stop.is_set():
             number += 1
             with suppress(OSError):  # a full disk is reported by the preparation itself
-                _heartbeat(self._cache, self._key).write_text(f"{time.monotonic_ns()} {number}", encoding="utf-8")
+                self._notes.heartbeat.write_text(f"{time.monotonic_ns()} {number}", encoding="utf-8")
             self._stop.wait(_BEAT_S)
-
-    def known_store(self) -> Path | None:
-        """The store that was prepared from the same files before."""
-        return _known_store(self._cache, self._key)
 
     def point_to(self, folder: Path) -> None:
         """Tells the others, and later runs, which store it is."""
-        pointer = _pointer(self._cache, self._key)
-        write_text(pointer, folder.name, durable=False)  # what it says can be found out again
+        if self._notes is not None:
+            with suppress(OSError):  # what it says can be found out again
+                write_text(self._notes.pointer, folder.name, durable=False)
 
 
-def await_store(cache: Path, key: str, patience_s: float) -> Path:
+def _takes_notes(notes: _Notes) -> bool:
+    """Whether this process can write there; a failure that an earlier one noted is removed."""
+    try:
+        notes.folder.mkdir(parents=True, exist_ok=True)
+        notes.heartbeat.touch()
+        notes.failure.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def await_store(cache: Path, key: str, patience_s: float) -> PreparedData:
     """Waits for the main process's store. Raises UserError when it failed, or did not touch its heartbeat
     file for ``patience_s`` seconds.
     """
-    first_failure, last_beat, quiet_since = _read(_failure(cache, key)), _read(_heartbeat(cache, key)), time.monotonic()
-    while (folder := _known_store(cache, key)) is None:
-        failure, beat = _read(_failure(cache, key)), _read(_heartbeat(cache, key))
+    first_failure, last_beat, quiet_since = _failure(cache, key), _beats(cache, key), time.monotonic()
+    while (data := _checked_store(cache, key)) is None:
+        failure, beats = _failure(cache, key), _beats(cache, key)
         if failure is not None and failure != first_failure:
             raise UserError(f"the main process could not prepare the data: {failure[1]}")
         if failure is None:
             first_failure = None
-        if beat != last_beat:
-            last_beat, quiet_since = beat, time.monotonic()
+        if beats != last_beat:
+            last_beat, quiet_since = beats, time.monotonic()
         elif time.monotonic() - quiet_since > patience_s:
             last_failure = f"; its last failure was: {failure[1]}" if failure else ""
             remedy = "See its own output; the preparation begins anew at the next start"
@@ -108,12 +147,36 @@ def await_store(cache: Path, key: str, patience_s: float) -> Path:
                 remedy=remedy,
             )
         time.sleep(_POLL_S)
-    return folder
+    return data
+
+
+def _checked_store(cache: Path, key: str) -> PreparedData | None:
+    """The store, when the main process has no more to do with it: hashing a large one, too, can take long."""
+    data = known_store(cache, key, check_sizes=os.environ.get("LOCAL_RANK", "0") == "0")
+    if data is None or not is_large(data) or is_marked(data):
+        return data
+    can_be_marked = any(_may_write(notes.folder) for notes in _notes(cache, key))
+    return None if can_be_marked else data
+
+
+def _may_write(folder: Path) -> bool:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
+def _failure(cache: Path, key: str) -> tuple[int, str] | None:
+    found = [failure for notes in _notes(cache, key) if (failure := _read(notes.failure)) is not None]
+    return max(found, default=None)  # the newest
+
+
+def _beats(cache: Path, key: str) -> list[tuple[int, str] | None]:
+    return [_read(notes.heartbeat) for notes in _notes(cache, key)]
 
 
 def _read(file: Path) -> tuple[int, str] | None:
-    """Time of change and text of a file; None where there is none."""
+    """Time of change and text of a file; None where there is none that can be read."""
     try:
-        return file.stat().st_mtime_ns, file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        return file.stat().st_mtime_ns, file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import UserError
 from trainer.base.failures import in_words, warn
@@ -15,7 +15,7 @@ from trainer.recipe import Recipe
 from trainer.runs.build import build_run, recipe_data, recipe_settings
 from trainer.runs.folder import bound_recipe, keep_recipe
 from trainer.runs.replay import read_replay
-from trainer.runs.resume import newest_checkpoint, resume, scheduled_facts, segment_facts
+from trainer.runs.resume import newest_checkpoint, resume, saved_state, scheduled_facts, segment_facts
 from trainer.runs.start_and_finish import (
     prepared_sources,
     write_final_figures,
@@ -31,6 +31,7 @@ from trainer.tracking.trackers import following
 from trainer.training import checkpoint
 from trainer.training.rate_jump import RateJump, jump_at
 from trainer.training.run import Outcome, Run, RunState
+from trainer.training.saver import BYTES_PER_PARAMETER
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -66,9 +67,11 @@ class Session:
 
     def begin(self, engine: "TrainingEngine") -> tuple[Run, RunState]:
         """Restore the newest checkpoint, if there is one, and build the run."""
-        recipe, data, folder = self._recipe, self._data, self._folder
+        recipe, folder = self._recipe, self._folder
         self._watch(engine)
+        data = self._data = _that_of_the_main_rank(self._data, engine.broadcast)
         saved = newest_checkpoint(folder, engine, warn, keep=recipe.checkpoint.keep)
+        _require_steps(saved, recipe.training.steps)
         replay = self._replay or _replayed_before(saved)
         segments = segment_facts(data, recipe.data)
         facts = read_replay(replay, recipe, segments) if replay else None
@@ -87,7 +90,6 @@ class Session:
         state = dataclasses.replace(resumed.state, replay=str(replay) if replay else None, rate_change=rate_change)
         if engine.is_main:
             keep_recipe(folder, recipe)
-        _require_steps(resumed.state, recipe.training.steps)
         if saved is not None:
             engine.restore(saved.folder)
         run = build_run(
@@ -110,7 +112,9 @@ class Session:
         self._stack.callback(run.data.stream.close)
         self._stack.enter_context(self._watchdog.reporting_errors())
         if engine.is_main:
-            checkpoint.require_space(folder / "checkpoints", 12 * engine.num_parameters, recipe.checkpoint.keep)
+            checkpoint.require_space(
+                folder / "checkpoints", BYTES_PER_PARAMETER * engine.num_parameters, recipe.checkpoint.keep
+            )
         write_start(run, saved, recipe_name=recipe.name, sources=prepared_sources(data), data=data)
         if jump is not None:
             write_rate_jump(run, state, jump, choice=recipe.training.rate_jump)
@@ -151,11 +155,28 @@ class Session:
         return [bar.note]
 
 
-def _require_steps(state: RunState, num_steps: int) -> None:
-    """``UserError`` where the schedule has come further than the recipe lets it."""
-    if state.position > num_steps:
+def _that_of_the_main_rank(data: "PreparedData", broadcast: Callable[[Any], Any]) -> "PreparedData":
+    """(all) The prepared data that the main rank found whole, or has prepared again: this rank may have opened the
+    damaged one before.
+    """
+    from trainer.data.store import open_prepared
+
+    seal = broadcast(data.seal)
+    if data.seal != seal:
+        data = open_prepared(data.folder)
+    if data.seal != seal:
         raise UserError(
-            f"{state.position} steps of this run are done, more than training.steps",
+            "the ranks see different prepared data: they must be on a disk that all share", got=str(data.folder)
+        )
+    return data
+
+
+def _require_steps(saved: checkpoint.Checkpoint | None, num_steps: int) -> None:
+    """``UserError`` where the schedule has come further than the recipe lets it."""
+    num_done = 0 if saved is None else saved_state(saved).position
+    if num_done > num_steps:
+        raise UserError(
+            f"{num_done} steps of this run are done, more than training.steps",
             got=num_steps,
             remedy="Raise it, or start a shorter run in another --run folder",
         )

@@ -50,6 +50,14 @@ def uses_of(run: RunView, source: str, sample: int, segment: int = 0) -> Iterato
             )
 
 
+def hashes_agree(run: RunView, step: int) -> bool:
+    """Whether what was trained on in a step is what ledger and store say; True where one of the two is not known."""
+    data = run.prepared()
+    if data is None or step not in run.batch_hash:
+        return True
+    return predicted_batch_hash(run, step, data) == run.batch_hash[step]
+
+
 def show_step(run: RunView, step: int, *, as_json: bool) -> str:
     """The batch of a step as text or JSON: slots with their documents, and ``batch_hash`` as journaled and as the
     store predicts it.
@@ -59,12 +67,16 @@ def show_step(run: RunView, step: int, *, as_json: bool) -> str:
     if as_json:
         batch_hash = run.batch_hash.get(step)
         predicted = predicted_batch_hash(run, step, data) if data else None
-        return json.dumps({"step": step, "batch_hash": batch_hash, "predicted_batch_hash": predicted, "slots": rows})
+        hashes = {"batch_hash": batch_hash, "predicted_batch_hash": predicted}
+        return json.dumps({"step": step, **hashes, "slots": rows})
     lines = [f"step {step}: {len(slots)} samples from slot {slots[0].slot}"]
     if step in run.batch_hash:
         lines.append(f"batch_hash as journaled  {run.batch_hash[step]}")
     if data:
-        lines.append(f"batch_hash from the store {predicted_batch_hash(run, step, data)}")
+        predicted = predicted_batch_hash(run, step, data)
+        lines.append(f"batch_hash from the store {predicted}")
+        if run.batch_hash.get(step, predicted) != predicted:
+            lines.append("THEY DIFFER: this is not what was trained on; ledger, journal or data were changed since")
     for slot, facts in zip(slots, rows, strict=True):
         named = f"{segment_name(slot.source, slot.segment)}:{slot.sample}"
         lines.append(f"{slot.slot:>10}  rank {slot.rank}  {named}  segment {slot.segment}  epoch {slot.epoch}")

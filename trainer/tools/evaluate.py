@@ -12,7 +12,7 @@ from trainer.training import checkpoint
 
 def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     """Held-out figures of the newest complete checkpoint on both parts, computed now; ``warn`` names damaged ones."""
-    from trainer.data.store import open_prepared
+    from trainer.data.whole import open_whole
     from trainer.engines import open_evaluation_engine
     from trainer.evaluate.held_out import evaluator_of_all, summary
     from trainer.model.build import build_model
@@ -21,7 +21,7 @@ def held_out_figures(folder: Path, warn: Callable[[str], None]) -> dict[str, Any
     run = open_run(folder)
     if run.store is None:
         raise UserError("the journal does not say where the prepared data are", file=folder / "journal.jsonl")
-    data = open_prepared(run.store)
+    data = open_whole(run.store)
     saved = checkpoint.latest(folder / "checkpoints", warn=warn)
     if saved is None:
         raise UserError(f"{folder} has no checkpoint yet", remedy=f"Train first: trainer fit RECIPE --run {folder}")

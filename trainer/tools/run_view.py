@@ -51,10 +51,11 @@ class RunView:
     store: Path | None
 
     def prepared(self) -> "PreparedData | None":
-        """The prepared data; None where they are gone."""
-        from trainer.data.store import is_complete, open_prepared
+        """The prepared data; None where they are gone. ``DamagedStoreError`` where they are not what was written."""
+        from trainer.data.store import is_complete
+        from trainer.data.whole import open_whole
 
-        return open_prepared(self.store) if self.store is not None and is_complete(self.store) else None
+        return open_whole(self.store) if self.store is not None and is_complete(self.store) else None
 
     @property
     def outcome(self) -> Outcome | None:

@@ -50,13 +50,20 @@ class AppendOnlyFile:
         with self._lock:
             if self._descriptor is None:
                 raise ValueError(f"{self.path} is closed")
-            num_written = os.write(self._descriptor, line)
+            num_written = self._written(self._descriptor, line)
             if num_written < len(line):
                 os.ftruncate(self._descriptor, self.offset)
                 problem = f"{os.strerror(errno.ENOSPC)}: only {num_written} of {len(line)} bytes of a line were written"
                 raise OSError(errno.ENOSPC, problem, str(self.path))
             self.offset += num_written
         return dict(value)
+
+    def _written(self, descriptor: int, line: bytes) -> int:
+        """How many bytes of the line were; OSError that names the file."""
+        try:
+            return os.write(descriptor, line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def sync(self) -> int:
         """Wait until all lines are on the disk; the offset they reach."""

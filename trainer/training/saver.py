@@ -14,12 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.base.formatting import size
 from trainer.base.heartbeat import beat
+from trainer.base.room import no_room, room_in
 from trainer.tracking.schema import CheckpointLine
 from trainer.training import checkpoint
 
 if TYPE_CHECKING:
     from trainer.training.run import Run, RunIO, RunState, SavedOffsets
+
+
+BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and Adam's two moments in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,13 @@ def _sync(io: "RunIO") -> "SavedOffsets":
 def finish_saving(run: "Run") -> None:
     """Wait for the save that was started, if any, and journal it. OSError on all ranks when it failed."""
     beat("saving")
-    saved = run.io.saver.wait()
+    try:
+        saved = run.io.saver.wait()
+    except OSError as error:
+        if no_room(error) is None:
+            raise
+        needed, root = size(BYTES_PER_PARAMETER * run.devices.num_parameters), run.io.folder / "checkpoints"
+        raise OSError(f"{error} (about {needed} are needed in {root}, {room_in(root)})") from error
     if saved is not None:
         line = CheckpointLine(
             step=saved.step,

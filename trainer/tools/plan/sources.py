@@ -13,8 +13,8 @@ from trainer.control.priced.repeats import effective_tokens
 from trainer.data.config import JoinConfig, SourceConfig
 from trainer.data.find import is_indexed, local_files
 from trainer.data.fingerprint import cache_folder, stamp_key
-from trainer.data.store import PreparedData, open_prepared
-from trainer.data.waiting import Announcement
+from trainer.data.store import PreparedData
+from trainer.data.waiting import known_store
 from trainer.recipe import LoadedRecipe, Recipe
 
 _BYTES_PER_TOKEN = 4.0  # of English text and a vocabulary of tens of thousands
@@ -152,8 +152,7 @@ def prepared_before(loaded: LoadedRecipe) -> PreparedData | None:
         key = stamp_key(config, seed=loaded.recipe.seed, base=base, cache=cache)
     except UserError:
         return None  # files that are not here cannot have been prepared here
-    store = Announcement(cache, key).known_store()
-    return None if store is None else open_prepared(store)
+    return known_store(cache, key)
 
 
 def _prepared_samples(loaded: LoadedRecipe) -> dict[str, list[int]]:
