@@ -306,3 +306,32 @@ def test_a_key_of_the_cache_is_the_same_for_all_processes(folder: Path) -> None:
     prepare(config, seed=0, base=folder)
     key = stamp_key(config, seed=0, base=folder, cache=folder / "cache")
     assert waiting.pointed_store(folder / "cache", key) is not None
+
+
+def test_a_file_that_turns_out_to_be_unreadable_is_named(folder: Path) -> None:
+    data = prepared(folder, recipe())
+    path = data.folder / "source-0" / "segment-0" / "documents.jsonl"
+    path.unlink()
+    path.symlink_to(path.name)  # a loop: what no user can read, root neither
+    with pytest.raises(DamagedStoreError, match=r"documents\.jsonl cannot be read"):
+        require_whole(data)
+    assert not is_marked(data)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["the index", "its account"])
+def test_a_local_index_that_is_not_what_was_written_is_made_again(
+    folder: Path, name: str, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = recipe()
+    tree["sources"]["made"]["streaming"] = True
+    before = prepared(folder, tree)
+    index = next(path for path in (folder / "cache" / "index").glob("*.jsonl"))
+    shutil.rmtree(before.folder)
+    HARMS[harm](index if name == "the index" else index.with_suffix(".files.json"))
+    after = prepared(folder, tree)
+    assert after.files == before.files
+    told = [
+        record.message for record in caplog.records if "local index of made is not what was written" in record.message
+    ]
+    assert len(told) == ((name, harm) != ("the index", "missing"))

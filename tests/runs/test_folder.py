@@ -8,7 +8,14 @@ import pytest
 
 from trainer.base.errors import RunFolderError
 from trainer.recipe import load_recipe
-from trainer.runs.folder import check_recipe_unchanged, keep_recipe, locked, read_outcome, settled_outcome
+from trainer.runs.folder import (
+    check_recipe_unchanged,
+    check_users_files,
+    keep_recipe,
+    locked,
+    read_outcome,
+    settled_outcome,
+)
 
 
 def test_a_run_that_failed_before_its_journal_was_opened_takes_a_corrected_recipe(
@@ -64,3 +71,20 @@ def test_a_launch_that_fails_leaves_no_reserve_and_removes_what_a_killed_one_lef
     with pytest.raises(ZeroDivisionError), locked(tmp_path):
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["ledger.jsonl", "journal.jsonl", "recipe.yaml", "outcome.json"])
+def test_a_folder_under_the_name_of_a_file_of_the_run_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "ledger.jsonl").touch()
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(RunFolderError, match="this is a folder"):
+        check_users_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", ".alive"])
+def test_a_file_under_the_name_of_a_folder_of_the_run_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "ledger.jsonl").touch()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunFolderError, match="this is a file"):
+        check_users_files(tmp_path)

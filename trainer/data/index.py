@@ -17,7 +17,7 @@ from trainer.base.atomic import replacing
 from trainer.data.account import FileAccount
 from trainer.data.columns import ColumnCheck, read_options
 from trainer.data.config import DataConfig, Rows
-from trainer.data.find import FoundFiles, find_files, is_remote, stamp
+from trainer.data.find import FoundFiles, content_hash, find_files, is_remote, stamp
 from trainer.data.readers import Malformed, ReadOptions, Row, hub, read_rows
 from trainer.data.remote import remote_files
 
@@ -59,7 +59,18 @@ def write_index(config: DataConfig, name: str, base: Path, file: Path, note: Cal
         check.refuse_unknown(found.files)
         account = FileAccount(read=max(1, len(found.files)), num_bytes=stream.tell(), skipped=found.skipped)
         with replacing(_account_file(file)) as beside:
-            beside.write_text(json.dumps(asdict(account)), encoding="utf-8")
+            stream.flush()
+            written = {"account": asdict(account), "sha256": content_hash(aside)}
+            beside.write_text(json.dumps(written), encoding="utf-8")
+
+
+def is_whole_index(file: Path) -> bool:
+    """Whether the index is there, as it was written."""
+    try:
+        written = json.loads(_account_file(file).read_text(encoding="utf-8"))["sha256"]
+        return bool(written == content_hash(file))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def read_index(file: Path) -> Iterator[Row | Malformed]:
@@ -72,7 +83,7 @@ def read_index(file: Path) -> Iterator[Row | Malformed]:
 
 def index_account(file: Path) -> FileAccount:
     """The files that the index was made from; ``num_bytes`` of the index."""
-    return FileAccount.from_json(json.loads(_account_file(file).read_text(encoding="utf-8")))
+    return FileAccount.from_json(json.loads(_account_file(file).read_text(encoding="utf-8"))["account"])
 
 
 def _account_file(file: Path) -> Path:

@@ -27,7 +27,7 @@ from trainer.data.config import DataConfig
 from trainer.data.files import files_of
 from trainer.data.find import is_indexed
 from trainer.data.fingerprint import CACHE_VARIABLE, cache_folder, content_fingerprint, stamp_key
-from trainer.data.index import index_file, write_index
+from trainer.data.index import index_file, is_whole_index, write_index
 from trainer.data.store import COMPLETE, MANIFEST, PreparedData, is_complete, open_prepared, seal_of
 from trainer.data.store_files import DamagedStoreError
 from trainer.data.store_writer import Progress, StoreWriter
@@ -131,7 +131,11 @@ class _Preparation:
 
     def _write_indexes(self) -> None:
         for name, segment in self.config.every_segment.items():
-            if is_indexed(segment) and not (index := index_file(self.config, name, self.base, self.cache)).exists():
+            if is_indexed(segment) and not is_whole_index(
+                index := index_file(self.config, name, self.base, self.cache)
+            ):
+                if index.exists():
+                    warn(f"the local index of {name} is not what was written: reading the source again ({index})")
                 _require_writable(self.cache)
                 with told_if_no_room("the local index of a source", index.parent):
                     write_index(self.config, name, self.base, index, partial(self.note, f"index {name}"))

@@ -72,9 +72,12 @@ def wrong_size(folder: Path, files: Mapping[str, StoredFile]) -> str | None:
 
 def wrong_content(folder: Path, files: Mapping[str, StoredFile]) -> str | None:
     """The first file that does not match its SHA-256, in words; None where all do."""
-    for (name, file), digest in zip(files.items(), _digests(folder, files), strict=True):
-        if digest != file.sha256:
-            return f"{name} does not match its SHA-256"
+    try:
+        for (name, file), digest in zip(files.items(), _digests(folder, files), strict=True):
+            if digest != file.sha256:
+                return f"{name} does not match its SHA-256"
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read: {error.strerror}"
     return None
 
 

@@ -61,7 +61,10 @@ def is_large(data: PreparedData) -> bool:
 
 def is_marked(data: PreparedData) -> bool:
     """Whether all files were found whole before, and none has changed since."""
-    mark = {"seal": data.seal, "stamps": _stamps(data.folder, data.files)}
+    try:
+        mark = {"seal": data.seal, "stamps": _stamps(data.folder, data.files)}
+    except OSError:  # a file is gone
+        return False
     return any(_read(place) == mark for place in _places(data.folder))
 
 

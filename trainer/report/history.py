@@ -210,9 +210,9 @@ def _json(path: Path) -> Mapping[str, Any] | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # bad JSON, bad UTF-8
+    except (ValueError, RecursionError):  # bad JSON, bad UTF-8
         value = None
-    if not isinstance(value, dict) or "state" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("state"), str):
         raise UserError(
             "this does not say how the run ended", file=path, remedy="Delete the file; the journal is complete"
         )
@@ -220,4 +220,4 @@ def _json(path: Path) -> Mapping[str, Any] | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

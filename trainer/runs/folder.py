@@ -84,12 +84,23 @@ def check_users_files(folder: Path) -> None:
         names += [
             name for name in ("recipe.yaml", "journal.jsonl", "checkpoints", "report.html") if _holds(folder / name)
         ]
+    files = ("ledger.jsonl", "journal.jsonl", "recipe.yaml", "report.html", "outcome.json")
+    if wrong := [folder / name for name in files if (folder / name).is_dir()] + _no_folders(folder):
+        raise RunFolderError(
+            f"this is a {'folder' if wrong[0].is_dir() else 'file'}, where the run keeps another thing",
+            file=wrong[0],
+            remedy="Move it elsewhere, or choose another --run folder",
+        )
     if names:
         raise RunFolderError(
             f"the run folder holds {', '.join(names)}, which no run has written and this one would write over",
             got=str(folder),
             remedy="Move it elsewhere, or choose another --run folder",
         )
+
+
+def _no_folders(folder: Path) -> list[Path]:
+    return [path for name in ("checkpoints", SIGNS) if (path := folder / name).exists() and not path.is_dir()]
 
 
 def _holds(path: Path) -> bool:

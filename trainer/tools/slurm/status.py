@@ -76,7 +76,7 @@ def _status(run: Path) -> Status:
         requeued_by_slurm=past.requeued_by_slurm,
         step=_last_step(run),
         steps=_steps(run),
-        checkpoint=pointer.read_text().strip() if pointer.is_file() else None,
+        checkpoint=pointer.read_text(errors="replace").strip() if pointer.is_file() else None,
         outcome=outcome.get("state"),
         reason=outcome.get("reason"),
         last_event=_in_words(past),
