@@ -480,8 +480,8 @@ def test_the_others_do_not_wait_for_a_dead_main_process(folder: Path) -> None:
 
 def test_a_source_that_is_wholly_held_out_is_an_error(folder: Path) -> None:
     tree = recipe(held_out=by_bucket())
-    tree["sources"]["made"]["where"] = {"topic": "none"}
-    with pytest.raises(UserError, match="`where` leaves none of the 60 rows of source 'made'"):
+    tree["sources"]["web"]["sample"] = {"by": "id", "of": 10, "buckets": [8]}
+    with pytest.raises(UserError, match="source 'web' has no training documents"):
         prepared(folder, tree)
 
 

@@ -22,6 +22,17 @@ def explained(folder: Path, step: int) -> str:
     return explain(read_journal(folder / "journal.jsonl"), map(from_record, read(folder / "ledger.jsonl")), step)
 
 
+def test_what_sources_lost_without_being_asked_is_told_and_what_is_less_than_a_hundredth_is_not(
+    tell: Callable[..., Path],
+) -> None:
+    folder = tell()
+    assert "Left out of the data" not in explained(folder, 150)
+    journal = folder / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"contaminated":7', '"contaminated":77', 1))
+    text = explained(folder, 150)
+    assert "Left out of the data: 77 of 977 documents of 'written' (7.9%) are copies of held-out documents" in text
+
+
 def shares_fact(step: int, shares: dict[str, int], reason: str = "because") -> Shares:
     return Shares(step=step, shares=shares, reason=reason)
 

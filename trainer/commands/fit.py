@@ -14,7 +14,7 @@ from trainer.base.errors import RunFailedError, UserError
 from trainer.base.failures import in_words, own_rank, say, say_last, warn
 from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
-from trainer.data.account_text import account_lines, loss_warnings
+from trainer.data.account_text import account_lines, accounts_of, loss_warnings
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
@@ -34,7 +34,7 @@ from trainer.runs.start_and_finish import write_ending
 from trainer.runs.stopping import STOPPED_EARLY, signals_of
 from trainer.runs.watchdog.watcher import Watchdog
 from trainer.tools.probe import probe_model
-from trainer.tracking.schema import read_journal
+from trainer.tracking.schema import StartLine, read_journal
 from trainer.training.loop import train
 from trainer.training.run import Outcome
 
@@ -204,11 +204,18 @@ def _check_launch(recipe: Recipe) -> None:
 def _show_summary(folder: Path) -> None:
     """Print the summary table, from the journal alone."""
     try:
+        from rich.markup import escape
+
         from trainer.base.console import console
         from trainer.tracking.terminal import summary_table
 
+        lines = list(read_journal(folder / "journal.jsonl"))
+        table = summary_table(lines)
+        first = next((line for line in lines if isinstance(line, StartLine)), None)
+        for loss in loss_warnings(accounts_of(first.rows if first else {})):
+            table.add_row("data", escape(loss))
         screen = console()
-        screen.print(summary_table(read_journal(folder / "journal.jsonl")))
+        screen.print(table)
         if (folder / "report.html").is_file():
             screen.print(f"report     {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     except Exception as error:  # noqa: BLE001 -- a view must not turn a finished run into a failed one

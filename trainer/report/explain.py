@@ -14,6 +14,7 @@ from trainer.base.json_values import number
 from trainer.base.records import SourceValue
 from trainer.control.guard import explain as guard_explain
 from trainer.control.policies import POLICIES
+from trainer.data.account_text import accounts_of, loss_warnings
 from trainer.mixture.ledger import Fact, Shares
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
@@ -62,6 +63,7 @@ def explain(journal_lines: Iterable[JournalLine], ledger: Iterable[Fact], step: 
         paragraphs += _decided(journal, decision, shares.before)
     paragraphs += _since(journal, decisions, shares.now, step)
     paragraphs += _events(journal, shares.now.step, step)
+    paragraphs += _lost_data(journal)
     if shares.next is not None:
         change = changes_in_words(shares.now.shares, shares.next.shares)
         paragraphs.append(f"Next change: from step {shares.next.step}, {change}.")
@@ -223,6 +225,14 @@ def _since(journal: Sequence[JournalLine], decisions: Sequence[DecisionLine], no
     if judged is not last:
         text += f"\nThe last with figures came after step {judged.step} ({judged.action}): {_sentence(judged.reason)}"
     return [text, *_measured(journal, judged.step), *_policy(judged)]
+
+
+def _lost_data(journal: Sequence[JournalLine]) -> list[str]:
+    """What the sources lost before the first step that the recipe did not ask for."""
+    first = next((line for line in journal if isinstance(line, StartLine)), None)
+    losses = loss_warnings(accounts_of(first.rows if first else {}))
+    texts = [_sentence(f"Left out of the data: {loss}") for loss in losses]
+    return ["\n".join(texts)] if texts else []
 
 
 def _events(journal: Sequence[JournalLine], first: int, last: int) -> list[str]:

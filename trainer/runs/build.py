@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.base.failures import warn
+from trainer.base.records import IntArray
 from trainer.control.controller import forgetting_from, gradient_alignment_from, source_value_from
 from trainer.control.priced.real_budget import least_capped
 from trainer.evaluate.eval_batches import HeldOutText, Part
@@ -198,11 +199,9 @@ def open_stream(
     )
 
 
-def _evaluator(
-    recipe: Recipe, data: "PreparedData", text: HeldOutText, documents_before: Sequence[int] | None
-) -> Evaluator:
-    """What is evaluated; the documents that the run started with, however large its batches are now."""
-    documents = plan_validation(
+def planned_validation(recipe: Recipe, data: "PreparedData") -> IntArray:
+    """The documents that a recipe's run evaluates. ``UserError`` where it names more than there are."""
+    return plan_validation(
         data.validation,
         recipe.evaluation,
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * recipe.evaluation.every_steps,
@@ -210,6 +209,13 @@ def _evaluator(
         num_sources=len(data.sources),
         sequence_length=data.sequence_length,
     )
+
+
+def _evaluator(
+    recipe: Recipe, data: "PreparedData", text: HeldOutText, documents_before: Sequence[int] | None
+) -> Evaluator:
+    """What is evaluated; the documents that the run started with, however large its batches are now."""
+    documents = planned_validation(recipe, data)
     return Evaluator(
         text=text,
         documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),

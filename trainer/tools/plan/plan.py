@@ -1,7 +1,8 @@
 """`trainer plan`: what a run takes, before it starts, and a refusal of what cannot work.
 
-Everything follows from the recipe and a few numbers about the machine; nothing is prepared, built or downloaded, so
-that the answer comes in a second for a laptop and for a thousand ranks alike. A number that is not known is marked as
+Everything follows from the recipe and a few numbers about the machine; nothing is prepared, built or downloaded, and
+held-out documents are counted only where their files are small, so that the answer comes in a second for a laptop and
+for a thousand ranks alike. A number that is not known is marked as
 an estimate, or left out.
 """
 
@@ -14,6 +15,7 @@ from trainer.control.policies import PricedConfig
 from trainer.evaluate.measurements import fewest_validation_documents, measurement_costs
 from trainer.recipe import LoadedRecipe, Recipe
 from trainer.runs.build import measured_run
+from trainer.tools.plan.data import DataPlan, data_plan, prepared_data
 from trainer.tools.plan.real_budget import RealDataPlan, real_budget
 from trainer.tools.plan.sizes import (
     MemoryPerRank,
@@ -23,7 +25,7 @@ from trainer.tools.plan.sizes import (
     model_bytes,
     model_size,
 )
-from trainer.tools.plan.sources import SourcePlan, prepared_before, source_plans
+from trainer.tools.plan.sources import SourcePlan, source_plans
 from trainer.tools.plan.vocabulary import vocabulary_size_of
 
 _JOURNAL_BYTES_PER_STEP = 1_000  # a `step` line of four sources is about 700 bytes
@@ -77,6 +79,7 @@ class RunPlan:
     memory: MemoryPerRank
     disk: DiskPlan
     sources: tuple[SourcePlan, ...]
+    data: DataPlan
     real: RealDataPlan | None  # None where the size of a real source is unknown, or none is drawn
     measurements: Mapping[str, float]  # tokens trained that each costs over the run, by kind
     fewest_validation_documents: int  # that the trial steps need, of full length; 0 where none are made
@@ -91,7 +94,8 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     recipe = loaded.recipe
     length, batch = recipe.data.sequence_length, recipe.mixture.global_batch
     samples = recipe.training.steps * batch
-    sources, prepared = source_plans(loaded, source_tokens or {}), prepared_before(loaded)
+    prepared = prepared_data(loaded)
+    sources = source_plans(loaded, source_tokens or {}, prepared)
     size = model_size(
         recipe.model, vocabulary_size=vocabulary_size_of(recipe.data.tokenizer, loaded.folder), sequence_length=length
     )
@@ -102,6 +106,8 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     micro_batch = -(-batch // (machine.world_size * accumulation))
     price = machine.price_per_hour
     measured = measured_run(recipe, sequence_length=length)
+    fewest = fewest_validation_documents(measured)
+    data = data_plan(loaded, prepared, fewest_validation_documents=fewest)
     return RunPlan(
         name=recipe.name,
         world_size=machine.world_size,
@@ -125,17 +131,19 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         ),
         disk=disk,
         sources=sources,
+        data=data,
         real=_real_budget(recipe, sources),
         measurements=measurement_costs(measured),
-        fewest_validation_documents=fewest_validation_documents(measured),
+        fewest_validation_documents=fewest,
         max_evaluation_share=None if recipe.evaluation.validation_documents else recipe.evaluation.max_compute_share,
         validation_documents=recipe.evaluation.validation_documents,
         warnings=(
+            *data.warnings,
             *_mixture_warnings(recipe, sources),
             *_machine_warnings(recipe, machine),
             *(prepared.notes() if prepared is not None else ()),
         ),
-        refusals=(*_exhausted_kinds(sources), *_disk_refusals(disk)),
+        refusals=(*data.refusals, *_exhausted_kinds(sources), *_disk_refusals(disk)),
     )
 
 

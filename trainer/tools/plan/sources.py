@@ -12,9 +12,7 @@ from trainer.control.policies import AnnealConfig, ScheduleConfig, anneal
 from trainer.control.priced.repeats import effective_tokens
 from trainer.data.config import JoinConfig, SourceConfig
 from trainer.data.find import is_indexed, local_files
-from trainer.data.fingerprint import cache_folder, stamp_key
 from trainer.data.store import PreparedData
-from trainer.data.waiting import known_store
 from trainer.recipe import LoadedRecipe, Recipe
 
 _BYTES_PER_TOKEN = 4.0  # of English text and a vocabulary of tens of thousands
@@ -59,14 +57,16 @@ def mean_shares(recipe: Recipe) -> dict[str, float]:
     }
 
 
-def source_plans(loaded: LoadedRecipe, source_tokens: Mapping[str, float]) -> tuple[SourcePlan, ...]:
+def source_plans(
+    loaded: LoadedRecipe, source_tokens: Mapping[str, float], data: PreparedData | None
+) -> tuple[SourcePlan, ...]:
     """What each source gives, in recipe order; ``source_tokens`` states the size of those not prepared here."""
     recipe = loaded.recipe
     for name in source_tokens:
         if name not in recipe.data.sources:
             names = ", ".join(recipe.data.sources)
             raise UserError("--source-tokens does not name a source", got=name, remedy=f"The sources are {names}")
-    prepared = _prepared_samples(loaded)
+    prepared = {} if data is None else data.segments
     length, total = recipe.data.sequence_length, recipe.training.steps * recipe.mixture.global_batch
     plans = []
     for name, share in mean_shares(recipe).items():
@@ -75,7 +75,7 @@ def source_plans(loaded: LoadedRecipe, source_tokens: Mapping[str, float]) -> tu
         if name in source_tokens:  # of all segments together, whose parts are not stated
             sizes, known_by = _evenly(int(source_tokens[name] // length), len(source.segments)), "stated"
         elif name in prepared:
-            sizes, known_by = prepared[name], "prepared"
+            sizes, known_by = [segment.num_samples for segment in prepared[name]], "prepared"
         else:
             sizes, known_by = _estimated_samples(source, loaded.folder, length)
         available = None if sizes is None else round(sum(sizes))
@@ -142,24 +142,6 @@ def _spans(joins: Sequence[JoinConfig], sizes: Sequence[float], samples: int, nu
 
 def _effective_samples(spans: Sequence[_Span], sizes: Sequence[float]) -> float:
     return sum(effective_tokens(size, drawn) for size, drawn in zip(sizes, spans[-1].drawn, strict=True))
-
-
-def prepared_before(loaded: LoadedRecipe) -> PreparedData | None:
-    """The recipe's data if they were prepared on this machine before."""
-    config, base = loaded.recipe.data, loaded.folder
-    cache = cache_folder(config, base)
-    try:
-        key = stamp_key(config, seed=loaded.recipe.seed, base=base, cache=cache)
-    except UserError:
-        return None  # files that are not here cannot have been prepared here
-    return known_store(cache, key)
-
-
-def _prepared_samples(loaded: LoadedRecipe) -> dict[str, list[int]]:
-    """Samples of each source's segments if the recipe's data were prepared on this machine before, else nothing."""
-    data = prepared_before(loaded)
-    sources = {} if data is None else data.sources
-    return {name: [segment.num_samples for segment in source.segments] for name, source in sources.items()}
 
 
 def _estimated_samples(source: SourceConfig, folder: Path, sequence_length: int) -> tuple[list[int] | None, str]:

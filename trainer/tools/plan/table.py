@@ -37,6 +37,8 @@ def show_plan(
         screen = console()
         screen.print(source_table(plan))
         screen.print(run_table(plan))
+        for line in plan.data.lines():
+            screen.print(f"data: {line}", markup=False, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     for refusal in plan.refusals:
@@ -109,9 +111,13 @@ def run_table(plan: RunPlan) -> Table:
         table.add_row("  evaluation", f"{plan.validation_documents:,} documents each time, as the recipe says")
     else:
         table.add_row("  evaluation", f"at most {100 * plan.max_evaluation_share:g} % of the training compute")
+    held_out = plan.data.held_out
+    if held_out is not None:
+        about = f"{held_out.validation:,} validation, {held_out.test:,} test ({held_out.known_by})"
+        table.add_row("held-out documents", about)
     if plan.fewest_validation_documents:
         needed = f"at least {plan.fewest_validation_documents:,} in the validation part, for trial steps"
-        table.add_row("held-out documents", needed)
+        table.add_row("held-out documents" if held_out is None else "  needed", needed)
     unknown = "unknown: give --tokens-per-second or --teraflops"
     table.add_row("time", unknown if plan.seconds is None else _duration(plan.seconds))
     if plan.cost is not None:
