@@ -129,10 +129,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def with_store(tiny_recipe: Path, tmp_path: Path) -> Path:
     """A run folder of 3 steps with its prepared store; the documents of `good` know how they were generated."""
+    return run_with_store(tiny_recipe, tmp_path, id_column="title")
+
+
+def run_with_store(tiny_recipe: Path, tmp_path: Path, *, id_column: str) -> Path:
+    """A run folder of 3 steps with its prepared store, where a column of `good` names its documents."""
     rows = [json.loads(line) for line in (tmp_path / "good.jsonl").read_text().splitlines()]
     synthetic = [{**row, "title": str(7_000 + number), "seed": number} for number, row in enumerate(rows)]
     (tmp_path / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in synthetic))
-    keys = ["data.sources.good.id_column=title", "data.sources.good.provenance=[seed, topic]"]
+    keys = [f"data.sources.good.id_column={id_column}", "data.sources.good.provenance=[seed, topic]"]
     loaded = load_recipe(tiny_recipe, keys, on_this_machine=False)
     data = prepare(loaded.recipe.data, seed=SEED, base=loaded.folder)
     run = tmp_path / "run"
@@ -178,3 +183,21 @@ def test_a_documents_id_that_looks_like_a_number_is_asked_for_as_an_id(with_stor
     assert "good:id=7003: used" in show_sample(run, "good:id=7003", as_json=False)
     with pytest.raises(UserError, match="no document with this id"):
         show_sample(run, "good:id=3", as_json=False)
+
+
+def test_an_id_of_several_documents_is_answered_for_all_of_them(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = open_run(run_with_store(tiny_recipe, tmp_path, id_column="topic"))
+    data = run.prepared()
+    assert data is not None
+    segment = data.sources["good"].segments[0]
+    described = [segment.describe(document) for document in range(segment.num_documents)]
+    name = described[0]["id"]
+    places = [f"{document['file']}:{document['line']}" for document in described if document["id"] == name]
+    assert len(places) > 1
+    answer = json.loads(show_sample(run, f"good:{name}", as_json=True))
+    assert answer["places"] == places
+    used = {slot["sample"] for step in (1, 2, 3) for slot in json.loads(show_step(run, step, as_json=True))["slots"]
+            if name in [document["id"] for document in slot["documents"]]}  # fmt: skip
+    assert {use["sample"] for use in answer["uses"]} == used
+    text = show_sample(run, f"good:{name}", as_json=False)
+    assert f"{len(places)} documents have this id: {', '.join(places)}" in text

@@ -6,7 +6,7 @@ is what the ledger says.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -89,41 +89,52 @@ def show_sample(run: RunView, name: str, *, as_json: bool) -> str:
 
     An id that is a number itself is written SOURCE:id=1984, a sample of a later segment SOURCE:SEGMENT:ID.
     """
-    source, place, segment = _parsed(run, name)
+    source, place, number = _parsed(run, name)
     if source not in run.plan.sources or not place:
         raise UserError(
             "a sample is named SOURCE:ID", got=name, remedy=f"Sources of this run: {', '.join(run.plan.sources)}"
         )
-    data = run.prepared()
-    is_number = place.isdecimal()  # isdigit also takes superscripts, which are not a number
-    samples = [int(place)] if is_number else _samples_of_document(data, source, segment, place.removeprefix("id="))
-    size = run.plan.segments[lookups.segment_index(run.plan, source, segment)].num_samples
-    if max(samples) >= size:
-        raise UserError(f"{segment_name(source, segment)} has samples 0 to {size - 1}", got=place)
-    uses = [(step, slot) for sample in samples for step, slot in uses_of(run, source, sample, segment)]
+    data, documents = run.prepared(), list[tuple[int, int]]()
+    if place.isdecimal():  # isdigit also takes superscripts, which are not a number
+        samples = [(number or 0, int(place))]
+    else:
+        planned = {segment.segment for segment in run.plan.segments if segment.source == source}
+        numbers = planned if number is None else {number}
+        documents = _documents_of_id(data, source, numbers, place.removeprefix("id="))
+        samples = _samples_of(data, source, documents)
+    for segment, sample in samples:
+        size = run.plan.segments[lookups.segment_index(run.plan, source, segment)].num_samples
+        if sample >= size:
+            raise UserError(f"{segment_name(source, segment)} has samples 0 to {size - 1}", got=place)
+    uses = [(step, slot) for segment, sample in samples for step, slot in uses_of(run, source, sample, segment)]
     if as_json:
         rows = [{"step": step, **_described(slot, data)} for step, slot in uses]
-        return json.dumps({"sample": name, "uses": rows})
-    lines = [f"{name}: used {len(uses)} times in {run.last_step} steps (samples {', '.join(map(str, samples))})"]
+        return json.dumps({"sample": name, "places": _places(data, source, documents), "uses": rows})
+    shown = ", ".join(f"{segment}:{sample}" if segment else str(sample) for segment, sample in samples)
+    lines = [f"{name}: used {len(uses)} times in {run.last_step} steps (samples {shown})"]
+    if len(documents) > 1:
+        lines.append(f"  {len(documents)} documents have this id: {', '.join(_places(data, source, documents))}")
     lines += [
         f"  step {step}  slot {slot.slot}  rank {slot.rank}  sample {slot.sample}  epoch {slot.epoch}"
         for step, slot in uses
     ]
     if data:
-        for document in _documents_in(data, source, segment, samples[0]):
-            lines.append(f"  sample {samples[0]} holds {_in_words(document)}")
-        lines += [f"  | {text[:160]}" for text in data.document_texts(source, samples[0], segment)[:3]]
+        segment, sample = samples[0]
+        for document in _documents_in(data, source, segment, sample):
+            lines.append(f"  sample {sample} holds {_in_words(document)}")
+        lines += [f"  | {text[:160]}" for text in data.document_texts(source, sample, segment)[:3]]
     return "\n".join(lines)
 
 
-def _parsed(run: RunView, name: str) -> tuple[str, str, int]:
-    """Source, sample or document, and segment that SOURCE:ID or SOURCE:SEGMENT:ID names. A number and a colon name a
-    segment only where there is one of that number: documents without an id of their own are called FILE:LINE.
+def _parsed(run: RunView, name: str) -> tuple[str, str, int | None]:
+    """Source, sample or document, and segment that SOURCE:ID or SOURCE:SEGMENT:ID names, None where it names none. A
+    number and a colon name a segment only where there is one of that number: documents without an id of their own are
+    called FILE:LINE.
     """
     source, _, sample = name.partition(":")
     number, colon, rest = sample.partition(":")
     numbers = {str(segment.segment): segment.segment for segment in run.plan.segments if segment.source == source}
-    return (source, rest, numbers[number]) if colon and rest and number in numbers else (source, sample, 0)
+    return (source, rest, numbers[number]) if colon and rest and number in numbers else (source, sample, None)
 
 
 def _described(slot: Slot, data: "PreparedData | None") -> dict[str, Any]:
@@ -145,16 +156,47 @@ def _in_words(document: dict[str, Any]) -> str:
     return f"{document['id']}  {', '.join(columns)}".rstrip()
 
 
-def _samples_of_document(data: "PreparedData | None", source: str, number: int, document_id: str) -> list[int]:
+def _documents_of_id(
+    data: "PreparedData | None", source: str, numbers: Collection[int], document_id: str
+) -> list[tuple[int, int]]:
+    """(segment, document) of every document with this id in these segments: ids come from the user's data, and nothing
+    keeps them apart.
+    """
     if data is None:
         raise UserError(
             "a document is found by its id only where the prepared store is available",
             got=document_id,
             remedy="Give the sample's number",
         )
-    segment = data.sources[source].segments[number]
-    for document in range(segment.num_documents):
-        if str(segment.describe(document)["id"]) == document_id:
-            start, end = segment.document_span(document)
-            return list(range(start // segment.sequence_length, (end - 1) // segment.sequence_length + 1))
-    raise UserError(f"{segment_name(source, number)} has no document with this id", got=document_id)
+    segments = data.sources[source].segments
+    documents = [
+        (place, document)
+        for place, segment in enumerate(segments)
+        if place in numbers
+        for document in range(segment.num_documents)
+        if str(segment.describe(document)["id"]) == document_id
+    ]
+    if not documents:
+        where = ", ".join(segment_name(source, number) for number in sorted(numbers))
+        raise UserError(f"{where} has no document with this id", got=document_id)
+    return documents
+
+
+def _samples_of(data: "PreparedData | None", source: str, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(segment, sample) of every sample that holds a token of the documents, each once."""
+    assert data is not None
+    samples: dict[tuple[int, int], None] = {}
+    for number, document in documents:
+        segment = data.sources[source].segments[number]
+        start, end = segment.document_span(document)
+        for sample in range(start // segment.sequence_length, (end - 1) // segment.sequence_length + 1):
+            samples[number, sample] = None
+    return list(samples)
+
+
+def _places(data: "PreparedData | None", source: str, documents: list[tuple[int, int]]) -> list[str]:
+    """FILE:LINE of each document."""
+    if data is None:
+        return []
+    facts = [data.sources[source].segments[number].describe(document) for number, document in documents]
+    return [f"{fact['file']}:{fact['line']}" for fact in facts]
