@@ -118,7 +118,9 @@ def rebased(state: State, terms: Terms) -> State:
         for members, total in ((synthetic, state.synthetic_deficit), (real, -state.synthetic_deficit)):
             active = members[terms.shares[members] > 0]
             if active.size:
-                deficits[active] = settle_deficits(state.deficits[active], terms.weights[active], total)
+                deficits[active] = settle_deficits(
+                    state.deficits[active], terms.shares[active], total, global_batch=terms.global_batch
+                )
     if terms.segments_change:
         segment_deficits = np.zeros_like(segment_deficits)
     return replace(state, deficits=deficits, segment_deficits=segment_deficits)

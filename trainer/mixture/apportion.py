@@ -40,19 +40,20 @@ def apportion(due: IntArray, weights: IntArray, count: int, unit: int) -> IntArr
     return counts
 
 
-def settle_deficits(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
+def settle_deficits(deficits: IntArray, shares: IntArray, total: int, *, global_batch: int) -> IntArray:
     """Deficits to begin a new span with: as near to those carried as lets every source stay within one sample from here
     on.
 
-    ``weights`` are what a batch adds to each source's integral. The deficits sum to ``total`` (at most half a sample).
-    Carried ones are clipped to one sample, and what is missing is shared out in proportion to ``weights``. What sources
-    are ahead by in all must be less than half a sample after the first batch: whoever is ahead cannot give back, so the
-    others would be owed more than is drawn (sum of floor X_i over X_i >= 0 is at most floor(X + ahead), and
-    floor(X + 1/2) are drawn). What is more comes off the others in proportion to ``weights``, so that many changes do
-    not add up to a loss of a source that gets little; where they cannot give it, all shrink towards an even start.
+    The deficits sum to ``total`` (at most half a sample). Carried ones are clipped to one sample, and what is missing
+    is shared out in proportion to ``shares``. What sources are ahead by in all must be less than half a sample after
+    the first batch: whoever is ahead cannot give back, so the others would be owed more than is drawn (sum of floor X_i
+    over X_i >= 0 is at most floor(X + ahead), and floor(X + 1/2) are drawn). What is more comes off the others in
+    proportion to ``shares``, so that many changes do not add up to a loss of a source that gets little; where they
+    cannot give it, all shrink towards an even start.
     """
-    settled = _with_total(np.clip(deficits, -MOST, MOST), weights, total)
-    even = _with_total(np.zeros_like(deficits), weights, total)
+    weights = shares * global_batch  # what a batch adds to each source's integral
+    settled = _with_total(np.clip(deficits, -MOST, MOST), shares, total)
+    even = _with_total(np.zeros_like(deficits), shares, total)
     ahead, least = (int(-np.minimum(values + weights, 0).sum()) for values in (settled, even))
     room = max(0, SHARE_ONE // 2 - len(deficits) - least)  # a millionth each for rounding
     excess = ahead - least - room
@@ -62,19 +63,19 @@ def settle_deficits(deficits: IntArray, weights: IntArray, total: int) -> IntArr
     give = np.clip(np.minimum(after_first, settled + MOST), 0, None)
     if int(give.sum()) >= excess:
         behind = np.maximum(-after_first, 0)
-        return settled + _shared(excess, behind, behind) - _shared(excess, weights, give)
+        return settled + _shared(excess, behind, behind) - _shared(excess, shares, give)
     shrunk: IntArray = even + (settled - even) * room // (ahead - least)
     shrunk[np.argmax(shrunk)] += total - int(shrunk.sum())
     return shrunk
 
 
-def _with_total(deficits: IntArray, weights: IntArray, total: int) -> IntArray:
-    """``deficits`` with what is missing to ``total`` shared out in proportion to ``weights``,
+def _with_total(deficits: IntArray, shares: IntArray, total: int) -> IntArray:
+    """``deficits`` with what is missing to ``total`` shared out in proportion to ``shares``,
     nobody beyond one sample.
     """
     missing = total - int(deficits.sum())
     room = MOST - deficits if missing > 0 else deficits + MOST
-    parts = _shared(abs(missing), weights, room)
+    parts = _shared(abs(missing), shares, room)
     return deficits + parts if missing > 0 else deficits - parts
 
 
