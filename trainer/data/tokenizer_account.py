@@ -37,7 +37,9 @@ class TokenizerAccount:
         """What a user should be told."""
         notes = []
         if self.begin_of_document != self.template:
-            trained = f"begins every document with {self.begin_of_document}" if self.begin_of_document else "has none"
+            trained = (
+                f"begins every document with {self.begin_of_document}" if self.begin_of_document else "puts nothing"
+            )
             own = f"puts {self.template} before a text" if self.template else "puts nothing before a text"
             notes.append(f"the tokenizer {own}, and so it will with the saved model; training {trained}")
         if self.add_bos_token not in (None, self.template is not None):
