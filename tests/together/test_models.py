@@ -143,6 +143,8 @@ def test_fit_and_plan_refuse_weights_of_another_head_before_any_data(home: Place
     ("model", "words"),
     [
         ("{architecture: bert, config: {hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2}}", "not causal"),
+        ("{architecture: xlnet, config: {d_model: 16, n_layer: 2, n_head: 2, d_inner: 32}}", "not causal"),
+        ("{architecture: electra, config: {hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2}}", "causal"),
         ("{architecture: roberta, config: {hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2}}", "pad"),
         ("{architecture: mpt, config: {d_model: 16, n_layers: 3, n_heads: 2, max_seq_len: 16}}", "on 32 tokens"),
         ("{architecture: llama, config: {hidden_size: -16, num_attention_heads: 2}}", "llama"),
@@ -213,6 +215,25 @@ def test_two_matrices_under_a_configuration_that_says_tied_stay_two(home: Place)
     written = AutoModelForCausalLM.from_pretrained(home.folder / "run" / "model")
     assert written.config.tie_word_embeddings is False
     assert not torch.equal(written.lm_head.weight, written.model.embed_tokens.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.kind("weights that do not fit the model")
+def test_on_two_processes_a_refusal_is_told_once_and_all_of_them_end(home: Place) -> None:
+    FAULTS["not a number"][0](pretrained(home))
+    ended = home.launch(home.folder / "run", processes=2).wait(patience_s=100)
+    assert ended.code != 0
+    assert ended.output.count("hold numbers that are not finite") == 1
+    outcome = json.loads((home.folder / "run" / "outcome.json").read_text())
+    assert (outcome["state"], outcome["exit_code"], outcome["rank"]) == ("failed", 2, 0)
+
+
+@pytest.mark.kind("tokenizer larger than the embedding")
+def test_an_end_of_document_without_a_row_is_refused_before_any_data(home: Place) -> None:
+    folder = pretrained(home)
+    add_token(folder, "<end>", special=True)
+    sets = ["--set", "data.tokenizer={pretrained: model, end_of_document: <end>}"]
+    assert "'<end>'" in refused(home, home.command("check", str(home.recipe), *sets).wait())
 
 
 @pytest.mark.kind("user's own files in the run folder")

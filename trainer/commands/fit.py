@@ -185,7 +185,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
 
 def _probe(loaded: LoadedRecipe) -> None:
     """Refuse a model that is not what the recipe takes it for; the other ranks wait meanwhile."""
-    for note in probe_model(loaded):
+    for note in probe_model(loaded, may_fetch=True):
         say(note)
 
 

@@ -52,6 +52,11 @@ def local_folder(pretrained: str) -> Path | None:
     return found if found is not None and weight_files(found) else None
 
 
+def is_elsewhere(pretrained: str) -> bool:
+    """Whether it is a hub id (`name` or `owner/name`) of which nothing is on this disk."""
+    return not Path(pretrained).is_absolute() and pretrained.count("/") <= 1 and local_folder(pretrained) is None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers reads of a model folder; empty where there are none.
 

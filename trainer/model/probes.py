@@ -27,6 +27,7 @@ from trainer.model.config import ModelConfig
 from trainer.model.files import (
     WRAPPER_PREFIXES,
     check_finite,
+    is_elsewhere,
     key_mapping,
     local_folder,
     shortened,
@@ -49,29 +50,30 @@ PART_OF_MEMORY = 0.5  # of what is free, that the probed layers may take
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The ids that the text will be made of: how many there are, and the tokens of those that a text can hold beyond
-    ``size`` of a smaller embedding. ``tokens`` is empty where they are not known.
+    """The ids that the text will be made of: how many there are, those that every document has, and the tokens of
+    those that a text can hold. ``tokens`` is empty where they are not known.
     """
 
     size: int
-    end_of_document: int = 0
+    in_every_document: frozenset[int] = frozenset({0})
     tokens: Mapping[int, str] = field(default_factory=dict)
 
 
-def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int) -> list[str]:
+def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int, may_fetch: bool = False) -> list[str]:
     """Every probe of the model of a recipe; what a user should know of it. ``UserError`` for the first fault.
 
-    No weight of a hub id is fetched: one that is not on this disk is not probed, and that is said.
+    Without ``may_fetch`` a hub id whose weights are not on this disk is not probed, and that is said.
     """
+    if config.pretrained is not None and not may_fetch and is_elsewhere(config.pretrained):
+        return [f"model.pretrained: the weights of {config.pretrained} are not on this disk and were not probed"]
     settings = transformers_config(
         config, vocabulary_size=vocabulary.size, sequence_length=sequence_length, end_of_document=0
     )
     notes = check_router(config, settings)
     if config.pretrained is not None:
-        if (folder := local_folder(config.pretrained)) is None:
-            return [f"model.pretrained: the weights of {config.pretrained} are not on this disk and were not probed"]
-        notes += check_loading(config.pretrained)
-        check_finite(folder)
+        notes += check_loading(config.pretrained)  # fetches those of a hub id
+        if (folder := local_folder(config.pretrained)) is not None:
+            check_finite(folder)
         rows = int(settings.get_text_config().vocab_size)
         notes += check_vocabulary_ids(config, vocabulary, rows)
     else:
@@ -99,10 +101,9 @@ def check_loading(pretrained: str) -> list[str]:
     What a user should know of it. ``UserError`` when a weight of the architecture is in no file, or has another shape
     there: it would be trained from random numbers.
     """
-    folder = local_folder(pretrained)
-    names = [] if folder is None else list(stored_tensors(folder))
-    prefix = wrapper_prefix(names)
     missing, unexpected, mismatched = _compared(pretrained)
+    folder = local_folder(pretrained)
+    prefix = None if folder is None else wrapper_prefix(list(stored_tensors(folder)))
     if mismatched:
         raise UserError(
             f"{len(mismatched)} weights of the pretrained model have another shape in its files than in config.json",
@@ -169,8 +170,8 @@ def _remedy_for_missing(missing: Sequence[str], unexpected: Sequence[str]) -> st
 
 
 def check_vocabulary_ids(config: ModelConfig, vocabulary: Vocabulary, rows: int) -> list[str]:
-    """What a user should know of a tokenizer with more ids than the embedding has ``rows``; ``UserError`` where the id
-    that ends each document is one of those, or where it must be the tokenizer of another model.
+    """What a user should know of a tokenizer with more ids than the embedding has ``rows``; ``UserError`` where an id
+    that begins or ends each document is one of those, or where it must be the tokenizer of another model.
     """
     pretrained = str(config.pretrained)
     check_vocabulary(pretrained, rows, vocabulary.size, may_grow=config.grow_embedding)
@@ -178,7 +179,8 @@ def check_vocabulary_ids(config: ModelConfig, vocabulary: Vocabulary, rows: int)
         return []
     if config.grow_embedding:
         return [f"model.grow_embedding: from {rows} to {vocabulary.size} rows, the new ones the mean of the others"]
-    check_ids(rows, largest_id=vocabulary.end_of_document, token=vocabulary.tokens.get(vocabulary.end_of_document))
+    largest = max(vocabulary.in_every_document)
+    check_ids(rows, largest_id=largest, token=vocabulary.tokens.get(largest))
     beyond = [f"{vocabulary.tokens[number]!r}" for number in sorted(vocabulary.tokens) if number >= rows]
     named = f": {shortened(beyond)}" if beyond else ""
     return [

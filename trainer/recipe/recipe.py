@@ -44,6 +44,7 @@ ALLOWED_ON_RESUME = (
     "mixture.max_epochs*",
     "tracking.*",
     "checkpoint.*",
+    "model.saved_precision",  # of what is written at the end
     "data.cache",
     "data.num_proc",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
