@@ -278,9 +278,12 @@ def open_prepared(folder: Path, *, check_sizes: bool = True) -> PreparedData:
         raise DataError("not a complete prepared store", got=str(folder), remedy="Prepare the recipe's data again")
     try:
         seal = (folder / COMPLETE).read_text(encoding="utf-8", errors="replace")
-        return _opened(folder, _manifest(folder, seal), seal, check_sizes=check_sizes)
+        data = _opened(folder, _manifest(folder, seal), seal, check_sizes=check_sizes)
+        if (folder / COMPLETE).read_text(encoding="utf-8", errors="replace") == seal:
+            return data
     except OSError as error:
         raise _unreadable(folder, error) from error
+    return open_prepared(folder, check_sizes=check_sizes)  # it was replaced meanwhile
 
 
 def _unreadable(folder: Path, error: OSError) -> DataError:

@@ -22,10 +22,9 @@ from types import TracebackType
 from typing import Self
 
 from trainer.base.atomic import write_text
-from trainer.base.errors import UserError
+from trainer.base.errors import DataError, UserError
 from trainer.data.fingerprint import default_cache
 from trainer.data.store import PreparedData, is_complete, open_prepared
-from trainer.data.store_files import DamagedStoreError
 from trainer.data.whole import is_large, is_marked
 
 _BEAT_S = 1.0
@@ -72,7 +71,7 @@ def pointed_store(cache: Path, key: str) -> Path | None:
 def known_store(cache: Path, key: str, *, check_sizes: bool = True) -> PreparedData | None:
     """That store, opened; None where there is none, or where it is seen at once that it is damaged."""
     folder = pointed_store(cache, key)
-    with suppress(DamagedStoreError):
+    with suppress(DataError):  # also one that is being replaced: the main process says what is wrong with any other
         return None if folder is None else open_prepared(folder, check_sizes=check_sizes)
     return None
 

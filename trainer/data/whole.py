@@ -63,14 +63,17 @@ def is_marked(data: PreparedData) -> bool:
     """Whether all files were found whole before, and none has changed since."""
     try:
         mark = {"seal": data.seal, "stamps": _stamps(data.folder, data.files)}
-    except OSError:  # a file is gone
+    except DamagedStoreError:
         return False
     return any(_read(place) == mark for place in _places(data.folder))
 
 
 def _stamps(folder: Path, files: Mapping[str, StoredFile]) -> dict[str, list[int]]:
-    """Size and time of change of each file."""
-    states = {name: (folder / name).stat() for name in files}
+    """Size and time of change of each file. Raises ``DamagedStoreError`` where one cannot be looked at."""
+    try:
+        states = {name: (folder / name).stat() for name in files}
+    except OSError as error:
+        raise DamagedStoreError(folder, f"{error.filename} cannot be read: {error.strerror}") from None
     return {name: [state.st_size, state.st_ctime_ns] for name, state in states.items()}
 
 
