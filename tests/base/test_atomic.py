@@ -1,5 +1,6 @@
 """What is written aside and renamed is complete or absent, and leaves nothing behind."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -80,3 +81,10 @@ def test_a_folder_that_was_moved_away_and_never_replaced_comes_back(tmp_path: Pa
     assert (tmp_path / "model" / "weights").read_text() == "old"
     assert names(tmp_path) == ["model"]
     recover_folder(tmp_path / "nothing")
+
+
+def test_a_write_that_finds_no_room_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"out\.txt") as refused, replacing(tmp_path / "out.txt"):
+        Path("/dev/full").write_text("x")
+    assert refused.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())

@@ -41,6 +41,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync_file(aside)
         aside.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a write that finds no room does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         aside.unlink(missing_ok=True)  # renamed already when all went well
     if durable:

@@ -58,7 +58,7 @@ class _Stream(io.TextIOWrapper):
 
     def _leave(self, error: OSError) -> None:
         if error.errno not in _GONE:
-            raise error
+            raise OSError(error.errno, error.strerror, "what is printed") from error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
