@@ -58,6 +58,7 @@ lab: install
 
 parity: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.parity
+	$(TEST_ENV) $(BIN)/python -m tests.together.parity --precision bf16 --micro-batches 32
 
 study: install
 	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.study

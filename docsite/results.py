@@ -104,6 +104,24 @@ def _parity() -> str:
     return table([*head, "statistic: largest difference", "step time / plain"], rows)
 
 
+def _parity_bf16() -> str:
+    """One row per engine."""
+    stored = _stored("benchmarks", "parity-bf16-32")
+    rows = [
+        [
+            launch,
+            f"{found['equal_batch_hash']} of {stored['steps']}",
+            "equal" if found["same_decisions"] else "**differ**",
+            f"{found['loss_difference']:.1e}",
+            f"{found['norm_difference']:.1e}",
+            f"{found['statistic_difference']:.1e}",
+        ]
+        for launch, found in stored["launches"].items()
+    ]
+    head = ["launch", "batch hash equal", "decisions", "loss: largest relative difference"]
+    return table([*head, "first gradient norm: relative difference", "statistic: largest difference"], rows)
+
+
 def _faults() -> str:
     """One row per fault: medians, the worst in brackets."""
     rows = []
@@ -137,6 +155,6 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "results/generations.md": {"generations": _generations},
     "results/loader.md": {"benchmarks": _benchmarks},
-    "results/parity.md": {"parity": _parity},
+    "results/parity.md": {"parity": _parity, "parity-bf16": _parity_bf16},
     "results/faults.md": {"faults": _faults, "cases": cases.table},
 }
