@@ -226,6 +226,8 @@ def _tell_rows(data: "PreparedData") -> None:
     """Where every row went, and what of it was not asked for."""
     for line in account_lines(data.rows):
         say(f"data: {line}")
+    if left := data.held_out["left_validation_for_test"]:
+        say(f"data: {left} documents left validation, because test has them too")
     for warning in loss_warnings(data.rows):
         warn(warning)
 
