@@ -33,6 +33,7 @@ class FileAccount:
     read: int
     num_bytes: int  # of the files read, as they lie on the disk
     without_rows: int = 0
+    examples_without_rows: tuple[str, ...] = ()  # the first few names of them
     skipped: tuple[SkippedFiles, ...] = ()
 
     @property
@@ -44,7 +45,7 @@ class FileAccount:
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """What ``asdict`` gave."""
         skipped = tuple(SkippedFiles(**{**files, "examples": tuple(files["examples"])}) for files in record["skipped"])
-        return cls(**{**record, "skipped": skipped})
+        return cls(**{**record, "skipped": skipped, "examples_without_rows": tuple(record["examples_without_rows"])})
 
 
 @dataclass
@@ -186,7 +187,7 @@ class RowAccount:
 class RowTally:
     """Counts the rows of one pass over a segment, and the files that gave none."""
 
-    files_without_rows: int = 0
+    files_without_rows: list[str] = field(default_factory=list)
 
     read: int = 0
     used: int = 0
@@ -235,7 +236,11 @@ class RowTally:
         )
         copies = Copies(**self._copies, same_form=self.same_form, examples=tuple(self._copy_examples))
         return RowAccount(
-            files=replace(files, without_rows=self.files_without_rows),
+            files=replace(
+                files,
+                without_rows=len(self.files_without_rows),
+                examples_without_rows=tuple(self.files_without_rows[:EXAMPLES_PER_REASON]),
+            ),
             read=self.read,
             used=self.used,
             held_out=self.held_out,

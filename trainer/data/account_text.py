@@ -53,7 +53,9 @@ def account_in_words(account: RowAccount) -> str:
 def files_in_words(files: FileAccount) -> str:
     """How many files were read, and which were not, why."""
     text = _plural(files.read, "file")
-    notes = [f"{figure(files.without_rows)} without rows"] if files.without_rows else []
+    notes = []
+    if files.without_rows:
+        notes.append(f"{figure(files.without_rows)} without rows, such as {clean(files.examples_without_rows[0])}")
     for skipped in files.skipped:
         such_as = f", such as {clean(skipped.examples[0])}" if skipped.examples else ""
         notes.append(f"{figure(skipped.num_files)} more skipped: {skipped.reason}{such_as}")

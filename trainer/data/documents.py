@@ -7,7 +7,7 @@ rows moves no other document from held-out to training. Held-out documents are t
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from trainer.data.index import read_index
 from trainer.data.keys import key_of, spelled
 from trainer.data.quarantine import Quarantine
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
+from trainer.data.unreadable import all_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class DocumentReader:
         options, filters = read_options(self.config, name), FilterChain(filters_of(self.config, name))
         files = files_of(self.config, name, self._base, self._cache)
         is_own = not is_indexed(segment)
-        rows = _counted_rows(files, options, tally) if is_own else read_index(Path(files[0].path))
+        rows = self._counted_rows(name, files, tally) if is_own else read_index(Path(files[0].path))
         check = ColumnCheck(name, segment, options)
         for row in islice(rows, segment.max_rows):
             tally.read += 1
@@ -125,6 +126,31 @@ class DocumentReader:
         if is_first:
             self._quarantine.close_source(name, num_rows, check.columns)
         self._note_keyless(name, segment, tally, is_first=is_first)
+
+    def _counted_rows(self, name: str, files: Sequence[OpenableFile], tally: RowTally) -> Iterator[Row | Malformed]:
+        """All rows of a segment's files in order; notes the files that have none. UserError for all files that cannot
+        be read, those of later segments too.
+        """
+        options = read_options(self.config, name)
+        for place, file in enumerate(files):
+            rows = read_rows([file], options)
+            try:
+                first = next(rows, None)
+                if first is None:
+                    tally.files_without_rows.append(file.name)
+                    continue
+                yield first
+                yield from rows
+            except DataError as error:
+                raise all_unreadable(error, self._not_read_yet(name, files[place + 1 :])) from error
+
+    def _not_read_yet(self, name: str, rest: Iterable[OpenableFile]) -> Iterator[tuple[OpenableFile, ReadOptions]]:
+        """The ``rest`` of a segment's files, and those of segments that were not read to their end once."""
+        for other, segment in self.config.every_segment.items():
+            if self._quarantine.knows(other) or is_indexed(segment) or segment.max_rows is not None:
+                continue
+            files = rest if other == name else files_of(self.config, other, self._base, self._cache)
+            yield from ((file, read_options(self.config, other)) for file in files)
 
     def training(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """The segment's training documents, before decontamination."""
@@ -199,18 +225,6 @@ class DocumentReader:
                 return "validation" if place < rule.validation else "test"
         sample = source.sample
         return "train" if sample is None or bucket_of(keys[sample.by], sample.of) in sample.buckets else "none"
-
-
-def _counted_rows(files: Iterable[OpenableFile], options: ReadOptions, tally: RowTally) -> Iterator[Row | Malformed]:
-    """All rows of the files in order; counts the files that have none."""
-    for file in files:
-        rows = read_rows([file], options)
-        first = next(rows, None)
-        if first is None:
-            tally.files_without_rows += 1
-        else:
-            yield first
-            yield from rows
 
 
 def matches(columns: Mapping[str, Any], where: Mapping[str, Any]) -> bool:

@@ -80,7 +80,8 @@ def _refuse_mixture(files: Sequence[WalkedFile], path: str) -> None:
     is_saved = any(file.split for file in files)
     if len(told) == 1 or not (is_saved or told["validation"] or told["test"]):
         return
-    counts = ", ".join(f"{split or 'no split'}: {count}" for split, count in told.most_common())
+    first = {split: next(file.name for file in files if (file.split or split_of(file.name)) == split) for split in told}
+    counts = "; ".join(f"{split or 'no split'}: {count}, such as {first[split]}" for split, count in told.most_common())
     names = [split for split in told if split] or ["train"]
     remedy = f"Write `split: {' | '.join(sorted(names))}`, `split: {ALL_SPLITS}` for all of them, or name the files"
     raise DataError("a source holds files of several splits", got=counts, remedy=remedy, file=path)

@@ -43,9 +43,9 @@ def note_contradictions(document: RecipeDocument) -> None:
 
 
 def _source_kinds(tree: Any) -> dict[str, Any]:
-    """Kind of each source as written; None where it is missing."""
-    sources = mapping_at(tree, ("data", "sources"))
-    return {name: source.get("kind") if isinstance(source, dict) else None for name, source in sources.items()}
+    """Kind of each source as written; None where it is missing or no word."""
+    kinds = {name: mapping_at(source, ()).get("kind") for name, source in mapping_at(tree, ("data", "sources")).items()}
+    return {name: kind if isinstance(kind, str) else None for name, kind in kinds.items()}
 
 
 def _note_shares(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
@@ -195,7 +195,7 @@ def note_machine_mistakes(document: RecipeDocument, folder: Path) -> None:
                 local_files(segment, folder)
             except UserError as error:
                 problem = f"{dotted(place)}: {error.what}"
-                document.mistake(problem, (*place, "path"), got=segment.path, remedy=error.remedy)
+                document.mistake(problem, (*place, "path"), got=error.got or segment.path, remedy=error.remedy)
             except OSError as error:  # a name that no file can have, a folder that may not be read
                 problem, got = f"{dotted(place)}: {error.strerror}", segment.path[:LONGEST_QUOTED]
                 document.mistake(problem, (*place, "path"), got=got)

@@ -1,0 +1,128 @@
+"""A mutated recipe is accepted or refused in words: never a stack trace."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from tests.conftest import TINY_RECIPE
+from tests.fuzz.recipes import mutated
+from trainer.base.errors import UserError
+from trainer.commands.cli import main
+from trainer.recipe import load_recipe
+from trainer.recipe.recipe import resolved_yaml
+from trainer.tools.probe import probe_model
+
+VARIANTS: tuple[tuple[str, ...], ...] = (
+    (),
+    (
+        "control.policy={kind: priced}",
+        "data.held_out={kind: share, source: real, validation: 0.1, test: 0.1}",
+        "mixture.max_epochs={real: 4}",
+        "tracking.trackers=[{kind: wandb, mode: offline}, {kind: tensorboard}]",
+        "training.schedule={kind: wsd, warmup_steps: 1, decay_fraction: 0.3}",
+    ),
+    (
+        "control.policy={kind: feedback, floors: {real: 0.1}}",
+        "data.filters=[{kind: length, min_words: 3}, {kind: regex, pattern: a}, {kind: repetition}]",
+        "data.sources.bad.filters=[{kind: score, column: topic, minimum: 1}, {kind: exact_duplicate}]",
+        "data.sources.good.joins=[{from_step: 3, path: bad.jsonl}]",
+        "data.sources.real.sample={by: title, of: 5, buckets: [0, 1, 2]}",
+        "data.sources.real.where={topic: [rivers, towns]}",
+    ),
+    (
+        "control.policy={kind: schedule, points: [{at: 1.0, shares: {real: 0.4, good: 0.3, bad: 0.3}}]}",
+        "data.held_out={kind: dataset, test: {kind: real, path: bad.jsonl}, "
+        "validation: {kind: real, path: good.jsonl}}",
+        "data.sources.good.streaming=true",
+        "model={architecture: gpt2, config: {n_embd: 16, n_layer: 1, n_head: 2}, gradient_checkpointing: true}",
+    ),
+)
+pytestmark = pytest.mark.kind("mutated recipe")
+CALM = {"suppress_health_check": list(HealthCheck), "deadline": None}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the recipe and its data files, a row each."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for name in ("real", "good", "bad"):
+        (folder / f"{name}.jsonl").write_text('{"title": "a", "topic": "rivers", "text": "a b c"}\n')
+    (folder / "tiny.yaml").write_text(TINY_RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipes(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
+    """Mutations of the recipe and its variants, with every default written out."""
+    reader = YAML(typ="safe", pure=True)
+    trees = [
+        reader.load(resolved_yaml(load_recipe(folder / "tiny.yaml", list(variant), on_this_machine=False).recipe))
+        for variant in VARIANTS
+    ]
+    return st.sampled_from(trees).flatmap(mutated)
+
+
+def check_as_a_value(tree: dict[str, Any]) -> None:
+    """`trainer check` without its command line: anything but a UserError is raised."""
+    with contextlib.suppress(UserError):
+        probe_model(load_recipe(tree))
+
+
+def check_as_a_file(tree: dict[str, Any], folder: Path) -> None:
+    """`trainer check FILE` through the command's own entry."""
+    file, printed = folder / "mutated.yaml", io.StringIO()
+    writer: Any = YAML(typ="safe", pure=True)
+    with file.open("w", encoding="utf-8") as stream:
+        writer.dump(tree, stream)
+    argv, sys.argv = sys.argv, ["trainer", "check", str(file)]
+    try:
+        with (
+            pytest.raises(SystemExit) as ended,
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            main()
+    finally:
+        sys.argv = argv
+    assert ended.value.code in (0, 2), printed.getvalue()
+    assert printed.getvalue().strip()
+    assert "Traceback" not in printed.getvalue()
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(200, id="hundreds"), pytest.param(4000, id="thousands", marks=pytest.mark.slow)]
+)
+def test_no_recipe_given_as_a_value_ends_in_a_stack_trace(
+    recipes: st.SearchStrategy[dict[str, Any]], count: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+
+    @settings(max_examples=count, derandomize=True, **CALM)
+    @given(tree=recipes)
+    def run(tree: dict[str, Any]) -> None:
+        check_as_a_value(tree)
+
+    run()
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(30, id="dozens"), pytest.param(1000, id="thousand", marks=pytest.mark.slow)]
+)
+def test_no_recipe_in_a_file_ends_the_command_in_a_stack_trace(
+    recipes: st.SearchStrategy[dict[str, Any]], count: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+
+    @settings(max_examples=count, derandomize=True, **CALM)
+    @given(tree=recipes)
+    def run(tree: dict[str, Any]) -> None:
+        check_as_a_file(tree, folder)
+
+    run()
