@@ -134,7 +134,7 @@ def test_a_broken_link_that_is_not_data_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_file_beside_its_compressed_form_is_refused(tmp_path: Path) -> None:
     lay(tmp_path / "repo", "a.jsonl", "a.jsonl.gz")
-    with pytest.raises(DataError, match="beside its compressed form"):
+    with pytest.raises(DataError, match="next to its compressed form"):
         found(tmp_path)
     assert names(tmp_path, "repo/*.jsonl") == ["a.jsonl"]
 

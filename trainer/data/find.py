@@ -15,7 +15,7 @@ from trainer.data.readers import COMPRESSED, OpenableFile, formats_by_suffix
 from trainer.data.splits import of_split
 from trainer.data.walk import Pattern, WalkedFile, split_pattern, twins, walk
 
-_DOCUMENTATION = {"README", "LICENSE", "LICENCE", "NOTICE", "CITATION", "CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT"}
+_DOCUMENTATION = {"README", "LICENSE", "NOTICE", "CITATION", "CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT"}
 _HASH_BLOCK_BYTES = 1 << 22
 
 
@@ -82,7 +82,7 @@ def chosen(
         raise DataError("a source has no files", got=config.path, remedy=remedy, file=str(file) if file else None)
     if both := twins((candidate.name for candidate in kept), COMPRESSED):
         remedy = "They would be read twice: remove one, or name the others by a pattern"
-        raise DataError("a file lies beside its compressed form", got=both, remedy=remedy, file=str(file))
+        raise DataError("a file lies next to its compressed form", got=both, remedy=remedy, file=str(file))
     kept = of_split(kept, config.split, path=str(config.path), tally=tally)
     return FoundFiles([OpenableFile(candidate.path, candidate.name) for candidate in kept], tally.skipped)
 
