@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from tests.data.corpus import documents, recipe, small_files, write_jsonl
 from trainer.base.errors import DataError, UserError
-from trainer.data.account import RowTally
+from trainer.data.account import FileAccount, RowTally
+from trainer.data.account_text import account_in_words
 from trainer.data.config import DataConfig
 from trainer.data.documents import Document, DocumentReader
 from trainer.data.keys import spelled
@@ -44,6 +45,7 @@ def test_a_key_has_one_spelling_whatever_its_type(spellings: Iterable[object], k
 def read(folder: Path, tally: RowTally | None = None, **changes: Any) -> list[Document]:
     """The documents of the source `web`; what is missing of the corpus is made."""
     tree = recipe(**changes)
+    write_jsonl(folder / "made.jsonl", documents(60, "made"))
     quarantine = Quarantine(folder / "quarantine.jsonl", 0.01)
     reader = DocumentReader(
         DataConfig.model_validate(tree), seed=0, base=folder, cache=folder / "cache", quarantine=quarantine
@@ -111,6 +113,7 @@ def test_rows_without_a_key_are_counted_and_spread_like_documents_of_their_own(
         outcome = read(tmp_path, tally, sources=web("web.jsonl", id_column="id"), held_out=BUCKET)
     assert tally.without_key == 200
     assert "source 'web': 200 of 400 rows have no doc" in caplog.text
+    assert "200 without a key" in account_in_words(tally.account(FileAccount(read=1, num_bytes=0)))
     parts = [row.part for row in outcome if int(row.id.removeprefix("web")) % 2 == 0]
     assert all(20 < parts.count(part) < 60 for part in ("validation", "test"))  # 40 of 200 each, if they are spread
 

@@ -47,6 +47,8 @@ def account_in_words(account: RowAccount) -> str:
         parts.append(f"{figure(_lost(account))} dropped: {'; '.join(lost)}")
     if account.copies.same_form:
         parts.append(f"{figure(account.copies.same_form)} of the used share only a form with held-out documents")
+    if account.without_key:
+        parts.append(f"{figure(account.without_key)} without a key, each a document of its own")
     return f"{figure(account.read)} rows of {files_in_words(account.files)}: {', '.join(parts)}"
 
 
