@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.base.hashing import derived_rng
 from trainer.evaluate.eval_batches import (
     EvalSamples,
     cut_windows,
-    derived_rng,
     fixed_batches,
     gather_samples,
     local_nats,

@@ -1,11 +1,12 @@
 """The names of other trainers: one wrong name, one message, with what to write instead."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.recipe.mistakes import edit, line_of, mistakes_in
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, load_recipe
 from trainer.recipe.aliases import ALIASES
 from trainer.recipe.messages import fields_at
 
@@ -107,3 +108,11 @@ def test_what_is_advised_are_keys_of_the_recipe() -> None:
 def test_a_source_may_have_the_name_of_an_alias(tiny_recipe: Path) -> None:
     tiny_recipe.write_text(tiny_recipe.read_text().replace("good:", "datasets:"))
     assert any("datasets" in str(mistake) for mistake in mistakes_in(tiny_recipe, "mixture.shares.dataset=0"))
+
+
+def test_a_part_from_outside_may_have_a_key_with_the_name_of_an_alias(tiny_recipe: Path) -> None:
+    section = {"kind": "tests.synthesis.counting:Counting", "log": "asked.log", "weights": "w2"}
+    synthesis = {"pool": "pool", "sources": ["real"], "prompts": [{"template": "rephrase"}], "generator": section}
+    loaded = load_recipe(tiny_recipe, [f"synthesis={json.dumps(synthesis)}"])
+    assert loaded.recipe.synthesis is not None
+    assert loaded.recipe.synthesis.generator.weights == "w2"

@@ -1,4 +1,6 @@
-"""Bit mixing of 64-bit words, for hashes that must be the same on every machine."""
+"""Hashes that are the same on every machine: of 64-bit words, and of names, from which random streams are derived."""
+
+import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,3 +17,13 @@ def splitmix64(words: Words) -> Words:
     words = (words ^ (words >> np.uint64(30))) * SPLITMIX_1
     words = (words ^ (words >> np.uint64(27))) * SPLITMIX_2
     return words ^ (words >> np.uint64(31))
+
+
+def derived_hash(*names: object) -> int:
+    """64 bits that are a pure function of the names."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest(), "little")
+
+
+def derived_rng(*names: object) -> np.random.Generator:
+    """A generator that is a pure function of the names: derived, never held."""
+    return np.random.Generator(np.random.PCG64(derived_hash(*names)))

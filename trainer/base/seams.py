@@ -186,6 +186,15 @@ class OpenUnion:
         return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
 
 
+def is_outside_kind(kind: object) -> bool:
+    """Whether ``kind`` names a part from outside, whose section has keys of its own: an import path, or an installed
+    entry point of any group.
+    """
+    if not isinstance(kind, str):
+        return False
+    return ":" in kind or any(point.group.startswith("hybrid_trainer.") for point in entry_points(name=kind))
+
+
 def _unknown_kind(kind: str, kinds: tuple[str, ...]) -> InitErrorDetails:
     expected = ", ".join(repr(name) for name in kinds)
     context = {"discriminator": "'kind'", "tag": kind, "expected_tags": expected}

@@ -99,6 +99,29 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def synthesize(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Generate with the model that this run has trained.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Make part I (from 0) of N only, such as one task of a SLURM array; with --generation."
+        ),
+    ] = None,
+    generation: Annotated[
+        int | None, typer.Option(min=1, max=9999, help="Which round; the unfinished one, or the next, if left out.")
+    ] = None,
+) -> None:
+    """Make one round of synthetic rows: generate, filter, and add what passes to the pool; resumes if broken off."""
+    from trainer.commands.synthesize import synthesize as make
+
+    make(recipe, overrides or [], run=run, shard=shard, generation=generation)
+
+
+@app.command()
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,

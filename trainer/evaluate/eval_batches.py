@@ -8,7 +8,6 @@ to 459 tokens, windows of 128, batches of 32) padding falls from 29 % of the tok
 
 # N rows, T tokens of a row, D documents, B rows of a batch, W width of a batch, V vocabulary
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -187,16 +186,6 @@ def gather_samples(segments: Sequence[SegmentRows], samples: IntArray) -> EvalSa
             ids.append(segment.gather(inside).astype(np.int64))
             valid.append(segment.valid_tokens(inside))
     return EvalSamples(token_ids=np.concatenate(ids), num_valid=np.concatenate(valid))
-
-
-def derived_hash(*names: object) -> int:
-    """64 bits that are a pure function of the names."""
-    return int.from_bytes(hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest(), "little")
-
-
-def derived_rng(*names: object) -> np.random.Generator:
-    """A generator that is a pure function of the names: derived, never held."""
-    return np.random.Generator(np.random.PCG64(derived_hash(*names)))
 
 
 def fixed_batches(num_valid: IntArray, batch_rows: int) -> list[IntArray]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainer.base.errors import UserError
+from trainer.base.hashing import derived_hash, derived_rng
 from trainer.base.records import Evaluation, FloatArray, IntArray
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.eval_batches import (
@@ -25,8 +26,6 @@ from trainer.evaluate.eval_batches import (
     Part,
     SegmentRows,
     cut_windows,
-    derived_hash,
-    derived_rng,
     gather_samples,
     ratio_standard_error,
     reduced_nats,

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from trainer.base.errors import UserError
+from trainer.base.hashing import derived_rng
 from trainer.base.records import Evaluation, FloatArray, IntArray, SourceValue
-from trainer.evaluate.eval_batches import derived_rng, fixed_batches, my_batches
+from trainer.evaluate.eval_batches import fixed_batches, my_batches
 from trainer.evaluate.evidence.source_value import FRESH_TEXT, TRIAL_STEPS, SourceValueCounts, estimated
 from trainer.evaluate.schedule import Times
 from trainer.lightning.datamodule import Samples, Source

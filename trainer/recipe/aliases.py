@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from trainer.base.seams import is_outside_kind
 from trainer.recipe.loading import KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import fields_at
 
@@ -225,9 +226,10 @@ def _remove_emptied(document: RecipeDocument, model: type[BaseModel], path: KeyP
 
 
 def _unknown_names(tree: Any, model: type[BaseModel], path: KeyPath) -> list[tuple[KeyPath, Any]]:
-    fields = fields_at(model, path)
+    section = mapping_at(tree, path)
+    fields = {} if is_outside_kind(section.get("kind")) else fields_at(model, path)
     names: list[tuple[KeyPath, Any]] = []
-    for key, value in mapping_at(tree, path).items():
+    for key, value in section.items():
         if fields and key not in fields and key in ALIASES and not _names_are_free(path):
             names.append(((*path, key), value))
         elif isinstance(value, dict) and len(path) < SECTIONS_READ:

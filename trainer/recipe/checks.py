@@ -29,6 +29,7 @@ from trainer.model.build import transformers_config
 from trainer.model.config import ModelConfig
 from trainer.recipe.loading import LONGEST_QUOTED, KeyPath, RecipeDocument, dotted, is_number, mapping_at, number_at
 from trainer.recipe.messages import nearest
+from trainer.synthesis.prompts import check_template, template_of
 
 
 def note_contradictions(document: RecipeDocument) -> None:
@@ -38,6 +39,7 @@ def note_contradictions(document: RecipeDocument) -> None:
         _note_shares(document, kinds)
         _note_held_out(document, kinds)
         _note_named_sources(document, kinds)
+        _note_synthesis(document, kinds)
     _note_batch_and_steps(document)
     _note_late_joins(document)
 
@@ -108,6 +110,26 @@ def _note_unknown(document: RecipeDocument, path: KeyPath, names: Iterable[str],
     for name in names:
         if name not in kinds:
             document.mistake(f"{dotted(path)}: {name} is not a source", (*path, name), remedy=nearest(name, kinds))
+
+
+def _note_synthesis(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
+    """Prompts are made of real training sources, by templates that can be rendered."""
+    sources = mapping_at(document.tree, ("synthesis",)).get("sources")
+    for index, name in enumerate(sources if isinstance(sources, list) else []):
+        place: KeyPath = ("synthesis", "sources", index)
+        if name not in kinds:
+            document.mistake(f"{dotted(place)}: {name} is not a source", place, remedy=nearest(str(name), kinds))
+        elif kinds[name] == "synthetic":
+            remedy = "Name a real one: what a model wrote is not written about again"
+            document.mistake(f"{dotted(place)}: {name} is synthetic", place, remedy=remedy)
+    prompts = mapping_at(document.tree, ("synthesis",)).get("prompts")
+    for index, prompt in enumerate(prompts if isinstance(prompts, list) else []):
+        template = mapping_at(prompt, ()).get("template")
+        try:
+            check_template(template_of(template if isinstance(template, str) else ""))
+        except UserError as error:
+            place = ("synthesis", "prompts", index, "template")
+            document.mistake(error.what, place, got=error.got, remedy=error.remedy)
 
 
 def _note_batch_and_steps(document: RecipeDocument) -> None:

@@ -30,6 +30,7 @@ from trainer.recipe.loading import MAX_MISTAKES, RecipeDocument, apply_override,
 from trainer.recipe.messages import note_mistakes
 from trainer.recipe.resolve import EXTENDS, resolve_extends, resolve_paths, resolve_shares
 from trainer.recipe.shipped import recipe_path
+from trainer.synthesis.config import SynthesisConfig
 from trainer.tracking.config import TrackingConfig
 from trainer.training.config import CheckpointConfig
 
@@ -45,6 +46,7 @@ ALLOWED_ON_RESUME = (
     "tracking.*",
     "checkpoint.*",
     "model.saved_precision",  # of what is written at the end
+    "synthesis*",
     "data.cache",
     "data.num_proc",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
@@ -77,6 +79,9 @@ class Recipe(Config):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="when to save and what to keep")
     tracking: TrackingConfig = Field(
         default_factory=TrackingConfig, description="where the run is shown besides its own journal"
+    )
+    synthesis: SynthesisConfig | None = Field(
+        default=None, description="how `trainer synthesize` makes the synthetic rows of a source"
     )
 
 

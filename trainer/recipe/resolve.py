@@ -124,7 +124,8 @@ def resolve_paths(document: RecipeDocument) -> None:
     for part in ("validation", "test"):
         _anchor_rows(document, (*data, "held_out", part))
     _anchor(document, (*data, "cache"))
-    for path in (("model", "pretrained"), (*data, "tokenizer", "pretrained")):
+    _anchor(document, ("synthesis", "pool"))
+    for path in (("model", "pretrained"), (*data, "tokenizer", "pretrained"), ("synthesis", "generator", "model")):
         _anchor(document, path, only_folders=True)
 
 

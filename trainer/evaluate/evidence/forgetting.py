@@ -21,6 +21,7 @@ from typing import Self
 
 import numpy as np
 
+from trainer.base.hashing import derived_rng
 from trainer.base.records import FloatArray, Forgetting, IntArray
 from trainer.evaluate.config import SourceValueConfig
 from trainer.evaluate.eval_batches import (
@@ -28,7 +29,6 @@ from trainer.evaluate.eval_batches import (
     EvalSamples,
     HeldOutText,
     SegmentRows,
-    derived_rng,
     row_targets,
 )
 from trainer.evaluate.evidence.measurement import FORGETTING, MeasuredRun

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from trainer.base.errors import UserError
+from trainer.base.hashing import derived_rng
 from trainer.base.heartbeat import beat
 from trainer.base.records import FloatArray, GradientAlignment
 from trainer.evaluate.config import FEWEST_ALIGNMENT_SAMPLES, GradientAlignmentConfig
-from trainer.evaluate.eval_batches import EvalSamples, HeldOutText, SegmentRows, derived_rng
+from trainer.evaluate.eval_batches import EvalSamples, HeldOutText, SegmentRows
 from trainer.evaluate.evidence.measurement import GRADIENT_ALIGNMENT, MeasuredRun
 from trainer.evaluate.ports import GradientPort
 from trainer.evaluate.samples import drawn, live_segments, packed, partitioned, shuffled_documents

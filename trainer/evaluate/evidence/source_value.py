@@ -24,6 +24,7 @@ from typing import Self
 import numpy as np
 
 from trainer.base.errors import UserError
+from trainer.base.hashing import derived_rng
 from trainer.base.heartbeat import beat
 from trainer.base.records import FloatArray, IntArray, SourceValue
 from trainer.evaluate.config import SourceValueConfig
@@ -33,7 +34,6 @@ from trainer.evaluate.eval_batches import (
     EvalSamples,
     HeldOutText,
     SegmentRows,
-    derived_rng,
     ratio_standard_error,
     reduced_nats,
     row_targets,

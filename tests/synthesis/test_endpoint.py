@@ -1,0 +1,125 @@
+"""The client of an endpoint, against a real server over HTTP, on good days and bad ones."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.synthesis.openai_server import MODEL, Answer, OpenAIServer, completion, good, text_of
+from trainer.base.errors import UserError
+from trainer.synthesis.generators import Completion, Request, Sampling
+from trainer.synthesis.generators.config import EndpointConfig
+from trainer.synthesis.generators.endpoint import endpoint
+
+SAMPLING = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=32)
+OVERLOADED: Answer = (429, {"error": {"message": "slow down"}})
+
+
+@contextmanager
+def server(answer: Callable[[str, int], Answer] = good, delay_s: float = 0.0) -> Iterator[OpenAIServer]:
+    running = OpenAIServer(answer, delay_s=delay_s)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def config(url: str, **changes: object) -> EndpointConfig:
+    return EndpointConfig.model_validate({"kind": "endpoint", "url": url, "model": MODEL, "retries": 2, **changes})
+
+
+def requests(count: int) -> list[Request]:
+    return [Request(id=f"r{n}", prompt=f"prompt {n}", sampling=SAMPLING, seed=n) for n in range(count)]
+
+
+def answers(settings: EndpointConfig, count: int, done: frozenset[str] = frozenset()) -> dict[str, Completion]:
+    return {answer.request_id: answer for answer in endpoint(settings).generate(requests(count), done)}
+
+
+def test_every_request_is_answered_once_with_its_own_text_and_tokens_told() -> None:
+    with server() as running:
+        given = answers(config(running.url), 30)
+        assert {name: answer.text for name, answer in given.items()} == {
+            f"r{n}": text_of(f"prompt {n}") for n in range(30)
+        }
+        assert set(running.calls.values()) == {1}
+    assert {(answer.prompt_tokens, answer.completion_tokens, answer.counted) for answer in given.values()} == {
+        (11, 10, "told")
+    }
+
+
+def test_what_is_done_is_not_asked_again() -> None:
+    with server() as running:
+        given = answers(config(running.url), 10, frozenset(f"r{n}" for n in range(7)))
+        assert sorted(given) == ["r7", "r8", "r9"]
+        assert sorted(running.calls) == ["prompt 7", "prompt 8", "prompt 9"]
+
+
+def test_calls_run_at_the_same_time_but_never_more_than_allowed() -> None:
+    with server(delay_s=0.05) as running:
+        answers(config(running.url, max_concurrency=3), 24)
+        assert running.most_at_once == 3
+
+
+def test_a_server_that_refuses_is_asked_again_with_fewer_calls_at_the_same_time() -> None:
+    with server(lambda prompt, number: OVERLOADED if number == 1 else good(prompt, number)) as running:
+        given = answers(config(running.url), 12)
+        assert all(answer.finish_reason == "stop" for answer in given.values())
+        assert set(running.calls.values()) == {2}
+
+
+def test_a_call_that_cannot_succeed_is_not_repeated() -> None:
+    refused: Answer = (400, {"error": {"message": "no such parameter"}})
+    with server(lambda prompt, number: refused if prompt == "prompt 1" else good(prompt, number)) as running:
+        given = answers(config(running.url), 4)
+        assert running.calls["prompt 1"] == 1
+    assert given["r1"].finish_reason == "error"
+    assert "no such parameter" in str(given["r1"].error)
+    assert [given[f"r{n}"].finish_reason for n in (0, 2, 3)] == ["stop"] * 3
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [(500, {"error": {"message": "boom"}}), (200, b"<html>proxy</html>"), (200, {"choices": []}), (200, b"null")],
+)
+def test_a_broken_answer_is_tried_again_and_then_counted_as_failed(broken: Answer) -> None:
+    with server(lambda prompt, number: broken if prompt == "prompt 0" else good(prompt, number)) as running:
+        given = answers(config(running.url, retries=1), 3)
+        assert running.calls["prompt 0"] == 2
+    assert given["r0"].finish_reason == "error"
+    assert given["r1"].text == text_of("prompt 1")
+
+
+def test_a_server_that_is_dead_stops_the_round_after_as_many_calls_as_allowed() -> None:
+    with (
+        server(lambda prompt, number: (500, {"error": {"message": "boom"}})) as running,
+        pytest.raises(UserError, match=r"3 calls in a row failed.*run it again to resume"),
+    ):
+        answers(config(running.url, retries=0, give_up_after=3, max_concurrency=1), 50)
+    assert sum(running.calls.values()) == 3
+
+
+def test_a_refusal_without_text_is_an_empty_text_and_a_cut_off_text_says_so() -> None:
+    by_prompt = {"prompt 0": completion(None), "prompt 1": completion("long", finish="length")}
+    with server(lambda prompt, number: by_prompt[prompt]) as running:
+        given = answers(config(running.url), 2)
+    assert (given["r0"].text, given["r0"].finish_reason) == ("", "stop")
+    assert given["r1"].finish_reason == "length"
+
+
+def test_tokens_that_the_server_does_not_tell_are_marked_as_estimated() -> None:
+    with server(lambda prompt, number: completion("x" * 40, usage=False)) as running:
+        (answer,) = answers(config(running.url), 1).values()
+    assert (answer.completion_tokens, answer.counted) == (10, "estimated")
+
+
+def test_the_model_must_be_one_that_the_server_lists() -> None:
+    with server() as running:
+        assert endpoint(config(running.url)).identity().weights == "7"
+        with pytest.raises(UserError, match=f"no such model .*It lists {MODEL}"):
+            endpoint(config(running.url, model="another")).identity()
+
+
+def test_a_server_that_is_not_there_is_named_before_anything_is_asked() -> None:
+    with pytest.raises(UserError, match=r"does not answer.*127\.0\.0\.1:9/v1"):
+        endpoint(config("http://127.0.0.1:9/v1")).identity()

@@ -1,0 +1,105 @@
+"""One round of synthesis, from a recipe."""
+
+import re
+import time
+from pathlib import Path
+
+from trainer.base.errors import RunFolderError, UserError
+from trainer.base.failures import say
+from trainer.recipe import LoadedRecipe, load_recipe
+from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.pool import Pool, RoundRecord
+from trainer.synthesis.round import Shard, run_round
+
+_SAY_EVERY_S = 10.0
+
+
+def synthesize(
+    recipe: Path, overrides: list[str], *, run: Path | None, shard: str | None, generation: int | None
+) -> None:
+    """Makes one shard of one round and says what became of it. Raises ``UserError``."""
+    # What a source of the pool reads may not be there yet, so files are looked for where they are read.
+    loaded = load_recipe(recipe, overrides, on_this_machine=False)
+    config = _config(loaded, run)
+    pool = Pool(loaded.folder / config.pool.expanduser())
+    part = _shard(shard, generation, pool)
+    done = [record for record in pool.records() if (record.generation, record.shard) == (part.generation, part.number)]
+    if done:
+        _refuse_other_split(done[0], part)
+        say(f"shard {part.number} of {part.of} of generation {part.generation} is in the pool already")
+        return
+    record = run_round(
+        config, loaded.recipe.data, part, seed=loaded.recipe.seed, base=loaded.folder, progress=_Progress()
+    )
+    for line in in_words(record):
+        say(line)
+    say(f"the rows are in {pool.rows}; a source reads them with `path: {config.pool}/rows`")
+
+
+def _config(loaded: LoadedRecipe, run: Path | None) -> SynthesisConfig:
+    config = loaded.recipe.synthesis
+    if config is None:
+        remedy = "Add one: pool, sources, prompts and a generator"
+        raise UserError("the recipe has no section `synthesis`", got=loaded.recipe.name, remedy=remedy)
+    if run is None:
+        return config
+    model = run / "model"
+    if not model.is_dir():
+        remedy = "A finished run has it; train it to its end first"
+        raise RunFolderError("the run has no folder `model`", got=str(run), remedy=remedy)
+    if "model" not in type(config.generator).model_fields or config.generator.kind != "transformers":
+        remedy = "Use it with synthesis.generator.kind: transformers"
+        raise UserError("--from has no effect on this generator", got=config.generator.kind, remedy=remedy)
+    generator = config.generator.model_copy(update={"model": str(model.resolve())})
+    return config.model_copy(update={"generator": generator})
+
+
+def _shard(text: str | None, generation: int | None, pool: Pool) -> Shard:
+    if text is None:
+        return Shard(generation=pool.next_generation() if generation is None else generation)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]) <= 100_000:
+        raise UserError("--shard is not I/N", got=text, remedy="Write 0/8 to 7/8 for eight parts")
+    if generation is None:
+        remedy = "A task that is started again must not begin another round: add --generation 1"
+        raise UserError("--shard needs --generation", got=text, remedy=remedy)
+    return Shard(generation=generation, number=int(match[1]), of=int(match[2]))
+
+
+def _refuse_other_split(record: RoundRecord, part: Shard) -> None:
+    if record.shards != part.of:
+        raise UserError(
+            f"generation {part.generation} was made in {record.shards} shards",
+            got=f"{part.number}/{part.of}",
+            remedy=f"Split it as before, into {record.shards}, or begin generation {part.generation + 1}",
+        )
+
+
+class _Progress:
+    """Says how far the round is, now and then, with the time that is left."""
+
+    def __init__(self) -> None:
+        self._began_s = self._last_s = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if self._first is None:
+            self._first = done
+            say(f"{total} texts to write" + (f", {done} of them are there from before" if done else ""))
+        elif done == total or now_s - self._last_s >= _SAY_EVERY_S:
+            self._last_s = now_s
+            rate = (done - self._first) / max(now_s - self._began_s, 1e-9)
+            left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+            say(f"{done} of {total} texts{left}")
+
+
+def in_words(record: RoundRecord) -> list[str]:
+    """What became of the requests, a line each."""
+    lines = [
+        f"generation {record.generation}: {record.requests} requests, {record.accepted} rows accepted "
+        f"({record.accepted_tokens} tokens of {record.completion_tokens} written) by {record.generator}"
+    ]
+    if record.failed:
+        lines.append(f"  failed calls: {record.failed}")
+    return lines + [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]

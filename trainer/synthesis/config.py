@@ -1,0 +1,62 @@
+"""What a recipe says of making synthetic data."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from trainer.base.config import Config
+from trainer.data.filters import FilterConfig
+from trainer.synthesis.generators import GeneratorConfig
+from trainer.synthesis.prompts import TEMPLATES
+
+Temperature = Annotated[float, Field(ge=0, le=10)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+
+
+class PromptConfig(Config):
+    """One way to ask: a built-in template by its name, or a template of your own."""
+
+    template: str = Field(
+        description=f"{', '.join(TEMPLATES)}, or a jinja2 template over the row: `text`, `id`, `slice`, its provenance"
+    )
+    name: str | None = Field(None, min_length=1, description="what the rows made by it are counted under")
+    weight: int = Field(1, ge=1, le=1000, description="how many of the requests use it, relative to the others")
+
+    @property
+    def label(self) -> str:
+        """The name that its rows are counted under."""
+        return self.name or (self.template if self.template in TEMPLATES else "own")
+
+
+class SamplingConfig(Config):
+    """How texts are sampled; of several values each request takes one, in turn, so that a sweep covers them evenly."""
+
+    temperature: tuple[Temperature, ...] = Field((0.8,), min_length=1, description="softmax temperatures; 0 is greedy")
+    top_p: tuple[TopP, ...] = Field((0.95,), min_length=1, description="probability mass that is sampled from")
+    max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="a text is cut off there")
+
+
+class SynthesisConfig(Config):
+    """One round of synthesis: which rows are prompts, what generates, what is dropped, and where the rest is kept."""
+
+    pool: Path = Field(
+        description="folder of the accepted rows, relative to the recipe; a source reads them at `POOL/rows`"
+    )
+    sources: tuple[str, ...] = Field(min_length=1, description="real training sources whose rows are the prompts")
+    prompts: tuple[PromptConfig, ...] = Field(min_length=1, description="how the generator is asked")
+    generator: GeneratorConfig = Field(description="what writes the texts")
+    sampling: SamplingConfig = SamplingConfig()
+    requests: int = Field(1000, ge=1, description="texts that a round asks for")
+    balance_slices: bool = Field(
+        True, description="every slice of the sources gets as many prompts; false: as many as it has rows"
+    )
+    keep_cut_off: bool = Field(False, description="keep texts that reached max_new_tokens before they ended")
+    filters: tuple[FilterConfig, ...] = Field((), description="drop generated rows, in this order")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        labels = [prompt.label for prompt in self.prompts]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"prompts need different names, got {', '.join(twice)} more than once: give them `name`")
+        return self

@@ -1,0 +1,203 @@
+"""Texts of a server with the OpenAI API, through the `openai` client.
+
+Concurrency rises by one per answered round of calls and halves when the server refuses (429, 503): additive increase,
+multiplicative decrease, as TCP shares a link. A call is tried again after a growing pause; calls that fail in a row
+stop the round, so that a dead server costs minutes, not the night, and the round resumes where it stopped.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence, Set
+from queue import Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from trainer.base.errors import UserError
+from trainer.synthesis.generators.config import EndpointConfig
+from trainer.synthesis.generators.protocol import Completion, Generator, Identity, Request
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_LONGEST_PAUSE_S = 60.0
+_REFUSALS = (429, 503)
+
+
+class Endpoint:
+    """A client of one model at one server."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self.config = config
+
+    def identity(self) -> Identity:
+        """The model as the server lists it. ``UserError`` where it does not answer or lists another."""
+        listed = asyncio.run(self._listed())
+        if self.config.model not in listed:
+            known = ", ".join(sorted(listed)) or "none"
+            raise UserError(
+                "the endpoint has no such model", got=self.config.model, remedy=f"It lists {known} at {self.config.url}"
+            )
+        return Identity(name=self.config.model, weights=listed[self.config.model], license=self.config.license)
+
+    async def _listed(self) -> dict[str, str]:
+        from openai import APIError
+
+        async with self._client() as client:
+            try:
+                return {model.id: str(model.created) async for model in client.models.list()}
+            except APIError as error:
+                remedy = "Start the server, or fix synthesis.generator.url (it usually ends in /v1)"
+                what = f"the endpoint does not answer: {_in_words(error)}"
+                raise UserError(what, got=self.config.url, remedy=remedy) from error
+
+    def _client(self) -> "AsyncOpenAI":
+        try:
+            from openai import AsyncOpenAI
+        except ImportError as error:
+            remedy = "pip install 'hybrid-trainer[endpoint]'"
+            raise UserError("the generator of kind endpoint needs the package openai", remedy=remedy) from error
+        key = os.environ.get(self.config.api_key_variable, "none")  # a local server takes any
+        return AsyncOpenAI(base_url=self.config.url, api_key=key, timeout=self.config.timeout_s, max_retries=0)
+
+    def generate(self, requests: Sequence[Request], done: Set[str], /) -> Iterator[Completion]:
+        """As they are answered. ``UserError`` after ``give_up_after`` calls that failed in a row."""
+        waiting = [request for request in requests if request.id not in done]
+        answers: Queue[Completion | BaseException | None] = Queue()
+        calls = _Calls(self.config, waiting, answers)
+        thread = Thread(target=lambda: asyncio.run(calls.run(self._client)), name="endpoint", daemon=True)
+        thread.start()
+        try:
+            while (answer := answers.get()) is not None:
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield answer
+        finally:
+            calls.stop()
+            thread.join()
+
+
+class _Calls:
+    """All calls of a round, in one event loop in a thread of its own."""
+
+    def __init__(
+        self, config: EndpointConfig, requests: Sequence[Request], answers: "Queue[Completion | BaseException | None]"
+    ) -> None:
+        self.config, self.answers = config, answers
+        self.waiting = list(reversed(requests))
+        self.window = float(min(8, config.max_concurrency))  # calls that may be in flight
+        self.failed_in_a_row = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """No further call is begun."""
+        self._stopped = True
+
+    async def run(self, new_client: Any) -> None:
+        """Keeps as many calls in flight as the window allows, until all are answered."""
+        try:
+            async with new_client() as client:
+                await self._drain(client)
+            self.answers.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that reads the answers
+            self.answers.put(error)
+
+    async def _drain(self, client: "AsyncOpenAI") -> None:
+        in_flight: set[asyncio.Task[Completion]] = set()
+        while (self.waiting or in_flight) and not self._stopped:
+            while self.waiting and len(in_flight) < int(self.window):
+                in_flight.add(asyncio.create_task(self._answered(client, self.waiting.pop())))
+            ready, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+            for task in ready:
+                self._take(task.result())
+        for task in in_flight:
+            task.cancel()
+
+    def _take(self, completion: Completion) -> None:
+        if completion.finish_reason != "error":
+            self.failed_in_a_row = 0
+            self.window = min(self.config.max_concurrency, self.window + 1 / self.window)
+            self.answers.put(completion)
+            return
+        self.failed_in_a_row += 1
+        if self.failed_in_a_row >= self.config.give_up_after:
+            raise UserError(
+                f"{self.failed_in_a_row} calls in a row failed, the last one: {completion.error}",
+                got=self.config.url,
+                remedy="What was answered is kept: look at the server, then run it again to resume",
+            )
+        self.answers.put(completion)
+
+    async def _answered(self, client: "AsyncOpenAI", request: Request) -> Completion:
+        """The completion, tried ``1 + retries`` times, or its last error."""
+        from openai import APIError
+
+        began_s = time.monotonic()
+        error = ""
+        for attempt in range(1 + self.config.retries):
+            if attempt:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, 0.5 * 2**attempt))
+            try:
+                return _completion(request, await self._call(client, request), time.monotonic() - began_s)
+            except APIError as failure:
+                error = _in_words(failure)
+                status = getattr(failure, "status_code", None)
+                if status in _REFUSALS:
+                    self.window = max(1.0, self.window / 2)
+                elif status is not None and 400 <= status < 500 and status != 408:
+                    break  # the same call fails again
+            except (AttributeError, KeyError, IndexError, TypeError, ValueError) as failure:
+                error = f"not an answer of the OpenAI API: {type(failure).__name__}: {failure}"
+        return Completion(
+            request_id=request.id,
+            text="",
+            finish_reason="error",
+            prompt_tokens=0,
+            completion_tokens=0,
+            counted="estimated",
+            seconds=time.monotonic() - began_s,
+            error=error,
+        )
+
+    async def _call(self, client: "AsyncOpenAI", request: Request) -> Any:
+        messages: list[Any] = [{"role": "user", "content": request.prompt}]
+        if self.config.system is not None:
+            messages.insert(0, {"role": "system", "content": self.config.system})
+        return await client.chat.completions.create(
+            model=self.config.model,
+            messages=messages,
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            max_tokens=request.sampling.max_new_tokens,
+            seed=request.seed,
+        )
+
+
+def _completion(request: Request, answer: Any, seconds: float) -> Completion:
+    """Tokens are told by the server, or estimated as a quarter of the characters where it does not tell them."""
+    choice = answer.choices[0]
+    text = choice.message.content
+    if text is None:
+        text = ""  # a refusal, or a call of a tool: an empty text, which is dropped and counted
+    usage = answer.usage
+    return Completion(
+        request_id=request.id,
+        text=text,
+        finish_reason="length" if choice.finish_reason == "length" else "stop",
+        prompt_tokens=len(request.prompt) // 4 if usage is None else usage.prompt_tokens,
+        completion_tokens=len(text) // 4 if usage is None else usage.completion_tokens,
+        counted="estimated" if usage is None else "told",
+        seconds=seconds,
+    )
+
+
+def _in_words(error: Exception) -> str:
+    status = getattr(error, "status_code", None)
+    text = " ".join(str(error).split())[:300]
+    return f"HTTP {status}: {text}" if status and not text.startswith("Error code") else text
+
+
+def endpoint(config: EndpointConfig) -> Generator:
+    """The generator of kind ``endpoint``."""
+    return Endpoint(config)

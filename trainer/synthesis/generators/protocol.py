@@ -1,0 +1,76 @@
+"""What a generator is, what it is asked, and what it gives."""
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a text is sampled. ``temperature`` 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One text that is asked for; ``id`` is a hash of all that decides it."""
+
+    id: str
+    prompt: str
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which model writes: its name, a hash of its weights (or what the server calls its version), its license."""
+
+    name: str
+    weights: str
+    license: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What came of a request: a text, or the error that took its place.
+
+    ``finish_reason``: the text ended, reached its limit, was not written because the prompt leaves no room in the
+    context, or the call failed.
+    Tokens are ``counted`` by the generator ("told") or by us ("estimated"). ``seconds`` is the time spent on this text:
+    its part of a batch's, or a call's.
+    """
+
+    request_id: str
+    text: str
+    finish_reason: Literal["stop", "length", "too_long", "error"]
+    prompt_tokens: int
+    completion_tokens: int
+    counted: Literal["told", "estimated"]
+    seconds: float
+    error: str | None = None
+
+
+class Generator(Protocol):
+    """Writes texts. Made once for a round, in the process that runs it."""
+
+    def identity(self) -> Identity:
+        """Which model writes. ``UserError`` where it cannot be reached or is not the one that the recipe names."""
+        ...
+
+    def generate(self, requests: Sequence[Request], done: Set[str], /) -> Iterator[Completion]:
+        """One completion for each request whose id is not in ``done``, in any order, as they come.
+
+        ``requests`` are all of the round, also when it resumes: what is written together can stay together.
+        """
+        ...
+
+
+class GeneratorFactory(Protocol):
+    """Makes a generator from its configuration."""
+
+    def __call__(self, config: Any, /) -> Generator:
+        """A generator that has not loaded anything yet."""
+        ...

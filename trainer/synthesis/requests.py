@@ -1,0 +1,106 @@
+"""What a round asks for: which row, by which template, sampled how. A pure function of recipe, generation and data.
+
+A round that was killed asks for the same texts again, so a text is named by what decides it: everything in its request
+and the generator. Nothing that only decides how fast it comes (batch, concurrency, time-outs) is part of the name.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice, product
+
+import numpy as np
+
+from trainer.base.hashing import derived_rng
+from trainer.data.documents import Document
+from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.generators.protocol import Identity, Request, Sampling
+from trainer.synthesis.prompts import render, template_hash, template_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """A real training document with the source it is from."""
+
+    source: str
+    license: str
+    document: Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request with all that its row in the pool tells of it."""
+
+    request: Request
+    source: str
+    license: str
+    prompt_id: str
+    slice: str
+    prompt_label: str
+    template: str  # its hash
+
+
+def in_turn(rows: Sequence[PromptRow], seed: int, generation: int, *, balanced: bool) -> Iterator[PromptRow]:
+    """The rows in the order in which they are asked about, without end; each is used once before any is used twice
+    (of its slice, where ``balanced``).
+    """
+    groups: dict[str, list[PromptRow]] = {}
+    for row in rows:
+        groups.setdefault(row.document.slice if balanced else "", []).append(row)
+    endless = [
+        _shuffled_for_ever(group, derived_rng(seed, "synthesis", generation, name))
+        for name, group in sorted(groups.items())
+    ]
+    for group in cycle(endless):
+        yield next(group)
+
+
+def _shuffled_for_ever(rows: Sequence[PromptRow], generator: np.random.Generator) -> Iterator[PromptRow]:
+    while True:
+        for index in generator.permutation(len(rows)):
+            yield rows[index]
+
+
+def plan_round(
+    config: SynthesisConfig, rows: Sequence[PromptRow], identity: Identity, *, seed: int, generation: int
+) -> list[Asked]:
+    """All requests of a round, in order. The sweep of templates and sampling settings turns with each request."""
+    templates = [prompt for prompt in config.prompts for _ in range(prompt.weight)]
+    settings = [
+        Sampling(temperature=temperature, top_p=top_p, max_new_tokens=config.sampling.max_new_tokens)
+        for temperature, top_p in product(config.sampling.temperature, config.sampling.top_p)
+    ]
+    ways = cycle(product(settings, templates))
+    prompted = in_turn(rows, seed, generation, balanced=config.balance_slices)
+    asked = []
+    for number, (row, (sampling, prompt)) in enumerate(islice(zip(prompted, ways, strict=False), config.requests)):
+        text = template_of(prompt.template)
+        document = row.document
+        columns = {**document.provenance, "text": document.text, "id": document.id, "slice": document.slice}
+        request_seed = int(derived_rng(seed, "synthesis", generation, "request", number).integers(2**31))
+        request = _named(render(text, columns), sampling, request_seed, identity, generation)
+        asked.append(
+            Asked(
+                request=request,
+                source=row.source,
+                license=row.license,
+                prompt_id=document.id,
+                slice=document.slice,
+                prompt_label=prompt.label,
+                template=template_hash(text),
+            )
+        )
+    return asked
+
+
+def _named(prompt: str, sampling: Sampling, seed: int, identity: Identity, generation: int) -> Request:
+    """The request with its name: 128 bits of what decides its text."""
+    decisive = [identity.name, identity.weights, generation, prompt, asdict(sampling), seed]
+    name = hashlib.sha256(json.dumps(decisive, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return Request(id=name, prompt=prompt, sampling=sampling, seed=seed)
+
+
+def part_of(asked: Sequence[Asked], shard: int, of: int) -> Iterable[Asked]:
+    """The requests of shard ``shard`` (from 0) of ``of``: every ``of``-th, so that shards get the same mixture."""
+    return asked[shard::of]

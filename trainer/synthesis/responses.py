@@ -1,0 +1,77 @@
+"""The answers of a round that is not whole yet: appended as they come, so that nothing is asked for twice.
+
+A file of JSON lines. Its first line names the requests of the round: answers to others are never mixed in. A line that
+a kill cut short is dropped when the file is opened again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from trainer.base.errors import UserError
+from trainer.synthesis.generators.protocol import Completion, Request
+
+_FORMAT = 1
+
+
+class Responses:
+    """The answers in ``file`` to ``requests``; one process at a time writes it."""
+
+    def __init__(self, file: Path, requests: Sequence[Request]) -> None:
+        self.file = file
+        self.completions: dict[str, Completion] = {}
+        header = {"format": _FORMAT, "requests": len(requests), "digest": _digest(requests)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._read(header) if file.exists() else 0
+        self._stream = file.open("r+b" if file.exists() else "w+b")
+        self._stream.truncate(whole)
+        self._stream.seek(whole)
+        if not whole:
+            self._append([header])
+
+    def _read(self, header: dict[str, Any]) -> int:
+        """Takes the whole lines; returns how many bytes they fill."""
+        content = self.file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        lines = content[:whole].splitlines()
+        if not lines:
+            return 0
+        if json.loads(lines[0]) != header:
+            remedy = f"Finish it with the recipe and data that it was begun with, or remove {self.file} to begin anew"
+            raise UserError("an unfinished round asked for other texts", file=self.file, line=1, remedy=remedy)
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                completion = Completion(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                remedy = "Remove the line: its text will be asked for again"
+                raise UserError(
+                    "a line of an unfinished round is damaged", file=self.file, line=number, remedy=remedy
+                ) from error
+            self.completions[completion.request_id] = completion
+        return whole
+
+    def add(self, completions: Iterable[Completion]) -> None:
+        """Keeps the answers: on the disk when this returns. Failed calls are not kept: they are asked for again."""
+        kept = [completion for completion in completions if completion.finish_reason != "error"]
+        self._append([asdict(completion) for completion in kept])
+        self.completions.update((completion.request_id, completion) for completion in kept)
+
+    def _append(self, records: Sequence[dict[str, Any]]) -> None:
+        lines = [json.dumps(record, ensure_ascii=True).encode() + b"\n" for record in records]
+        self._stream.write(b"".join(lines))
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+def _digest(requests: Sequence[Request]) -> str:
+    return hashlib.sha256("\n".join(request.id for request in requests).encode()).hexdigest()

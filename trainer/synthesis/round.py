@@ -1,0 +1,200 @@
+"""One shard of a round of synthesis: prompts, texts, filters, pool.
+
+Everything between two answers can be lost to a kill without harm: requests are planned anew from the same data, answers
+are on the disk, and the shard joins the pool in one rename.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.base.errors import DataError, UserError
+from trainer.base.failures import in_words
+from trainer.data.config import DataConfig
+from trainer.data.decontamination import HeldOutIndex
+from trainer.data.documents import DocumentReader
+from trainer.data.fingerprint import cache_folder
+from trainer.data.held_out_split import chunks, collect_held_out
+from trainer.data.quarantine import Quarantine
+from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.filtering import RowFilter
+from trainer.synthesis.generators import GENERATORS
+from trainer.synthesis.generators.protocol import Completion, Generator, Identity
+from trainer.synthesis.pool import Pool, RoundRecord
+from trainer.synthesis.requests import Asked, PromptRow, part_of, plan_round
+from trainer.synthesis.responses import Responses
+
+_KEEP_EVERY_S = 2.0  # answers that came within this time go to the disk together
+_MOST_AT_ONCE = 256
+
+Progress = Callable[[int, int], None]  # texts so far, of how many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Which part of which round: shard ``number`` (from 0) of ``of``."""
+
+    generation: int
+    number: int = 0
+    of: int = 1
+
+
+def run_round(
+    config: SynthesisConfig, data: DataConfig, shard: Shard, *, seed: int, base: Path, progress: Progress
+) -> RoundRecord:
+    """Makes the shard, or what is missing of it, and adds it to the pool. Raises ``UserError``.
+
+    ``data`` are the sources of the recipe in folder ``base``; only training documents become prompts, and what repeats
+    a held-out document does not join.
+    """
+    pool = Pool(base / config.pool.expanduser())
+    rows, held_out = read_prompt_rows(config, data, seed=seed, base=base)
+    generator: Generator = GENERATORS.resolve(config.generator.kind)(config.generator)
+    identity = generator.identity()
+    planned = plan_round(config, rows, identity, seed=seed, generation=shard.generation)
+    asked = list(part_of(planned, shard.number, shard.of))
+    file = pool.responses_file(shard.generation, shard.number, shard.of)
+    with Responses(file, [item.request for item in asked]) as responses:
+        _ask(generator, asked, responses, progress)
+        record = _publish(config, pool, shard, identity, asked, responses, held_out)
+    file.unlink()
+    return record
+
+
+def read_prompt_rows(
+    config: SynthesisConfig, data: DataConfig, *, seed: int, base: Path
+) -> tuple[list[PromptRow], HeldOutIndex]:
+    """The training documents of the sources that prompts are made of, and an index of the held-out documents."""
+    with tempfile.TemporaryDirectory() as folder:
+        quarantine = Quarantine(Path(folder) / "quarantine.jsonl", data.max_quarantined_share)
+        try:
+            cache = cache_folder(data, base)
+            reader = DocumentReader(data, seed=seed, base=base, cache=cache, quarantine=quarantine)
+            held_out = collect_held_out(reader, data)
+            index = HeldOutIndex([*chunks(held_out.validation), *chunks(held_out.test)], data.contamination.threshold)
+            rows = [
+                PromptRow(source=name, license=data.sources[name].license, document=document)
+                for name in config.sources
+                for document in reader.training(name, record=False)
+            ]
+        finally:
+            quarantine.close()
+    if not rows:
+        remedy = "Name a source with training documents in synthesis.sources"
+        raise DataError("no row to make prompts of", got=", ".join(config.sources), remedy=remedy)
+    return rows, index
+
+
+def _ask(generator: Generator, asked: Sequence[Asked], responses: Responses, progress: Progress) -> None:
+    """Keeps the answers as they come, a few seconds' worth at a time."""
+    done = set(responses.completions)
+    progress(len(done), len(asked))
+    if len(done) == len(asked):
+        return
+    try:
+        for completions in _handfuls(generator.generate([item.request for item in asked], done)):
+            responses.add(completions)
+            progress(len(responses.completions), len(asked))
+    except (UserError, OSError) as error:
+        if isinstance(error, UserError) or error.filename is not None:
+            raise  # says what to do; or a full disk
+        raise _broken_off(error) from error
+    except Exception as error:  # whatever a generator from outside does
+        raise _broken_off(error) from error
+
+
+def _broken_off(error: Exception) -> UserError:
+    remedy = "What was answered is kept: run it again to resume"
+    return UserError(f"the generator failed: {in_words(error)}", remedy=remedy)
+
+
+def _handfuls(completions: Iterator[Completion]) -> Iterator[list[Completion]]:
+    handful: list[Completion] = []
+    began_s = time.monotonic()
+    try:
+        for completion in completions:
+            handful.append(completion)
+            if len(handful) >= _MOST_AT_ONCE or time.monotonic() - began_s >= _KEEP_EVERY_S:
+                yield handful
+                handful, began_s = [], time.monotonic()
+    except BaseException:
+        if handful:
+            yield handful  # what was answered before the failure is kept
+        raise
+    if handful:
+        yield handful
+
+
+def _publish(
+    config: SynthesisConfig,
+    pool: Pool,
+    shard: Shard,
+    identity: Identity,
+    asked: Sequence[Asked],
+    responses: Responses,
+    held_out: HeldOutIndex,
+) -> RoundRecord:
+    answered = [item for item in asked if item.request.id in responses.completions]
+    rows = [_row(item, responses.completions[item.request.id], identity, shard.generation) for item in answered]
+    row_filter = RowFilter(
+        config.filters,
+        keep_cut_off=config.keep_cut_off,
+        pool_texts=pool.texts(before=shard.generation),
+        held_out=held_out,
+    )
+    accepted = row_filter.passing(rows)
+    record = RoundRecord(
+        generation=shard.generation,
+        shard=shard.number,
+        shards=shard.of,
+        generator=identity.name,
+        generator_weights=identity.weights,
+        requests=len(asked),
+        failed=len(asked) - len(answered),
+        accepted=len(accepted),
+        dropped=dict(sorted(row_filter.counts.items(), key=lambda item: -item[1])),
+        prompt_tokens=sum(row["prompt_tokens"] for row in rows),
+        completion_tokens=sum(row["completion_tokens"] for row in rows),
+        accepted_tokens=sum(row["completion_tokens"] for row in accepted),
+        seconds=sum(row["seconds"] for row in rows),
+    )
+    pool.publish(record, accepted, row_filter.rejected)
+    return record
+
+
+def _row(item: Asked, completion: Completion, identity: Identity, generation: int) -> dict[str, Any]:
+    sampling = item.request.sampling
+    return {
+        "text": completion.text.strip(),
+        "id": f"{generation}-{item.request.id}",
+        "slice": item.slice,
+        "generation": generation,
+        "generator": identity.name,
+        "generator_weights": identity.weights,
+        "prompt_name": item.prompt_label,
+        "prompt_template": item.template,
+        "prompt": item.request.prompt,
+        "source": item.source,
+        "source_id": item.prompt_id,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_new_tokens": sampling.max_new_tokens,
+        "seed": item.request.seed,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "tokens_counted": completion.counted,
+        "seconds": completion.seconds,
+        "license": _license(item.license, identity.license),
+    }
+
+
+def _license(source: str, generator: str) -> str:
+    """The terms that a row comes under: those of its prompt's source and of what wrote it, as an SPDX expression."""
+    both = list(dict.fromkeys(term for term in (source, generator) if term != "unknown"))
+    if not both or "unknown" in (source, generator):
+        return "unknown"
+    return " AND ".join(f"({term})" if " OR " in term else term for term in both)
