@@ -72,11 +72,11 @@ def text_of(prompt: str) -> str:
     return " ".join(digest[place : place + 4] for place in range(0, 40, 4))
 
 
-def completion(text: str | None, *, finish: str = "stop", usage: bool = True) -> Answer:
+def completion(text: str | None, *, finish: str = "stop", usage: bool = True, model: str = MODEL) -> Answer:
     message = {"role": "assistant", "content": text}
     tokens = {"prompt_tokens": 11, "completion_tokens": 10, "total_tokens": 21}
     return 200, {
-        "id": "c", "object": "chat.completion", "created": 1, "model": MODEL,
+        "id": "c", "object": "chat.completion", "created": 1, "model": model,
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         **({"usage": tokens} if usage else {}),
     }  # fmt: skip

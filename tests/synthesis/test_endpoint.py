@@ -113,11 +113,33 @@ def test_tokens_that_the_server_does_not_tell_are_marked_as_estimated() -> None:
     assert (answer.completion_tokens, answer.counted) == (10, "estimated")
 
 
-def test_the_model_must_be_one_that_the_server_lists() -> None:
+def test_a_model_that_the_server_lists_is_known_by_its_entry() -> None:
     with server() as running:
         assert endpoint(config(running.url)).identity().weights == "7"
-        with pytest.raises(UserError, match=f"no such model .*It lists {MODEL}"):
+        assert not running.calls
+
+
+def test_a_model_that_is_not_listed_is_known_by_one_call() -> None:
+    with server(lambda prompt, number: completion("Hi", model="unlisted@main")) as running:
+        identity = endpoint(config(running.url, model="unlisted")).identity()
+        assert (identity.name, identity.weights) == ("unlisted", "unknown")
+        assert running.calls == {"Hello": 1}
+
+
+def test_a_server_with_another_model_is_refused_with_the_names_it_lists() -> None:
+    missing: Answer = (404, {"error": {"message": "unknown model"}})
+    for answer in (missing, completion("Hi", model="other")):
+        with (
+            server(lambda prompt, number, answer=answer: answer) as running,  # type: ignore[misc]
+            pytest.raises(UserError, match=f"model.*It lists {MODEL}"),
+        ):
             endpoint(config(running.url, model="another")).identity()
+
+
+def test_a_text_of_another_model_is_not_taken() -> None:
+    with server(lambda prompt, number: completion("text", model="other")) as running:
+        (answer,) = answers(config(running.url), 1).values()
+    assert (answer.finish_reason, answer.error) == ("error", "another model answered: other")
 
 
 def test_a_server_that_is_not_there_is_named_before_anything_is_asked() -> None:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -32,25 +32,44 @@ class Endpoint:
         self.config = config
 
     def identity(self) -> Identity:
-        """The model as the server lists it. ``UserError`` where it does not answer or lists another."""
-        listed = asyncio.run(self._listed())
-        if self.config.model not in listed:
-            known = ", ".join(sorted(listed)) or "none"
-            raise UserError(
-                "the endpoint has no such model", got=self.config.model, remedy=f"It lists {known} at {self.config.url}"
-            )
-        return Identity(name=self.config.model, weights=listed[self.config.model], license=self.config.license)
+        """The model as the server knows it: from its list, or, where that is missing or leaves the model out (some
+        servers list their cache only), from one call. ``UserError`` where it does not answer or has another model.
+        """
+        return asyncio.run(self._identity())
 
-    async def _listed(self) -> dict[str, str]:
-        from openai import APIError
+    async def _identity(self) -> Identity:
+        from openai import APIError, APIStatusError
 
         async with self._client() as client:
             try:
-                return {model.id: str(model.created) async for model in client.models.list()}
+                listed = await _listed(client)
+                created = listed.get(self.config.model)
+                if created is None:
+                    await self._try_call(client, listed)
             except APIError as error:
+                problem = "refuses a call" if isinstance(error, APIStatusError) else "does not answer"
                 remedy = "Start the server, or fix synthesis.generator.url (it usually ends in /v1)"
-                what = f"the endpoint does not answer: {_in_words(error)}"
-                raise UserError(what, got=self.config.url, remedy=remedy) from error
+                raise UserError(
+                    f"the endpoint {problem}: {_in_words(error)}", got=self.config.url, remedy=remedy
+                ) from error
+        weights = "unknown" if created is None else created
+        return Identity(name=self.config.model, weights=weights, license=self.config.license)
+
+    async def _try_call(self, client: "AsyncOpenAI", listed: Mapping[str, str]) -> None:
+        """One token of the model that the server does not list. ``UserError`` where another answers, or none."""
+        from openai import APIStatusError
+
+        known = f"It lists {', '.join(sorted(listed))}" if listed else "It lists none"
+        try:
+            answer: Any = await client.chat.completions.create(
+                model=self.config.model, messages=[{"role": "user", "content": "Hello"}], max_tokens=1
+            )
+        except APIStatusError as error:
+            what = f"the endpoint has no such model: {_in_words(error)}"
+            raise UserError(what, got=self.config.model, remedy=f"{known} at {self.config.url}") from error
+        if not _is_of(self.config.model, answer):
+            what = f"the endpoint answers with another model: {answer.model}"
+            raise UserError(what, got=self.config.model, remedy=f"{known} at {self.config.url}")
 
     def _client(self) -> "AsyncOpenAI":
         try:
@@ -139,7 +158,11 @@ class _Calls:
             if attempt:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, 0.5 * 2**attempt))
             try:
-                return _completion(request, await self._call(client, request), time.monotonic() - began_s)
+                answer = await self._call(client, request)
+                if _is_of(self.config.model, answer):
+                    return _completion(request, answer, time.monotonic() - began_s)
+                error = f"another model answered: {answer.model}"
+                break
             except APIError as failure:
                 error = _in_words(failure)
                 status = getattr(failure, "status_code", None)
@@ -172,6 +195,21 @@ class _Calls:
             max_tokens=request.sampling.max_new_tokens,
             seed=request.seed,
         )
+
+
+async def _listed(client: "AsyncOpenAI") -> dict[str, str]:
+    """Models by their name, with what tells one version from another; none where the server has no such list."""
+    from openai import APIStatusError
+
+    try:
+        return {model.id: str(model.created) async for model in client.models.list()}
+    except APIStatusError:
+        return {}
+
+
+def _is_of(model: str, answer: Any) -> bool:
+    """Whether the answer is by this model; servers add a revision (`name@main`) or a date (`name-2026-01-31`)."""
+    return not answer.model or answer.model == model or answer.model.startswith((f"{model}@", f"{model}-"))
 
 
 def _completion(request: Request, answer: Any, seconds: float) -> Completion:
