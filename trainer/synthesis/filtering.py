@@ -24,7 +24,7 @@ class RowFilter:
 
     def passing(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The rows that join the pool."""
-        held_out = {match.document for match in self._held_out.match([row["text"] for row in rows])}
+        held_out = {match.document for match in self._held_out.match([row["text"] for row in rows]).copies}
         return [row for number, row in enumerate(rows) if self._joins(row, is_held_out=number in held_out)]
 
     def _joins(self, row: Mapping[str, Any], *, is_held_out: bool) -> bool:

@@ -17,7 +17,7 @@ from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import DocumentReader
 from trainer.data.fingerprint import cache_folder
-from trainer.data.held_out_split import chunks, collect_held_out
+from trainer.data.held_out_split import chunks, collect_held_out, texts_of
 from trainer.data.quarantine import Quarantine
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.filtering import RowFilter
@@ -74,7 +74,13 @@ def read_prompt_rows(
             cache = cache_folder(data, base)
             reader = DocumentReader(data, seed=seed, base=base, cache=cache, quarantine=quarantine)
             held_out = collect_held_out(reader, data)
-            index = HeldOutIndex([*chunks(held_out.validation), *chunks(held_out.test)], data.contamination.threshold)
+            rule = data.contamination
+            index = HeldOutIndex(
+                chunks(texts_of([*held_out.validation, *held_out.test])),
+                rule.threshold,
+                sample=chunks(held_out.sample),
+                form_documents=rule.form_documents,
+            )
             rows = [
                 PromptRow(source=name, license=data.sources[name].license, document=document)
                 for name in config.sources
