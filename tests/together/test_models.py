@@ -236,6 +236,19 @@ def test_an_end_of_document_without_a_row_is_refused_before_any_data(home: Place
     assert "'<end>'" in refused(home, home.command("check", str(home.recipe), *sets).wait())
 
 
+@pytest.mark.kind("older tokenizer folder")
+def test_an_end_of_sequence_that_only_the_map_of_special_tokens_names_is_found(home: Place) -> None:
+    folder = pretrained(home)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    end = settings.pop("eos_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ended = home.command("check", str(home.recipe)).wait()
+    assert "names no end-of-sequence token" in refused(home, ended)
+    assert str(folder) in ended.output
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": end}}))
+    assert home.command("check", str(home.recipe)).wait().code == 0
+
+
 @pytest.mark.kind("user's own files in the run folder")
 @pytest.mark.parametrize("name", ["model", "recipe.yaml", "checkpoints", "report.html"])
 def test_what_a_user_keeps_in_the_run_folder_is_refused_and_never_removed(home: Place, name: str) -> None:
