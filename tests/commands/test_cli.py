@@ -68,9 +68,57 @@ def test_check_prints_all_five_mistakes_and_exits_2(tiny_recipe: Path) -> None:
 
 
 def test_check_is_content_with_a_good_recipe(tiny_recipe: Path) -> None:
-    process = trainer("check", tiny_recipe)
+    process = trainer("check", tiny_recipe, "--set", "control={guard: {enabled: false}}")
     assert (process.returncode, process.stderr) == (0, "")
     assert "no mistakes" in process.stdout
+
+
+def test_check_and_plan_say_before_the_run_what_the_guard_cannot_see_and_what_repeats(tiny_recipe: Path) -> None:
+    sets = [word for key in ("training.steps=20000", "evaluation.every_steps=600") for word in ("--set", key)]
+    for command in ("check", "plan"):
+        text = trainer(command, tiny_recipe, *sets).stderr
+        assert "warning: the guard will not judge held-out loss: about " in text
+        assert "data.held_out so that it holds out more" in text
+        assert "epochs of" in text
+    enough = trainer("plan", tiny_recipe, *sets, "--set", "control={guard: {min_documents: 8}}").stderr
+    assert "the guard will not judge" not in enough
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_check_and_plan_refuse_a_text_column_that_is_not_there_and_name_those_that_are(
+    tiny_recipe: Path, form: str
+) -> None:
+    file = tiny_recipe.parent / f"good.{form}"
+    rows = [{"body": f"words {number}", "title": f"t{number}"} for number in range(80)]
+    if form == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif form == "csv":
+        file.write_text("body,title\n" + "".join(f"{row['body']},{row['title']}\n" for row in rows))
+    else:
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    for command in ("check", "plan"):
+        process = trainer(command, tiny_recipe, "--set", f"data.sources.good.path=good.{form}")
+        assert process.returncode == 2, process.stderr
+        assert "source 'good' has no text: none of its first rows has the column 'text'" in process.stderr
+        assert "body, title" in process.stderr
+
+
+def test_bf16_on_a_cpu_that_only_emulates_it_is_said_by_check_and_plan_with_the_remedy(tiny_recipe: Path) -> None:
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": ""}
+
+    def errors(*words: str | Path) -> str:
+        command = [sys.executable, "-m", "trainer", *map(str, words)]
+        process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        return process.stdout + process.stderr
+
+    assert "set training.precision: auto, or fp32" in errors("check", tiny_recipe, "--set", "training.precision=bf16")
+    assert "set training.precision: auto, or fp32" in errors("plan", tiny_recipe, "--set", "training.precision=bf16")
+    auto = errors("plan", tiny_recipe, "--set", "training.precision=auto")
+    assert "set training.precision: auto" not in auto
+    assert "fp32" in auto
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,23 @@ def test_the_summary_of_a_crashed_run_says_so(tell: Callable[..., Path]) -> None
     text = summary(tell(crash_at=60))
     assert "not finished, last step 60" in text
     assert "test loss" not in text
+
+
+def test_the_speed_shown_is_that_of_the_steps_also_where_their_lines_come_together() -> None:
+    text = ""
+    for number in (1, 2):
+        console = Console(file=io.StringIO(), width=200, force_terminal=False, color_system=None)
+        with TerminalProgress(2, console=console, plain_every_s=0.0) as progress:
+            for step in range(1, number + 1):
+                progress.note(step_line(step, shares={"real": 1_000_000}, tokens=64, seconds=0.5))
+        assert isinstance(console.file, io.StringIO)
+        text += console.file.getvalue()
+    assert text.count("  128 tokens/s") == text.count("tokens/s") > 0
+
+
+def test_a_step_that_was_not_timed_gives_no_speed() -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=False, color_system=None)
+    with TerminalProgress(2, console=console, plain_every_s=0.0) as progress:
+        progress.note(step_line(1, shares={"real": 1_000_000}, tokens=64, seconds=0.0))
+    assert isinstance(console.file, io.StringIO)
+    assert "tokens/s" not in console.file.getvalue()

@@ -155,3 +155,10 @@ def test_a_recipe_names_trackers_by_kind_and_set_switches_all_off(tiny_recipe: P
 def test_a_tracker_that_nobody_has_and_a_key_without_effect_are_mistakes_in_the_recipe(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         config(bad)
+
+
+def test_a_disabled_wandb_follows_nothing(tmp_path: Path) -> None:
+    config = TrackingConfig.model_validate({"trackers": [{"kind": "wandb", "mode": "disabled"}]})
+    with following(config, RunInfo(name="x", folder=tmp_path)) as views:
+        assert views == []
+    assert list(tmp_path.iterdir()) == []

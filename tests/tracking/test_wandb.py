@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -150,6 +151,39 @@ def test_the_id_of_a_run_is_found_again_without_a_checkpoint(tmp_path: Path) -> 
         ids.append(run_id(tmp_path))
     assert ids[0] == ids[1]
     assert len(ids[0]) == 8
+
+
+@pytest.mark.parametrize("how", ["copied", "moved", "linked", "copied and the first removed"])
+def test_a_copied_run_folder_gets_a_run_of_its_own_and_says_so(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    logged(first, 1)
+    before = run_id(first)
+    if how.startswith("copied"):
+        shutil.copytree(first, second)
+    if how == "moved":
+        first.rename(second)
+    if how == "linked":
+        second.symlink_to(first)
+    if how.endswith("removed"):
+        shutil.rmtree(first)
+    logged(second, 2)
+    is_copy = how == "copied"
+    assert (run_id(second) != before) == is_copy
+    assert ("run of its own" in caplog.text) == is_copy
+    if is_copy:
+        logged(first, 2)
+        logged(second, 3)
+        assert run_id(first) == before
+        assert run_id(second) != before
+
+
+def logged(folder: Path, step: int) -> None:
+    tracker = tracker_of(folder)
+    tracker.note(step_line(step, shares={"a": 1_000_000}))
+    tracker.close(timeout_s=PATIENCE_S)
 
 
 def test_without_wandb_there_is_one_warning_that_says_what_to_install(

@@ -24,11 +24,16 @@ class _ToStderr(logging.Handler):
 
 def log_to_stderr() -> None:
     """Shows messages and progress on the terminal; for commands. Called twice it has no further effect."""
-    if not is_command_line():
+    if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
         logger.addHandler(_ToStderr())
         logger.propagate = False
 
 
+def be_quiet() -> None:
+    """Shows warnings and errors only; for commands."""
+    logger.setLevel(logging.WARNING)
+
+
 def is_command_line() -> bool:
     """Whether messages and progress are shown on the terminal."""
-    return any(isinstance(handler, _ToStderr) for handler in logger.handlers)
+    return logger.isEnabledFor(logging.INFO) and any(isinstance(handler, _ToStderr) for handler in logger.handlers)

@@ -22,7 +22,6 @@ app = typer.Typer(
     name="trainer",
     help="Train a model on an exact mixture of real and synthetic data, steered by held-out real data.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich's markdown alone takes 0.2 s to import
     epilog=(
@@ -46,8 +45,13 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors, but no progress.")] = False,
 ) -> None:
     """Train a model on an exact mixture of real and synthetic data, steered by held-out real data."""
+    if quiet:
+        from trainer.base.logs import be_quiet
+
+        be_quiet()
 
 
 def _finite(number: float | None) -> float | None:
@@ -89,13 +93,9 @@ def fit(
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Report every mistake in a recipe in one go, and probe its model: weights, causality, length, ids."""
-    from trainer.recipe import load_recipe
-    from trainer.tools.probe import probe_model
+    from trainer.commands import views
 
-    loaded = load_recipe(recipe, overrides or [])
-    for note in probe_model(loaded):
-        typer.echo(note)
-    typer.echo(f"{recipe}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
+    views.check(recipe, overrides or [])
 
 
 @app.command()

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from trainer.base.failures import in_words, own_rank, say, say_last, warn
 from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
 from trainer.data.account_text import account_lines, accounts_of, loss_warnings
+from trainer.model.precision import SLOW_BF16, is_bf16_slow, resolved
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
@@ -22,7 +24,6 @@ from trainer.runs.folder import (
     EXIT_CODES,
     FAILED,
     check_recipe_unchanged,
-    check_users_files,
     failed_outcome,
     locked_for_launch,
     note_refusal,
@@ -33,6 +34,8 @@ from trainer.runs.session import Session
 from trainer.runs.start_and_finish import write_ending
 from trainer.runs.stopping import STOPPED_EARLY, signals_of
 from trainer.runs.watchdog.watcher import Watchdog
+from trainer.tools.plan.notices import repeats
+from trainer.tools.plan.sources import source_plans
 from trainer.tools.probe import probe_model
 from trainer.tracking.schema import StartLine, read_journal
 from trainer.training.loop import train
@@ -59,7 +62,7 @@ def fit(
     other failure; `outcome.json` says the same.
     """
     folder = None if run is None else Path(run)
-    loaded = _load(recipe, overrides or [], folder)
+    loaded = _with_precision(_load(recipe, overrides or [], folder))
     folder = folder or Path("runs") / loaded.recipe.name
     if (settled := settled_outcome(folder, loaded.recipe)) is not None:
         if _is_main():
@@ -98,6 +101,20 @@ def _load(
         if folder is not None and _is_main():
             note_refusal(folder, str(error), BAD_INPUT)
         raise
+
+
+def _with_precision(loaded: LoadedRecipe) -> LoadedRecipe:
+    """With what `training.precision: auto` stands for here: a run keeps it, wherever it resumes."""
+    training = loaded.recipe.training
+    precision = resolved(training.precision)
+    if precision == "bf16" and is_bf16_slow() and _is_main():
+        warn(SLOW_BF16)
+    if precision == training.precision:
+        return loaded
+    if _is_main():
+        say(f"training.precision: auto is {precision} on this machine")
+    training = training.model_copy(update={"precision": precision})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"training": training}))
 
 
 def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> Outcome:
@@ -153,7 +170,6 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
 
             _check_launch(recipe)
             if is_main:
-                check_users_files(folder)
                 check_recipe_unchanged(folder, recipe)
             data = prepare(
                 recipe.data,
@@ -164,7 +180,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
                 first=lambda: _probe(loaded),
             )
         if is_main:
-            _tell_rows(data)
+            _tell_rows(loaded, data)
             for text in data.notes():
                 warn(text)
         session = Session(recipe, data, folder, replay, signals=signals, watchdog=watchdog, stack=stack)
@@ -222,13 +238,13 @@ def _show_summary(folder: Path) -> None:
         warn(f"the summary could not be shown: {in_words(error)}. The journal has everything")
 
 
-def _tell_rows(data: "PreparedData") -> None:
+def _tell_rows(loaded: LoadedRecipe, data: "PreparedData") -> None:
     """Where every row went, and what of it was not asked for."""
     for line in account_lines(data.rows):
         say(f"data: {line}")
     if left := data.held_out["left_validation_for_test"]:
         say(f"data: {left} documents left validation, because test has them too")
-    for warning in loss_warnings(data.rows):
+    for warning in (*loss_warnings(data.rows), *repeats(source_plans(loaded, {}, data))):
         warn(warning)
 
 

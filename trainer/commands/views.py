@@ -1,4 +1,4 @@
-"""What a finished or running run looks like: each command that reads a run folder is one function here."""
+"""What a recipe, or a finished or running run, looks like: each command that only reads is one function here."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,27 @@ from pathlib import Path
 from trainer.base.failures import warn
 from trainer.mixture.ledger import facts_of
 from trainer.tracking.journal import read_numbered
+
+
+def check(path: Path, overrides: list[str]) -> None:
+    """Print what a user should know of a recipe. ``RecipeError`` with all that is wrong with it."""
+    from trainer.base.errors import RecipeError
+    from trainer.recipe import load_recipe
+    from trainer.tools.plan.data import prepared_data
+    from trainer.tools.plan.first_rows import missing_texts
+    from trainer.tools.plan.notices import notices
+    from trainer.tools.plan.sources import source_plans
+    from trainer.tools.probe import probe_model
+
+    loaded = load_recipe(path, overrides)
+    if mistakes := list(missing_texts(loaded)):
+        raise RecipeError(mistakes)
+    for note in probe_model(loaded):
+        _print(note)
+    data = prepared_data(loaded)
+    for notice in notices(loaded, source_plans(loaded, {}, data), data):
+        warn(notice)
+    _print(f"{path}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
 
 
 def evaluate(folder: Path, as_json: bool) -> None:

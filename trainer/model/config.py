@@ -139,8 +139,10 @@ class TrainingConfig(Config):
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="gradients are scaled down to this norm over the global batch"
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        default="bf16", description="of the forward and backward; weights are kept and gradients summed in fp32"
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="bf16",
+        description="of the forward and backward; weights are kept and gradients summed in fp32. auto: fp32 on a CPU "
+        "that only emulates bf16",
     )
     rate_jump: Literal["accept", "hold", "rewarm"] = Field(
         default="accept",

@@ -155,7 +155,7 @@ ALIASES: Mapping[str, Alias] = {
     "max_tokens": Alias(("training.steps",), _steps_of_epochs),
     "bf16": _precision("bf16"),
     "fp16": _precision("fp16"),
-    "mixed_precision": Alias(("training.precision",), "Write `training.precision: bf16`, or fp32"),
+    "mixed_precision": Alias(("training.precision",), "Write `training.precision: bf16`, fp32 or auto"),
     "dtype": Alias(("training.precision",), "Write `training.precision: bf16`, or fp32; weights are kept in fp32"),
     "adam_beta1": Alias(("training.betas",), "Write `training.betas: [0.9, 0.95]`, both together"),
     "adam_beta2": Alias(("training.betas",), "Write `training.betas: [0.9, 0.95]`, both together"),

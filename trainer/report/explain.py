@@ -16,6 +16,7 @@ from trainer.control.guard import explain as guard_explain
 from trainer.control.policies import POLICIES
 from trainer.data.account_text import accounts_of, loss_warnings
 from trainer.mixture.ledger import Fact, Shares
+from trainer.tracking.guard_verdict import guard_verdict
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
 from trainer.tracking.schema import (
@@ -64,6 +65,10 @@ def explain(journal_lines: Iterable[JournalLine], ledger: Iterable[Fact], step: 
     paragraphs += _since(journal, decisions, shares.now, step)
     paragraphs += _events(journal, shares.now.step, step)
     paragraphs += _lost_data(journal)
+    starts_and_decisions = (line for line in journal if isinstance(line, StartLine | DecisionLine))
+    verdict = guard_verdict(line for line in starts_and_decisions if line.step <= step)
+    if not verdict.could_see:
+        paragraphs.append(f"Mind: {verdict.text}.")
     if shares.next is not None:
         change = changes_in_words(shares.now.shares, shares.next.shares)
         paragraphs.append(f"Next change: from step {shares.next.step}, {change}.")

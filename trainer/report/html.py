@@ -29,7 +29,8 @@ from trainer.report.sections import (
     source_rows,
 )
 from trainer.report.titles import title
-from trainer.tracking.schema import SampleLine
+from trainer.tracking.guard_verdict import guard_verdict
+from trainer.tracking.schema import DecisionLine, SampleLine, StartLine
 
 TEMPLATE = "report.html.j2"
 MAX_ROWS = 400  # of a table of decisions; a run that decided more often shows the last ones
@@ -87,6 +88,8 @@ def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[s
     figures = charts.figures(run)
     drawn |= {f"{key}-{name}": chart for name, chart in figures.items()}
     decisions = decision_rows(run)
+    verdict = guard_verdict([*run.of(StartLine), *run.of(DecisionLine)]) if run.last_step else None
+    guard = [("Guard", verdict.short, "acted, silent, or could not see")] if verdict else []
     return {
         "key": key,
         "label": label,
@@ -94,8 +97,9 @@ def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[s
         "state": run.state,
         "state_class": STATE_CLASSES.get(run.state, "warn"),
         "reason": run.reason,
+        "verdict": verdict,
         "traceback": str((run.outcome or {}).get("traceback") or ""),
-        "cards": list(cards(run)),
+        "cards": [*cards(run), *guard],
         "charts": [(f"{key}-{name}", *title(name), name in TALL) for name in figures],
         "sources": list(source_rows(run)),
         "accounts": list(account_rows(run)),

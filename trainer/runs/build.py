@@ -20,6 +20,7 @@ from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
 from trainer.model.probes import check_ids
 from trainer.recipe import Recipe
+from trainer.runs.guard_notice import Sight, blindness
 from trainer.tracking.journal import JournalWriter
 from trainer.training.rate_jump import RateChange, rates_of
 from trainer.training.run import Run, RunData, RunIO, RunSettings, RunState
@@ -121,7 +122,10 @@ def recipe_data(
     run = measured_run(recipe, sequence_length=data.sequence_length)
     evaluator = _evaluator(recipe, data, text, state.documents)
     if devices.is_main and not replays:
-        _warn_of_a_blind_guard(recipe, len(evaluator.documents))
+        settings, num_steps = recipe.control.guard, recipe.training.steps
+        sight = Sight(documents=len(evaluator.documents), held_out=len(data.validation.offsets) - 1)
+        if blind := blindness(settings, recipe.evaluation, num_steps=num_steps, sight=sight):
+            warn(blind)
     return RunData(
         plan=plan,
         stream=open_stream(
@@ -222,14 +226,3 @@ def _evaluator(
         sources=data.segments,
         source_samples=recipe.evaluation.source_samples,
     )
-
-
-def _warn_of_a_blind_guard(recipe: Recipe, num_documents: int) -> None:
-    guard, evaluations = recipe.control.guard, (recipe.training.steps - 1) // recipe.evaluation.every_steps
-    blind = "the guard will not judge held-out loss"
-    if guard.enabled and num_documents < guard.min_documents:
-        remedy = "raise evaluation.validation_documents, or evaluation.max_compute_share, which sizes it"
-        warn(f"{blind}: {num_documents} documents are evaluated, it needs {guard.min_documents}; {remedy}")
-    elif guard.enabled and evaluations < guard.advanced.min_evaluations:
-        needed = guard.advanced.min_evaluations
-        warn(f"{blind}: the run has {evaluations} evaluations, it needs {needed}; lower evaluation.every_steps")

@@ -23,6 +23,8 @@ SIGNS = ".alive"  # the ranks' heartbeats, one folder per launch: see trainer.ru
 REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what cannot stand in outcome.json
 MODEL, MODEL_MARK = "model", "written_by_run.json"  # the folder of the trained model, and what marks it as a run's
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
+NAMES_SHOWN = 5
+LOGS = (".log", ".out", ".err")  # a launch's own output, which a shell may write here before it starts
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
 
@@ -80,10 +82,6 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
 def check_users_files(folder: Path) -> None:
     """``RunFolderError`` where the run would write over what no run has written: a user's own model, recipe, report."""
     names = [MODEL] if (folder / MODEL).exists() and not (folder / MODEL / MODEL_MARK).is_file() else []
-    if not (folder / "ledger.jsonl").is_file():  # the first file of a run: without it the others are a user's
-        names += [
-            name for name in ("recipe.yaml", "journal.jsonl", "checkpoints", "report.html") if _holds(folder / name)
-        ]
     files = ("ledger.jsonl", "journal.jsonl", "recipe.yaml", "report.html", "outcome.json")
     if wrong := [folder / name for name in files if (folder / name).is_dir()] + _no_folders(folder):
         raise RunFolderError(
@@ -91,6 +89,14 @@ def check_users_files(folder: Path) -> None:
             file=wrong[0],
             remedy="Move it elsewhere, or choose another --run folder",
         )
+    if not (folder / "ledger.jsonl").is_file() and folder.is_dir():  # a run's first file: without it all is a user's
+        names += sorted(path.name for path in folder.iterdir() if path.name not in names and not _is_of_a_start(path))
+        if names:
+            raise RunFolderError(
+                f"--run is a folder with other files in it: {', '.join(names[:NAMES_SHOWN])}",
+                got=str(folder),
+                remedy="Choose a folder that is empty, new, or a run's",
+            )
     if names:
         raise RunFolderError(
             f"the run folder holds {', '.join(names)}, which no run has written and this one would write over",
@@ -103,8 +109,10 @@ def _no_folders(folder: Path) -> list[Path]:
     return [path for name in ("checkpoints", SIGNS) if (path := folder / name).exists() and not path.is_dir()]
 
 
-def _holds(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+def _is_of_a_start(path: Path) -> bool:
+    """Whether it is what a launch or its batch job leaves before the run begins, or nothing that can be lost."""
+    is_empty = path.is_dir() and not any(path.iterdir())
+    return is_empty or path.name.startswith(".") or path.name in ("outcome.json", "slurm") or path.suffix in LOGS
 
 
 def require_run(folder: Path) -> None:
@@ -166,6 +174,7 @@ def locked_for_launch(folder: Path) -> Iterator[None]:
     """``locked``, and a refusal is noted for the batch script, which would else take it for a crash and start again."""
     with ExitStack() as stack:
         try:
+            check_users_files(folder)
             stack.enter_context(locked(folder))
         except UserError as error:
             if file := os.environ.get(REFUSAL_VARIABLE):
@@ -276,26 +285,28 @@ def write_outcome(
     reason: str,
     exit_code: int,
     trace: str | None = None,
-    rank: int | None = None,
-    host: str | None = None,
+    place: tuple[int, str] | None = None,
+    guard: str | None = None,
 ) -> bool:
     """Write ``outcome.json`` unless a rank has already written how the run ended; whether this rank reports it.
 
-    ``rank`` and ``host`` are those the outcome is about, this process's if left out. A folder that cannot be written
-    (a full disk) leaves only the terminal for it, and so does a folder that this launch's main rank does not hold: it
-    may be another launch's, whose watchdogs would take the outcome for their own.
+    ``place`` is the rank and host that the outcome is about, this process's if left out; ``guard`` is what the guard
+    did. A folder that cannot be written (a full disk) leaves only the terminal for it, and so does a folder that this
+    launch's main rank does not hold: it may be another launch's, whose watchdogs would take the outcome for their own.
     """
     if own_rank() and not _is_locked_by_this_launch(folder):
         return _outcome_of_this_launch(folder) is None
+    rank, host = place or (own_rank(), socket.gethostname())
     outcome = {
         "state": state,
         "step": step,
         "reason": reason,
         "exit_code": exit_code,
-        "rank": own_rank() if rank is None else rank,
-        "host": host or socket.gethostname(),
+        "rank": rank,
+        "host": host,
         "launch": own_launch(),
         "traceback": trace,
+        "guard": guard,
     }
     text = json.dumps(outcome, indent=1)
     try:

@@ -7,11 +7,13 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.atomic import replace_folder, write_text
+from trainer.base.errors import UserError
 from trainer.base.failures import in_words, warn
 from trainer.base.formatting import figure
 from trainer.base.heartbeat import beat
@@ -20,8 +22,10 @@ from trainer.evaluate.ports import Devices, Engine
 from trainer.recipe import Recipe
 from trainer.runs.build import held_out_text
 from trainer.runs.folder import EXIT_CODES, MODEL, MODEL_MARK, write_outcome
+from trainer.runs.guard_notice import Sight, blindness
 from trainer.tracking.figures import SourceFacts
-from trainer.tracking.schema import FinishLine, RateLine, SampleLine, StartLine, TestLine
+from trainer.tracking.guard_verdict import guard_verdict
+from trainer.tracking.schema import FinishLine, RateLine, SampleLine, StartLine, TestLine, read_journal
 from trainer.training import checkpoint
 from trainer.training.rate_jump import RateJump
 from trainer.training.run import HeldOutEvaluator, Outcome, Run, RunState
@@ -59,11 +63,22 @@ def write_start(
         sources=sources,
         validation_documents=len(run.data.evaluator.documents),
         environment=_environment(run),
+        guard_blind=_why_blind(run, None if data is None else len(data.validation.offsets) - 1),
         store=None if data is None else str(data.folder),
         rows={} if data is None else {name: account.to_json() for name, account in data.rows.items()},
         tokenizer={} if data is None else data.tokenizer.to_json(),
     )
     run.io.journal.write(line)
+
+
+def _why_blind(run: Run, held_out: int | None) -> str | None:
+    if not run.settings.control.guard.enabled:
+        return "control.guard.enabled is false"
+    if run.settings.replays:
+        return "the decisions of another run are replayed"
+    sight = Sight(documents=len(run.data.evaluator.documents), held_out=held_out)
+    settings = run.settings
+    return blindness(settings.control.guard, settings.evaluation, num_steps=settings.num_steps, sight=sight)
 
 
 def prepared_sources(data: "PreparedData") -> dict[str, SourceFacts]:
@@ -172,8 +187,11 @@ def write_finish(run: Run, state: RunState, outcome: Outcome, *, seconds: float)
 
 def write_ending(folder: Path, outcome: Outcome) -> int:
     """Write ``outcome.json`` and, where a step was made, the report (main rank); the exit code."""
-    code = EXIT_CODES[outcome.state]
-    write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code)
+    code, guard = EXIT_CODES[outcome.state], None
+    if outcome.step:
+        with suppress(UserError, OSError):  # a journal that cannot be read is no reason to lack an outcome
+            guard = guard_verdict(read_journal(folder / "journal.jsonl")).text
+    write_outcome(folder, state=outcome.state, step=outcome.step, reason=outcome.reason, exit_code=code, guard=guard)
     if outcome.step:
         try:
             from trainer.report.html import write_report

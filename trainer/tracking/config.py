@@ -13,7 +13,9 @@ class WandbConfig(Config):
     """Weights & Biases; ``offline`` writes files that ``wandb sync`` can upload later."""
 
     kind: Literal["wandb"] = Field("wandb", description="Weights & Biases")
-    mode: Literal["offline", "online"] = Field("offline", description="offline (files only) or online")
+    mode: Literal["offline", "online", "disabled"] = Field(
+        "offline", description="offline (files only), online, or disabled (not at all)"
+    )
     project: str = Field("hybrid-trainer", min_length=1, description="W&B project")
     entity: str | None = Field(None, description="W&B team or user; null means the default of the account")
     name: str | None = Field(None, description="name of the run in W&B; null means the recipe's name")

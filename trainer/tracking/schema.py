@@ -38,6 +38,9 @@ class StartLine(JournalLine):
     sources: Annotated[Mapping[str, SourceFacts], About("the data of each source")]
     validation_documents: Annotated[int, About("held-out documents that steer")]
     environment: Annotated[Mapping[str, Any], About("host, device, versions, SLURM job")]
+    guard_blind: Annotated[
+        str | None, About("why the guard cannot judge held-out loss in this run, and what to set; null where it can")
+    ] = None
     store: Annotated[str | None, About("folder of the prepared data; null where samples come from elsewhere")] = None
     rows: Annotated[
         Mapping[str, Any],

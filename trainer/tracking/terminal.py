@@ -23,6 +23,7 @@ from trainer.base.formatting import duration, figure, percent, plus_minus, share
 from trainer.base.logs import is_command_line
 from trainer.base.terminal import printable
 from trainer.tracking.figures import HeldOutFigures, StepMixture
+from trainer.tracking.guard_verdict import guard_verdict
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
 from trainer.tracking.schema import (
@@ -59,7 +60,7 @@ class TerminalProgress:
         self._console = console or own_console(quiet=not is_command_line())
         self._last_step, self._plain_every_s = num_steps + discarded_steps, plain_every_s
         self._step, self._loss, self._held_out, self._shares = 0, "", "", ""
-        self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS)  # when it came in seconds, its tokens
+        self._recent: deque[tuple[float, int, float]] = deque(maxlen=SPEED_STEPS)  # when it came; tokens, seconds of it
         self._printed_at = time.monotonic()
         self._bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=40), TextColumn("{task.fields[left]}"),
@@ -111,16 +112,16 @@ class TerminalProgress:
         self._shares = shares_in_words(line.mixture.shares, " | ")
         self._bar.update(self._task, completed=self._step)
         now = time.monotonic()
-        self._recent.append((now, line.tokens))
+        self._recent.append((now, line.tokens, line.seconds))
         if self._live is None and now - self._printed_at >= self._plain_every_s:
             self._printed_at = now
             self._print(self._plain())
 
     def _figures(self) -> str:
         parts = [f"loss {self._loss}" if self._loss else "", f"held-out {self._held_out}" if self._held_out else ""]
-        seconds = self._seconds()
-        if seconds > 0:
-            parts.append(f"{sum(tokens for _, tokens in list(self._recent)[1:]) / seconds:,.0f} tokens/s")
+        timed = [(tokens, seconds) for _, tokens, seconds in self._recent if seconds > 0]
+        if timed:  # by the steps' own times: several lines may come at once
+            parts.append(f"{sum(tokens for tokens, _ in timed) / sum(s for _, s in timed):,.0f} tokens/s")
         return "  ".join(part for part in parts if part)
 
     def _seconds(self) -> float:
@@ -156,10 +157,13 @@ class _Summary:
     first: StepLine | None = None
     last: StepLine | None = None
     decisions: list[DecisionLine] = field(default_factory=list)
+    verdict: list[JournalLine] = field(default_factory=list)  # what that of the guard is made of
     test: TestLine | None = None
     finish: FinishLine | None = None
 
     def note(self, line: JournalLine) -> None:
+        if isinstance(line, StartLine | DecisionLine):
+            self.verdict.append(line)
         match line:
             case StartLine():
                 self.kinds |= {source: facts.kind for source, facts in line.sources.items()}
@@ -197,6 +201,8 @@ def summary_table(lines: Iterable[JournalLine]) -> Table:
     if run.first is not None and run.last is not None:
         _add_sources(table, run.first.mixture, run.last.mixture, run.kinds)
     _add_decisions(table, run.decisions)
+    if run.last is not None:
+        table.add_row("guard", _text(guard_verdict(run.verdict).text))
     return table
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from trainer.base import failures
-from trainer.tracking.config import TRACKERS, TrackingConfig
+from trainer.tracking.config import TRACKERS, TrackingConfig, WandbConfig
 from trainer.tracking.record import JournalLine
 from trainer.tracking.tracker import BackgroundTracker, RunInfo, Tracker
 
@@ -18,6 +18,8 @@ def following(
     with ExitStack() as stack:
         views: list[Callable[[JournalLine], None]] = []
         for settings in config.trackers:
+            if isinstance(settings, WandbConfig) and settings.mode == "disabled":
+                continue
             try:
                 tracker = BackgroundTracker(settings.kind, partial(_new_tracker, settings), run, warn=warn)
             except RuntimeError as error:  # no more threads

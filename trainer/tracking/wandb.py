@@ -35,7 +35,7 @@ class WandbTracker:
     def __init__(self, config: WandbConfig) -> None:
         self._config = config
         self._run: Any = None
-        self._memory = Path()
+        self._memory, self._folder = Path(), Path()
         self._logged_step = -1
         self._tokens = 0  # trained up to the row in hand
         self._row: dict[str, Any] = {}
@@ -52,7 +52,13 @@ class WandbTracker:
         self._memory = run.folder / "wandb" / "logged.json"
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         logged = self._remembered()
+        self._folder = run.folder.resolve()
+        if (original := _original(logged, self._folder)) is not None:
+            logged = {"tokens": logged.get("tokens", 0)}
         self._run_id: str = logged.get("run_id") or uuid.uuid4().hex[:8]
+        if original is not None:
+            own = f"it gets a Weights & Biases run of its own, {self._run_id}"
+            failures.warn(f"{run.folder} is a copy of {original}, whose curve goes on there: {own}")
         self._tokens = logged.get("tokens", 0)
         self._run = wandb.init(
             project=self._config.project,
@@ -100,7 +106,8 @@ class WandbTracker:
             return
         self._run.log({"step": self._row_step, "tokens": self._tokens, **self._row}, step=self._row_step)
         self._logged_step, self._row = self._row_step, {}
-        logged = {"run_id": self._run_id, "step": self._logged_step, "tokens": self._tokens}
+        place = {"folder": str(self._folder), "inode": self._folder.stat().st_ino}
+        logged = {"run_id": self._run_id, "step": self._logged_step, "tokens": self._tokens, **place}
         atomic.write_text(self._memory, json.dumps(logged), durable=False)
 
     def _remembered(self) -> dict[str, Any]:
@@ -112,3 +119,16 @@ class WandbTracker:
         except (OSError, ValueError, TypeError) as error:  # a power cut can leave it empty
             failures.warn(f"{self._memory} cannot be read ({error}): Weights & Biases may get some steps twice")
             return {}
+
+
+def _original(logged: dict[str, Any], folder: Path) -> Path | None:
+    """The run folder that ``folder`` was copied from, if it is still there; None for a run's own folder, wherever it
+    was moved or linked to.
+    """
+    before, inode = logged.get("folder"), logged.get("inode")
+    if not isinstance(before, str) or Path(before) == folder or folder.stat().st_ino == inode:
+        return None
+    try:
+        return Path(before) if Path(before).stat().st_ino == inode else None
+    except OSError:
+        return None

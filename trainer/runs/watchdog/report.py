@@ -36,8 +36,7 @@ class FailureReport:
             reason=cause.reason,
             exit_code=FAILED,
             trace=cause.trace,
-            rank=cause.rank,
-            host=cause.host,
+            place=(cause.rank, cause.host),
         )
         self._written = cause if first else None
         if first:

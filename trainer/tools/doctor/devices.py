@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.model.precision import is_bf16_slow
 from trainer.tools.doctor.findings import Finding, Subject
 
 LEAST_SHARED_MEMORY = 1 << 30  # bytes; NCCL and loaders fail in odd ways in the 64 MiB of a plain container
@@ -20,7 +21,9 @@ def check_devices(_subject: Subject) -> Iterator[Finding]:
             result = f"the machine has NVIDIA devices, torch {torch.__version__} sees none"
             yield Finding("gpu", "fail", result, "Install a CUDA build of torch, or a driver as new as it asks for")
         else:
-            yield Finding("gpu", "warn", f"none; {os.cpu_count()} CPU cores", "Fine for small models: training is slow")
+            slow = "; bf16 is only emulated: set training.precision: auto, or fp32" if is_bf16_slow() else ""
+            remedy = f"Fine for small models: training is slow{slow}"
+            yield Finding("gpu", "warn", f"none; {os.cpu_count()} CPU cores", remedy)
         return
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainer.tools.doctor.findings import Finding, Subject
+from trainer.tools.plan.notices import notices
+from trainer.tools.plan.sources import source_plans
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -34,6 +36,9 @@ def check_first_batch(subject: Subject) -> Iterator[Finding]:
     yield Finding("data", "ok", result)
     counts, text = _first_batch(loaded, data)
     drawn = ", ".join(f"{name} {count}" for name, count in counts.items())
+    for notice in notices(loaded, source_plans(loaded, {}, data), data):
+        what, _, remedy = notice.rpartition("set ")
+        yield Finding("recipe", "warn", what.rstrip(":; ") or notice, f"Set {remedy}" if what else "")
     yield Finding("first batch", "ok", f"{drawn}; {text!r} ...")
 
 

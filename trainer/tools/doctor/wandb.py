@@ -15,7 +15,15 @@ WANDB_HOST = "api.wandb.ai"
 def check_wandb(subject: Subject) -> Iterator[Finding]:
     """Whether the run in W&B that the recipe asks for (any, without a recipe) is available."""
     loaded = subject.loaded
-    modes = [tracker.mode for tracker in loaded.recipe.tracking.trackers if tracker.kind == "wandb"] if loaded else []
+    modes = (
+        [
+            tracker.mode
+            for tracker in loaded.recipe.tracking.trackers
+            if tracker.kind == "wandb" and tracker.mode != "disabled"
+        ]
+        if loaded
+        else []
+    )
     if loaded is not None and not modes:
         yield Finding("wandb", "ok", "off in the recipe")
         return

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from trainer.control.policies import PricedConfig
 from trainer.evaluate.measurements import fewest_validation_documents, measurement_costs
+from trainer.model.precision import resolved
 from trainer.recipe import LoadedRecipe, Recipe
 from trainer.runs.build import measured_run
 from trainer.tools.plan.data import DataPlan, data_plan, prepared_data
+from trainer.tools.plan.first_rows import missing_texts
+from trainer.tools.plan.notices import notices
 from trainer.tools.plan.real_budget import RealDataPlan, real_budget
 from trainer.tools.plan.sizes import (
     MemoryPerRank,
@@ -66,6 +69,7 @@ class RunPlan:
 
     name: str
     world_size: int
+    precision: str  # that `auto` stands for on this machine
     steps: int
     global_batch: int
     micro_batch: int
@@ -111,6 +115,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     return RunPlan(
         name=recipe.name,
         world_size=machine.world_size,
+        precision=resolved(recipe.training.precision),
         steps=recipe.training.steps,
         global_batch=batch,
         micro_batch=micro_batch,
@@ -125,7 +130,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
             size,
             micro_batch=micro_batch,
             sequence_length=length,
-            bf16=recipe.training.precision == "bf16",
+            bf16=resolved(recipe.training.precision) == "bf16",
             recompute=recipe.model.gradient_checkpointing,
             world_size=machine.world_size,
         ),
@@ -139,11 +144,12 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         validation_documents=recipe.evaluation.validation_documents,
         warnings=(
             *data.warnings,
+            *notices(loaded, sources, prepared),
             *_mixture_warnings(recipe, sources),
             *_machine_warnings(recipe, machine),
             *(prepared.notes() if prepared is not None else ()),
         ),
-        refusals=(*data.refusals, *_exhausted_kinds(sources), *_disk_refusals(disk)),
+        refusals=(*data.refusals, *map(str, missing_texts(loaded)), *_exhausted_kinds(sources), *_disk_refusals(disk)),
     )
 
 

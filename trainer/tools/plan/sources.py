@@ -15,7 +15,7 @@ from trainer.data.find import is_indexed, local_files
 from trainer.data.store import PreparedData
 from trainer.recipe import LoadedRecipe, Recipe
 
-_BYTES_PER_TOKEN = 4.0  # of English text and a vocabulary of tens of thousands
+BYTES_PER_TOKEN = 4.0  # of English text and a vocabulary of tens of thousands
 _COMPRESSION = {".gz": 3.0, ".xz": 4.0, ".zst": 3.5, ".parquet": 2.5}  # text bytes per byte of file
 
 
@@ -163,7 +163,7 @@ def _estimated(source: SourceConfig, folder: Path, sequence_length: int) -> int 
         path.stat().st_size * _COMPRESSION.get(path.suffix.lower(), 1.0) for path in (Path(file.path) for file in files)
     )
     sampled = len(source.sample.buckets) / source.sample.of if source.sample else 1.0
-    return max(1, int(text_bytes * sampled / _BYTES_PER_TOKEN / sequence_length))
+    return max(1, int(text_bytes * sampled / BYTES_PER_TOKEN / sequence_length))
 
 
 def stated_tokens(stated: list[str]) -> dict[str, float]:

@@ -89,6 +89,7 @@ def run_table(plan: RunPlan) -> Table:
     table.add_column("what")
     table.add_column("figure")
     table.add_row("parameters", _short(plan.num_parameters))
+    table.add_row("precision", plan.precision)
     table.add_row("tokens", _short(plan.tokens))
     partition = f"{plan.world_size:,} x {plan.accumulation} micro-batches of up to {plan.micro_batch} samples"
     table.add_row("batch", f"{plan.global_batch:,} samples on {partition}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer.base.atomic import write_text
 from trainer.base.errors import UserError
 from trainer.recipe import LoadedRecipe, RecipeError, load_recipe, resolved_yaml
-from trainer.runs.folder import EXIT_CODES, check_recipe_unchanged, locked, settled_outcome
+from trainer.runs.folder import EXIT_CODES, check_recipe_unchanged, check_users_files, locked, settled_outcome
 from trainer.tools.slurm import cluster
 from trainer.tools.slurm.history import EVENTS, history
 from trainer.tools.slurm.request import Request, combinations, mistakes, refuse_control_characters
@@ -110,6 +110,7 @@ def _check_folders(root: Path, runs: Sequence[Path], recipes: Sequence[LoadedRec
             remedy="Choose another --run folder: each task gets a run folder in it",
         )
     for run, loaded in zip(runs, recipes, strict=True):
+        check_users_files(run)
         check_recipe_unchanged(run, loaded.recipe)
         if (run / ".lock").exists():
             with locked(run):  # refused, and told by whom, where a process trains in it
