@@ -34,18 +34,18 @@ def test_sample_texts_are_written_within_any_length(case: Case, architecture: st
 
 @pytest.mark.kind("decoration that fails a run")
 def test_every_decoration_that_fails_is_a_warning_that_names_it_and_the_run_is_finished(case: Case) -> None:
-    """Sample texts that the model cannot write, two trackers without a place to write to, a report likewise."""
+    """Sample texts that the model cannot write, and two trackers without a place to write to."""
     case.take("16-begin-of-sequence")
     (case.folder / "model" / "generation_config.json").write_text('{"sequence_bias": [[[999999], 1.0]]}')
     run = case.home / "run"
-    (run / "report.html").mkdir(parents=True)
+    run.mkdir()
     for name in ("wandb", "tensorboard"):
         (run / name).write_text("in the way")
     trackers = "tracking.trackers=[{kind: wandb, mode: offline}, {kind: tensorboard}]"
     ended = case.fit("--set", trackers)
     ended.told()
     warnings = [line for line in ended.stderr.splitlines() if line.startswith("warning: ")]
-    for name in ("sample texts", "tracker wandb", "tracker tensorboard", "report.html"):
+    for name in ("sample texts", "tracker wandb", "tracker tensorboard"):
         assert any(name in warning for warning in warnings), (name, ended.stderr)
     assert json.loads((run / "outcome.json").read_text())["state"] == "finished"
     assert (run / "model" / "model.safetensors").exists()
