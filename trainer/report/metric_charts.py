@@ -3,6 +3,8 @@
 A figure that is added to the schema is therefore in the report without a change here.
 """
 
+import numpy as np
+
 from trainer.report.history import History, thin
 from trainer.report.plotly_figures import Figure, color, curve, framed
 from trainer.tracking.figures import HeldOutFigures
@@ -18,7 +20,7 @@ def metric_charts(run: History) -> dict[str, Figure]:
     charts = {}
     steps = thin(run.steps)
     for metric, values in steps.scalars.items():
-        if len(values):
+        if np.isfinite(values).any():
             charts[PREFIX + metric] = _chart(metric, list(steps.step), list(values))
     measured = [(line.step, line.metrics()) for line in run.evaluations]
     for metric in _metrics_of(EvaluationLine, HeldOutFigures):
