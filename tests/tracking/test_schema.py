@@ -151,6 +151,7 @@ def test_test_figures_are_never_plotted_as_those_that_steer() -> None:
 
 def test_the_line_of_a_step_has_all_its_figures() -> None:
     figures = StepFigures(
+        router_loss=1.25,
         loss=2.5,
         grad_norm=0.7,
         updated=False,
@@ -165,6 +166,7 @@ def test_the_line_of_a_step_has_all_its_figures() -> None:
         figures, step=7, mixture=mixture, losses=losses, learning_rate=1e-3, tokens=4, seconds=0.5
     )
     assert line.to_line() == {
+        "router_loss": 1.25,
         "kind": "step", "step": 7, "loss": 2.5, "source_loss": {"real": 2.5}, "learning_rate": 1e-3, "grad_norm": 0.7,
         "tokens": 4, "counts": {"real": 4}, "shares": {"real": 1_000_000}, "epochs": {"real": 0.1},
         "batch_hash": str(2**64 - 1), "updated": False, "seconds": 0.5,
