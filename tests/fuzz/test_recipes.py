@@ -1,20 +1,19 @@
 """A mutated recipe is accepted or refused in words: never a stack trace."""
 
 import contextlib
-import io
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from tests.cases.commands import WarmCommands
 from tests.conftest import TINY_RECIPE
 from tests.fuzz.recipes import mutated
 from trainer.base.errors import UserError
-from trainer.commands.cli import main
 from trainer.recipe import load_recipe
 from trainer.recipe.recipe import resolved_yaml
 from trainer.tools.probe import probe_model
@@ -45,7 +44,11 @@ VARIANTS: tuple[tuple[str, ...], ...] = (
     ),
 )
 pytestmark = pytest.mark.kind("mutated recipe")
-CALM = {"suppress_health_check": list(HealthCheck), "deadline": None}
+CALM = {
+    "suppress_health_check": list(HealthCheck),
+    "deadline": None,
+    "phases": [Phase.generate],
+}  # nothing is shrunk: a command is slow
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text('{"title": "a", "topic": "rivers", "text": "a b c"}\n')
     (folder / "tiny.yaml").write_text(TINY_RECIPE)
     return folder
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[WarmCommands]:
+    commands = WarmCommands()
+    yield commands
+    commands.close()
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +85,16 @@ def check_as_a_value(tree: dict[str, Any]) -> None:
         probe_model(load_recipe(tree))
 
 
-def check_as_a_file(tree: dict[str, Any], folder: Path) -> None:
-    """`trainer check FILE` through the command's own entry."""
-    file, printed = folder / "mutated.yaml", io.StringIO()
+def check_as_a_file(tree: dict[str, Any], folder: Path, commands: WarmCommands) -> None:
+    """`trainer check FILE` in a process of its own."""
+    file = folder / "mutated.yaml"
     writer: Any = YAML(typ="safe", pure=True)
     with file.open("w", encoding="utf-8") as stream:
         writer.dump(tree, stream)
-    argv, sys.argv = sys.argv, ["trainer", "check", str(file)]
-    try:
-        with (
-            pytest.raises(SystemExit) as ended,
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-        ):
-            main()
-    finally:
-        sys.argv = argv
-    assert ended.value.code in (0, 2), printed.getvalue()
-    assert printed.getvalue().strip()
-    assert "Traceback" not in printed.getvalue()
+    ended = commands.run(["check", str(file)], folder=folder, environment={}, streams=folder)
+    assert ended.exit_code in (0, 2), ended
+    assert ended.text
+    assert "Traceback" not in ended.text, ended
 
 
 @pytest.mark.parametrize(
@@ -112,17 +113,14 @@ def test_no_recipe_given_as_a_value_ends_in_a_stack_trace(
     run()
 
 
-@pytest.mark.parametrize(
-    "count", [pytest.param(30, id="dozens"), pytest.param(1000, id="thousand", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1000])
 def test_no_recipe_in_a_file_ends_the_command_in_a_stack_trace(
-    recipes: st.SearchStrategy[dict[str, Any]], count: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+    recipes: st.SearchStrategy[dict[str, Any]], count: int, folder: Path, commands: WarmCommands
 ) -> None:
-    monkeypatch.chdir(folder)
-
     @settings(max_examples=count, derandomize=True, **CALM)
     @given(tree=recipes)
     def run(tree: dict[str, Any]) -> None:
-        check_as_a_file(tree, folder)
+        check_as_a_file(tree, folder, commands)
 
     run()
