@@ -207,7 +207,7 @@ def test_an_arrow_stream_cut_off_between_two_batches_or_followed_by_another_is_r
         (tmp_path / "cut.arrow").write_bytes(whole[:end])
         refusal(tmp_path, "cut.arrow", match="no end mark")
     (tmp_path / "twice.arrow").write_bytes(whole + whole)
-    refusal(tmp_path, "twice.arrow", match="goes on after the end mark")
+    refusal(tmp_path, "twice.arrow", match="continues after the end mark")
 
 
 def test_empty_shards_are_skipped_in_every_format(tmp_path: Path) -> None:

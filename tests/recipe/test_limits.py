@@ -147,7 +147,8 @@ def test_three_hundred_sources_with_every_default_written_out_are_a_recipe(tiny_
     from trainer.recipe.recipe import resolved_yaml
 
     sources = ", ".join(
-        f"s{n}: {{kind: real, path: real.jsonl, license: CC0-1.0, share: {1 / 300}}}" for n in range(300)
+        f"s{n}: {{kind: real, path: real.jsonl, license: CC0-1.0, share: {0.003333 if n else 0.003433}}}"
+        for n in range(300)
     )
     text = tiny_recipe.read_text().partition("  sources:")
     held_out = text[2][text[2].index("  held_out:") :].replace("source: real", "source: s0")

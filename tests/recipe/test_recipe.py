@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from tests.recipe.mistakes import edit, line_of, mistakes_in
 from trainer.base.errors import UserError
-from trainer.data.config import SourceConfig
+from trainer.data.source_config import SourceConfig
 from trainer.recipe import (
     RecipeError,
     differences,

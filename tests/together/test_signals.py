@@ -36,7 +36,7 @@ def test_a_second_signal_ends_the_run_at_once_with_an_outcome(place: Place, firs
     live = place.fit(run, *LONG_STEPS)
     assert wait_until(live, reached(run, 1)), live.wait().output
     live.send(first)
-    assert wait_until(live, lambda: "Again to end at once" in live.log.read_text()), live.wait().output
+    assert wait_until(live, lambda: "Again to end immediately" in live.log.read_text()), live.wait().output
     live.send(second)
     ended = live.wait()
     assert ended.code == 128 + second

@@ -303,7 +303,7 @@ def test_a_state_that_is_not_that_of_the_step_is_damage_whatever_its_hash(tmp_pa
 @pytest.mark.parametrize("name", ["step-00000010", ".step-00000010.partial", "damaged-step-00000010"])
 def test_a_file_that_is_named_like_a_checkpoint_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match=rf"{name}: this is no folder"):
+    with pytest.raises(UserError, match=rf"{name}: this is not a folder"):
         clean(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.base.errors import DataError, UserError
-from trainer.data.config import DataConfig, SourceConfig, needed_columns
+from trainer.data.config import DataConfig, needed_columns
 from trainer.data.readers import READERS, OpenableFile, ReadOptions, format_of
+from trainer.data.source_config import SourceConfig
 
 _COLUMNS_SHOWN, _VALUES_SHOWN, _VALUE_CHARACTERS = 30, 8, 40
 _ROWS_NOTED = 100

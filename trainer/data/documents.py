@@ -16,7 +16,7 @@ from typing import Any, Literal
 from trainer.base.errors import DataError
 from trainer.data.account import FileAccount, RowTally
 from trainer.data.columns import ColumnCheck, read_options
-from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, SourceConfig, filters_of
+from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, filters_of
 from trainer.data.files import file_account, files_of
 from trainer.data.filters import FilterChain
 from trainer.data.find import is_indexed
@@ -24,6 +24,7 @@ from trainer.data.index import read_index
 from trainer.data.keys import key_of, spelled
 from trainer.data.quarantine import Quarantine
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
+from trainer.data.source_config import SourceConfig
 from trainer.data.unreadable import all_unreadable
 
 logger = logging.getLogger(__name__)

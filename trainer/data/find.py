@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from trainer.base.errors import DataError
 from trainer.base.paths import expanded
 from trainer.data.account import FileTally, SkippedFiles
-from trainer.data.config import Rows
 from trainer.data.readers import COMPRESSED, OpenableFile, formats_by_suffix
+from trainer.data.source_config import Rows
 from trainer.data.splits import of_split
 from trainer.data.walk import Pattern, WalkedFile, split_pattern, twins, walk
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from trainer.base.atomic import replacing
 from trainer.data.account import FileAccount
 from trainer.data.columns import ColumnCheck, read_options
-from trainer.data.config import DataConfig, Rows
+from trainer.data.config import DataConfig
 from trainer.data.find import FoundFiles, content_hash, find_files, is_remote, stamp
 from trainer.data.readers import Malformed, ReadOptions, Row, hub, read_rows
 from trainer.data.remote import remote_files
+from trainer.data.source_config import Rows
 
 
 def index_file(config: DataConfig, name: str, base: Path, cache: Path) -> Path:

@@ -6,9 +6,9 @@ from typing import Any
 
 from trainer.base.errors import DataError
 from trainer.data.account import FileTally
-from trainer.data.config import Rows
 from trainer.data.find import FoundFiles, chosen
 from trainer.data.readers.remote_file import within
+from trainer.data.source_config import Rows
 from trainer.data.walk import Pattern, WalkedFile, why_left_out
 
 _LISTING = 20  # a large folder takes many answers

@@ -28,7 +28,7 @@ from trainer.data.account import RowAccount
 from trainer.data.store_files import DamagedStoreError, StoredFile, read_checked, wrong_size
 from trainer.data.tokenizer_account import TokenizerAccount
 
-STORE_FORMAT = 6
+STORE_FORMAT = 7
 MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
 COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
 Ints = NDArray[np.int64]

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from trainer.base.errors import DataError, UserError
 from trainer.data.account import COPY_KINDS, EXAMPLE_CHARACTERS, Copy, RowAccount, RowTally
-from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset, SourceConfig, segment_name
+from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
 from trainer.data.files import files_of
 from trainer.data.held_out_split import HeldOut, chunks, collect_held_out, texts_of
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
+from trainer.data.source_config import SourceConfig
 from trainer.data.store import MANIFEST, STORE_FORMAT, segment_folder
 from trainer.data.store_files import files_in
 from trainer.data.tokenizer import (

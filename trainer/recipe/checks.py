@@ -20,8 +20,9 @@ from trainer.control.controller import (
     source_value_from,
 )
 from trainer.control.priced.real_budget import least_capped
-from trainer.data.config import DataConfig, SourceConfig
+from trainer.data.config import DataConfig
 from trainer.data.find import local_files
+from trainer.data.source_config import SourceConfig
 from trainer.evaluate.config import EvaluationConfig
 from trainer.mixture.config import MixtureConfig
 from trainer.mixture.shares import HALF_A_MILLIONTH

@@ -1,4 +1,4 @@
-"""A run that is asked to stop by signals: what is said, and the outcome of one that is ended at once."""
+"""A run that is asked to stop by signals: what is said, and the outcome of one that is ended immediately."""
 
 import multiprocessing
 import os
@@ -25,15 +25,14 @@ def signals_of(folder: Path) -> Signals:
 
 def _answer(number: int) -> None:
     if own_rank() == 0:
-        say(f"{name_of(number)}: ending; a step is finished and saved first. Again to end at once")
+        say(f"{name_of(number)}: ending; a step is finished and saved first. Again to end immediately")
 
 
 def _end(folder: Path, number: int, is_second: bool) -> None:
     """End this process where it stands: what is on the disk is whole at any time, as after kill -9."""
     code = 128 + number if is_second else INTERRUPTED
-    reason = (
-        f"ended at once by a second signal, {name_of(number)}; the steps since the last checkpoint are lost; {RESUME}"
-    )
+    lost = "the steps since the last checkpoint are lost"
+    reason = f"ended immediately by a second signal, {name_of(number)}; {lost}; {RESUME}"
     reason = reason if is_second else STOPPED_EARLY
     if is_second or own_rank() == 0:
         write_outcome(folder, state="interrupted", step=None if is_second else 0, reason=reason, exit_code=code)

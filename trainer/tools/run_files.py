@@ -24,7 +24,7 @@ def check_files(folder: Path, store: Path | None) -> Iterator[FileFinding]:
     yield _journal(folder / "journal.jsonl")
     root = folder / "checkpoints"
     for saved in sorted(root.glob("step-*")):
-        yield FileFinding(str(saved), checkpoint.damage(saved) if saved.is_dir() else "it is no folder")
+        yield FileFinding(str(saved), checkpoint.damage(saved) if saved.is_dir() else "it is not a folder")
     yield _ledger(folder / "ledger.jsonl", checkpoint.latest(root, warn=lambda _: None) if root.is_dir() else None)
     yield _store(store)
 

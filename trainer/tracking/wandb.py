@@ -58,7 +58,7 @@ class WandbTracker:
         self._run_id: str = logged.get("run_id") or uuid.uuid4().hex[:8]
         if original is not None:
             own = f"it gets a Weights & Biases run of its own, {self._run_id}"
-            failures.warn(f"{run.folder} is a copy of {original}, whose curve goes on there: {own}")
+            failures.warn(f"{run.folder} is a copy of {original}, whose curve continues there: {own}")
         self._tokens = logged.get("tokens", 0)
         self._run = wandb.init(
             project=self._config.project,

@@ -219,7 +219,7 @@ def clean(root: Path) -> None:
     for path in [root, *(root.glob("*step-*") if root.is_dir() else ())]:
         if path.exists() and not path.is_dir():
             remedy = "Move it elsewhere; this folder is the run's own"
-            raise UserError("this is no folder, where the run keeps its checkpoints", file=path, remedy=remedy)
+            raise UserError("this is not a folder, where the run keeps its checkpoints", file=path, remedy=remedy)
     if not root.is_dir():
         return
     for leftover in root.glob(".step-*.replaced"):

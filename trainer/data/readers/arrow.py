@@ -139,4 +139,4 @@ def _to_end(batches: Iterable[Any], stream: _Watched) -> Iterator[Any]:
     if stream.last != _END_OF_STREAM:
         raise EOFError("the stream has no end mark")
     if stream.read(1):
-        raise EOFError("the file goes on after the end mark")
+        raise EOFError("the file continues after the end mark")

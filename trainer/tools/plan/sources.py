@@ -10,8 +10,8 @@ from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE
 from trainer.control.policies import AnnealConfig, ScheduleConfig, anneal
 from trainer.control.priced.repeats import effective_tokens
-from trainer.data.config import JoinConfig, SourceConfig
 from trainer.data.find import is_indexed, local_files
+from trainer.data.source_config import JoinConfig, SourceConfig
 from trainer.data.store import PreparedData
 from trainer.recipe import LoadedRecipe, Recipe
 
