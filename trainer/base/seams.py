@@ -14,8 +14,10 @@ a ``trainer.base.config.Config`` with a field ``kind: str``. ``OpenUnion`` makes
 """
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
@@ -122,7 +124,7 @@ class Seam(Generic[T]):
         return cast(T, part)
 
     def _entry_points(self) -> dict[str, EntryPoint]:
-        return {entry_point.name: entry_point for entry_point in entry_points(group=self.group)}
+        return {point.name: point for point in _installed(group=self.group)}
 
 
 class OpenUnion:
@@ -192,7 +194,22 @@ def is_outside_kind(kind: object) -> bool:
     """
     if not isinstance(kind, str):
         return False
-    return ":" in kind or any(point.group.startswith("hybrid_trainer.") for point in entry_points(name=kind))
+    return ":" in kind or any(point.group.startswith("hybrid_trainer.") for point in _installed(name=kind))
+
+
+def _installed(**wanted: str) -> tuple[EntryPoint, ...]:
+    """The entry points of installed packages of a ``group`` or a ``name``."""
+    return _looked_for(cast(Callable[..., Iterable[EntryPoint]], entry_points), tuple(sys.path), **wanted)
+
+
+@cache
+def _looked_for(
+    find: Callable[..., Iterable[EntryPoint]], places: tuple[str, ...], **wanted: str
+) -> tuple[EntryPoint, ...]:
+    """What ``find`` gives, looked for once in the ``places`` where Python looks: that opens a file of every package,
+    which was half of a preparation when it was done for each data file.
+    """
+    return tuple(find(**wanted))
 
 
 def _unknown_kind(kind: str, kinds: tuple[str, ...]) -> InitErrorDetails:

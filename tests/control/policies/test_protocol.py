@@ -17,6 +17,7 @@ from trainer.base.records import Kind, Observation, Proposal
 from trainer.control import ControlConfig, decide, forgetting_from, initial_state, reads_losses, source_value_from
 from trainer.control.policies import POLICIES, Needs, PlainState
 from trainer.control.policies.protocol import MEMBERS
+from trainer.mixture.ledger import Shares
 from trainer.report.explain import explain
 from trainer.tracking.figures import SourceFacts
 from trainer.tracking.schema import DecisionLine
@@ -120,8 +121,8 @@ def test_its_decisions_are_explained_in_its_own_words(observe: Any) -> None:
     line = DecisionLine.of(decision, step=10)
     start = start_line({name: SourceFacts(kind=kind, num_samples=10) for name, kind in KINDS.items()})
     facts = [
-        {"fact": "shares", "step": 1, "shares": START, "reason": "the start"},
-        {"fact": "shares", "step": 11, "shares": decision.shares, "reason": decision.reason},
+        Shares(step=1, shares=START, reason="the start"),
+        Shares(step=11, shares=decision.shares, reason=decision.reason),
     ]
     assert "Policy: this is decision 0." in explain([start, line], facts, 11)
     not_installed = explain([start, replace(line, policy="no_such_package:Policy")], facts, 11)
