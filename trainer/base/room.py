@@ -19,7 +19,9 @@ def no_room(error: BaseException) -> str | None:
     Libraries that write files (safetensors, torch) pass on the words alone.
     """
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()  # an error can be its own cause
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         for code in _NO_ROOM:
             if getattr(cause, "errno", None) == code or os.strerror(code) in str(cause):
                 return os.strerror(code)

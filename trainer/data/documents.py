@@ -25,7 +25,7 @@ from trainer.data.keys import key_of, spelled
 from trainer.data.quarantine import Quarantine
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
 from trainer.data.source_config import SourceConfig
-from trainer.data.unreadable import all_unreadable
+from trainer.data.unreadable import more_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,9 @@ class DocumentReader:
                 yield first
                 yield from rows
             except DataError as error:
-                raise all_unreadable(error, self._not_read_yet(name, files[place + 1 :])) from error
+                if several := more_unreadable(error, self._not_read_yet(name, files[place + 1 :])):
+                    raise several from error
+                raise
 
     def _not_read_yet(self, name: str, rest: Iterable[OpenableFile]) -> Iterator[tuple[OpenableFile, ReadOptions]]:
         """The ``rest`` of a segment's files, and those of segments that were not read to their end once."""

@@ -7,6 +7,7 @@ the rest is read as well, for its defects alone.
 from collections.abc import Iterable, Sequence
 
 from trainer.base.errors import DataError
+from trainer.base.failures import warn
 from trainer.data.readers import OpenableFile, ReadOptions, read_rows
 
 MOST_NAMED = 50
@@ -21,12 +22,16 @@ class UnreadableFilesError(DataError):
         super().__init__("\n  ".join([f"{count} cannot be read:", *map(str, errors)]))
 
 
-def all_unreadable(first: DataError, others: Iterable[tuple[OpenableFile, ReadOptions]]) -> DataError:
-    """``first`` together with what is wrong with ``others``, each of which is read to its end; ``first`` itself where
-    they are whole.
+def more_unreadable(
+    first: DataError, others: Iterable[tuple[OpenableFile, ReadOptions]]
+) -> UnreadableFilesError | None:
+    """``first`` together with what is wrong with ``others``, each of which is read to its end; None where they are
+    whole. ``first`` is told before, because reading a large corpus takes long.
     """
     errors = [first]
-    for file, options in others:
+    for place, (file, options) in enumerate(others):
+        if place == 0:
+            warn(f"{first}\n  Reading on, to name every data file that cannot be read")
         if len(errors) == MOST_NAMED:
             break
         try:
@@ -34,4 +39,4 @@ def all_unreadable(first: DataError, others: Iterable[tuple[OpenableFile, ReadOp
                 pass
         except DataError as error:
             errors.append(error)
-    return first if len(errors) == 1 else UnreadableFilesError(errors)
+    return UnreadableFilesError(errors) if len(errors) > 1 else None
