@@ -26,7 +26,7 @@ def test_a_finished_run_that_trains_longer_jumps(schedule: dict[str, object]) ->
     jump = jump_at(training(50, **schedule), training(100, **schedule), change=None, position=50)
     assert jump is not None
     assert jump.factor > 5
-    assert (jump.after, jump.change) == (jump.by_schedule, None)
+    assert (jump.after, jump.change.how) == (jump.by_schedule, "accept")
 
 
 @pytest.mark.parametrize("position", [0, 1, 5, 12, 50])
@@ -50,7 +50,6 @@ def test_a_held_rate_never_rises_again_and_falls_with_the_schedule() -> None:
     held = training(100, "hold")
     jump = jump_at(training(50), held, change=None, position=40)
     assert jump is not None
-    assert jump.change is not None
     rates = [rate_at(held, jump.change, position) for position in range(40, 100)]
     assert rates[0] == jump.before == jump.after
     assert rates == sorted(rates, reverse=True)
@@ -77,3 +76,18 @@ def test_a_choice_lasts_through_further_resumes_and_giving_it_up_is_a_jump_again
     again = jump_at(held, training(100), change=change, position=60)
     assert again is not None
     assert again.before == first.before
+
+
+@pytest.mark.parametrize("choice", ["hold", "rewarm"])
+def test_a_jump_that_was_accepted_can_be_taken_back_some_steps_later(choice: str) -> None:
+    accepted = jump_at(training(50), training(100), change=None, position=50)
+    assert accepted is not None
+    change = RunState.from_json(json.loads(json.dumps(RunState(rate_change=accepted.change).to_json()))).rate_change
+    assert jump_at(training(100), training(100), change=change, position=60) is None, "it is told once"
+    assert rates_of(training(100), change) == training(100).rates()
+    again = jump_at(training(100), training(100, choice), change=change, position=60)
+    assert again is not None
+    assert again.before == accepted.before
+    assert again.after < 2 * training(100).rate(60) / 3
+    if choice == "hold":
+        assert again.after == accepted.before

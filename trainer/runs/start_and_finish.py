@@ -106,14 +106,15 @@ def write_rate_jump(run: Run, state: RunState, jump: RateJump, *, choice: str) -
     )
     run.io.journal.write(line)
     rates = f"{figure(jump.before)} at step {state.step}, {figure(jump.after)} at step {state.step + 1}"
-    if jump.change is not None:
+    if jump.change.how != "accept":
         by_schedule = f"the schedule under the new training.steps has {figure(jump.by_schedule)}"
         run.io.warn(f"learning rate: {rates}; {by_schedule}, training.rate_jump is {choice}")
         return
     run.io.warn(
         f"learning rate: {rates}, {figure(jump.factor)} times as much, by the schedule under the new training.steps. "
-        "What the falling rate has settled may be lost. Stop now for another choice: training.rate_jump=hold keeps "
-        "the rate where it is or below, rewarm raises it slowly to the schedule"
+        "What the falling rate has settled may be lost. To choose otherwise press Ctrl-C and run the same command with "
+        f"--set training.rate_jump=hold, which takes the rate back to {figure(jump.before)} or below, or =rewarm, which "
+        "raises it slowly from there to the schedule"
     )
 
 

@@ -21,9 +21,10 @@ class RateChange:
     """How the rate goes from what it was after a resume at schedule ``position`` on.
 
     ``hold``: never above ``from_rate`` again. ``rewarm``: from there to the schedule over so many steps, linearly.
+    ``accept``: as the schedule has it; ``from_rate`` is kept for a later resume that chooses otherwise.
     """
 
-    how: Literal["hold", "rewarm"]
+    how: Literal["accept", "hold", "rewarm"]
     position: int
     from_rate: float
     steps: int
@@ -36,7 +37,7 @@ class RateJump:
     before: float
     by_schedule: float
     after: float
-    change: RateChange | None
+    change: RateChange
 
     @property
     def factor(self) -> float:
@@ -47,7 +48,7 @@ class RateJump:
 def rate_at(training: TrainingConfig, change: RateChange | None, position: int) -> float:
     """Learning rate at a schedule position. A ``change`` that the recipe no longer asks for has no effect."""
     rate = training.rate(position)
-    if change is None or training.rate_jump != change.how:
+    if change is None or change.how == "accept" or training.rate_jump != change.how:
         return rate
     if change.how == "hold":
         return min(rate, change.from_rate)
@@ -68,18 +69,23 @@ def jump_at(
     """
     if not 0 < position < now.steps:
         return None
+    if change is not None and change.how == "accept" != now.rate_jump:  # the run has jumped and is told to come back
+        return _jump(now, change.from_rate, position)
     last = rate_at(before, change, position - 1)
     if isclose(last, rate_at(now, change, position - 1), rel_tol=1e-9):
         return None
     next_rate = rate_at(now, change, position)
     if last > 0 and 1 / FACTOR <= next_rate / last <= FACTOR:
         return None
-    made = _change(now, last, position)
-    return RateJump(before=last, by_schedule=next_rate, after=rate_at(now, made, position), change=made)
+    return _jump(now, last, position)
 
 
-def _change(training: TrainingConfig, rate: float, position: int) -> RateChange | None:
-    if training.rate_jump == "accept":
-        return None
+def _jump(training: TrainingConfig, before: float, position: int) -> RateJump:
+    change = _change(training, before, position)
+    after = rate_at(training, change, position)
+    return RateJump(before=before, by_schedule=training.rate(position), after=after, change=change)
+
+
+def _change(training: TrainingConfig, rate: float, position: int) -> RateChange:
     steps = training.schedule.warmup_steps or max(1, round(REWARM_PART * (training.steps - position)))
     return RateChange(how=training.rate_jump, position=position, from_rate=rate, steps=steps)
