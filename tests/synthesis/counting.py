@@ -36,7 +36,15 @@ class Counting:
                 os.fsync(log.fileno())
             time.sleep(self.config.pause_s)
             words = [f"{request.id[place : place + 3]}" for place in range(8)]
-            text = "" if request.seed % 7 == 0 else "same words" if request.seed % 5 == 0 else " ".join(words)
+            text = (
+                ""
+                if request.seed % 7 == 0
+                else "a\x00b c d"
+                if request.seed % 13 == 0
+                else "same words"
+                if request.seed % 5 == 0
+                else " ".join(words)
+            )
             yield Completion(
                 request_id=request.id,
                 text=text,

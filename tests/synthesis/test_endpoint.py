@@ -73,7 +73,7 @@ def test_a_call_that_cannot_succeed_is_not_repeated() -> None:
     with server(lambda prompt, number: refused if prompt == "prompt 1" else good(prompt, number)) as running:
         given = answers(config(running.url), 4)
         assert running.calls["prompt 1"] == 1
-    assert given["r1"].finish_reason == "error"
+    assert given["r1"].finish_reason == "refused"
     assert "no such parameter" in str(given["r1"].error)
     assert [given[f"r{n}"].finish_reason for n in (0, 2, 3)] == ["stop"] * 3
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trainer.data.documents import Document
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators import Identity
-from trainer.synthesis.requests import Asked, PromptRow, part_of, plan_round
+from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
 
 IDENTITY = Identity(name="writer", weights="abc", license="MIT")
 
@@ -94,3 +94,11 @@ def test_another_generation_seed_or_weights_asks_for_other_texts() -> None:
 def test_the_prompt_is_the_template_of_the_row() -> None:
     asked = planned(config(requests=2), rows("a"))
     assert [item.request.prompt.splitlines()[-1] for item in asked] == ["text 0", "d0 is"]
+
+
+def test_no_more_rows_of_a_slice_are_held_than_are_asked_about() -> None:
+    many = rows(*["common"] * 50, *["rare"] * 2)
+    kept = chosen(config(requests=6), many, seed=3)
+    assert Counter(row.document.slice for row in kept) == {"common": 6, "rare": 2}
+    assert [row.document.line for row in kept] == sorted(row.document.line for row in kept)
+    assert {row.document.id for row in kept} <= {row.document.id for row in chosen(config(requests=9), many, seed=3)}

@@ -63,10 +63,11 @@ def test_every_request_is_accepted_or_dropped_for_a_reason(tiny_recipe: Path) ->
     output = synthesize(recipe)
     (record,) = Pool(recipe.parent / "pool").records()
     rows = pool_rows(recipe.parent / "pool")
-    assert record.requests == 60 == record.failed + sum(record.dropped.values()) + record.accepted
+    assert record.requests == 60 == sum(record.dropped.values()) + record.accepted
     assert record.accepted == len(rows) > 0
     assert set(record.dropped) == {
-        "generator: empty text", "generator: cut off at max_new_tokens", "length: fewer than 3 words",
+        "generator: empty text", "generator: NUL byte", "generator: cut off at max_new_tokens",
+        "length: fewer than 3 words",
     }  # fmt: skip
     assert f"{record.accepted} rows accepted" in output
     rejected = pq.read_table(next((recipe.parent / "pool" / "rejected").glob("*"))).to_pylist()
@@ -185,6 +186,29 @@ def test_a_mistake_is_one_message(tiny_recipe: Path, sets: list[str], message: s
     recipe = with_synthesis(tiny_recipe)
     arguments = [argument for value in sets for argument in ("--set", value)]
     assert message.lower() in synthesize(recipe, *arguments, expected=2).lower()
+
+
+def test_check_tells_how_to_fill_a_pool_that_is_not_there(tiny_recipe: Path) -> None:
+    recipe = with_synthesis(tiny_recipe)
+    arguments = ["check", str(recipe), "--set", "data.sources.good.path=pool/rows"]
+    process = subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        capture_output=True, text=True, check=False, env=environment(), timeout=120,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "Fill its pool with `trainer synthesize` first" in process.stderr + process.stdout
+
+
+def test_a_round_whose_every_row_is_dropped_says_so(tiny_recipe: Path) -> None:
+    recipe = with_synthesis(tiny_recipe)
+    output = synthesize(recipe, "--set", "synthesis.filters=[{kind: length, min_words: 99}]", expected=2)
+    assert "added no row to the pool" in output
+
+
+def test_a_generation_is_not_made_in_two_splits(tiny_recipe: Path) -> None:
+    recipe = with_synthesis(tiny_recipe)
+    synthesize(recipe, "--generation", 1, "--shard", "0/3")
+    assert "was made in 3 shards" in synthesize(recipe, "--generation", 1, "--shard", "1/2", expected=2)
 
 
 def test_a_damaged_file_of_the_pool_is_named(tiny_recipe: Path) -> None:

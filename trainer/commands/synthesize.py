@@ -23,9 +23,10 @@ def synthesize(
     config = _config(loaded, run)
     pool = Pool(loaded.folder / config.pool.expanduser())
     part = _shard(shard, generation, pool)
-    done = [record for record in pool.records() if (record.generation, record.shard) == (part.generation, part.number)]
-    if done:
-        _refuse_other_split(done[0], part)
+    of_generation = [record for record in pool.records() if record.generation == part.generation]
+    for record in of_generation:
+        _refuse_other_split(record, part)
+    if any(record.shard == part.number for record in of_generation):
         say(f"shard {part.number} of {part.of} of generation {part.generation} is in the pool already")
         return
     record = run_round(
@@ -33,6 +34,9 @@ def synthesize(
     )
     for line in in_words(record):
         say(line)
+    if not record.accepted:
+        what = f"generation {record.generation} added no row to the pool"
+        raise UserError(what, got=next(iter(record.dropped), None), remedy=f"Look at {pool.folder / 'rejected'}")
     say(f"the rows are in {pool.rows}; a source reads them with `path: {config.pool}/rows`")
 
 
@@ -44,6 +48,8 @@ def _config(loaded: LoadedRecipe, run: Path | None) -> SynthesisConfig:
     if run is None:
         return config
     model = run / "model"
+    if not run.is_dir():
+        raise RunFolderError("there is no such run folder", got=str(run), remedy="Give --from the folder of a run")
     if not model.is_dir():
         remedy = "A finished run has it; train it to its end first"
         raise RunFolderError("the run has no folder `model`", got=str(run), remedy=remedy)
@@ -100,6 +106,4 @@ def in_words(record: RoundRecord) -> list[str]:
         f"generation {record.generation}: {record.requests} requests, {record.accepted} rows accepted "
         f"({record.accepted_tokens} tokens of {record.completion_tokens} written) by {record.generator}"
     ]
-    if record.failed:
-        lines.append(f"  failed calls: {record.failed}")
     return lines + [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]

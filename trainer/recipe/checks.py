@@ -218,11 +218,19 @@ def note_machine_mistakes(document: RecipeDocument, folder: Path) -> None:
                 local_files(segment, folder)
             except UserError as error:
                 problem = f"{dotted(place)}: {error.what}"
-                document.mistake(problem, (*place, "path"), got=error.got or segment.path, remedy=error.remedy)
+                advice = _of_the_pool(document, segment.path) or error.remedy
+                document.mistake(problem, (*place, "path"), got=error.got or segment.path, remedy=advice)
             except OSError as error:  # a name that no file can have, a folder that may not be read
                 problem, got = f"{dotted(place)}: {error.strerror}", segment.path[:LONGEST_QUOTED]
                 document.mistake(problem, (*place, "path"), got=got)
     _note_model_mistakes(document)
+
+
+def _of_the_pool(document: RecipeDocument, path: str) -> str | None:
+    """What makes the files of a source that reads the pool of the recipe's own synthesis."""
+    pool = mapping_at(document.tree, ("synthesis",)).get("pool")
+    is_pool = isinstance(pool, str) and Path(path).is_relative_to(pool)
+    return "Fill its pool with `trainer synthesize` first" if is_pool else None
 
 
 def _places(path: KeyPath, source: SourceConfig) -> list[KeyPath]:

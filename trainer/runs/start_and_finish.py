@@ -113,8 +113,8 @@ def write_rate_jump(run: Run, state: RunState, jump: RateJump, *, choice: str) -
     run.io.warn(
         f"learning rate: {rates}, {figure(jump.factor)} times as much, by the schedule under the new training.steps. "
         "What the falling rate has settled may be lost. To choose otherwise press Ctrl-C and run the same command with "
-        f"--set training.rate_jump=hold, which takes the rate back to {figure(jump.before)} or below, or =rewarm, which "
-        "raises it slowly from there to the schedule"
+        f"--set training.rate_jump=hold, which takes the rate back to {figure(jump.before)} or below, or =rewarm, "
+        "which raises it slowly from there to the schedule"
     )
 
 

@@ -5,8 +5,13 @@ from hashlib import blake2b
 from typing import Any
 
 from trainer.data.decontamination import HeldOutIndex
+from trainer.data.documents import defect_of
 from trainer.data.filters import FilterChain
 
+_NOT_WRITTEN = {
+    "too_long": "prompt and max_new_tokens do not fit into the model's context",
+    "refused": "the server refused the request",
+}
 KEPT_PER_REASON = 20  # dropped rows that are kept to be looked at, for each reason
 
 
@@ -40,10 +45,12 @@ class RowFilter:
 
     def _dropped_by(self, row: Mapping[str, Any], *, is_held_out: bool) -> tuple[str, str] | None:
         text = row["text"]
-        if row["finish_reason"] == "too_long":
-            return "generator", "the prompt leaves no room in the model's context"
+        if reason := _NOT_WRITTEN.get(row["finish_reason"]):
+            return "generator", reason
         if not text.strip():
             return "generator", "empty text"
+        if defect := defect_of(text):  # what preparation would not take
+            return "generator", defect
         if row["finish_reason"] == "length" and not self._keep_cut_off:
             return "generator", "cut off at max_new_tokens"
         if is_held_out:

@@ -52,7 +52,7 @@ REJECT_SCHEMA = ROW_SCHEMA.append(pa.field("dropped_by", pa.string())).append(pa
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """What became of the requests of one shard of a round: ``requests = failed + dropped + accepted``."""
+    """What became of the requests of one shard of a round: ``requests = dropped + accepted``."""
 
     generation: int
     shard: int  # from 0
@@ -60,7 +60,6 @@ class RoundRecord:
     generator: str
     generator_weights: str
     requests: int
-    failed: int  # calls without an answer
     accepted: int
     dropped: Mapping[str, int] = field(default_factory=dict)  # rows by "filter: reason"
     prompt_tokens: int = 0

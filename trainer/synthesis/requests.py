@@ -8,12 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from heapq import heappush, heappushpop
 from itertools import cycle, islice, product
 
 import numpy as np
 
 from trainer.base.hashing import derived_rng
-from trainer.data.documents import Document
+from trainer.data.documents import Document, unit_hash
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.protocol import Identity, Request, Sampling
 from trainer.synthesis.prompts import render, template_hash, template_of
@@ -39,6 +40,24 @@ class Asked:
     slice: str
     prompt_label: str
     template: str  # its hash
+
+
+def chosen(config: SynthesisConfig, rows: Iterable[PromptRow], seed: int) -> list[PromptRow]:
+    """As many rows of each slice (of all, where slices are not balanced) as the round can ask about, in their order.
+
+    Those with the smallest hash of seed and text: memory holds ``requests`` rows of a slice, however large the sources
+    are, and the same rows are chosen whatever else the sources hold.
+    """
+    heaps: dict[str, list[tuple[float, int, PromptRow]]] = {}
+    for number, row in enumerate(rows):
+        heap = heaps.setdefault(row.document.slice if config.balance_slices else "", [])
+        entry = (-unit_hash(seed, row.document.text), -number, row)
+        if len(heap) < config.requests:
+            heappush(heap, entry)
+        else:
+            heappushpop(heap, entry)
+    kept = sorted((entry for heap in heaps.values() for entry in heap), key=lambda entry: -entry[1])
+    return [row for _, _, row in kept]
 
 
 def in_turn(rows: Sequence[PromptRow], seed: int, generation: int, *, balanced: bool) -> Iterator[PromptRow]:

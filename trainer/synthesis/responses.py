@@ -40,7 +40,7 @@ class Responses:
         lines = content[:whole].splitlines()
         if not lines:
             return 0
-        if json.loads(lines[0]) != header:
+        if _header_of(lines[0]) != header:
             remedy = f"Finish it with the recipe and data that it was begun with, or remove {self.file} to begin anew"
             raise UserError("an unfinished round asked for other texts", file=self.file, line=1, remedy=remedy)
         for number, line in enumerate(lines[1:], start=2):
@@ -71,6 +71,13 @@ class Responses:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+
+
+def _header_of(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # of no round that can be finished
 
 
 def _digest(requests: Sequence[Request]) -> str:

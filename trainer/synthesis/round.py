@@ -24,7 +24,7 @@ from trainer.synthesis.filtering import RowFilter
 from trainer.synthesis.generators import GENERATORS
 from trainer.synthesis.generators.protocol import Completion, Generator, Identity
 from trainer.synthesis.pool import Pool, RoundRecord
-from trainer.synthesis.requests import Asked, PromptRow, part_of, plan_round
+from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
 from trainer.synthesis.responses import Responses
 
 _KEEP_EVERY_S = 2.0  # answers that came within this time go to the disk together
@@ -59,6 +59,7 @@ def run_round(
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
         _ask(generator, asked, responses, progress)
+        _require_all(asked, responses)
         record = _publish(config, pool, shard, identity, asked, responses, held_out)
     file.unlink()
     return record
@@ -81,17 +82,19 @@ def read_prompt_rows(
                 sample=chunks(held_out.sample),
                 form_documents=rule.form_documents,
             )
-            rows = [
-                PromptRow(source=name, license=data.sources[name].license, document=document)
-                for name in config.sources
-                for document in reader.training(name, record=False)
-            ]
+            rows = chosen(config, _training_rows(config, data, reader), seed)
         finally:
             quarantine.close()
     if not rows:
         remedy = "Name a source with training documents in synthesis.sources"
         raise DataError("no row to make prompts of", got=", ".join(config.sources), remedy=remedy)
     return rows, index
+
+
+def _training_rows(config: SynthesisConfig, data: DataConfig, reader: DocumentReader) -> Iterator[PromptRow]:
+    for name in config.sources:
+        for document in reader.training(name, record=False):
+            yield PromptRow(source=name, license=data.sources[name].license, document=document)
 
 
 def _ask(generator: Generator, asked: Sequence[Asked], responses: Responses, progress: Progress) -> None:
@@ -115,6 +118,14 @@ def _ask(generator: Generator, asked: Sequence[Asked], responses: Responses, pro
 def _broken_off(error: Exception) -> UserError:
     remedy = "What was answered is kept: run it again to resume"
     return UserError(f"the generator failed: {in_words(error)}", remedy=remedy)
+
+
+def _require_all(asked: Sequence[Asked], responses: Responses) -> None:
+    """Raises ``UserError`` where calls failed: a shard joins the pool whole."""
+    missing = len(asked) - len(responses.completions)
+    if missing:
+        remedy = "What was answered is kept: run it again to ask for the rest"
+        raise UserError(f"{missing} of {len(asked)} texts could not be had", remedy=remedy)
 
 
 def _handfuls(completions: Iterator[Completion]) -> Iterator[list[Completion]]:
@@ -143,8 +154,7 @@ def _publish(
     responses: Responses,
     held_out: HeldOutIndex,
 ) -> RoundRecord:
-    answered = [item for item in asked if item.request.id in responses.completions]
-    rows = [_row(item, responses.completions[item.request.id], identity, shard.generation) for item in answered]
+    rows = [_row(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
     row_filter = RowFilter(
         config.filters,
         keep_cut_off=config.keep_cut_off,
@@ -159,7 +169,6 @@ def _publish(
         generator=identity.name,
         generator_weights=identity.weights,
         requests=len(asked),
-        failed=len(asked) - len(answered),
         accepted=len(accepted),
         dropped=dict(sorted(row_filter.counts.items(), key=lambda item: -item[1])),
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from queue import Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trainer.base.errors import UserError
 from trainer.synthesis.generators.config import EndpointConfig
@@ -153,7 +153,7 @@ class _Calls:
         from openai import APIError
 
         began_s = time.monotonic()
-        error = ""
+        error, reason = "", "error"
         for attempt in range(1 + self.config.retries):
             if attempt:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, 0.5 * 2**attempt))
@@ -168,14 +168,15 @@ class _Calls:
                 status = getattr(failure, "status_code", None)
                 if status in _REFUSALS:
                     self.window = max(1.0, self.window / 2)
-                elif status is not None and 400 <= status < 500 and status != 408:
-                    break  # the same call fails again
+                elif status is not None and 400 <= status < 500 and status not in (401, 403, 408):
+                    reason = "refused"  # the same request will be refused again
+                    break
             except (AttributeError, KeyError, IndexError, TypeError, ValueError) as failure:
                 error = f"not an answer of the OpenAI API: {type(failure).__name__}: {failure}"
         return Completion(
             request_id=request.id,
             text="",
-            finish_reason="error",
+            finish_reason=cast(Literal["refused", "error"], reason),
             prompt_tokens=0,
             completion_tokens=0,
             counted="estimated",

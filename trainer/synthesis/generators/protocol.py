@@ -38,14 +38,14 @@ class Completion:
     """What came of a request: a text, or the error that took its place.
 
     ``finish_reason``: the text ended, reached its limit, was not written because the prompt leaves no room in the
-    context, or the call failed.
+    context, the server refuses this very request (``error`` says why), or the call failed and may succeed later.
     Tokens are ``counted`` by the generator ("told") or by us ("estimated"). ``seconds`` is the time spent on this text:
     its part of a batch's, or a call's.
     """
 
     request_id: str
     text: str
-    finish_reason: Literal["stop", "length", "too_long", "error"]
+    finish_reason: Literal["stop", "length", "too_long", "refused", "error"]
     prompt_tokens: int
     completion_tokens: int
     counted: Literal["told", "estimated"]
