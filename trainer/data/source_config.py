@@ -99,7 +99,11 @@ class Rows(Config):
         max_length=1,
         description="sign between cells of a csv file; default: `,`, a tab for .tsv",
     )
-    quoting: bool = Field(True, description="whether quotes in a csv file enclose cells; false: they are text")
+    quoting: bool | Literal["trusted"] = Field(
+        True,
+        description="whether quotes in a csv file enclose cells; false: they are text; trusted: they do, and a cell of "
+        "several lines is never taken for rows that a stray quote took in",
+    )
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         default_factory=dict, description="keep rows whose column has the value(s)"
     )
@@ -121,7 +125,7 @@ class Rows(Config):
             return "`configuration` and `revision` have an effect only with `hub`"
         if self.text_unit == "file" and self.format not in (None, "text"):
             return f"`text_unit: file` has an effect only on text files, got format {self.format}"
-        if (self.delimiter or not self.quoting) and self.format not in (None, "csv"):
+        if (self.delimiter or self.quoting is not True) and self.format not in (None, "csv"):
             return f"`delimiter` and `quoting` have an effect only on csv files, got format {self.format}"
         return None
 

@@ -2,7 +2,8 @@
 
 A quote that is never closed takes in all rows after it, and a parser calls that one bad row, or one long cell. So the
 lines of a broken record are read again one by one, from the second on, and a cell whose lines are rows of their own is
-refused.
+refused. Prose has lines with as many commas as a row, too: where few lines are such, a warning tells, and
+`quoting: trusted` takes every closed cell as it is.
 """
 
 import csv
@@ -22,13 +23,15 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".csv", ".tsv")
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*")
 _SURE_ROWS = 5  # rows after which a column of numbers is one
-_SURE_LINES = 8  # lines inside a cell that all have the cells of a row, where no column of numbers helps to tell
+_SURE_SHARE = 0.9  # of the lines inside a cell that are rows by themselves, from which on the cell is refused
+_SURE_LINES, _SURE_LINES_WITH_NUMBERS = 50, 3  # so many of them at least; fewer where a column of numbers helps to tell
+_ODD_LINES = 8  # such lines inside a cell that are worth a warning
 _LONG_LINES, _LONG_FACTOR = 100, 20  # a cell of so many lines, and so many times those of the second longest
 
 
 def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
-    """One row per record, at the line where it begins; its columns are the cells of the header. UserError where the
-    last row breaks off, and where a quoted cell swallows other rows.
+    """One row per record, at the line where it begins; its columns are the cells of the header. UserError where a
+    quote is open at the end, and where a quoted cell swallows other rows.
     """
     csv.field_size_limit(max(options.max_line_bytes, csv.field_size_limit()))
     with io.TextIOWrapper(file.open_text(), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
@@ -48,6 +51,7 @@ class _Table:
         self._numbers: list[bool] = []  # whether a column holds nothing but numbers so far
         self._num_rows = 0
         self._longest = [(0, 0), (0, 0)]  # lines and first line of the longest cell, then of the second
+        self._odd: list[int] = []  # first lines of the cells that may have swallowed rows
 
     def rows(self) -> Iterator[Row | Malformed]:
         while not self._header:
@@ -68,13 +72,14 @@ class _Table:
             elif record:
                 yield self._row(record, line)
         self._warn_of_a_long_cell()
+        self._warn_of_odd_cells()
 
     def _row(self, cells: list[str], line: int) -> Row | Malformed:
         if len(cells) != len(self._header):
-            if len(cells) < len(self._header) and not self._lines.taken[-1].endswith(("\n", "\r")):
-                raise self._refusal("the last row of a CSV file breaks off", line, remedy="Is the file whole?")
+            breaks_off = len(cells) < len(self._header) and not self._lines.taken[-1].endswith(("\n", "\r"))
             self._lines.put_back()  # what a quote took in
-            return Malformed(self._file.name, line, "bad CSV: the number of cells is not that of the header")
+            end = ", and the file ends without a line end: is it whole?" if breaks_off else ""
+            return Malformed(self._file.name, line, f"bad CSV: the number of cells is not that of the header{end}")
         self._check_swallowed(line)
         self._num_rows += 1
         self._numbers = [is_number and _is_number(cell) for is_number, cell in zip(self._numbers, cells, strict=True)]
@@ -116,10 +121,26 @@ class _Table:
             self._longest = [(len(taken), line), self._longest[0]]
         elif len(taken) > self._longest[1][0]:
             self._longest[1] = (len(taken), line)
-        sure = 1 if self._num_rows >= _SURE_ROWS and any(self._numbers) else _SURE_LINES
-        if len(self._header) > 1 and len(taken) - 2 >= sure and all(map(self._is_row, taken[1:-1])):
-            got = f"{len(taken) - 1} more lines, which are rows of their own"
-            raise self._refusal("a quote that opens on this line takes in other rows", line, got=got)
+        if len(taken) == 1 or len(self._header) == 1 or self._options.quoting == "trusted":
+            return
+        has_numbers = self._num_rows >= _SURE_ROWS and any(self._numbers)
+        sure = _SURE_LINES_WITH_NUMBERS if has_numbers else _SURE_LINES
+        num_rows = sum(map(self._is_row, taken[1:-1]))
+        if num_rows >= max(sure, _SURE_SHARE * (len(taken) - 2)):
+            got = f"{len(taken) - 1} more lines, of which {num_rows} are rows of their own"
+            remedy = (
+                "Close it or double it. Where the cell is meant so, write `quoting: trusted`; where quotes are text in "
+                "this file, `quoting: false`"
+            )
+            raise self._refusal("a quote that opens on this line takes in other rows", line, got=got, remedy=remedy)
+        if num_rows >= _ODD_LINES or (has_numbers and self._are_all_rows(taken)):
+            self._odd.append(line)
+
+    def _are_all_rows(self, lines: list[str]) -> bool:
+        """Whether every line of a record is a row by itself, were there no quotes: two stray ones may have joined
+        them.
+        """
+        return all(self._is_row(line.replace('"', "")) for line in lines)
 
     def _is_row(self, line: str) -> bool:
         cells = next(csv.reader([line], delimiter=self._dialect["delimiter"]), [])
@@ -149,6 +170,12 @@ class _Table:
         if most >= _LONG_LINES and most >= _LONG_FACTOR * max(second, 1):
             text = "%s:%d: a quoted cell of %d lines, no other has more than %d: is its quote closed where it should?"
             logger.warning(text, self._file.path, line, most, second)
+
+    def _warn_of_odd_cells(self) -> None:
+        if self._odd:
+            text = "%s:%d: the lines of a quoted cell look like rows of their own (%d such cells): is its quote closed "
+            text += "where it should? Where it is, write `quoting: trusted`"
+            logger.warning(text, self._file.path, self._odd[0], len(self._odd))
 
 
 def _is_number(cell: str) -> bool:

@@ -52,7 +52,7 @@ class ReadOptions:
     text_unit: Literal["line", "file"] = "line"
     split: str | None = None  # of a data set that is asked for it; files are chosen before
     delimiter: str | None = None  # of CSV; default: a tab for .tsv, else a comma
-    quoting: bool = True  # whether quotes in CSV are signs, not text
+    quoting: bool | Literal["trusted"] = True  # whether quotes in CSV are signs, not text; trusted: unchecked as well
     max_row_bytes: int = 8_000_000
 
     @property
