@@ -88,3 +88,29 @@ def test_a_file_under_the_name_of_a_folder_of_the_run_is_refused(tmp_path: Path,
     (tmp_path / name).write_text("mine")
     with pytest.raises(RunFolderError, match="this is a file"):
         check_users_files(tmp_path)
+
+
+NOTES = ("log.txt", "README.md", "run.LOG", "fit.log.1", "slurm-12.out", "args.json", ".hidden",
+         "logs/a", "log/a", "tensorboard/events.out.tfevents.1", "wandb/debug.bin", "slurm/job.sh")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_the_users_own_notes_and_output_do_not_hinder_a_new_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    check_users_files(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.py", "weights.bin", "model.safetensors", "model/config.json", "src/a.txt", "rows.jsonl", "recipe.yaml",
+     "report.html", "notes.txt/a.py", "data.log.csv/rows.csv"],
+)  # fmt: skip
+def test_a_folder_with_other_files_of_the_user_is_refused_for_a_new_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "log.txt").write_text("mine")
+    first = name.split("/")[0]
+    with pytest.raises(RunFolderError, match=f"other files in it: {first} "):
+        check_users_files(tmp_path)

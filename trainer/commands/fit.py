@@ -16,13 +16,14 @@ from trainer.base.failures import in_words, own_rank, say, say_last, warn
 from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
 from trainer.data.account_text import account_lines, accounts_of, loss_warnings
-from trainer.model.precision import SLOW_BF16, is_bf16_slow, resolved
+from trainer.model.precision import ONLY_EMULATED, SLOW_BF16, is_bf16_slow, resolved
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
     BAD_INPUT,
     EXIT_CODES,
     FAILED,
+    begun_recipe,
     check_recipe_unchanged,
     failed_outcome,
     locked_for_launch,
@@ -62,8 +63,9 @@ def fit(
     other failure; `outcome.json` says the same.
     """
     folder = None if run is None else Path(run)
-    loaded = _with_precision(_load(recipe, overrides or [], folder))
+    loaded = _load(recipe, overrides or [], folder)
     folder = folder or Path("runs") / loaded.recipe.name
+    loaded = _with_precision(loaded, folder)
     if (settled := settled_outcome(folder, loaded.recipe)) is not None:
         if _is_main():
             logger.info(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")
@@ -103,16 +105,17 @@ def _load(
         raise
 
 
-def _with_precision(loaded: LoadedRecipe) -> LoadedRecipe:
-    """With what `training.precision: auto` stands for here: a run keeps it, wherever it resumes."""
+def _with_precision(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
+    """With what `training.precision: auto` stands for: on this machine at first; a run keeps it, wherever it resumes."""
     training = loaded.recipe.training
-    precision = resolved(training.precision)
+    begun = begun_recipe(folder) if training.precision == "auto" else None
+    precision = resolved(training.precision if begun is None else begun.training.precision)
     if precision == "bf16" and is_bf16_slow() and _is_main():
-        warn(SLOW_BF16)
+        warn(SLOW_BF16 if begun is None else f"this run began with bf16: {ONLY_EMULATED}")
     if precision == training.precision:
         return loaded
     if _is_main():
-        say(f"training.precision: auto is {precision} on this machine")
+        say(f"training.precision: auto is {precision} {'on this machine' if begun is None else 'as this run began'}")
     training = training.model_copy(update={"precision": precision})
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"training": training}))
 

@@ -152,7 +152,11 @@ class DataConfig(Config):
     contamination: ContaminationConfig = ContaminationConfig()
     max_row_bytes: int = Field(8_000_000, gt=0, description="a longer row goes to the quarantine")
     max_quarantined_share: float = Field(
-        0.01, ge=0, le=1, description="share of malformed rows of a source from which preparation stops"
+        0.01,
+        ge=0,
+        le=1,
+        description="share of malformed rows of a source above which preparation stops; for ten rows or fewer it never "
+        "does, unless this is 0 or all rows are malformed",
     )
     num_proc: int = Field(
         1, ge=1, le=1024, description="processes that tokenize; 1: threads of the tokenizer in the main process"

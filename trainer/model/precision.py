@@ -13,10 +13,8 @@ from typing import Literal
 CPU_INFO, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # of the library that torch computes bf16 by on a CPU
 _NO_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
-SLOW_BF16 = (
-    "training.precision is bf16, which this machine's CPU only emulates, 4 to 17 times slower than fp32: "
-    "set training.precision: auto, or fp32"
-)
+ONLY_EMULATED = "this machine's CPU only emulates it, 4 to 17 times slower than fp32"
+SLOW_BF16 = f"training.precision is bf16: {ONLY_EMULATED}; set training.precision: auto, or fp32"
 
 
 def resolved(precision: Literal["fp32", "bf16", "auto"]) -> Literal["fp32", "bf16"]:

@@ -24,7 +24,8 @@ REFUSAL_VARIABLE = "HYBRID_TRAINER_REFUSAL"  # the batch script's file for what 
 MODEL, MODEL_MARK = "model", "written_by_run.json"  # the folder of the trained model, and what marks it as a run's
 RESERVE, RESERVE_BYTES = ".reserve", 1 << 16  # given up for outcome.json when the disk is full
 NAMES_SHOWN = 5
-LOGS = (".log", ".out", ".err")  # a launch's own output, which a shell may write here before it starts
+NOTES = (".log", ".out", ".err", ".txt", ".md", ".json")  # a launch's output, which a shell writes before it starts
+NOTE_FOLDERS = ("slurm", "logs", "log", "tensorboard", "wandb")
 SIGNS_WITHIN_S = 5.0  # in which one must come; attribute caches of network file systems keep a file's age for 3 s
 
 
@@ -62,7 +63,7 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
     A run that failed before its journal was opened has begun nothing: its recipe may be corrected.
     """
     path = folder / "recipe.yaml"
-    if (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file():
+    if _has_begun(folder):
         if not path.is_file():
             raise RunFolderError(
                 "the recipe that this run began with is missing",
@@ -77,6 +78,15 @@ def check_recipe_unchanged(folder: Path, recipe: Recipe) -> None:
                 remedy="Resume with the old values, or start the new ones in another --run folder",
                 file=path,
             )
+
+
+def begun_recipe(folder: Path) -> Recipe | None:
+    """The recipe that the run in the folder began with; None where none has begun."""
+    return bound_recipe(folder) if _has_begun(folder) and (folder / "recipe.yaml").is_file() else None
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file()
 
 
 def check_users_files(folder: Path) -> None:
@@ -110,9 +120,12 @@ def _no_folders(folder: Path) -> list[Path]:
 
 
 def _is_of_a_start(path: Path) -> bool:
-    """Whether it is what a launch or its batch job leaves before the run begins, or nothing that can be lost."""
-    is_empty = path.is_dir() and not any(path.iterdir())
-    return is_empty or path.name.startswith(".") or path.name in ("outcome.json", "slurm") or path.suffix in LOGS
+    """Whether it is what a launch, its batch job or its user leaves before the run begins, or nothing to be lost."""
+    if path.name.startswith("."):
+        return True
+    if path.is_dir():
+        return path.name in NOTE_FOLDERS or not any(path.iterdir())
+    return path.suffix.lower() in NOTES or ".log." in path.name  # fit.log.1
 
 
 def require_run(folder: Path) -> None:
