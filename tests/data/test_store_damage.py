@@ -271,6 +271,63 @@ def test_the_other_processes_wait_until_a_large_store_was_hashed(
     assert [other.seal for other in opened] == [data.seal]
 
 
+def hide_the_mark(data: PreparedData) -> None:
+    next((data.folder.parent.parent / "runs").glob("*.whole")).unlink()
+
+
+def copy_the_files(data: PreparedData) -> None:
+    """As to a disk of another node's own: the same content, other times of change."""
+    aside = data.folder.with_suffix(".copy")
+    shutil.copytree(data.folder, aside)
+    shutil.rmtree(data.folder)
+    aside.rename(data.folder)
+
+
+@pytest.mark.parametrize("unseen", [hide_the_mark, copy_the_files])
+def test_a_large_store_whose_mark_and_heartbeat_another_node_has_is_opened(
+    folder: Path, all_are_large: None, monkeypatch: pytest.MonkeyPatch, unseen: Callable[[PreparedData], None]
+) -> None:
+    data = prepared(folder, recipe())
+    unseen(data)
+    assert not is_marked(data)
+    monkeypatch.setattr(waiting, "_SILENCE_S", 0.2)
+    assert prepared(folder, recipe(), is_main=False, patience_s=60).seal == data.seal
+    (data.folder / "source-0" / "segment-0" / "tokens.npy").write_bytes(b"cut")
+    with pytest.raises(UserError, match="no heartbeat for 1 s"):
+        prepared(folder, recipe(), is_main=False, patience_s=1)
+
+
+def test_a_large_store_without_a_mark_is_waited_for_while_the_main_process_shows_life(
+    folder: Path, all_are_large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, opened = prepared(folder, recipe()), list[PreparedData]()
+    hide_the_mark(data)
+    for name, seconds in (("_POLL_S", 0.01), ("_BEAT_S", 0.01), ("_SILENCE_S", 1.5)):
+        monkeypatch.setattr(waiting, name, seconds)
+    key = stamp_key(DataConfig.model_validate(recipe()), seed=0, base=folder, cache=folder / "cache")
+    waiter = Thread(target=lambda: opened.append(prepared(folder, recipe(), is_main=False)))
+    with waiting.Announcement(folder / "cache", key):
+        waiter.start()
+        waiter.join(2.5)
+        assert waiter.is_alive()
+    waiter.join(30)
+    assert [other.seal for other in opened] == [data.seal], "also where the main process could not write a mark"
+
+
+def test_a_large_store_that_is_damaged_is_opened_when_it_was_prepared_again(
+    folder: Path, all_are_large: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, opened = prepared(folder, recipe()), list[PreparedData]()
+    flip(data.folder / "source-1" / "segment-0" / "tokens.npy", -1)
+    waiter = Thread(target=lambda: opened.append(prepared(folder, recipe(), is_main=False)))
+    waiter.start()
+    again = prepared(folder, recipe())
+    waiter.join(30)
+    assert "are damaged" in caplog.text
+    assert again.seal != data.seal
+    assert [other.seal for other in opened] == [again.seal]
+
+
 def test_the_other_processes_wait_where_a_file_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_POLL_S", 0.01)
     data, opened = prepared(folder, recipe()), list[PreparedData]()

@@ -65,3 +65,15 @@ def test_a_run_that_the_guard_stopped_stays_stopped(place: Place, copied: Path) 
     ended = place.fit(copied, "training.steps=60").wait()
     assert ended.code == 3
     assert "remove its outcome.json" in ended.output
+
+
+def test_auto_is_the_precision_that_the_run_began_with_wherever_it_resumes(place: Place) -> None:
+    run = place.folder / "auto"
+    fp32_only = {"ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": ""}
+    assert place.fit(run, "training.precision=bf16", "training.steps=6", extra=fp32_only).wait().code == 0
+    ended = place.fit(run, "training.precision=auto", "training.steps=8", extra=fp32_only).wait()
+    assert ended.code == 0, ended.output
+    assert "auto is bf16 as this run began" in ended.output
+    assert "precision: bf16" in (run / "recipe.yaml").read_text()
+    ended = place.fit(place.folder / "anew", "training.precision=auto", "training.steps=6", extra=fp32_only).wait()
+    assert "auto is fp32 on this machine" in ended.output

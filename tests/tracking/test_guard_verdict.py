@@ -18,7 +18,9 @@ def start(blind: str | None = None) -> StartLine:
 
 
 def decision(step: int, action: Any = "keep", *, judged: bool, usable: bool = False) -> DecisionLine:
-    guard = {"evidence": 0.1, "nats_per_token": 4.0} if judged else {"num_evaluations": 3} if usable else {"usable": False}
+    guard = (
+        {"evidence": 0.1, "nats_per_token": 4.0} if judged else {"num_evaluations": 3} if usable else {"usable": False}
+    )
     return DecisionLine(
         step=step, policy="constant", from_step=step + 1, action=action, shares={}, reason="", evidence={"guard": guard}
     )
@@ -52,7 +54,12 @@ def test_the_verdict_tells_silence_from_blindness(lines: list[Any], short: str, 
     [
         (10, 0, 1, "at 10 it had too few before them to judge by"),
         (0, 3, 2, "3 could not be judged, as of losses that are not finite"),
-        (4, 2, 3, "at 4 it had too few before them to judge by; 2 could not be judged, as of losses that are not finite"),
+        (
+            4,
+            2,
+            3,
+            "at 4 it had too few before them to judge by; 2 could not be judged, as of losses that are not finite",
+        ),
     ],
 )
 def test_silence_at_fewer_than_half_of_the_evaluations_is_not_called_all_well(

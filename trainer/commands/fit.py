@@ -106,7 +106,7 @@ def _load(
 
 
 def _with_precision(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
-    """With what `training.precision: auto` stands for: on this machine at first; a run keeps it, wherever it resumes."""
+    """With what `training.precision: auto` stands for on this machine; a run keeps it, wherever it resumes."""
     training = loaded.recipe.training
     begun = begun_recipe(folder) if training.precision == "auto" else None
     precision = resolved(training.precision if begun is None else begun.training.precision)

@@ -28,6 +28,7 @@ from trainer.data.store import PreparedData, is_complete, open_prepared
 from trainer.data.whole import is_large, is_marked
 
 _BEAT_S = 1.0
+_SILENCE_S = 10.0
 _POLL_S = 0.1
 
 
@@ -128,17 +129,25 @@ def _takes_notes(notes: _Notes) -> bool:
 def await_store(cache: Path, key: str, patience_s: float) -> PreparedData:
     """Waits for the main process's store. Raises UserError when it failed, or did not touch its heartbeat
     file for ``patience_s`` seconds.
+
+    A large store without a mark is waited for while the main process shows life: it may be hashing it. Its mark and its
+    heartbeat may also be where this process does not see them, in a home or on a disk of another node's own; then a
+    complete store is opened all the same. The ranks compare which store it is before they use it.
     """
     first_failure, last_beat, quiet_since = _failure(cache, key), _beats(cache, key), time.monotonic()
-    while (data := _checked_store(cache, key)) is None:
-        failure, beats = _failure(cache, key), _beats(cache, key)
+    while True:
+        if (beats := _beats(cache, key)) != last_beat:
+            last_beat, quiet_since = beats, time.monotonic()
+        quiet_s = time.monotonic() - quiet_since
+        data = known_store(cache, key, check_sizes=os.environ.get("LOCAL_RANK", "0") == "0")
+        if data is not None and (not is_large(data) or is_marked(data) or quiet_s >= _silence_s(cache, key)):
+            return data
+        failure = _failure(cache, key)
         if failure is not None and failure != first_failure:
             raise UserError(f"the main process could not prepare the data: {failure[1]}")
         if failure is None:
             first_failure = None
-        if beats != last_beat:
-            last_beat, quiet_since = beats, time.monotonic()
-        elif time.monotonic() - quiet_since > patience_s:
+        if quiet_s > patience_s:
             last_failure = f"; its last failure was: {failure[1]}" if failure else ""
             remedy = "See its own output; the preparation begins anew at the next start"
             raise UserError(
@@ -146,16 +155,11 @@ def await_store(cache: Path, key: str, patience_s: float) -> PreparedData:
                 remedy=remedy,
             )
         time.sleep(_POLL_S)
-    return data
 
 
-def _checked_store(cache: Path, key: str) -> PreparedData | None:
-    """The store, when the main process has no more to do with it: hashing a large one, too, can take long."""
-    data = known_store(cache, key, check_sizes=os.environ.get("LOCAL_RANK", "0") == "0")
-    if data is None or not is_large(data) or is_marked(data):
-        return data
-    can_be_marked = any(_may_write(notes.folder) for notes in _notes(cache, key))
-    return None if can_be_marked else data
+def _silence_s(cache: Path, key: str) -> float:
+    """Seconds without a heartbeat after which the main process is not at work on the store, as far as is seen here."""
+    return _SILENCE_S if any(_may_write(notes.folder) for notes in _notes(cache, key)) else 0.0
 
 
 def _may_write(folder: Path) -> bool:
