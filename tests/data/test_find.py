@@ -126,10 +126,13 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, path: str) -> None
         found(tmp_path, path)
 
 
-def test_a_broken_link_that_is_not_data_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["repo", "repo/*"])
+def test_a_broken_link_that_is_not_data_is_left_alone_and_counted(tmp_path: Path, path: str) -> None:
     lay(tmp_path / "repo", "a.jsonl")
-    (tmp_path / "repo/.lock").symlink_to("gone")
-    assert names(tmp_path) == ["a.jsonl"]
+    for name in (".lock", "README.md", "img.png", "images"):
+        (tmp_path / "repo" / name).symlink_to("gone")
+    assert names(tmp_path, path) == ["a.jsonl"]
+    assert skipped(tmp_path)["a link that leads nowhere"] == 3
 
 
 def test_a_file_beside_its_compressed_form_is_refused(tmp_path: Path) -> None:
@@ -195,6 +198,54 @@ def test_a_held_out_split_beside_files_of_no_split_is_refused_and_training_files
 def test_words_that_only_hold_the_name_of_a_split_are_none(tmp_path: Path) -> None:
     lay(tmp_path / "repo", "a.jsonl", "contest.jsonl", "valley.jsonl", "attestation.jsonl", "retrain.jsonl")
     assert len(names(tmp_path)) == 5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "val-d-isere.txt",
+        "validation-notes.jsonl",
+        "dev.blog.jsonl",
+        "test_drive-2020.jsonl.gz",
+        "eval-facade.txt",
+        "test-kitchen/a.txt",
+        f"test{'-00' * 40}-x.txt",
+    ],
+)
+def test_an_ordinary_word_of_a_name_is_no_split(tmp_path: Path, name: str) -> None:
+    lay(tmp_path / "repo", "paris.txt", name)
+    assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data_test.jsonl",
+        "wiki.test.txt",
+        "wiki.test",
+        "test_3.txt",
+        "test3.jsonl.gz",
+        "validation-0001.txt",
+        "test-00000-of-00002-a09b74b3ef9c3b56.parquet",
+        "test_part_1.txt",
+        "test.v1.0.jsonl",
+        "my-test/a.jsonl",
+    ],
+)
+def test_a_word_before_nothing_but_the_number_of_a_shard_is_a_split(tmp_path: Path, name: str) -> None:
+    lay(tmp_path / "repo", "paris.txt", name)
+    with pytest.raises(DataError, match="several splits"):
+        found(tmp_path, "repo/**", format="text")
+
+
+@pytest.mark.parametrize("other", ["train{}", "validation{}", "deep/train{}"])
+@pytest.mark.parametrize("rest", [".en.jsonl", "-clean-0.jsonl", "_set.txt", "-clean/a.txt"])
+def test_names_that_differ_in_the_word_of_a_split_alone_tell_it(tmp_path: Path, rest: str, other: str) -> None:
+    test = ("deep/test{}" if "deep" in other else "test{}").format(rest)
+    lay(tmp_path / "repo", test, other.format(rest), other.format(rest.replace("0", "1")))
+    with pytest.raises(DataError, match="several splits"):
+        found(tmp_path)
+    assert names(tmp_path, split="test") == [test]
 
 
 def test_a_split_without_effect_is_refused(tmp_path: Path) -> None:

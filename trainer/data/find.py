@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from trainer.base.errors import DataError
@@ -44,7 +45,7 @@ def local_files(config: Rows, base: Path) -> list[OpenableFile]:
 
 def find_files(config: Rows, base: Path) -> FoundFiles:
     """The source's local files, named by their paths from where the source begins, and what else lies there. Raises
-    UserError where there is no data file, and where a link leads nowhere.
+    UserError where there is no data file, and where a link to data leads nowhere.
     """
     if config.path is None:
         raise ValueError("a hub source has no local files before it is indexed")
@@ -56,7 +57,7 @@ def find_files(config: Rows, base: Path) -> FoundFiles:
     if not pattern.parts and not root.is_dir():
         return chosen(config, _single(root), tally, file=root)
     try:
-        walked = walk(root, pattern, tally) if root.is_dir() else []
+        walked = walk(root, pattern, tally, partial(_is_data, config, pattern)) if root.is_dir() else []
     except OSError as error:
         remedy = "Check that it can be read"
         raise DataError("a folder cannot be searched for data", got=str(error), remedy=remedy, file=root) from error
@@ -105,6 +106,13 @@ def _why_no_data(name: str, config: Rows, pattern: Pattern) -> str | None:
     if not pattern.parts and config.format and formats[suffix] != config.format:
         return f"not {config.format}"
     return "documentation" if is_documentation and not (config.format and not pattern.parts) else None
+
+
+def _is_data(config: Rows, pattern: Pattern, name: str) -> bool:
+    """Whether a file of this name would be read, were it there; by a pattern or a reader that takes any name, only
+    one with the suffix of a format.
+    """
+    return OpenableFile(name).suffix in formats_by_suffix() and not _why_no_data(name, config, pattern)
 
 
 def _package_file(package: str, path: str) -> Path:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -84,14 +84,16 @@ def why_left_out(name: str, *, is_folder: bool) -> str | None:
     return None
 
 
-def walk(root: Path, pattern: Pattern, tally: FileTally) -> list[WalkedFile]:
-    """The files below ``root`` that the pattern takes, in the order of their names; what is left out is counted."""
-    return _Walk(root, pattern, tally).files()
+def walk(root: Path, pattern: Pattern, tally: FileTally, is_data: Callable[[str], bool]) -> list[WalkedFile]:
+    """The files below ``root`` that the pattern takes, in the order of their names; what is left out is counted.
+    UserError for a link that leads nowhere by a name that ``is_data``.
+    """
+    return _Walk(root, pattern, tally, is_data).files()
 
 
 class _Walk:
-    def __init__(self, root: Path, pattern: Pattern, tally: FileTally) -> None:
-        self._root, self._pattern, self._tally = root, pattern, tally
+    def __init__(self, root: Path, pattern: Pattern, tally: FileTally, is_data: Callable[[str], bool]) -> None:
+        self._root, self._pattern, self._tally, self._is_data = root, pattern, tally, is_data
         real = root.resolve()
         self._above = {_identity(folder.stat()) for folder in (real, *real.parents)}
         self._folders: set[tuple[int, int]] = set()
@@ -131,7 +133,7 @@ class _Walk:
             if reason and not self._pattern.names(entry.name):
                 self._leave_out(path, below, reason)
             elif not path.exists():
-                self._refuse_broken(path, below)
+                self._note_broken(path, below)
             elif not is_folder:
                 self._add(path, below, saved, through_link=through_link)
             elif not self._pattern.may_hold(below):
@@ -162,8 +164,12 @@ class _Walk:
             for file in sorted(files):
                 self._tally.skip(reason, f"{name}/{(Path(folder) / file).relative_to(path).as_posix()}")
 
-    def _refuse_broken(self, path: Path, name: str) -> None:
+    def _note_broken(self, path: Path, name: str) -> None:
+        """Refuses a link that leads nowhere where it stands for data."""
         if not self._pattern.takes(name):
+            return
+        if not self._is_data(name):
+            self._tally.skip("a link that leads nowhere", name)
             return
         remedy = f"Fetch the file, or remove the link {name}"
         raise DataError("a link leads nowhere", got=str(path.readlink()), remedy=remedy, file=path)
