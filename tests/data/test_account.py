@@ -98,7 +98,7 @@ def test_real_data_lost_to_near_copies_above_the_limit_stop_preparation_with_the
 def test_ten_lost_documents_are_told_and_do_not_stop_unless_the_limit_is_0(folder: Path) -> None:
     account = prepared(folder, with_near_copies(folder, 10)).rows["web"]
     assert account.contaminated == 10
-    (warning,) = loss_warnings({"web": account})
+    (warning,) = loss_warnings({"web": account}, None)
     assert "10 of 70 documents of 'web' (14.3%) are copies of held-out documents" in warning
     with pytest.raises(UserError, match="real data lost above"):
         prepared(folder, with_near_copies(folder, 1, contamination={"max_lost_share": 0}))
@@ -109,7 +109,7 @@ def test_synthetic_data_is_lost_to_copies_without_a_limit_but_not_without_a_word
     write_jsonl(folder / "made.jsonl", [{"id": f"m{i}", "text": f"{t} more"} for i, t in enumerate(long_texts(100))])
     data = prepared(folder, tree)
     assert data.rows["made"].contaminated == 40
-    assert any("40 of 100 documents of 'made'" in warning for warning in loss_warnings(data.rows))
+    assert any("40 of 100 documents of 'made'" in warning for warning in loss_warnings(data.rows, data.folder))
 
 
 def test_the_lines_of_an_account_name_every_reason_and_neutralize_what_data_brings(folder: Path) -> None:
@@ -139,3 +139,15 @@ def test_an_account_is_the_same_after_it_was_saved(folder: Path) -> None:
     tally.skip("hidden", ".a")
     assert RowAccount.from_json(account.to_json()) == account
     assert tally.skipped[0].examples == (".a",)
+
+
+def test_the_warning_of_malformed_rows_names_the_file_that_lists_them(folder: Path) -> None:
+    write_jsonl(folder / "web.jsonl", [*documents(200, "web"), *[b"{"] * 4])
+    write_jsonl(folder / "made.jsonl", [*documents(60, "made"), b""])
+    data = prepared(folder, recipe())
+    (warning,) = loss_warnings(data.rows, data.folder)
+    file = data.folder / "quarantine.jsonl"
+    assert warning.startswith("4 of 204 rows of 'web' (2.0%) are malformed")
+    assert warning.endswith(f"listed in {file}")
+    assert len(file.read_text().splitlines()) == 4
+    assert "listed in" not in next(loss_warnings(data.rows, None)), "of a run whose data are not in a store"

@@ -392,3 +392,19 @@ def test_a_local_index_that_is_not_what_was_written_is_made_again(
         record.message for record in caplog.records if "local index of made is not what was written" in record.message
     ]
     assert len(told) == ((name, harm) != ("the index", "missing"))
+
+
+@pytest.mark.parametrize(("written", "changed"), [('"read": 1', '"read": 2'), ('"skipped"', '"skippad"')])
+def test_an_account_of_a_local_index_that_still_is_json_is_not_believed(
+    folder: Path, written: str, changed: str
+) -> None:
+    tree = recipe()
+    tree["sources"]["made"]["streaming"] = True
+    before = prepared(folder, tree)
+    account = next((folder / "cache" / "index").glob("*.files.json"))
+    text = account.read_text()
+    assert written in text
+    account.write_text(text.replace(written, changed))
+    shutil.rmtree(before.folder)
+    assert prepared(folder, tree).files == before.files
+    assert account.read_text() == text

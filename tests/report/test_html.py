@@ -61,6 +61,7 @@ def charts_of(page: Page) -> dict[str, dict[str, object]]:
 
 def test_the_report_says_what_happened(tell: Callable[..., Path], tmp_path: Path) -> None:
     page = made([tell(steps=250)], tmp_path / "out" / "report.html")
+    assert page.text.count("listed, with file and line, in store/5f2e/quarantine.jsonl") == 1
     for words in (
         "story finished", "all steps done", "bits per byte", "95 %:", "people", "75 % → 75 %",
         "spam is worth -0.61 ± 0.12, 5.1 standard errors below 0: halved", "written 25 % → 37.5 %, spam 25 % → 12.5 %",

@@ -185,6 +185,26 @@ def test_a_documents_id_that_looks_like_a_number_is_asked_for_as_an_id(with_stor
         show_sample(run, "good:id=3", as_json=False)
 
 
+def test_a_row_that_no_step_used_is_told_apart_by_what_became_of_it(tiny_recipe: Path, tmp_path: Path) -> None:
+    num_rows = len((tmp_path / "good.jsonl").read_text().splitlines())
+    with (tmp_path / "good.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "", "title": "a void", "topic": "sea"}) + "\n")
+    run = run_with_store(tiny_recipe, tmp_path, id_column="title")
+    data = open_run(run).prepared()
+    assert data is not None
+    for part, held_out in (("validation", data.validation), ("test", data.test)):
+        with pytest.raises(UserError, match=rf"held out \({part}\): never drawn"):
+            show_sample(open_run(run), f"real:{held_out.ids[0]}", as_json=False)
+    (malformed,) = [json.loads(line) for line in (data.folder / "quarantine.jsonl").read_text().splitlines()]
+    assert malformed["line"] == num_rows + 1
+    place = f"{malformed['file']}:{malformed['line']}"
+    with pytest.raises(UserError, match="dropped as malformed: empty text"):
+        show_sample(open_run(run), f"good:{place}", as_json=False)
+    for name in (f"real:{place}", f"good:{malformed['file']}:{num_rows + 2}", "good:id=3", "bad:x"):
+        with pytest.raises(UserError, match="no such document was trained on, held out or malformed"):
+            show_sample(open_run(run), name, as_json=False)
+
+
 def test_an_id_of_several_documents_is_answered_for_all_of_them(tiny_recipe: Path, tmp_path: Path) -> None:
     run = open_run(run_with_store(tiny_recipe, tmp_path, id_column="topic"))
     data = run.prepared()

@@ -231,7 +231,7 @@ def _show_summary(folder: Path) -> None:
         lines = list(read_journal(folder / "journal.jsonl"))
         table = summary_table(lines)
         first = next((line for line in lines if isinstance(line, StartLine)), None)
-        for loss in loss_warnings(accounts_of(first.rows if first else {})):
+        for loss in loss_warnings(accounts_of(first.rows), first.store) if first else ():
             table.add_row("data", escape(loss))
         screen = console()
         screen.print(table)
@@ -247,7 +247,7 @@ def _tell_rows(loaded: LoadedRecipe, data: "PreparedData") -> None:
         say(f"data: {line}")
     if left := data.held_out["left_validation_for_test"]:
         say(f"data: {left} documents left validation, because test has them too")
-    for warning in (*loss_warnings(data.rows), *repeats(source_plans(loaded, {}, data))):
+    for warning in (*loss_warnings(data.rows, data.folder), *repeats(source_plans(loaded, {}, data))):
         warn(warning)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 EXAMPLES_PER_REASON = 3
 COPY_KINDS = ("exact", "near", "part")
+QUARANTINE = "quarantine.jsonl"  # in a store: its malformed rows, each with place and reason
 _ID_CHARACTERS = 50
 _KIND_WORDS = {"near": "is nearly", "part": "shares a part with"}
 EXAMPLE_CHARACTERS = 200

@@ -4,10 +4,11 @@ Ids and file names are the data's own: control characters are taken out and long
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from trainer.base.formatting import figure
-from trainer.data.account import COPY_KINDS, Copies, FileAccount, RowAccount
+from trainer.data.account import COPY_KINDS, QUARANTINE, Copies, FileAccount, RowAccount
 
 MOST_SEGMENTS_SHOWN = 20
 NOTICED_SHARE = 0.01  # of the documents or rows of a segment: from here on a loss is a warning
@@ -84,8 +85,11 @@ def copies_in_words(copies: Copies) -> str:
     return f"{counts}, such as {clean(copies.examples[0].in_words())}" if copies.examples else counts
 
 
-def loss_warnings(accounts: Mapping[str, RowAccount]) -> Iterator[str]:
-    """What a segment lost that the recipe did not ask for, from one row in a hundred on."""
+def loss_warnings(accounts: Mapping[str, RowAccount], store: Path | str | None) -> Iterator[str]:
+    """What a segment lost that the recipe did not ask for, from one row in a hundred on; ``store`` is the folder of the
+    prepared data, which lists malformed rows.
+    """
+    listed = f"; listed in {Path(store) / QUARANTINE}" if store else ""
     for name, account in accounts.items():
         documents = account.used + account.beyond_limit + account.contaminated
         if account.contaminated > NOTICED_SHARE * documents:
@@ -99,7 +103,7 @@ def loss_warnings(accounts: Mapping[str, RowAccount]) -> Iterator[str]:
             share = account.quarantined / account.read
             yield (
                 f"{figure(account.quarantined)} of {figure(account.read)} rows of {name!r} ({share:.1%}) are malformed "
-                f"and not trained on: {_listed(account.malformed)}"
+                f"and not trained on: {_listed(account.malformed)}{listed}"
             )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from trainer.base.atomic import replacing
 from trainer.data.account import FileAccount
@@ -61,17 +62,22 @@ def write_index(config: DataConfig, name: str, base: Path, file: Path, note: Cal
         account = FileAccount(read=max(1, len(found.files)), num_bytes=stream.tell(), skipped=found.skipped)
         with replacing(_account_file(file)) as beside:
             stream.flush()
-            written = {"account": asdict(account), "sha256": content_hash(aside)}
-            beside.write_text(json.dumps(written), encoding="utf-8")
+            record = asdict(account)
+            beside.write_text(json.dumps({"account": record, "sha256": _seal(aside, record)}), encoding="utf-8")
 
 
 def is_whole_index(file: Path) -> bool:
     """Whether the index is there, as it was written."""
     try:
-        written = json.loads(_account_file(file).read_text(encoding="utf-8"))["sha256"]
-        return bool(written == content_hash(file))
+        written = json.loads(_account_file(file).read_text(encoding="utf-8"))
+        return bool(written["sha256"] == _seal(file, written["account"]))
     except (OSError, ValueError, LookupError, TypeError):
         return False
+
+
+def _seal(file: Path, account: Any) -> str:
+    """Of the index and of its account."""
+    return hashlib.sha256(json.dumps([content_hash(file), account]).encode()).hexdigest()
 
 
 def read_index(file: Path) -> Iterator[Row | Malformed]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.base.errors import DataError, UserError
-from trainer.data.account import COPY_KINDS, EXAMPLE_CHARACTERS, Copy, RowAccount, RowTally
+from trainer.data.account import COPY_KINDS, EXAMPLE_CHARACTERS, QUARANTINE, Copy, RowAccount, RowTally
 from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
@@ -61,7 +61,7 @@ class StoreWriter:
             name: sum(Path(file.path).stat().st_size for file in files_of(config, name, base, cache))
             for name in config.sources
         }
-        self.quarantine = Quarantine(folder / "quarantine.jsonl", config.max_quarantined_share)
+        self.quarantine = Quarantine(folder / QUARANTINE, config.max_quarantined_share)
         self.reader = DocumentReader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
         self.accounts: dict[str, RowAccount] = {}
 
@@ -96,7 +96,7 @@ class StoreWriter:
             "tokenizer": account.to_json(),
             "sources": sources,
             "rows": {name: account.to_json() for name, account in self.accounts.items()},
-            "quarantine": {"file": "quarantine.jsonl", "sources": self.quarantine.counts()},
+            "quarantine": {"file": QUARANTINE, "sources": self.quarantine.counts()},
             "held_out": {"left_validation_for_test": held_out.left_validation_for_test},
             "inputs": inputs,
             "files": {name: file.to_json() for name, file in files_in(self.folder).items()},

@@ -235,7 +235,7 @@ def _since(journal: Sequence[JournalLine], decisions: Sequence[DecisionLine], no
 def _lost_data(journal: Sequence[JournalLine]) -> list[str]:
     """What the sources lost before the first step that the recipe did not ask for."""
     first = next((line for line in journal if isinstance(line, StartLine)), None)
-    losses = loss_warnings(accounts_of(first.rows if first else {}))
+    losses = loss_warnings(accounts_of(first.rows), first.store) if first else ()
     texts = [_sentence(f"Left out of the data: {loss}") for loss in losses]
     return ["\n".join(texts)] if texts else []
 

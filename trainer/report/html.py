@@ -25,6 +25,7 @@ from trainer.report.sections import (
     decision_rows,
     environment_rows,
     event_rows,
+    quarantine_of,
     slice_rows,
     source_rows,
 )
@@ -103,6 +104,7 @@ def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[s
         "charts": [(f"{key}-{name}", *title(name), name in TALL) for name in figures],
         "sources": list(source_rows(run)),
         "accounts": list(account_rows(run)),
+        "quarantine": quarantine_of(run),
         "real": list(real_rows(run)),
         "real_note": real_note(run),
         "slices": list(slice_rows(run)),

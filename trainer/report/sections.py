@@ -1,12 +1,14 @@
 """The tables of the report: values of one run in, rows of text out."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from trainer.base.formatting import changes_in_words, duration, evidence_in_words, figure, percent, plus_minus
 from trainer.base.json_values import number
 from trainer.base.records import SHARE_ONE
 from trainer.control.guard.explain import summarize
+from trainer.data.account import QUARANTINE
 from trainer.data.account_text import accounts_of, clean, dropped_in_words, files_in_words
 from trainer.report.history import History
 from trainer.report.plotly_figures import INTERVAL, color
@@ -100,6 +102,14 @@ def account_rows(run: History) -> Iterator[dict[str, Any]]:
             "same_form": figure(account.copies.same_form),
             "copies": [clean(copy.in_words()) for copy in account.copies.examples],
         }
+
+
+def quarantine_of(run: History) -> str | None:
+    """The file that lists the malformed rows, where there are some."""
+    if run.start is None or not run.start.store:
+        return None
+    accounts = accounts_of(run.start.rows).values()
+    return str(Path(run.start.store) / QUARANTINE) if any(account.quarantined for account in accounts) else None
 
 
 def slice_rows(run: History) -> Iterator[dict[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import UserError
+from trainer.data.account import QUARANTINE
 from trainer.data.config import segment_name
 from trainer.mixture import lookups
 from trainer.tools.run_view import RunView, Slot
@@ -177,9 +178,24 @@ def _documents_of_id(
         if str(segment.describe(document)["id"]) == document_id
     ]
     if not documents:
-        where = ", ".join(segment_name(source, number) for number in sorted(numbers))
-        raise UserError(f"{where} has no document with this id", got=document_id)
+        names = [segment_name(source, number) for number in sorted(numbers)]
+        raise UserError(
+            f"{', '.join(names)} has no document with this id: {_why_none(data, names, document_id)}", got=document_id
+        )
     return documents
+
+
+def _why_none(data: "PreparedData", names: Collection[str], document_id: str) -> str:
+    """Why no document of these segments has the id, as far as the store tells."""
+    for part, held_out in (("validation", data.validation), ("test", data.test)):
+        if document_id in held_out.ids:
+            return f"one is held out ({part}): never drawn"
+    with (data.folder / QUARANTINE).open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if row["source"] in names and document_id == f"{row['file']}:{row['line']}":
+                return f"dropped as malformed: {row['reason']}"
+    unlisted = "a row that was a copy of a held-out document, left out by the recipe, or empty is not listed"
+    return f"no such document was trained on, held out or malformed ({unlisted})"
 
 
 def _samples_of(data: "PreparedData | None", source: str, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:

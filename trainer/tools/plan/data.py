@@ -78,7 +78,7 @@ def data_plan(loaded: LoadedRecipe, data: PreparedData | None, *, fewest_validat
             files={name: account.files for name, account in data.rows.items()},
             rows=data.rows,
             held_out=held_out,
-            warnings=tuple(loss_warnings(data.rows)),
+            warnings=tuple(loss_warnings(data.rows, data.folder)),
             refusals=tuple(_refused_of_prepared(loaded, data)),
         )
     files = _files(config, loaded.folder)
