@@ -107,6 +107,11 @@ def test_pages_are_given_back_without_changing_what_is_read(tmp_path: Path, monk
     assert all((again.gather(order[[i]]) == expected[[i]]).all() for i in range(len(order)))
 
 
+def test_the_largest_id_of_all_batches_is_kept(tmp_path: Path) -> None:
+    segment, stream = packed(tmp_path / "s", [[3, 9], [40], [2]], 4)
+    assert segment.largest_id == stream.max() > END
+
+
 def test_content_decides_the_segments_fingerprint(tmp_path: Path) -> None:
     first, _ = packed(tmp_path / "a", [[5, 6], [7]], 4)
     same, _ = packed(tmp_path / "b", [[5, 6], [7]], 4)

@@ -87,6 +87,15 @@ def test_held_out_buckets_leave_training_before_sampling_narrows_it(folder: Path
     assert all_ids(data, "web") == [name for name in ids if bucket_of(name, 10) in (0, 1)]
 
 
+def test_the_largest_id_of_every_part_is_in_the_store(folder: Path) -> None:
+    data = prepared(folder, recipe(held_out=by_bucket()))
+    for part in (data.validation, data.test):
+        assert part.largest_id == part.tokens.max()
+    for segments in data.segments.values():
+        for segment in segments:
+            assert segment.largest_id == segment.gather(np.arange(segment.num_samples)).max()
+
+
 def test_held_out_by_share_depends_on_text_and_seed_only(folder: Path) -> None:
     data = prepared(folder, recipe())
     held_out = {*data.validation.ids, *data.test.ids}

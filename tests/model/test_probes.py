@@ -1,5 +1,9 @@
 """A model that is not what the recipe takes it for is refused before any data is prepared, and left as it was."""
 
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +13,18 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
 from trainer.base.errors import UserError
-from trainer.model.build import build_model, form_of
+from trainer.model import probes
+from trainer.model.build import build_model, form_of, transformers_config
 from trainer.model.config import ModelConfig
 from trainer.model.files import wrapper_prefix
-from trainer.model.probes import check_forward, check_loading
+from trainer.model.forward_probe import all_threads, check_forward
+from trainer.model.probes import Vocabulary, check_loading, probe
 from trainer.model.saving import save_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 120}
 FITTING: dict[str, Any] = {"vocabulary_size": 120, "end_of_document": 0, "sequence_length": 32, "seed": 1}
 LLAMA = {**SMALL, "intermediate_size": 64, "max_position_embeddings": 64}
+LLAMA_KEYS = {key: value for key, value in LLAMA.items() if key != "vocab_size"}
 
 
 def model(architecture: str, **keys: Any) -> PreTrainedModel:
@@ -122,3 +129,113 @@ def test_a_context_under_another_key_that_is_too_short_is_refused() -> None:
 def test_learned_positions_that_end_before_the_sequence_are_refused() -> None:
     with pytest.raises(UserError, match="cannot run on 40 tokens"):
         check_forward(model("gpt2", **SMALL, n_positions=32), sequence_length=40)
+
+
+@contextmanager
+def memory_limited_to(more_bytes: int) -> Iterator[None]:
+    """With so much more address space than is taken now; no thread that would need its own may start meanwhile."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_too_little_memory_is_a_note_and_no_refusal() -> None:
+    wide = model("llama", **{**LLAMA, "intermediate_size": 1 << 16, "num_hidden_layers": 1})
+    with memory_limited_to(200 << 20):
+        (note,) = check_forward(wide, sequence_length=4096)  # 1 GiB for one projection
+    assert "not run at full length" in note
+    assert "allocate" in note
+
+
+class Raising(torch.nn.Module):
+    """In the place of a layer's part, fails on more than the tokens of the short forward."""
+
+    def __init__(self, part: torch.nn.Module, error: Exception) -> None:
+        super().__init__()
+        self.part, self.error = part, error
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.shape[1] > 16:
+            raise self.error
+        return self.part(hidden)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("of Python"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory"),
+    ],
+)
+def test_every_kind_of_memory_error_is_a_note(error: Exception) -> None:
+    probed = model("llama", **LLAMA)
+    probed.model.layers[1].mlp = Raising(probed.model.layers[1].mlp, error)
+    (note,) = check_forward(probed, sequence_length=32)
+    assert str(error)[:20] in note
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_length"),
+    [
+        (IndexError("beyond"), True),
+        (RuntimeError("The size of tensor a must match"), True),
+        (NotImplementedError("this operator is not there"), False),
+        (RuntimeError("mkldnn could not create a primitive"), False),
+        (TypeError("takes 2 arguments"), False),
+    ],
+)
+def test_a_short_context_is_the_remedy_for_an_index_or_a_size_only(error: Exception, is_of_length: bool) -> None:
+    probed = model("llama", **LLAMA)
+    probed.model.layers[1].mlp = Raising(probed.model.layers[1].mlp, error)
+    with pytest.raises(UserError, match="cannot run on 32 tokens") as caught:
+        check_forward(probed, sequence_length=32)
+    assert str(error) in str(caught.value)
+    assert ("context may be shorter" in str(caught.value)) == is_of_length
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "eager", "sdpa", "flash_attention_3", "flex_attention"])
+@pytest.mark.parametrize("is_pretrained", [False, True])
+def test_the_kernel_of_the_recipe_is_not_asked_of_this_machine(folder: Path, kernel: Any, is_pretrained: bool) -> None:
+    if is_pretrained:
+        config = ModelConfig(pretrained=str(folder), attention=kernel)
+    else:
+        config = ModelConfig(architecture="llama", config={**LLAMA_KEYS}, attention=kernel)
+    assert probe(config, Vocabulary(size=120), sequence_length=32) == []
+
+
+def test_the_length_is_run_without_the_attention_matrix_and_the_logits_of_all_tokens() -> None:
+    heads = {"n_embd": 32, "n_head": 16, "n_layer": 1, "n_positions": 4096}
+    eager = {"architecture": "gpt2", "attention": "eager", "config": heads}
+    probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=64)  # what it imports and starts
+    with memory_limited_to(512 << 20):  # the matrix takes 1 GiB
+        assert probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=4096) == []
+    headed = model("codegen", n_embd=32, n_head=4, n_layer=1, rotary_dim=4, n_positions=2048, vocab_size=1 << 17)
+    del headed.lm_head  # asked for by the short forward only
+    headed.lm_head = Raising(torch.nn.Linear(32, 1 << 17), MemoryError("the head"))
+    assert check_forward(headed, sequence_length=64) == []
+
+
+def test_a_long_sequence_runs_one_layer_of_each_kind_on_a_processor() -> None:
+    kinds = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    keys = {**LLAMA_KEYS, "num_hidden_layers": 4, "layer_types": kinds, "max_position_embeddings": 1 << 14}
+    settings = transformers_config(
+        ModelConfig(architecture="qwen2", config=keys), vocabulary_size=120, sequence_length=64, end_of_document=0
+    )
+    brief = probes._brief(settings)
+    assert brief is not None
+    assert brief.layer_types == ["sliding_attention", "full_attention"]
+    assert brief.num_hidden_layers == 2
+    whole = probes._cut(settings)
+    assert whole is None  # the last kind is that of the last layer
+
+
+def test_the_probe_takes_all_cores_and_gives_them_back() -> None:
+    before = torch.get_num_threads()
+    with all_threads():
+        assert torch.get_num_threads() == max(before, len(os.sched_getaffinity(0)))
+    assert torch.get_num_threads() == before

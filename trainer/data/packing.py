@@ -70,7 +70,7 @@ class SegmentWriter:
             offsets.append(np.zeros(1))
         self._lines = (folder / "documents.jsonl").open("wb")
         self._dtype, self._digest = dtype, hashlib.sha256()
-        self._num_documents = self._num_bytes = self._num_tokens = 0
+        self._num_documents = self._num_bytes = self._num_tokens = self._largest_id = 0
         self._slice_tokens: Counter[str] = Counter()
 
     def append(self, documents: Sequence[Document], ids: NDArray[Any], lengths: NDArray[np.int64]) -> None:
@@ -88,6 +88,7 @@ class SegmentWriter:
         self._line_offsets.append(np.array(line_ends, dtype=np.int64))
         self._num_documents += len(documents)
         self._num_tokens += len(ids)
+        self._largest_id = max(self._largest_id, int(ids.max(initial=0)))
 
     def close(self) -> PreparedSegment:
         """Pads the last sample and returns the segment."""
@@ -105,6 +106,7 @@ class SegmentWriter:
             num_documents=self._num_documents,
             num_bytes=self._num_bytes,
             num_tokens=self._num_tokens,
+            largest_id=self._largest_id,
             slice_tokens=dict(sorted(self._slice_tokens.items())),
             begin_tokens=self._begin_tokens,
         )

@@ -28,7 +28,7 @@ from trainer.data.account import RowAccount
 from trainer.data.store_files import DamagedStoreError, StoredFile, read_checked, wrong_size
 from trainer.data.tokenizer_account import TokenizerAccount
 
-STORE_FORMAT = 7
+STORE_FORMAT = 8
 MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
 COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
 Ints = NDArray[np.int64]
@@ -92,6 +92,7 @@ class PreparedSegment:
     num_documents: int
     num_bytes: int
     num_tokens: int
+    largest_id: int
     slice_tokens: dict[str, int]
     begin_tokens: int = 0  # that each document begins with before its text
 
@@ -172,10 +173,11 @@ class HeldOutPart:
     where there is one, without separators.
 
     ``num_bytes[D]`` UTF-8 bytes, all 0 where the tokenizer loses text, ``slice_of[D]`` an index into ``slices`` (those
-    that occur, sorted), ``ids`` the documents' names.
+    that occur, sorted), ``ids`` the documents' names, ``largest_id`` of all tokens.
     """
 
     tokens: NDArray[Any]
+    largest_id: int
     offsets: Ints
     num_bytes: Ints
     slice_of: Ints
@@ -324,7 +326,7 @@ def _opened(folder: Path, manifest: dict[str, Any], seal: str, *, check_sizes: b
     files = {name: StoredFile.from_json(saved) for name, saved in manifest["files"].items()}
     if check_sizes and (problem := wrong_size(folder, files)):
         raise DamagedStoreError(folder, problem)
-    begin, account = manifest["begin_of_document"], TokenizerAccount.from_json(manifest["tokenizer"])
+    begin = manifest["begin_of_document"]
     sources = {}
     for number, facts in enumerate(manifest["sources"]):
         segments = tuple(
@@ -343,13 +345,13 @@ def _opened(folder: Path, manifest: dict[str, Any], seal: str, *, check_sizes: b
         files=files,
         fingerprint=manifest["fingerprint"],
         sources=sources,
-        validation=_open_part(folder, "validation", files, has_bytes=account.is_lossless),
-        test=_open_part(folder, "test", files, has_bytes=account.is_lossless),
+        validation=_open_part(folder, "validation", manifest, files),
+        test=_open_part(folder, "test", manifest, files),
         tokenizer_folder=folder / "tokenizer",
         vocabulary_size=manifest["vocabulary_size"],
         end_of_document=manifest["end_of_document"],
         begin_of_document=begin,
-        tokenizer=account,
+        tokenizer=TokenizerAccount.from_json(manifest["tokenizer"]),
         sequence_length=manifest["sequence_length"],
         rows={name: RowAccount.from_json(record) for name, record in manifest["rows"].items()},
         quarantine=manifest["quarantine"],
@@ -357,13 +359,14 @@ def _opened(folder: Path, manifest: dict[str, Any], seal: str, *, check_sizes: b
     )
 
 
-def _open_part(folder: Path, part: str, files: Mapping[str, StoredFile], *, has_bytes: bool) -> HeldOutPart:
+def _open_part(folder: Path, part: str, manifest: Mapping[str, Any], files: Mapping[str, StoredFile]) -> HeldOutPart:
     """The part; where text is lost its bytes count as none, so that nothing is given per byte."""
 
     def column(name: str) -> NDArray[Any]:
         loaded: NDArray[Any] = np.load(io.BytesIO(read_checked(folder, f"{part}/{name}.npy", files)))
         return loaded
 
+    has_bytes = TokenizerAccount.from_json(manifest["tokenizer"]).is_lossless
     num_bytes = column("num_bytes")
     names = json.loads(read_checked(folder, f"{part}/names.json", files))
     try:
@@ -372,6 +375,7 @@ def _open_part(folder: Path, part: str, files: Mapping[str, StoredFile], *, has_
         raise DamagedStoreError(folder, f"{part}/tokens.npy is not what was written ({error})") from None
     return HeldOutPart(
         tokens=tokens,
+        largest_id=manifest["largest_ids"][part],
         offsets=column("offsets"),
         num_bytes=num_bytes if has_bytes else np.zeros_like(num_bytes),
         slice_of=column("slice_of"),

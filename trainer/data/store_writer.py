@@ -78,7 +78,7 @@ class StoreWriter:
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
             )
             # first, so that a tokenizer that cannot spell the text is refused before all of it is prepared
-            account = self._write_held_out(tokenizer, {"validation": validation, "test": test})
+            account, largest_ids = self._write_held_out(tokenizer, {"validation": validation, "test": test})
             tools = _Tools(index, ids, tokenizer, spelling_of(tokenizer.folder))
             sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
         except UserError:
@@ -94,6 +94,7 @@ class StoreWriter:
             "end_of_document": tokenizer.end_of_document,
             "begin_of_document": tokenizer.begin_of_document,
             "tokenizer": account.to_json(),
+            "largest_ids": largest_ids,
             "sources": sources,
             "rows": {name: account.to_json() for name, account in self.accounts.items()},
             "quarantine": {"file": QUARANTINE, "sources": self.quarantine.counts()},
@@ -113,9 +114,14 @@ class StoreWriter:
             form_documents=rule.form_documents,
         )
 
-    def _write_held_out(self, facts: TokenizerFacts, parts: dict[str, list[Document]]) -> TokenizerAccount:
-        """Writes the held-out parts, of the documents that have tokens, and measures what the tokenizer loses."""
+    def _write_held_out(
+        self, facts: TokenizerFacts, parts: dict[str, list[Document]]
+    ) -> tuple[TokenizerAccount, dict[str, int]]:
+        """Writes the held-out parts, of the documents that have tokens. What the tokenizer loses, and the largest id of
+        each part.
+        """
         encoder, texts, decoded = Encoder.load(facts), list[str](), list[str]()
+        largest_ids = dict[str, int]()
         for part, documents in parts.items():
             ids, lengths = _encode_chunks(encoder, documents, parse=self._is_parsed(part))
             texts += [document.text for document in documents]
@@ -126,6 +132,7 @@ class StoreWriter:
                 remedy = "Take a tokenizer that can spell it"
                 raise DataError(f"the tokenizer can spell no document of the held-out part `{part}`", remedy=remedy)
             write_part(self.folder / part, kept, begun, lengths)
+            largest_ids[part] = int(begun.max())
         begin = None if facts.begin_of_document is None else encoder.literal.id_to_token(facts.begin_of_document)
         account = round_trip(
             texts,
@@ -135,7 +142,7 @@ class StoreWriter:
             add_bos_token=asks_for_begin(facts.folder),
         )
         refuse_loss(account, self.config.tokenizer.max_lost_share)
-        return account
+        return account, largest_ids
 
     def _is_parsed(self, part: str) -> bool:
         """Whether what spells a special token in a held-out part is taken as the token."""

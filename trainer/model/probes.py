@@ -7,19 +7,17 @@ future reaches a loss of nothing, and a context that is too short ends the run a
 prepared.
 
 Causality and length are asked of the first layers, one of each kind at least, with their real weights: what reaches
-the future in a deep model does so in one of its kinds of layers, and memory and time do not grow with the depth.
+the future in a deep model does so in one of its kinds of layers, and memory and time do not grow with the depth. They
+run on a GPU where there is one.
 """
 
-# B rows, T tokens, V vocabulary
-
 import copy
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from trainer.base.errors import UserError
 from trainer.model.build import cannot_be_built, check_vocabulary, instantiate, quiet, transformers_config
@@ -34,17 +32,15 @@ from trainer.model.files import (
     stored_tensors,
     wrapper_prefix,
 )
+from trainer.model.forward_probe import all_threads, check_forward, in_one_line, is_out_of_memory
 from trainer.model.router import COEFFICIENT, OUTPUT, router_loss_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
-CAUSAL_LENGTH = 16  # tokens: enough for a later one to reach an earlier one through any layer
 FEWEST_LAYERS = 2
+LONG = 8192  # tokens, above which a processor runs one layer of each kind: its seconds grow with their square
 PROBED_ROWS = 1024  # of the embedding of a model from scratch: how many there are changes nothing that is asked
-LEAK = 1e-5  # of the largest logit: a causal model gives the same bits, or sums in another order
-TIMES_NOISE = 10.0  # what two equal rows differ by is noise
 PART_OF_MEMORY = 0.5  # of what is free, that the probed layers may take
 
 
@@ -84,12 +80,8 @@ def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int, 
                 sequence_length=sequence_length,
                 end_of_document=0,
             )
-    model = _first_layers(config, settings)
-    if isinstance(model, str):
-        return [*notes, model]
-    router_loss_of(model)
-    check_forward(model, sequence_length=sequence_length)
-    return notes
+    with all_threads():
+        return notes + _forward_notes(config, settings, sequence_length)
 
 
 # Loading
@@ -217,46 +209,100 @@ def check_router(config: ModelConfig, settings: "PretrainedConfig") -> list[str]
 # The forward
 
 
-def _first_layers(config: ModelConfig, settings: "PretrainedConfig") -> "PreTrainedModel | str":
+def _forward_notes(config: ModelConfig, settings: "PretrainedConfig", sequence_length: int) -> list[str]:
+    """What a user should know of a run of the first layers, on a GPU where there is one; ``UserError`` for a fault."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    model = _first_layers(config, settings, is_brief=sequence_length > LONG and not has_gpu)
+    if isinstance(model, str):
+        return [model]
+    router_loss_of(model)
+    try:
+        if has_gpu:
+            _to_gpu(model)
+        return check_forward(model, sequence_length=sequence_length)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return [_not_probed(error)]
+    finally:
+        del model
+        if has_gpu:
+            torch.cuda.empty_cache()  # the training takes what there is
+
+
+def _to_gpu(model: "PreTrainedModel") -> None:
+    """Move it there; it stays on the processor where the GPU cannot be used, which the training will tell."""
+    try:
+        model.to("cuda")
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        model.to("cpu")
+
+
+def _not_probed(error: BaseException) -> str:
+    return f"model: not run at full length: {in_one_line(error)}"
+
+
+def _first_layers(
+    config: ModelConfig, settings: "PretrainedConfig", *, is_brief: bool = False
+) -> "PreTrainedModel | str":
     """The model with its first layers only, in evaluation mode; all of it where transformers does not let it be cut. A
-    word on why not, where that does not fit into memory.
+    word on why not, where that does not fit into memory. ``is_brief``: one layer of each kind, where it can be.
     """
     import torch
 
-    shallow = _cut(settings)
-    candidates = [settings] if shallow is None else [shallow, settings]
+    cuts = [_brief(settings) if is_brief else None, _cut(settings), settings]
+    # another kernel than the recipe's, which may be of the GPU only: transformers takes sdpa where there is one
+    plain = config.model_copy(update={"gradient_checkpointing": False, "attention": None})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _instantiated(config.model_copy(update={"gradient_checkpointing": False}), candidates)
-    if isinstance(model, str):
-        return model
-    if config.attention not in (None, "eager", "sdpa"):  # its kernel is the GPU's
-        model.set_attn_implementation("eager")
-    return model.eval()
+        model = _instantiated(plain, [cut for cut in cuts if cut is not None])
+    return model if isinstance(model, str) else model.eval()
 
 
 def _instantiated(config: ModelConfig, candidates: "Sequence[PretrainedConfig]") -> "PreTrainedModel | str":
     """The first of the candidates that transformers can build; its error of the last one."""
-    for settings in candidates[:-1]:
+    for settings in candidates:
         try:
             return _too_large(settings) or instantiate(config, settings)
-        except UserError:
-            continue
-    return _too_large(candidates[-1]) or instantiate(config, candidates[-1])
+        except UserError as error:
+            if is_out_of_memory(error.__cause__):
+                return _not_probed(error.__cause__ or error)
+            if settings is candidates[-1]:
+                raise
+    raise AssertionError("there is a candidate")
+
+
+def _kinds(text: "PretrainedConfig") -> list[str]:
+    """The kind of each layer; empty where the architecture does not say."""
+    return list(getattr(text, "layer_types", None) or ())
 
 
 def _cut(settings: "PretrainedConfig") -> "PretrainedConfig | None":
     """The configuration with so few layers that each kind of them is there; None where it has no more, or will not."""
+    kinds = _kinds(settings.get_text_config())
+    number = max([FEWEST_LAYERS, *(kinds.index(kind) + 1 for kind in set(kinds))])
+    return _with_layers(settings, number, kinds[:number])
+
+
+def _brief(settings: "PretrainedConfig") -> "PretrainedConfig | None":
+    """The configuration with one layer of each kind, whichever weights they get."""
+    kinds = list(dict.fromkeys(_kinds(settings.get_text_config())))
+    return _with_layers(settings, len(kinds) or 1, kinds)
+
+
+def _with_layers(settings: "PretrainedConfig", number: int, kinds: list[str]) -> "PretrainedConfig | None":
     result = copy.deepcopy(settings)
     text = result.get_text_config()
-    kinds = getattr(text, "layer_types", None)
-    number = max([FEWEST_LAYERS, *(kinds.index(kind) + 1 for kind in set(kinds))]) if kinds else FEWEST_LAYERS
     try:
         if number >= text.num_hidden_layers:
             return None
         text.num_hidden_layers = number
         if "layer_types" in vars(text) and kinds:
-            text.layer_types = kinds[:number]
+            text.layer_types = kinds
     except Exception:  # noqa: BLE001 - a configuration that will not be cut is taken whole
         return None
     return result
@@ -289,70 +335,3 @@ def free_memory() -> float:
             if line.startswith("MemAvailable:"):
                 return 1024.0 * int(line.split()[1])
     return math.inf
-
-
-def check_forward(model: "PreTrainedModel", *, sequence_length: int) -> None:
-    """One short forward that shows whether the model is causal, and one at ``sequence_length`` tokens.
-
-    ``UserError`` when the last token changes the logits of an earlier position, or when the model cannot run at that
-    length. The model is left as it was, in its mode and on its device.
-    """
-    import torch
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            _check_causal(model, min(CAUSAL_LENGTH, sequence_length))
-            _run(model, torch.full((1, sequence_length), _some_id(model), device=model.device), logits_to_keep=1)
-    finally:
-        model.train(was_training)
-
-
-def _some_id(model: "PreTrainedModel") -> int:
-    """An id of the vocabulary that does not stand for padding, which some models give no position of its own."""
-    return 1 if getattr(model.config.get_text_config(), "pad_token_id", None) == 0 else 0
-
-
-def _check_causal(model: "PreTrainedModel", length: int) -> None:
-    import torch
-
-    if length < 2:
-        return
-    vocabulary = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
-    generator = torch.Generator().manual_seed(0)
-    ids_BT = torch.randint(0, vocabulary, (1, length), generator=generator).repeat(3, 1).to(model.device)
-    ids_BT[2, -1] = (ids_BT[2, -1] + 1) % vocabulary
-    logits_BTV = _run(model, ids_BT).float()
-    noise, earlier_TV = (logits_BTV[0] - logits_BTV[1]).abs().max(), (logits_BTV[0] - logits_BTV[2])[:-1].abs()
-    if float(earlier_TV.max()) > TIMES_NOISE * float(noise) + LEAK * float(logits_BTV.abs().max()):
-        first = int((earlier_TV.amax(dim=1) > 0).nonzero()[0])
-        raise UserError(
-            f"the model is not causal: its logits at position {first} change with the token at position {length - 1}, "
-            "so it would be trained to copy what it is to predict",
-            got=model.config.model_type,
-            remedy="Choose a decoder; an encoder that can be one needs is_decoder: true in its configuration",
-        )
-
-
-def _run(model: "PreTrainedModel", ids_BT: "Tensor", **arguments: int) -> "Tensor":
-    """Logits of the ids [B, T, V]; ``UserError`` when the model cannot take them."""
-    arguments["use_cache"] = False
-    known = {name: value for name, value in arguments.items() if name in inspect.signature(model.forward).parameters}
-    try:
-        logits: Tensor = model(input_ids=ids_BT, **known).logits
-    except Exception as error:  # whatever the code of a model raises over its own configuration
-        length, reason = ids_BT.shape[1], " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the model cannot run on {length} tokens: {type(error).__name__}: {reason}",
-            got=model.config.model_type,
-            remedy=f"Its context may be shorter than data.sequence_length ({length}); a model that counts positions "
-            "from its padding id also needs model.config.pad_token_id, and a context longer by that id and one",
-        ) from error
-    if not bool(logits.isfinite().all()):
-        raise UserError(
-            "the model's logits are not finite before it is trained",
-            got=model.config.model_type,
-            remedy="Look at its configuration: a scale, an epsilon or an initialization is out of range",
-        )
-    return logits

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from trainer.data.store import PreparedData
     from trainer.runs.resume import RecordedLedger
 
-READ_AT_ONCE = 4096  # samples, of a pass over all tokens
-
 
 def build_run(
     settings: RunSettings,
@@ -78,17 +76,10 @@ def build_language_model(recipe: Recipe, data: "PreparedData") -> "PreTrainedMod
 
 
 def _largest_ids(data: "PreparedData") -> dict[str, int]:
-    """The largest id that occurs in each part of the prepared data; one pass over them."""
-    largest = {
-        f"the {name} part": int(part.tokens.max(initial=0))
-        for name, part in (("validation", data.validation), ("test", data.test))
-    }
+    """The largest id that occurs in each part of the prepared data, as the preparation counted it."""
+    largest = {"the validation part": data.validation.largest_id, "the test part": data.test.largest_id}
     for name, segments in data.segments.items():
-        largest[f"source {name}"] = max(
-            int(segment.gather(np.arange(start, min(start + READ_AT_ONCE, segment.num_samples))).max(initial=0))
-            for segment in segments
-            for start in range(0, segment.num_samples, READ_AT_ONCE)
-        )
+        largest[f"source {name}"] = max(segment.largest_id for segment in segments)
     return largest
 
 
