@@ -208,16 +208,25 @@ def test_the_kernel_of_the_recipe_is_not_asked_of_this_machine(folder: Path, ker
     assert probe(config, Vocabulary(size=120), sequence_length=32) == []
 
 
-def test_the_length_is_run_without_the_attention_matrix_and_the_logits_of_all_tokens() -> None:
+def test_the_length_is_run_without_the_attention_matrix() -> None:
     heads = {"n_embd": 32, "n_head": 16, "n_layer": 1, "n_positions": 4096}
     eager = {"architecture": "gpt2", "attention": "eager", "config": heads}
     probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=64)  # what it imports and starts
     with memory_limited_to(512 << 20):  # the matrix takes 1 GiB
         assert probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=4096) == []
-    headed = model("codegen", n_embd=32, n_head=4, n_layer=1, rotary_dim=4, n_positions=2048, vocab_size=1 << 17)
-    del headed.lm_head  # asked for by the short forward only
-    headed.lm_head = Raising(torch.nn.Linear(32, 1 << 17), MemoryError("the head"))
-    assert check_forward(headed, sequence_length=64) == []
+
+
+@pytest.mark.parametrize(("architecture", "head"), [("trocr", "output_projection"), ("whisper", "proj_out")])
+def test_where_the_last_logits_cannot_be_had_alone_the_length_is_run_without_the_head(
+    architecture: str, head: str
+) -> None:
+    keys = {"d_model": 32, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64, "vocab_size": 120}
+    positions = {"whisper": "max_target_positions"}.get(architecture, "max_position_embeddings")
+    headed = model(architecture, **keys, **{positions: 64}, pad_token_id=0)
+    setattr(headed, head, Raising(getattr(headed, head), MemoryError("the head")))  # on more than the short forward
+    assert check_forward(headed, sequence_length=60) == []
+    with pytest.raises(UserError, match="cannot run on 80 tokens"):
+        check_forward(headed, sequence_length=80)
 
 
 def test_a_long_sequence_runs_one_layer_of_each_kind_on_a_processor() -> None:

@@ -261,3 +261,14 @@ def test_what_a_user_keeps_in_the_run_folder_is_refused_and_never_removed(home: 
     own.write_text("years of work")
     assert name in refused(home, home.fit(home.folder / "run", *SHORT).wait())
     assert own.read_text() == "years of work"
+
+
+def test_a_model_is_probed_at_the_first_start_and_not_when_the_run_resumes(home: Place) -> None:
+    folder = pretrained(home)
+    first = home.fit(home.folder / "run", *SHORT).wait()
+    assert first.code == 0, first.output
+    assert "probing the model" in first.output
+    spoil("model.norm.weight", float("nan"))(folder)  # would be refused by a probe
+    again = home.fit(home.folder / "run", *SHORT, "training.steps=8").wait()
+    assert again.code == 0, again.output
+    assert "probing the model" not in again.output

@@ -39,6 +39,7 @@ from trainer.tools.plan.notices import repeats
 from trainer.tools.plan.sources import source_plans
 from trainer.tools.probe import probe_model
 from trainer.tracking.schema import StartLine, read_journal
+from trainer.training.checkpoint import has_checkpoints
 from trainer.training.loop import train
 from trainer.training.run import Outcome
 
@@ -180,7 +181,7 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
                 seed=recipe.seed,
                 is_main=is_main,
                 progress=_tell_preparing if is_main else None,
-                first=lambda: _probe(loaded),
+                first=None if has_checkpoints(folder / "checkpoints") else lambda: _probe(loaded),
             )
         if is_main:
             _tell_rows(loaded, data)
@@ -203,7 +204,10 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
 
 
 def _probe(loaded: LoadedRecipe) -> None:
-    """Refuse a model that is not what the recipe takes it for; the other ranks wait meanwhile."""
+    """Refuse a model that is not what the recipe takes it for; the other ranks wait meanwhile. A run that resumes has
+    been probed at its start.
+    """
+    say("probing the model")
     for note in probe_model(loaded, may_fetch=True):
         say(note)
 

@@ -170,23 +170,29 @@ def _told(model: "PreTrainedModel", ids_BT: "Tensor", run: Callable[[], "Tensor"
         if is_out_of_memory(error):
             raise
         length = ids_BT.shape[1]
-        remedy = (
-            f"Its context may be shorter than data.sequence_length ({length}); a model that counts positions from its "
-            "padding id also needs model.config.pad_token_id, and a context longer by that id and one"
-        )
         raise UserError(
             f"the model cannot run on {length} tokens: {in_one_line(error)}",
             got=model.config.model_type,
-            remedy=remedy if _is_of_length(error) else None,
+            remedy=_remedy(model, error, length),
         ) from error
 
 
-def _is_of_length(error: Exception) -> bool:
-    """Whether it is of the kind that a context that is too short gives: an index or a size that does not fit."""
+def _remedy(model: "PreTrainedModel", error: Exception, length: int) -> str | None:
+    """Against a context that is too short, where an index or a size does not fit; against a missing padding id, where
+    the code meets None; against nothing else, of which the words of the library say more.
+    """
     words = str(error).lower()
-    return isinstance(error, IndexError) or (
-        isinstance(error, RuntimeError | ValueError | AssertionError) and any(word in words for word in OF_LENGTH)
+    counts = (
+        "model that counts positions from its padding id needs model.config.pad_token_id, and a context longer by "
+        "that id and one"
     )
+    if isinstance(error, IndexError) or (
+        isinstance(error, RuntimeError | ValueError | AssertionError) and any(word in words for word in OF_LENGTH)
+    ):
+        return f"Its context may be shorter than data.sequence_length ({length}); a {counts}"
+    if "nonetype" in words and getattr(model.config.get_text_config(), "pad_token_id", None) is None:
+        return f"A {counts}"
+    return None
 
 
 def _finite(model: "PreTrainedModel", numbers: "Tensor") -> "Tensor":

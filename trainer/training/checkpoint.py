@@ -211,6 +211,11 @@ def latest(root: Path, *, warn: Callable[[str], None], at_most: int | None = Non
     return None
 
 
+def has_checkpoints(root: Path) -> bool:
+    """Whether there is any, whole or not: a run that finds none whole does not start."""
+    return bool(_folders(root))
+
+
 def clean(root: Path) -> None:
     """Remove what a killed save left behind; a replaced folder whose successor never got its name is put back.
 
