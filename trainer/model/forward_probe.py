@@ -85,13 +85,13 @@ def _checked_embeddings(model: "PreTrainedModel") -> Iterator[None]:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Checked(TorchDispatchMode):
+    class Checked(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.embedding.default and int(args[1].max()) >= args[0].shape[0]:
                 raise IndexError("index out of range in an embedding")
             return func(*args, **(kwargs or {}))
 
-    with Checked():
+    with Checked():  # type: ignore[no-untyped-call]
         yield
 
 
