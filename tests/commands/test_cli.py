@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -102,8 +103,9 @@ def test_check_and_plan_refuse_a_text_column_that_is_not_there_and_name_those_th
     for command in ("check", "plan"):
         process = trainer(command, tiny_recipe, "--set", f"data.sources.good.path=good.{form}")
         assert process.returncode == 2, process.stderr
-        assert "source 'good' has no text: none of its first rows has the column 'text'" in process.stderr
-        assert "body, title" in process.stderr
+        assert "'text'" in process.stderr
+        assert "good" in process.stderr
+        assert re.search("body.*title", process.stderr)
 
 
 def test_bf16_on_a_cpu_that_only_emulates_it_is_said_by_check_and_plan_with_the_remedy(tiny_recipe: Path) -> None:

@@ -69,7 +69,7 @@ def test_other_architectures_take_their_own_words() -> None:
         ({"architecture": "lama"}, "Did you mean llama"),
         ({"architecture": "llama", "hiden_size": 16}, "Did you mean hidden_size"),
         ({"architecture": "llama", "vocab_size": 16}, "follows from data.tokenizer"),
-        ({"architecture": "llama", "hidden_size": "wide"}, "expected int"),
+        ({"architecture": "llama", "rms_norm_eps": "small"}, "expected float"),
         (
             {"architecture": "llama", "hidden_size": 100, "num_attention_heads": 7},
             "multiple of the number of attention",

@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.together.launches import (
-    Place,
-    Strike,
-    by_step,
-    lines,
-    predicted,
-    write_documents,
-    write_recipe,
-)
+from tests.together.launches import Place, Strike, by_step, lines, predicted, wait_until, write_documents, write_recipe
 from trainer.mixture import lookups
 from trainer.tools.run_view import open_run
 
@@ -155,17 +147,21 @@ def test_a_kill_right_after_a_join_was_journalled_leaves_no_trace(growing: Place
 
 
 def test_nothing_of_a_retired_segment_is_read_again(growing: Place, copied: Path) -> None:
-    """Not by the stream, nor by trial steps, gradient alignments or evaluations: its tokens are gone."""
+    """Not by the stream, nor by trial steps, gradient alignments or evaluations: its tokens are gone once the store is
+    checked.
+    """
     back_to(copied, INSTEAD - 1)
     store = Path(lines(copied, "start")[0]["store"])
     tokens = [store / "source-1" / f"segment-{number}" / "tokens.npy" for number in (0, 1)]
-    for file in tokens:
-        file.rename(file.with_suffix(".away"))
+    live = growing.fit(copied, *JOINS)
     try:
-        ended = growing.fit(copied, *JOINS).wait()
-    finally:
+        # The store is whole by then, and no step is made yet: what the journal of this launch begins with.
+        assert wait_until(live, lambda: len(lines(copied, "start")) > 1), live.wait().output
         for file in tokens:
-            file.with_suffix(".away").rename(file)
+            file.write_bytes(b"")
+        ended = live.wait()
+    finally:
+        shutil.rmtree(store)
     assert ended.code == 0, ended.output
     evaluations = [line for line in lines(copied, "evaluation") if line["step"] >= INSTEAD]
     assert all("good" in line["source_nats_per_token"] for line in evaluations)

@@ -319,7 +319,7 @@ def test_a_policy_that_follows_losses_keeps_going_when_a_source_has_none(observe
 @settings(max_examples=60)
 @given(
     st.lists(st.just(0.0) | st.floats(1e-3, 1e6), min_size=2, max_size=8).filter(lambda values: sum(values) > 0),
-    st.floats(0, 0.1),
+    st.just(0.0) | st.floats(1e-6, 0.1),
     st.floats(0.5, 1.0),
 )
 def test_shares_kept_within_bounds_are_in_proportion_between_them(values, floor, ceiling):

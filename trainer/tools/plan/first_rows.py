@@ -29,9 +29,15 @@ def first_rows(loaded: LoadedRecipe, name: str) -> list[Row]:
 
 
 def missing_texts(loaded: LoadedRecipe) -> Iterator[UserError]:
-    """Sources none of whose first rows has the column of their text, with the columns they have."""
+    """What is wrong with the first rows of each source: a file that cannot be read, or none of them has the column of
+    the text; with the columns that they have.
+    """
     for name, segment in loaded.recipe.data.every_segment.items():
-        columns = _columns(loaded, name)
+        try:
+            columns = _columns(loaded, name)
+        except UserError as error:
+            yield error
+            continue
         if columns and segment.text_column not in columns:
             shown = ", ".join(sorted(columns)[:COLUMNS_SHOWN])
             yield UserError(
@@ -46,11 +52,9 @@ def _columns(loaded: LoadedRecipe, name: str) -> set[str]:
     segment, options = config.every_segment[name], read_options(config, name)
     if is_indexed(segment):
         return set()
-    try:
-        file = local_files(segment, loaded.folder)[0]
-        of_file = getattr(READERS.resolve(format_of(file, options)), "columns", None)
-        if of_file is not None:  # its rows hold only the columns asked for
-            return set(of_file(file, options))
-    except UserError:
-        return set()
-    return {column for row in first_rows(loaded, name) for column in row.columns}
+    file = local_files(segment, loaded.folder)[0]
+    of_file = getattr(READERS.resolve(format_of(file, options)), "columns", None)
+    if of_file is not None:  # its rows hold only the columns asked for
+        return set(of_file(file, options))
+    rows = islice(read_rows([file], options), SAMPLED_ROWS)
+    return {column for row in rows if isinstance(row, Row) for column in row.columns}
