@@ -5,6 +5,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
 from trainer.base.errors import UserError
-from trainer.model import probes
+from trainer.model import forward_probe, probes
 from trainer.model.build import build_model, form_of, transformers_config
 from trainer.model.config import ModelConfig
 from trainer.model.files import wrapper_prefix
@@ -133,7 +134,9 @@ def test_learned_positions_that_end_before_the_sequence_are_refused() -> None:
 
 @contextmanager
 def memory_limited_to(more_bytes: int) -> Iterator[None]:
-    """With so much more address space than is taken now; no thread that would need its own may start meanwhile."""
+    """With so much more address space than is taken now."""
+    with all_threads():
+        torch.ones(1 << 22).exp_()  # starts the threads, each with a stack of its own
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more_bytes, hard))
@@ -209,11 +212,11 @@ def test_the_kernel_of_the_recipe_is_not_asked_of_this_machine(folder: Path, ker
 
 
 def test_the_length_is_run_without_the_attention_matrix() -> None:
-    heads = {"n_embd": 32, "n_head": 16, "n_layer": 1, "n_positions": 4096}
+    heads = {"n_embd": 32, "n_head": 8, "n_layer": 1, "n_positions": 8192}
     eager = {"architecture": "gpt2", "attention": "eager", "config": heads}
     probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=64)  # what it imports and starts
-    with memory_limited_to(512 << 20):  # the matrix takes 1 GiB
-        assert probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=4096) == []
+    with memory_limited_to(1 << 30):  # the matrix takes 2 GiB
+        assert probe(ModelConfig(**eager), Vocabulary(size=300), sequence_length=8192) == []
 
 
 @pytest.mark.parametrize(("architecture", "head"), [("trocr", "output_projection"), ("whisper", "proj_out")])
@@ -248,3 +251,12 @@ def test_the_probe_takes_all_cores_and_gives_them_back() -> None:
     with all_threads():
         assert torch.get_num_threads() == max(before, len(os.sched_getaffinity(0)))
     assert torch.get_num_threads() == before
+
+
+def test_beyond_a_table_on_a_gpu_is_an_error_before_the_look_up() -> None:
+    table = torch.nn.Embedding(4, 2)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"))  # all that is asked of the model
+    with torch.no_grad(), forward_probe.checked_embeddings(on_gpu):
+        assert table(torch.tensor([3])).shape == (1, 2)
+        with pytest.raises(IndexError, match="in an embedding"):
+            table(torch.tensor([1, 4]))

@@ -64,7 +64,7 @@ def check_forward(model: "PreTrainedModel", *, sequence_length: int) -> list[str
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _checked_embeddings(model):
+        with torch.no_grad(), checked_embeddings(model):
             _check_causal(model, min(CAUSAL_LENGTH, sequence_length))
             _check_length(model, torch.full((1, sequence_length), _some_id(model), device=model.device))
     except Exception as error:
@@ -77,7 +77,7 @@ def check_forward(model: "PreTrainedModel", *, sequence_length: int) -> list[str
 
 
 @contextmanager
-def _checked_embeddings(model: "PreTrainedModel") -> Iterator[None]:
+def checked_embeddings(model: "PreTrainedModel") -> Iterator[None]:
     """On a GPU an index beyond a table kills the whole process's context: there it is looked for before the look-up."""
     if model.device.type != "cuda":
         yield
