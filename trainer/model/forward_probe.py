@@ -9,7 +9,7 @@ may have other devices or another kernel.
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from trainer.base.errors import UserError
@@ -45,7 +45,8 @@ def all_threads() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(max(before, len(os.sched_getaffinity(0))))
+    with suppress(AttributeError):  # where the system does not say which cores are this process's
+        torch.set_num_threads(max(before, len(os.sched_getaffinity(0))))
     try:
         yield
     finally:
