@@ -99,6 +99,27 @@ def test_a_server_that_is_dead_stops_the_round_after_as_many_calls_as_allowed() 
     assert sum(running.calls.values()) == 3
 
 
+def test_a_server_that_refuses_every_request_stops_the_round_and_nothing_of_it_counts() -> None:
+    refused: Answer = (400, {"error": {"message": "unsupported parameter"}})
+    taken: list[Completion] = []
+    with (
+        server(lambda prompt, number: refused) as running,
+        pytest.raises(UserError, match=r"4 calls in a row failed.*unsupported parameter"),
+    ):
+        taken.extend(
+            endpoint(config(running.url, give_up_after=4, max_concurrency=1)).generate(requests(50), frozenset())
+        )
+    assert not taken
+
+
+def test_a_model_that_goes_away_is_no_answer_to_any_request() -> None:
+    gone: Answer = (404, {"error": {"message": "model unloaded"}})
+    with server(lambda prompt, number: gone) as running:
+        given = answers(config(running.url, give_up_after=99), 3)
+        assert set(running.calls.values()) == {1}
+    assert {answer.finish_reason for answer in given.values()} == {"error"}
+
+
 def test_a_refusal_without_text_is_an_empty_text_and_a_cut_off_text_says_so() -> None:
     by_prompt = {"prompt 0": completion(None), "prompt 1": completion("long", finish="length")}
     with server(lambda prompt, number: by_prompt[prompt]) as running:

@@ -87,7 +87,8 @@ def test_a_jump_that_was_accepted_can_be_taken_back_some_steps_later(choice: str
     assert rates_of(training(100), change) == training(100).rates()
     again = jump_at(training(100), training(100, choice), change=change, position=60)
     assert again is not None
-    assert again.before == accepted.before
+    assert again.before == training(100).rate(59), "the rate of the last step, as the journal has it"
+    assert again.change.from_rate == accepted.before
     assert again.after < 2 * training(100).rate(60) / 3
     if choice == "hold":
         assert again.after == accepted.before

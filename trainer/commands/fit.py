@@ -66,7 +66,12 @@ def fit(
     folder = None if run is None else Path(run)
     loaded = _load(recipe, overrides or [], folder)
     folder = folder or Path("runs") / loaded.recipe.name
-    loaded = _with_precision(loaded, folder)
+    try:
+        loaded = _with_precision(loaded, folder)
+    except UserError as error:
+        if _is_main():
+            note_refusal(folder, str(error), BAD_INPUT)
+        raise
     if (settled := settled_outcome(folder, loaded.recipe)) is not None:
         if _is_main():
             logger.info(f"{folder} is {settled['state']} ({settled['reason']}); see {folder / 'report.html'}")

@@ -34,7 +34,7 @@ def synthesize(
     )
     for line in in_words(record):
         say(line)
-    if not record.accepted:
+    if record.requests and not record.accepted:
         what = f"generation {record.generation} added no row to the pool"
         raise UserError(what, got=next(iter(record.dropped), None), remedy=f"Look at {pool.folder / 'rejected'}")
     say(f"the rows are in {pool.rows}; a source reads them with `path: {config.pool}/rows`")

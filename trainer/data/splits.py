@@ -91,6 +91,11 @@ def _splits(files: Sequence[WalkedFile]) -> dict[WalkedFile, str | None]:
     for words in alike.values():  # `train-en-0`, `train-en-1` and `test-en-0`
         if len(set(words.values())) > 1:
             splits |= words
+    if any(splits.values()):  # next to `train.jsonl`, `validation_matched.jsonl` is of a split too
+        for file, told in splits.items():
+            word = None if told else _WORD_WITHIN.match(PurePosixPath(file.name).name)
+            if word and word.start(1) == 0:
+                splits[file] = _SPLIT_OF_WORD[word.group(1).lower()]
     return splits
 
 

@@ -28,7 +28,7 @@ from trainer.data.store import PreparedData, is_complete, open_prepared
 from trainer.data.whole import is_large, is_marked
 
 _BEAT_S = 1.0
-_SILENCE_S = 10.0
+_SILENCE_S = 60.0
 _POLL_S = 0.1
 
 
@@ -135,12 +135,13 @@ def await_store(cache: Path, key: str, patience_s: float) -> PreparedData:
     complete store is opened all the same. The ranks compare which store it is before they use it.
     """
     first_failure, last_beat, quiet_since = _failure(cache, key), _beats(cache, key), time.monotonic()
+    silence_s = _silence_s(cache, key)
     while True:
         if (beats := _beats(cache, key)) != last_beat:
             last_beat, quiet_since = beats, time.monotonic()
         quiet_s = time.monotonic() - quiet_since
         data = known_store(cache, key, check_sizes=os.environ.get("LOCAL_RANK", "0") == "0")
-        if data is not None and (not is_large(data) or is_marked(data) or quiet_s >= _silence_s(cache, key)):
+        if data is not None and (not is_large(data) or is_marked(data) or quiet_s >= silence_s):
             return data
         failure = _failure(cache, key)
         if failure is not None and failure != first_failure:
@@ -154,7 +155,7 @@ def await_store(cache: Path, key: str, patience_s: float) -> PreparedData:
                 f"the main process gave no heartbeat for {patience_s:g} s while it prepared the data{last_failure}",
                 remedy=remedy,
             )
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S if data is None else 10 * _POLL_S)  # a store that is there is looked at whole each time
 
 
 def _silence_s(cache: Path, key: str) -> float:
@@ -163,7 +164,7 @@ def _silence_s(cache: Path, key: str) -> float:
 
 
 def _may_write(folder: Path) -> bool:
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK)
 

@@ -86,7 +86,9 @@ def begun_recipe(folder: Path) -> Recipe | None:
 
 
 def _has_begun(folder: Path) -> bool:
-    return (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file()
+    """Whether a run has begun there: also one that has lost its ledger, which is then what is missing."""
+    is_recorded = (folder / "ledger.jsonl").is_file() and (folder / "journal.jsonl").is_file()
+    return is_recorded or ((folder / "recipe.yaml").is_file() and any((folder / "checkpoints").glob("step-*")))
 
 
 def check_users_files(folder: Path) -> None:

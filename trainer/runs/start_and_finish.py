@@ -107,7 +107,7 @@ def write_rate_jump(run: Run, state: RunState, jump: RateJump, *, choice: str) -
     run.io.journal.write(line)
     rates = f"{figure(jump.before)} at step {state.step}, {figure(jump.after)} at step {state.step + 1}"
     if jump.change.how != "accept":
-        by_schedule = f"the schedule under the new training.steps has {figure(jump.by_schedule)}"
+        by_schedule = f"the schedule has {figure(jump.by_schedule)}"
         run.io.warn(f"learning rate: {rates}; {by_schedule}, training.rate_jump is {choice}")
         return
     run.io.warn(

@@ -42,16 +42,16 @@ class Asked:
     template: str  # its hash
 
 
-def chosen(config: SynthesisConfig, rows: Iterable[PromptRow], seed: int) -> list[PromptRow]:
+def chosen(config: SynthesisConfig, rows: Iterable[PromptRow], seed: int, generation: int) -> list[PromptRow]:
     """As many rows of each slice (of all, where slices are not balanced) as the round can ask about, in their order.
 
-    Those with the smallest hash of seed and text: memory holds ``requests`` rows of a slice, however large the sources
-    are, and the same rows are chosen whatever else the sources hold.
+    Those with the smallest hash of seed, generation and text: memory holds ``requests`` rows of a slice, however large
+    the sources are, and the same rows are chosen whatever else the sources hold.
     """
     heaps: dict[str, list[tuple[float, int, PromptRow]]] = {}
     for number, row in enumerate(rows):
         heap = heaps.setdefault(row.document.slice if config.balance_slices else "", [])
-        entry = (-unit_hash(seed, row.document.text), -number, row)
+        entry = (-unit_hash(seed, f"{generation}:{row.document.text}"), -number, row)
         if len(heap) < config.requests:
             heappush(heap, entry)
         else:

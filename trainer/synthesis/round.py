@@ -7,6 +7,8 @@ are on the disk, and the shard joins the pool in one rename.
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Generator_
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def run_round(
     a held-out document does not join.
     """
     pool = Pool(base / config.pool.expanduser())
-    rows, held_out = read_prompt_rows(config, data, seed=seed, base=base)
+    rows, held_out = read_prompt_rows(config, data, shard.generation, seed=seed, base=base)
     generator: Generator = GENERATORS.resolve(config.generator.kind)(config.generator)
     identity = generator.identity()
     planned = plan_round(config, rows, identity, seed=seed, generation=shard.generation)
@@ -66,9 +68,9 @@ def run_round(
 
 
 def read_prompt_rows(
-    config: SynthesisConfig, data: DataConfig, *, seed: int, base: Path
+    config: SynthesisConfig, data: DataConfig, generation: int, *, seed: int, base: Path
 ) -> tuple[list[PromptRow], HeldOutIndex]:
-    """The training documents of the sources that prompts are made of, and an index of the held-out documents."""
+    """Training documents that the prompts of a generation are made of, and an index of the held-out documents."""
     with tempfile.TemporaryDirectory() as folder:
         quarantine = Quarantine(Path(folder) / "quarantine.jsonl", data.max_quarantined_share)
         try:
@@ -82,7 +84,7 @@ def read_prompt_rows(
                 sample=chunks(held_out.sample),
                 form_documents=rule.form_documents,
             )
-            rows = chosen(config, _training_rows(config, data, reader), seed)
+            rows = chosen(config, _training_rows(config, data, reader), seed, generation)
         finally:
             quarantine.close()
     if not rows:
@@ -104,9 +106,10 @@ def _ask(generator: Generator, asked: Sequence[Asked], responses: Responses, pro
     if len(done) == len(asked):
         return
     try:
-        for completions in _handfuls(generator.generate([item.request for item in asked], done)):
-            responses.add(completions)
-            progress(len(responses.completions), len(asked))
+        with closing(_handfuls(generator.generate([item.request for item in asked], done))) as handfuls:
+            for completions in handfuls:
+                responses.add(completions)
+                progress(len(responses.completions), len(asked))
     except (UserError, OSError) as error:
         if isinstance(error, UserError) or error.filename is not None:
             raise  # says what to do; or a full disk
@@ -128,7 +131,7 @@ def _require_all(asked: Sequence[Asked], responses: Responses) -> None:
         raise UserError(f"{missing} of {len(asked)} texts could not be had", remedy=remedy)
 
 
-def _handfuls(completions: Iterator[Completion]) -> Iterator[list[Completion]]:
+def _handfuls(completions: Iterator[Completion]) -> Generator_[list[Completion], None, None]:
     handful: list[Completion] = []
     began_s = time.monotonic()
     try:
@@ -137,6 +140,8 @@ def _handfuls(completions: Iterator[Completion]) -> Iterator[list[Completion]]:
             if len(handful) >= _MOST_AT_ONCE or time.monotonic() - began_s >= _KEEP_EVERY_S:
                 yield handful
                 handful, began_s = [], time.monotonic()
+    except GeneratorExit:
+        raise
     except BaseException:
         if handful:
             yield handful  # what was answered before the failure is kept

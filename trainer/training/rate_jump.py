@@ -69,21 +69,20 @@ def jump_at(
     """
     if not 0 < position < now.steps:
         return None
-    if change is not None and change.how == "accept" != now.rate_jump:  # the run has jumped and is told to come back
-        return _jump(now, change.from_rate, position)
     last = rate_at(before, change, position - 1)
+    if change is not None and change.how == "accept" != now.rate_jump:  # the run has jumped and is told to come back
+        return _jump(now, last, _change(now, change.from_rate, position))
     if isclose(last, rate_at(now, change, position - 1), rel_tol=1e-9):
         return None
     next_rate = rate_at(now, change, position)
     if last > 0 and 1 / FACTOR <= next_rate / last <= FACTOR:
         return None
-    return _jump(now, last, position)
+    return _jump(now, last, _change(now, last, position))
 
 
-def _jump(training: TrainingConfig, before: float, position: int) -> RateJump:
-    change = _change(training, before, position)
-    after = rate_at(training, change, position)
-    return RateJump(before=before, by_schedule=training.rate(position), after=after, change=change)
+def _jump(training: TrainingConfig, last: float, change: RateChange) -> RateJump:
+    by_schedule, after = training.rate(change.position), rate_at(training, change, change.position)
+    return RateJump(before=last, by_schedule=by_schedule, after=after, change=change)
 
 
 def _change(training: TrainingConfig, rate: float, position: int) -> RateChange:

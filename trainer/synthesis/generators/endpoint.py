@@ -9,7 +9,9 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from functools import partial
 from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _LONGEST_PAUSE_S = 60.0
-_REFUSALS = (429, 503)
+_BUSY = (429, 503)
+_REFUSED = (400, 413, 422)  # of this very request: too long, content that the server does not take
 
 
 class Endpoint:
@@ -107,46 +110,61 @@ class _Calls:
         self.waiting = list(reversed(requests))
         self.window = float(min(8, config.max_concurrency))  # calls that may be in flight
         self.failed_in_a_row = 0
-        self._stopped = False
+        self.refused: list[Completion] = []
+        self._cancel: Callable[[], object] | None = None
 
     def stop(self) -> None:
-        """No further call is begun."""
-        self._stopped = True
+        """Calls in flight are given up."""
+        if self._cancel is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._cancel()
 
     async def run(self, new_client: Any) -> None:
         """Keeps as many calls in flight as the window allows, until all are answered."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
         try:
             async with new_client() as client:
                 await self._drain(client)
+            self._put_refused()
             self.answers.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that reads the answers
             self.answers.put(error)
 
     async def _drain(self, client: "AsyncOpenAI") -> None:
         in_flight: set[asyncio.Task[Completion]] = set()
-        while (self.waiting or in_flight) and not self._stopped:
+        while self.waiting or in_flight:
             while self.waiting and len(in_flight) < int(self.window):
                 in_flight.add(asyncio.create_task(self._answered(client, self.waiting.pop())))
             ready, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-            for task in ready:
-                self._take(task.result())
-        for task in in_flight:
-            task.cancel()
+            for completion in sorted((task.result() for task in ready), key=_is_failed):  # answers are kept first
+                self._take(completion)
 
     def _take(self, completion: Completion) -> None:
-        if completion.finish_reason != "error":
+        if completion.finish_reason not in ("error", "refused"):
             self.failed_in_a_row = 0
+            self._put_refused()
             self.window = min(self.config.max_concurrency, self.window + 1 / self.window)
             self.answers.put(completion)
             return
         self.failed_in_a_row += 1
+        if completion.finish_reason == "refused":
+            self.refused.append(completion)
         if self.failed_in_a_row >= self.config.give_up_after:
             raise UserError(
                 f"{self.failed_in_a_row} calls in a row failed, the last one: {completion.error}",
                 got=self.config.url,
                 remedy="What was answered is kept: look at the server, then run it again to resume",
             )
-        self.answers.put(completion)
+        if completion.finish_reason == "error":
+            self.answers.put(completion)
+
+    def _put_refused(self) -> None:
+        """Requests that were refused count as such once the server has answered others, or all are through."""
+        for completion in self.refused:
+            self.answers.put(completion)
+        self.refused.clear()
 
     async def _answered(self, client: "AsyncOpenAI", request: Request) -> Completion:
         """The completion, tried ``1 + retries`` times, or its last error."""
@@ -166,11 +184,13 @@ class _Calls:
             except APIError as failure:
                 error = _in_words(failure)
                 status = getattr(failure, "status_code", None)
-                if status in _REFUSALS:
+                if status in _BUSY:
                     self.window = max(1.0, self.window / 2)
-                elif status is not None and 400 <= status < 500 and status not in (401, 403, 408):
+                elif status in _REFUSED:
                     reason = "refused"  # the same request will be refused again
                     break
+                elif status is not None and 400 <= status < 500 and status != 408:
+                    break  # the key, the model or the address is wrong: no other try helps
             except (AttributeError, KeyError, IndexError, TypeError, ValueError) as failure:
                 error = f"not an answer of the OpenAI API: {type(failure).__name__}: {failure}"
         return Completion(
@@ -196,6 +216,10 @@ class _Calls:
             max_tokens=request.sampling.max_new_tokens,
             seed=request.seed,
         )
+
+
+def _is_failed(completion: Completion) -> bool:
+    return completion.finish_reason in ("error", "refused")
 
 
 async def _listed(client: "AsyncOpenAI") -> dict[str, str]:

@@ -52,7 +52,10 @@ def _columns(loaded: LoadedRecipe, name: str) -> set[str]:
     segment, options = config.every_segment[name], read_options(config, name)
     if is_indexed(segment):
         return set()
-    file = local_files(segment, loaded.folder)[0]
+    try:
+        file = local_files(segment, loaded.folder)[0]
+    except UserError:
+        return set()  # a plan may be made elsewhere; check has looked for the files
     of_file = getattr(READERS.resolve(format_of(file, options)), "columns", None)
     if of_file is not None:  # its rows hold only the columns asked for
         return set(of_file(file, options))

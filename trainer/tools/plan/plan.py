@@ -149,7 +149,11 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
             *_machine_warnings(recipe, machine),
             *(prepared.notes() if prepared is not None else ()),
         ),
-        refusals=(*data.refusals, *map(str, missing_texts(loaded)), *_exhausted_kinds(sources), *_disk_refusals(disk)),
+        refusals=(
+            *_each_once([*data.refusals, *map(str, missing_texts(loaded))]),
+            *_exhausted_kinds(sources),
+            *_disk_refusals(disk),
+        ),
     )
 
 
@@ -248,6 +252,12 @@ def _machine_warnings(recipe: Recipe, machine: Machine) -> list[str]:
     if batch % micro_batches:
         return [f"a batch of {batch} does not fill {micro_batches} micro-batches evenly: some are padded"]
     return []
+
+
+def _each_once(refusals: list[str]) -> list[str]:
+    """Without those that another tells too."""
+    different = list(dict.fromkeys(refusals))
+    return [text for text in different if not any(text != other and text in other for other in different)]
 
 
 def _exhausted_kinds(sources: tuple[SourcePlan, ...]) -> list[str]:
