@@ -80,9 +80,13 @@ def test_a_mistake_is_a_typed_exception_and_never_an_exit(tiny_recipe: Path, tmp
         trainer.fit(tiny_recipe, run=tmp_path / "held")
 
 
-def test_a_run_that_fails_raises_what_failed_as_the_cause(tiny_recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "journal.jsonl").mkdir()  # not a file: opening it is an error of the system
+def test_a_run_that_fails_raises_what_failed_as_the_cause(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr("trainer.tracking.journal.Journal.write", breaks)
     with pytest.raises(RunFailedError) as caught:
         trainer.fit(tiny_recipe, run=tmp_path / "run")
     assert isinstance(caught.value.__cause__, OSError)

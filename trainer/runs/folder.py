@@ -126,10 +126,10 @@ def _no_folders(folder: Path) -> list[Path]:
 
 def _is_of_a_start(path: Path) -> bool:
     """Whether it is what a launch, its batch job or its user leaves before the run begins, or nothing to be lost."""
-    if path.name.startswith("."):
+    if path.name.startswith(".") or path.name in NOTE_FOLDERS:
         return True
     if path.is_dir():
-        return path.name in NOTE_FOLDERS or not any(path.iterdir())
+        return not any(path.iterdir())
     return path.suffix.lower() in NOTES or ".log." in path.name  # fit.log.1
 
 

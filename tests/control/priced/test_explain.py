@@ -13,6 +13,7 @@ from trainer.control.priced.estimates import Estimate
 from trainer.control.priced.estimators import weighted_by_shares
 from trainer.control.priced.explain import estimates_by_share
 from trainer.control.priced.explain import explain as lines_of
+from trainer.mixture.ledger import Shares
 from trainer.report.explain import explain
 from trainer.tracking.figures import SourceFacts
 from trainer.tracking.schema import DecisionLine
@@ -21,8 +22,8 @@ START = start_line({kind: SourceFacts(kind=kind, num_samples=500) for kind in ("
 
 
 def explained(decision: Decision) -> str:
-    start = {"fact": "shares", "step": 1, "shares": decision.evidence["shares_before"], "reason": "the start"}
-    fact = {"fact": "shares", "step": decision.from_step, "shares": decision.shares, "reason": decision.reason}
+    start = Shares(step=1, shares=decision.evidence["shares_before"], reason="the start")
+    fact = Shares(step=decision.from_step, shares=decision.shares, reason=decision.reason)
     line = DecisionLine.of(decision, step=decision.from_step - 1)
     return explain([START, line], [start, fact], decision.from_step)
 
