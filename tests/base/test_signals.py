@@ -15,14 +15,18 @@ BUSY = {
     "native": "hashlib.pbkdf2_hmac('sha256', b'x', b'y', 10**9)",
 }
 CODE = """
-import hashlib, os, signal, sys, time
+import hashlib, os, signal, sys, threading, time
 from trainer.base.signals import Signals
+told = threading.Event()
+def first(number):
+    say(f"first {number}")
+    told.set()
 def say(text):
     os.write(1, f"{text}\\n".encode())
 def end(number, is_second):
     say(f"end {number} {is_second}")
     os._exit(9)
-with Signals(on_first=lambda number: say(f"first {number}"), end=end) as signals:
+with Signals(on_first=first, end=end) as signals:
     print("begun", flush=True)
 """
 
@@ -100,7 +104,9 @@ def test_the_signals_of_a_forked_worker_are_not_those_of_the_run() -> None:
 
 
 def test_a_signal_raises_where_nothing_is_to_be_saved_and_the_handlers_before_come_back() -> None:
+    # What the first signal is answered with is said in another thread: the process waits for it.
     body = "try:\n    with signals.ending_at_once(): time.sleep(60)\nexcept BaseException as error: say(repr(error))"
+    body += "\ntold.wait(60)"
     after = "print(signal.getsignal(15) == signal.SIG_DFL)"
     with running(body) as process:
         process.send_signal(TERM)
