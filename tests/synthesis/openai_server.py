@@ -1,6 +1,7 @@
 """A small HTTP server with the OpenAI API, for tests, on good days and bad ones: its answers follow from the prompt."""
 
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -20,6 +21,7 @@ class OpenAIServer:
         self.answer, self.delay_s = answer, delay_s
         self.calls: Counter[str] = Counter()
         self.at_once = self.most_at_once = 0
+        self.clock = itertools.count(1)  # a list of models is dated by the call at many servers
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
@@ -36,7 +38,7 @@ class OpenAIServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                data = [{"id": MODEL, "object": "model", "created": 7, "owned_by": "test"}]
+                data = [{"id": MODEL, "object": "model", "created": next(outer.clock), "owned_by": "test"}]
                 self._send(200, {"object": "list", "data": data})
 
             def do_POST(self) -> None:

@@ -134,9 +134,11 @@ def test_tokens_that_the_server_does_not_tell_are_marked_as_estimated() -> None:
     assert (answer.completion_tokens, answer.counted) == (10, "estimated")
 
 
-def test_a_model_that_the_server_lists_is_known_by_its_entry() -> None:
+def test_a_model_that_the_server_lists_is_the_same_at_every_start_so_that_a_round_can_resume() -> None:
     with server() as running:
-        assert endpoint(config(running.url)).identity().weights == "7"
+        first, again = (endpoint(config(running.url)).identity() for _ in range(2))
+        assert first == again
+        assert first.name == MODEL
         assert not running.calls
 
 

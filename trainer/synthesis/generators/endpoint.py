@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from queue import Queue
@@ -46,8 +46,7 @@ class Endpoint:
         async with self._client() as client:
             try:
                 listed = await _listed(client)
-                created = listed.get(self.config.model)
-                if created is None:
+                if self.config.model not in listed:
                     await self._try_call(client, listed)
             except APIError as error:
                 problem = "refuses a call" if isinstance(error, APIStatusError) else "does not answer"
@@ -55,10 +54,10 @@ class Endpoint:
                 raise UserError(
                     f"the endpoint {problem}: {_in_words(error)}", got=self.config.url, remedy=remedy
                 ) from error
-        weights = "unknown" if created is None else created
-        return Identity(name=self.config.model, weights=weights, license=self.config.license)
+        # Nothing in the API tells one version of a model from another: many date `created` by the call.
+        return Identity(name=self.config.model, weights="unknown", license=self.config.license)
 
-    async def _try_call(self, client: "AsyncOpenAI", listed: Mapping[str, str]) -> None:
+    async def _try_call(self, client: "AsyncOpenAI", listed: Set[str]) -> None:
         """One token of the model that the server does not list. ``UserError`` where another answers, or none."""
         from openai import APIStatusError
 
@@ -222,14 +221,14 @@ def _is_failed(completion: Completion) -> bool:
     return completion.finish_reason in ("error", "refused")
 
 
-async def _listed(client: "AsyncOpenAI") -> dict[str, str]:
-    """Models by their name, with what tells one version from another; none where the server has no such list."""
+async def _listed(client: "AsyncOpenAI") -> set[str]:
+    """The names of the models; none where the server has no such list."""
     from openai import APIStatusError
 
     try:
-        return {model.id: str(model.created) async for model in client.models.list()}
+        return {model.id async for model in client.models.list()}
     except APIStatusError:
-        return {}
+        return set()
 
 
 def _is_of(model: str, answer: Any) -> bool:

@@ -26,7 +26,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Which model writes: its name, a hash of its weights (or what the server calls its version), its license."""
+    """Which model writes: its name, a hash of its weights (or "unknown", behind an API), its license."""
 
     name: str
     weights: str
