@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.base.errors import RunFolderError, UserError
 from trainer.base.failures import say
+from trainer.base.formatting import duration
 from trainer.recipe import LoadedRecipe, load_recipe
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.pool import Pool, RoundRecord
@@ -96,7 +97,7 @@ class _Progress:
         elif done == total or now_s - self._last_s >= _SAY_EVERY_S:
             self._last_s = now_s
             rate = (done - self._first) / max(now_s - self._began_s, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+            left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
             say(f"{done} of {total} texts{left}")
 
 

@@ -10,7 +10,8 @@ from itertools import islice
 
 from trainer.base.errors import DataError
 from trainer.data.account import RowAccount, RowTally
-from trainer.data.config import HELD_OUT_SEGMENTS, DataConfig, HeldOutDataset
+from trainer.data.config import HELD_OUT_SEGMENTS, ContaminationConfig, DataConfig, HeldOutDataset
+from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import BATCH_DOCUMENTS, Document, DocumentReader
 from trainer.data.shingles import exact_hashes
 
@@ -113,6 +114,16 @@ def _first_texts(reader: DocumentReader, config: DataConfig) -> list[str]:
 def chunks(texts: Sequence[str]) -> list[Sequence[str]]:
     """The texts in lists of a batch each."""
     return [texts[i : i + BATCH_DOCUMENTS] for i in range(0, len(texts), BATCH_DOCUMENTS)]
+
+
+def index_of(held_out: HeldOut, rule: ContaminationConfig) -> HeldOutIndex:
+    """The index that copies are found by; documents are numbered as in validation + test."""
+    return HeldOutIndex(
+        chunks(texts_of([*held_out.validation, *held_out.test])),
+        rule.threshold,
+        sample=chunks(held_out.sample),
+        form_documents=rule.form_documents,
+    )
 
 
 def texts_of(documents: Sequence[Document]) -> list[str]:

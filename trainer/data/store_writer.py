@@ -20,7 +20,7 @@ from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset,
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
 from trainer.data.files import files_of
-from trainer.data.held_out_split import HeldOut, chunks, collect_held_out, texts_of
+from trainer.data.held_out_split import chunks, collect_held_out, index_of, texts_of
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
 from trainer.data.source_config import SourceConfig
@@ -72,7 +72,7 @@ class StoreWriter:
             validation, test = held_out.validation, held_out.test
             self.accounts |= held_out.accounts
             self.note("held-out documents", len(validation) + len(test))
-            index = self._index(held_out)
+            index = index_of(held_out, self.config.contamination)
             ids = [document.id for document in (*validation, *test)]
             tokenizer = build_tokenizer(
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
@@ -103,16 +103,6 @@ class StoreWriter:
             "files": {name: file.to_json() for name, file in files_in(self.folder).items()},
         }
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-    def _index(self, held_out: HeldOut) -> HeldOutIndex:
-        """The index of both parts: documents are numbered as in validation + test."""
-        rule = self.config.contamination
-        return HeldOutIndex(
-            chunks(texts_of([*held_out.validation, *held_out.test])),
-            rule.threshold,
-            sample=chunks(held_out.sample),
-            form_documents=rule.form_documents,
-        )
 
     def _write_held_out(
         self, facts: TokenizerFacts, parts: dict[str, list[Document]]

@@ -1,12 +1,12 @@
 """Decides which generated rows join the pool: the first rule that drops a row gives the reason, and all are counted."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import defect_of
 from trainer.data.filters import FilterChain
+from trainer.data.filters.duplicates import words_hash
 
 _NOT_WRITTEN = {
     "too_long": "prompt and max_new_tokens do not fit into the model's context",
@@ -23,7 +23,7 @@ class RowFilter:
     ) -> None:
         self._chain = FilterChain(filters)
         self._keep_cut_off, self._held_out = keep_cut_off, held_out
-        self._hashes = {_words_hash(text) for text in pool_texts}
+        self._hashes = {words_hash(text) for text in pool_texts}
         self.counts: dict[str, int] = {}
         self.rejected: list[Mapping[str, Any]] = []
 
@@ -55,15 +55,10 @@ class RowFilter:
             return "generator", "cut off at max_new_tokens"
         if is_held_out:
             return "contamination", "the words of a held-out document"
-        words = _words_hash(text)
+        words = words_hash(text)
         if words in self._hashes:
             return "duplicate", "same words as an earlier row of the pool"
         dropped = self._chain.dropped_by(text, row)
         if dropped is None:
             self._hashes.add(words)
         return dropped
-
-
-def _words_hash(text: str) -> bytes:
-    words = " ".join(text.lower().split())
-    return blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -120,6 +120,6 @@ def _named(prompt: str, sampling: Sampling, seed: int, identity: Identity, gener
     return Request(id=name, prompt=prompt, sampling=sampling, seed=seed)
 
 
-def part_of(asked: Sequence[Asked], shard: int, of: int) -> Iterable[Asked]:
+def part_of(asked: Sequence[Asked], shard: int, of: int) -> Sequence[Asked]:
     """The requests of shard ``shard`` (from 0) of ``of``: every ``of``-th, so that shards get the same mixture."""
     return asked[shard::of]

@@ -19,7 +19,7 @@ from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import DocumentReader
 from trainer.data.fingerprint import cache_folder
-from trainer.data.held_out_split import chunks, collect_held_out, texts_of
+from trainer.data.held_out_split import collect_held_out, index_of
 from trainer.data.quarantine import Quarantine
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.filtering import RowFilter
@@ -57,7 +57,7 @@ def run_round(
     generator: Generator = GENERATORS.resolve(config.generator.kind)(config.generator)
     identity = generator.identity()
     planned = plan_round(config, rows, identity, seed=seed, generation=shard.generation)
-    asked = list(part_of(planned, shard.number, shard.of))
+    asked = part_of(planned, shard.number, shard.of)
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
         _ask(generator, asked, responses, progress)
@@ -77,13 +77,7 @@ def read_prompt_rows(
             cache = cache_folder(data, base)
             reader = DocumentReader(data, seed=seed, base=base, cache=cache, quarantine=quarantine)
             held_out = collect_held_out(reader, data)
-            rule = data.contamination
-            index = HeldOutIndex(
-                chunks(texts_of([*held_out.validation, *held_out.test])),
-                rule.threshold,
-                sample=chunks(held_out.sample),
-                form_documents=rule.form_documents,
-            )
+            index = index_of(held_out, data.contamination)
             rows = chosen(config, _training_rows(config, data, reader), seed, generation)
         finally:
             quarantine.close()
