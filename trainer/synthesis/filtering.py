@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.data.decontamination import HeldOutIndex
-from trainer.data.documents import defect_of
+from trainer.data.documents import BATCH_DOCUMENTS, defect_of
 from trainer.data.filters import FilterChain
 from trainer.data.filters.duplicates import words_hash
 
@@ -29,8 +29,12 @@ class RowFilter:
 
     def passing(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The rows that join the pool."""
-        held_out = {match.document for match in self._held_out.match([row["text"] for row in rows]).copies}
-        return [row for number, row in enumerate(rows) if self._joins(row, is_held_out=number in held_out)]
+        passed: list[Mapping[str, Any]] = []
+        for start in range(0, len(rows), BATCH_DOCUMENTS):  # the index takes no batch of any size
+            batch = rows[start : start + BATCH_DOCUMENTS]
+            held_out = {match.document for match in self._held_out.match([row["text"] for row in batch]).copies}
+            passed += [row for number, row in enumerate(batch) if self._joins(row, is_held_out=number in held_out)]
+        return passed
 
     def _joins(self, row: Mapping[str, Any], *, is_held_out: bool) -> bool:
         dropped = self._dropped_by(row, is_held_out=is_held_out)
