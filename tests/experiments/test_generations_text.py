@@ -1,12 +1,14 @@
 """Generations of text: what each trains on and writes, and what is measured of it."""
 
 import json
+import lzma
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments import generated_text
 from experiments import generations_text as lab
 from trainer.data.config import needed_columns
 from trainer.data.documents import bucket_of
@@ -35,7 +37,7 @@ def recipe_of(name):
 
 def streams_of(model, **changed):
     settings = {"num_streams": 50, "num_tokens": 60, "temperature": 1.0, "seed": 3}
-    return lab.streams(model, END, **(settings | changed))
+    return generated_text.streams(model, END, **(settings | changed))
 
 
 def test_the_cells_are_one_first_generation_and_three_of_each_arm_for_every_seed():
@@ -113,7 +115,7 @@ def test_a_seed_is_a_text_and_leaves_other_randomness_alone(model):
 
 def test_documents_are_what_stands_between_ends_without_what_is_no_text():
     words = {1: "one", 2: " two", 3: "\ufffd", 4: "\0", 5: " "}
-    documents = lab.documents(
+    documents = generated_text.documents(
         np.array([[1, 2, END, 1, 3], [END, 5, END, 4, 2]]), END, lambda ids: "".join(words[i] for i in ids)
     )
     assert list(documents) == ["one two", "one", " two"]
@@ -121,10 +123,12 @@ def test_documents_are_what_stands_between_ends_without_what_is_no_text():
 
 def test_a_written_file_says_of_each_text_who_wrote_it_and_how(tmp_path):
     file = tmp_path / "text" / "a.jsonl.xz"
-    lab.write(file, ["one", "zwei é"], {"generator": "priced-2/17", "generation": 2, "temperature": 1.0, "seed": 2017})
-    assert lab.read(file) == ["one", "zwei é"]
+    generated_text.write(
+        file, ["one", "zwei é"], {"generator": "priced-2/17", "generation": 2, "temperature": 1.0, "seed": 2017}
+    )
+    assert generated_text.read(file) == ["one", "zwei é"]
     assert [path.name for path in file.parent.iterdir()] == ["a.jsonl.xz"]
-    with lab.lzma.open(file, "rt") as rows:
+    with lzma.open(file, "rt") as rows:
         columns = json.loads(next(rows))
     assert set(needed_columns(recipe_of("priced-3/17").data, "generation-2")) == set(columns)
     assert columns["generator"] == "priced-2/17"
@@ -132,15 +136,15 @@ def test_a_written_file_says_of_each_text_who_wrote_it_and_how(tmp_path):
 
 def test_distinct_counts_different_pairs_within_documents():
     texts = ["a b a b", "a b", "c", "d e"]
-    assert lab.distinct(texts, num_words=2, num_grams=100) == 3 / 5
-    assert lab.distinct(texts, num_words=2, num_grams=4) == 2 / 4
-    assert lab.distinct(texts, num_words=1, num_grams=100) == 5 / 9
+    assert generated_text.distinct(texts, num_words=2, num_grams=100) == 3 / 5
+    assert generated_text.distinct(texts, num_words=2, num_grams=4) == 2 / 4
+    assert generated_text.distinct(texts, num_words=1, num_grams=100) == 5 / 9
 
 
 def test_tails_are_a_tenth_each_for_real_text_and_follow_a_shift():
     real = np.random.default_rng(1).normal(5.0, 1.0, 10_000)
-    assert lab.tails(real, real) == pytest.approx({"easy": 0.1, "hard": 0.1}, abs=0.001)
-    shifted = lab.tails(real - 1.0, real)
+    assert generated_text.tails(real, real) == pytest.approx({"easy": 0.1, "hard": 0.1}, abs=0.001)
+    shifted = generated_text.tails(real - 1.0, real)
     assert shifted["easy"] == pytest.approx(0.389, abs=0.02)
     assert shifted["hard"] == pytest.approx(0.011, abs=0.005)
 
@@ -150,7 +154,7 @@ def test_the_loss_of_a_block_is_the_mean_over_its_predicted_tokens(model):
     with torch.inference_mode():
         logits = model(input_ids=torch.from_numpy(ids)).logits.log_softmax(-1)
     expected = -logits[:, :-1].gather(-1, torch.from_numpy(ids[:, 1:, None])).mean(dim=(1, 2))
-    assert lab.block_nats(model, ids) == pytest.approx(expected.numpy(), rel=1e-5)
+    assert generated_text.block_nats(model, ids) == pytest.approx(expected.numpy(), rel=1e-5)
 
 
 def stored(loss, **changed):
