@@ -89,3 +89,13 @@ def all_ids(data: PreparedData, source: str) -> list[str]:
     """The ids of a source's training documents, in order."""
     segment = data.sources[source].segments[0]
     return [segment.describe(document)["id"] for document in range(segment.num_documents)]
+
+
+def by_bucket(**changes: Any) -> dict[str, Any]:
+    """Held-out documents of `recipe` by buckets of their ids."""
+    return {"kind": "bucket", "source": "web", "by": "id", "of": 10, "validation": [8], "test": [9], **changes}
+
+
+def stores(folder: Path) -> list[Path]:
+    """The folders of prepared stores in the cache of `recipe`, whole or not."""
+    return sorted(path for path in (folder / "cache" / "stores").iterdir() if path.is_dir())

@@ -5,16 +5,10 @@ from typing import Any
 import pytest
 
 from benchmarks.templates import word
-from tests.data.corpus import documents, prepared, recipe, small_files, write_jsonl
+from tests.data.corpus import documents, prepared, recipe, write_jsonl
 from trainer.base.errors import UserError
 from trainer.data.account import FileTally, RowAccount
 from trainer.data.account_text import account_lines, loss_warnings
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    small_files(tmp_path)
-    return tmp_path
 
 
 def from_folder(**changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tests.data.corpus import all_ids, documents, prepared, recipe, small_files, write_jsonl
+from tests.data.corpus import all_ids, documents, prepared, recipe, write_jsonl
 from trainer.base.config import Config
 from trainer.base.errors import DataError, UserError
 from trainer.data.config import DataConfig
@@ -28,12 +28,6 @@ def dropped(filter_keys: Mapping[str, Any], text: str = "", **columns: Any) -> s
     """The reason of one filter for one document."""
     verdict = chain(filter_keys).dropped_by(text, columns)
     return verdict[1] if verdict else None
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    small_files(tmp_path)
-    return tmp_path
 
 
 def test_a_length_filter_counts_words_and_characters() -> None:

@@ -1,14 +1,6 @@
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -18,10 +10,10 @@ from tests.data.corpus import (
     RECIPES,
     WIKIPEDIA,
     all_ids,
+    by_bucket,
     documents,
     prepared,
     recipe,
-    small_files,
     wiki_entries,
     write_jsonl,
 )
@@ -30,21 +22,7 @@ from trainer.data.account import COPY_KINDS
 from trainer.data.config import DataConfig
 from trainer.data.documents import bucket_of
 from trainer.data.prepare import prepare
-from trainer.data.store import PreparedData, is_complete, open_prepared
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    small_files(tmp_path)
-    return tmp_path
-
-
-def by_bucket(**changes: Any) -> dict[str, Any]:
-    return {"kind": "bucket", "source": "web", "by": "id", "of": 10, "validation": [8], "test": [9], **changes}
-
-
-def stores(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / "cache" / "stores").iterdir() if path.is_dir())
+from trainer.data.store import PreparedData
 
 
 def texts_of(data: PreparedData, source: str) -> list[str]:
@@ -233,94 +211,6 @@ def test_when_a_segment_joins_is_no_part_of_its_store(folder: Path) -> None:
     assert prepared(folder, tree).folder != first.folder
 
 
-def test_malformed_rows_are_set_aside_with_their_place(folder: Path) -> None:
-    bad: list[Any] = [
-        b"{",
-        b'{"text": "\xff"}',
-        {"text": None},
-        {"id": "no text"},
-        {"text": " \n"},
-        {"text": "a\x00b"},
-        {"text": 5},
-    ]
-    bad += [{"text": "x" * 2000}, b'{"text": "lone \\ud800"}']
-    write_jsonl(folder / "made.jsonl", [*documents(30, "made"), *bad, *documents(30, "made", start=30)])
-    data = prepared(folder, recipe(max_row_bytes=1000))
-    assert all_ids(data, "made") == [row["id"] for row in documents(60, "made")]
-    listed = [json.loads(line) for line in (data.folder / data.quarantine["file"]).read_text().splitlines()]
-    assert [(row["source"], row["file"], row["line"]) for row in listed] == [
-        ("made", "made.jsonl", 31 + i) for i in range(len(bad))
-    ]
-    assert [row["reason"] for row in listed] == [
-        "bad JSON",
-        "bad UTF-8",
-        "missing or null text",
-        "missing or null text",
-        "empty text",
-        "NUL byte",
-        "text is not a string",
-        "row over 1000 bytes",
-        "bad UTF-8",
-    ]
-    assert data.quarantine["sources"]["made"]["quarantined"] == len(bad)
-
-
-def test_too_many_malformed_rows_stop_and_the_list_is_kept(folder: Path) -> None:
-    write_jsonl(folder / "web.jsonl", [*documents(200, "web"), *[b"{"] * 11])
-    with pytest.raises(UserError, match="11 of 211 rows of source 'web' are malformed") as error:
-        prepared(folder, recipe())
-    (kept,) = (folder / "cache" / "stores").glob("*.quarantine.jsonl")
-    assert str(kept) in str(error.value)
-    assert len(kept.read_text().splitlines()) == 11
-    assert stores(folder) == []
-    assert prepared(folder, recipe(max_quarantined_share=0.2)).quarantine["sources"]["web"]["quarantined"] == 11
-
-
-def test_a_limit_of_zero_tolerates_nothing(folder: Path) -> None:
-    write_jsonl(folder / "web.jsonl", [*documents(200, "web"), b"{"])
-    with pytest.raises(UserError, match="1 of 201 rows"):
-        prepared(folder, recipe(max_quarantined_share=0))
-
-
-def test_a_wrong_text_column_says_so(folder: Path) -> None:
-    tree = recipe()
-    tree["sources"]["web"]["text_column"] = "body"
-    with pytest.raises(UserError, match=r"got 'text_column: body'.. The columns are .'id', 'text', 'topic'."):
-        prepared(folder, tree)
-
-
-@pytest.mark.parametrize(
-    ("keys", "named"),
-    [
-        ({"slice": "topik"}, "slice: topik"),
-        ({"id_column": "ids"}, "id_column: ids"),
-        ({"provenance": ["topic", "seed"]}, "provenance: seed"),
-        ({"where": {"lang": "en"}}, "where: lang"),
-        ({"sample": {"by": "title", "of": 2, "buckets": [0]}}, "sample.by: title"),
-    ],
-)
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_a_column_that_no_row_has_is_named_with_those_that_exist(
-    folder: Path, keys: dict[str, Any], named: str, suffix: str
-) -> None:
-    if suffix == "parquet":
-        datasets.Dataset.from_list(documents(60, "made")).to_parquet(str(folder / "made.parquet"))
-    tree = recipe()
-    tree["sources"]["made"] = {"kind": "synthetic", "path": f"made.{suffix}", **keys}
-    with pytest.raises(UserError) as caught:
-        prepared(folder, tree)
-    assert f"source 'made' has no row with this column (got '{named}')" in str(caught.value)
-    assert "['id', 'text', 'topic']" in str(caught.value)
-
-
-def test_a_column_that_one_row_has_is_enough(folder: Path) -> None:
-    rows = documents(60, "made")
-    write_jsonl(folder / "made.jsonl", [*rows[:-1], {**rows[-1], "seed": None}])
-    tree = recipe()
-    tree["sources"]["made"]["provenance"] = ["seed"]
-    assert prepared(folder, tree).sources["made"].segments[0].describe(0)["seed"] is None
-
-
 def test_a_cache_that_is_no_folder_is_a_users_mistake(folder: Path) -> None:
     with pytest.raises(UserError, match=r"data\.cache"):
         prepared(folder, recipe(cache="web.jsonl"))
@@ -400,91 +290,6 @@ def test_processes_change_nothing_but_the_time(folder: Path) -> None:
     assert together.fingerprint == alone.fingerprint
     for name in alone.sources:
         assert together.sources[name].segments[0].fingerprint == alone.sources[name].segments[0].fingerprint
-
-
-def test_a_second_run_opens_the_store_and_reads_nothing(folder: Path) -> None:
-    first = prepared(folder, recipe())
-    calls: list[str] = []
-    again = prepared(folder, recipe(), progress=lambda what, documents: calls.append(what))
-    assert (again.folder, calls) == (first.folder, [])
-    assert again.validation.ids == first.validation.ids
-
-
-def test_content_and_settings_name_the_store_and_nothing_else_does(folder: Path) -> None:
-    first = prepared(folder, recipe(held_out=by_bucket()))
-    os.utime(folder / "web.jsonl", (1, 1))  # touched, not changed
-    assert prepared(folder, recipe(held_out=by_bucket()), seed=5).folder == first.folder
-    (folder / "moved").mkdir()
-    for name in ("web.jsonl", "made.jsonl"):
-        (folder / name).rename(folder / "moved" / name)
-    assert prepared(folder / "moved", recipe(held_out=by_bucket(), cache="../cache")).folder == first.folder
-    write_jsonl(folder / "moved" / "made.jsonl", documents(60, "mad3"))
-    assert prepared(folder / "moved", recipe(held_out=by_bucket(), cache="../cache")).folder != first.folder
-
-
-def test_only_a_complete_store_is_opened(folder: Path) -> None:
-    data = prepared(folder, recipe())
-    (data.folder / "complete").unlink()
-    with pytest.raises(UserError, match="not a complete prepared store"):
-        open_prepared(data.folder)
-    (data.folder / "store.json").unlink()
-    assert all_ids(prepared(folder, recipe()), "web") == all_ids(data, "web")
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.data.corpus import prepared, recipe
-def die(what, documents):
-    if what == "prepare made":
-        os.kill(os.getpid(), signal.SIGKILL)
-prepared(Path(sys.argv[1]), recipe(), progress=die)
-"""
-
-
-def test_a_killed_preparation_leaves_no_store_and_is_done_anew(folder: Path) -> None:
-    process = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=RECIPES.parent, check=False)
-    assert process.returncode == -signal.SIGKILL
-    (left,) = stores(folder)
-    assert not is_complete(left)
-    data = prepared(folder, recipe())
-    assert stores(folder) == [data.folder]
-    assert all_ids(data, "made") == [row["id"] for row in documents(60, "made")]
-
-
-def test_the_others_wait_for_the_main_process(folder: Path) -> None:
-    opened: list[PreparedData] = []
-    waiting = Thread(target=lambda: opened.append(prepared(folder, recipe(), is_main=False)))
-    waiting.start()
-    time.sleep(0.3)
-    assert not opened
-    data = prepared(folder, recipe())
-    waiting.join(timeout=20)
-    assert [each.folder for each in opened] == [data.folder]
-
-
-def test_the_others_stop_when_the_main_process_fails(folder: Path) -> None:
-    write_jsonl(folder / "made.jsonl", [b"{"] * 20)
-    errors: list[UserError] = []
-
-    def wait() -> None:
-        try:
-            prepared(folder, recipe(), is_main=False)
-        except UserError as error:
-            errors.append(error)
-
-    waiting = Thread(target=wait)
-    waiting.start()
-    time.sleep(0.3)
-    with pytest.raises(UserError):
-        prepared(folder, recipe())
-    waiting.join(timeout=20)
-    assert "could not prepare the data: 20 of 20 rows of source 'made' are malformed" in str(errors[0])
-
-
-def test_the_others_do_not_wait_for_a_dead_main_process(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"no heartbeat for 0\.3 s"):
-        prepared(folder, recipe(), is_main=False, patience_s=0.3)
 
 
 def test_a_source_that_is_wholly_held_out_is_an_error(folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from tests.data.corpus import documents, prepared, recipe, small_files, write_jsonl
+from tests.data.corpus import documents, prepared, recipe, write_jsonl
 from trainer.base.errors import UserError
 from trainer.data.store import PreparedData
 from trainer.data.tokenizer_account import lost_bytes
@@ -41,12 +41,6 @@ def tokenizer_folder(
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    small_files(tmp_path)
-    return tmp_path
 
 
 def with_tokenizer(folder: Path, source: dict[str, Any] | None = None, **tokenizer: Any) -> PreparedData:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.together.faults import FAULTS, NEED_ROOT, STEPS, Bench, launch, open_bench
+from tests.together.fault_bench import STEPS, Bench, launch, open_bench
+from tests.together.faults import FAULTS, NEED_ROOT
 from tests.together.launches import lines, outcome, wait_until
 
 IN_THE_DEFAULT_SUITE = (
