@@ -33,28 +33,23 @@ class RouterLoss:
         """The balancing loss of each row times its target tokens, float32 [B]; divided as the nats of the rows are."""
         import torch
 
-        num_rows = num_valid_B.shape[0]
-        chosen_BE = probabilities_BE = tokens_B = None
-        for logits in router_logits:
-            if logits is None:  # a layer without experts
-                continue
-            logits_BTE = logits.reshape(num_rows, -1, logits.shape[-1]).float()
-            length = logits_BTE.shape[1]
-            is_text_BT1 = (torch.arange(length, device=logits.device) < num_valid_B[:, None])[..., None]
-            probability_BTE = logits_BTE.softmax(-1)
+        num_rows, device = num_valid_B.shape[0], num_valid_B.device
+        with_experts = [logits for logits in router_logits if logits is not None]
+        if not with_experts:
+            return torch.zeros(num_rows, device=device)
+        num_experts = with_experts[0].shape[-1]
+        length = with_experts[0].numel() // (num_rows * num_experts)
+        is_text_BT1 = (torch.arange(length, device=device) < num_valid_B[:, None])[..., None]
+        chosen_BE = probabilities_BE = torch.zeros(num_rows, num_experts, device=device)
+        for logits in with_experts:
+            probability_BTE = logits.reshape(num_rows, length, num_experts).float().softmax(-1)
             chosen_BTE = torch.zeros_like(probability_BTE).scatter_(
                 -1, probability_BTE.topk(self.experts_per_token, dim=-1).indices, 1.0
             )
-            chosen = (chosen_BTE * is_text_BT1).sum(1)
-            probabilities = (probability_BTE * is_text_BT1).sum(1)
-            tokens = is_text_BT1.sum((1, 2))
-            chosen_BE = chosen if chosen_BE is None else chosen_BE + chosen
-            probabilities_BE = probabilities if probabilities_BE is None else probabilities_BE + probabilities
-            tokens_B = tokens if tokens_B is None else tokens_B + tokens
-        if chosen_BE is None or probabilities_BE is None or tokens_B is None:
-            return torch.zeros(num_rows, device=num_valid_B.device)
-        share = tokens_B.clamp(min=1)[:, None]
-        balance_B = (chosen_BE / share * (probabilities_BE / share)).sum(1) * chosen_BE.shape[1]
+            chosen_BE = chosen_BE + (chosen_BTE * is_text_BT1).sum(1)
+            probabilities_BE = probabilities_BE + (probability_BTE * is_text_BT1).sum(1)
+        share = (len(with_experts) * is_text_BT1.sum((1, 2))).clamp(min=1)[:, None]
+        balance_B = (chosen_BE / share * (probabilities_BE / share)).sum(1) * num_experts
         return balance_B * target_tokens(num_valid_B)
 
 
