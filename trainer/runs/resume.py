@@ -1,5 +1,6 @@
 """Resuming a run: its newest complete checkpoint, its ledger cut back to it, and what changed since it was saved."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class RecordedLedger(Ledger):
         self._file: AppendOnlyFile | None = None
         super().__init__(facts)
         self._file = file
+        self._sha256, self._num_hashed = hashlib.sha256(), 0
 
     @override
     def append(self, fact: Fact) -> None:
@@ -58,7 +60,11 @@ class RecordedLedger(Ledger):
         if self._file is None:
             return 0, ""
         offset = self._file.sync()
-        return offset, prefix_digest(self._file.path, offset)
+        with self._file.path.open("rb") as file:  # what was hashed before is not read again
+            file.seek(self._num_hashed)
+            self._sha256.update(file.read(offset - self._num_hashed))
+        self._num_hashed = offset
+        return offset, self._sha256.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
