@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import UserError
+from trainer.model.files import weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,10 @@ class Written:
     is_too_long: bool = False  # the prompt leaves no room for the text in the model's context: nothing was written
 
 
-def weight_files(model: str) -> list[Path]:
-    """The safetensors of a model in a folder or on the hub, sorted by name. ``UserError`` where there are none."""
+def fetched_files(model: str) -> list[Path]:
+    """The safetensors that transformers reads of a model in a folder or on the hub, sorted by name. ``UserError`` where
+    there are none.
+    """
     folder = Path(model)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -38,7 +41,7 @@ def weight_files(model: str) -> list[Path]:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             remedy = "Name a folder as `save_pretrained` writes it, or a hub id that can be reached"
             raise UserError(f"the generator's model cannot be fetched: {reason}", got=model, remedy=remedy) from error
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         remedy = "Name a folder as `save_pretrained` writes it, such as the `model` folder of a run"
         raise UserError("the generator's model has no *.safetensors", got=model, remedy=remedy)

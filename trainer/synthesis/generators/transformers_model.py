@@ -23,12 +23,12 @@ class TransformersModel:
 
     def identity(self) -> Identity:
         """The folder's or hub id's name, and a hash of the weights' files."""
-        from trainer.model.writer import weight_files
+        from trainer.model.writer import fetched_files
 
         if self.config.model is None:
             remedy = "Give synthesis.generator.model, or --from RUN to use a run's model"
             raise UserError("the generator has no model", remedy=remedy)
-        files = weight_files(self.config.model)
+        files = fetched_files(self.config.model)
         digest = hashlib.sha256()
         for file in files:
             with file.open("rb") as stream:
