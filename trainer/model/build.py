@@ -239,11 +239,15 @@ def _share(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> None:
 
 
 def parameter_count(config: ModelConfig, vocabulary_size: int, sequence_length: int) -> int:
+    """Number of trained parameters of a recipe's model."""
+    return num_parameters(transformers_config(config, vocabulary_size=vocabulary_size, sequence_length=sequence_length))
+
+
+def num_parameters(settings: "PretrainedConfig") -> int:
     """Number of trained parameters, tied ones once; on the meta device, so that a model of any size costs no memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    settings = transformers_config(config, vocabulary_size=vocabulary_size, sequence_length=sequence_length)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
     return sum(parameter.numel() for parameter in model.parameters())

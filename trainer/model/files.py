@@ -137,10 +137,15 @@ def wrapper_prefix(names: Sequence[str]) -> str | None:
     return None
 
 
+def prefix_of(pretrained: str) -> str | None:
+    """The prefix of a wrapper in the files of a model; None where there is none, or nothing of it on this disk."""
+    folder = local_folder(pretrained)
+    return None if folder is None else wrapper_prefix(list(stored_tensors(folder)))
+
+
 def key_mapping(pretrained: str) -> dict[str, str] | None:
     """For ``from_pretrained``: takes the prefix of a wrapper off; None where there is none."""
-    folder = local_folder(pretrained)
-    prefix = None if folder is None else wrapper_prefix(list(stored_tensors(folder)))
+    prefix = prefix_of(pretrained)
     return None if prefix is None else {pattern_of(prefix): ""}
 
 

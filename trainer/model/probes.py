@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.base.errors import UserError
-from trainer.model.build import cannot_be_built, check_vocabulary, instantiate, quiet, transformers_config
+from trainer.model.build import (
+    cannot_be_built,
+    check_vocabulary,
+    instantiate,
+    num_parameters,
+    quiet,
+    transformers_config,
+)
 from trainer.model.config import ModelConfig
 from trainer.model.files import (
     WRAPPER_PREFIXES,
@@ -28,9 +35,8 @@ from trainer.model.files import (
     is_elsewhere,
     key_mapping,
     local_folder,
+    prefix_of,
     shortened,
-    stored_tensors,
-    wrapper_prefix,
 )
 from trainer.model.forward_probe import all_threads, check_forward, in_one_line, is_out_of_memory
 from trainer.model.router import COEFFICIENT, OUTPUT, router_loss_of
@@ -72,14 +78,13 @@ def probe(config: ModelConfig, vocabulary: Vocabulary, *, sequence_length: int, 
             check_finite(folder)
         rows = int(settings.get_text_config().vocab_size)
         notes += check_vocabulary_ids(config, vocabulary, rows)
-    else:
-        if "pad_token_id" not in config.config:
-            settings = transformers_config(
-                config,
-                vocabulary_size=min(vocabulary.size, PROBED_ROWS),
-                sequence_length=sequence_length,
-                end_of_document=0,
-            )
+    elif "pad_token_id" not in config.config:
+        settings = transformers_config(
+            config,
+            vocabulary_size=min(vocabulary.size, PROBED_ROWS),
+            sequence_length=sequence_length,
+            end_of_document=0,
+        )
     with all_threads():
         return notes + _forward_notes(config, settings, sequence_length)
 
@@ -94,8 +99,7 @@ def check_loading(pretrained: str) -> list[str]:
     there: it would be trained from random numbers.
     """
     missing, unexpected, mismatched = _compared(pretrained)
-    folder = local_folder(pretrained)
-    prefix = None if folder is None else wrapper_prefix(list(stored_tensors(folder)))
+    prefix = prefix_of(pretrained)
     if mismatched:
         raise UserError(
             f"{len(mismatched)} weights of the pretrained model have another shape in its files than in config.json",
@@ -310,15 +314,11 @@ def _with_layers(settings: "PretrainedConfig", number: int, kinds: list[str]) ->
 
 def _too_large(settings: "PretrainedConfig") -> str | None:
     """Why a model of these settings is not probed here; None where it fits. What cannot be built is told later."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     try:
-        with quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
+        with quiet():
+            needed = 4 * num_parameters(settings)
     except Exception:  # noqa: BLE001 - building it for real gives the reason
         return None
-    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
     free = free_memory()
     if needed <= PART_OF_MEMORY * free:
         return None
