@@ -167,8 +167,8 @@ def facts_of(lines: Iterable[tuple[int, Mapping[str, Any]]], file: Path) -> list
 
 def _never_joined(fact: Fact, joined: set[tuple[str, int]]) -> str | None:
     """What a fact says of a source or segment that is not among those that ``joined``."""
-    sources = {source for source, _ in joined}
     if isinstance(fact, Shares):
+        sources = {source for source, _ in joined}
         return next((f"source {source!r}" for source in fact.shares if source not in sources), None)
     if isinstance(fact, Retire) and (fact.source, fact.segment) not in joined:
         return f"segment {fact.segment} of source {fact.source!r}"

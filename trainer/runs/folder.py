@@ -101,10 +101,8 @@ def check_users_files(folder: Path) -> None:
             file=wrong[0],
             remedy="Move it elsewhere, or choose another --run folder",
         )
-    is_of_run = (folder / "ledger.jsonl").is_file() or _has_begun(
-        folder
-    )  # a run's first file: without it all is a user's
-    if not is_of_run and folder.is_dir():
+    has_ledger = (folder / "ledger.jsonl").is_file()  # a run's first file: without it all is a user's
+    if folder.is_dir() and not has_ledger and not _has_begun(folder):
         names += sorted(path.name for path in folder.iterdir() if path.name not in names and not _is_of_a_start(path))
         if names:
             raise RunFolderError(
