@@ -46,10 +46,10 @@ def _sight(loaded: LoadedRecipe, sources: tuple[SourcePlan, ...], store: Prepare
             sequence_length=recipe.data.sequence_length,
         )
         return Sight(documents=len(evaluated), held_out=len(store.validation.offsets) - 1)
-    found = _mean_tokens(loaded)
-    if found is None:
+    tokens = _mean_tokens(loaded)
+    if tokens is None:
         return None
-    tokens, held_out = found[0], _held_out(recipe, sources, found[0])
+    held_out = _held_out(recipe, sources, tokens)
     documents = recipe.evaluation.validation_documents
     if documents is None:
         samples = len(recipe.data.sources) * recipe.evaluation.source_samples
@@ -60,7 +60,7 @@ def _sight(loaded: LoadedRecipe, sources: tuple[SourcePlan, ...], store: Prepare
     return Sight(documents=least, held_out=held_out, is_estimate=True)
 
 
-def _mean_tokens(loaded: LoadedRecipe) -> tuple[float, str] | None:
+def _mean_tokens(loaded: LoadedRecipe) -> float | None:
     """About how many tokens a held-out document has, by the first rows of its files; None where they are not here."""
     config = loaded.recipe.data
     rule = config.held_out
@@ -68,7 +68,7 @@ def _mean_tokens(loaded: LoadedRecipe) -> tuple[float, str] | None:
     column = config.every_segment[name].text_column
     texts = [str(row.columns.get(column) or "") for row in first_rows(loaded, name)]
     sizes = [len(text.encode("utf-8", "replace")) for text in texts if text.strip()]
-    return (max(1.0, sum(sizes) / len(sizes) / BYTES_PER_TOKEN), name) if sizes else None
+    return max(1.0, sum(sizes) / len(sizes) / BYTES_PER_TOKEN) if sizes else None
 
 
 def _held_out(recipe: Recipe, sources: tuple[SourcePlan, ...], tokens: float) -> int | None:
