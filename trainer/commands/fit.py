@@ -145,10 +145,7 @@ def _to_its_outcome(loaded: LoadedRecipe, folder: Path, replay: Path | None) -> 
     if _is_main():
         write_ending(folder, outcome)
         if outcome.step and is_command_line():
-            try:
-                _show_summary(folder)
-            except Exception as error:  # noqa: BLE001 -- a view must not turn a finished run into a failed one
-                warn(f"the summary could not be shown: {in_words(error)}")
+            _show_summary(folder)
     return outcome
 
 
