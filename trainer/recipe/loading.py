@@ -128,7 +128,7 @@ def read_file(path: Path) -> tuple[RecipeDocument, str]:
         ) from error
     place = Place(str(path), folder=path.resolve().parent)
     document = RecipeDocument(places={(): Place(str(path), 1, place.folder)})
-    node = compose(text, file=place.file, has_lines=not place.is_override)
+    node = compose(text, file=place.file, has_lines=True)
     if not isinstance(node, MappingNode):
         raise UserError(
             "the recipe has no keys", remedy="Write `name: ...` and so on, one key a line", file=path, line=1
@@ -153,7 +153,7 @@ def apply_override(override: str, document: RecipeDocument, folder: Path) -> Non
         document.mistakes.append(UserError("not of the form a.b=c", got=override, file=place.file))
         return
     try:
-        node = compose(text, file=place.file, has_lines=not place.is_override)
+        node = compose(text, file=place.file, has_lines=False)
     except UserError as error:
         document.mistakes.append(error)
         return

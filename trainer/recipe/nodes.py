@@ -4,7 +4,7 @@ A few hundred bytes of YAML can stand for millions of values (aliases of aliases
 recurse. Both are found in the stream of events, before a tree is built.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -23,8 +23,7 @@ def compose(text: str, *, file: str, has_lines: bool) -> Node | None:
     if len(text) > MAX_CHARACTERS:
         raise _too_large(f"{len(text):,} characters", f"{MAX_CHARACTERS:,}", file, None)
     try:
-        for _ in _bounded(YAML(typ="safe", pure=True).parse(text), file):
-            pass
+        _check_bounds(YAML(typ="safe", pure=True).parse(text), file)
         node: Node | None = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -38,8 +37,8 @@ def compose(text: str, *, file: str, has_lines: bool) -> Node | None:
     return node
 
 
-def _bounded(events: Iterator[Event], file: str) -> Iterator[Event]:
-    """The events; ``UserError`` at the first that goes beyond a bound."""
+def _check_bounds(events: Iterable[Event], file: str) -> None:
+    """``UserError`` at the first of the events that goes beyond a bound."""
     depth, total = 0, 0
     sizes: dict[str, int] = {}  # values in what an anchor names
     begun: list[tuple[str | None, int]] = []  # anchor of each open collection, values before it
@@ -63,7 +62,6 @@ def _bounded(events: Iterator[Event], file: str) -> Iterator[Event]:
             raise _too_large(f"more than {MAX_DEPTH} levels", f"{MAX_DEPTH} levels", file, line)
         if total > MAX_VALUES:
             raise _too_large(f"more than {MAX_VALUES:,} values", f"{MAX_VALUES:,} values", file, line)
-        yield event
 
 
 def _too_large(got: str, most: str, file: str, line: int | None) -> UserError:
