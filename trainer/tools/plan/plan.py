@@ -2,8 +2,7 @@
 
 Everything follows from the recipe and a few numbers about the machine; nothing is prepared, built or downloaded, and
 held-out documents are counted only where their files are small, so that the answer comes in a second for a laptop and
-for a thousand ranks alike. A number that is not known is marked as
-an estimate, or left out.
+for a thousand ranks alike. A number that is not known is marked as an estimate, or left out.
 """
 
 import shutil
@@ -109,13 +108,14 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     accumulation = -(-batch // (machine.world_size * recipe.training.micro_batch))
     micro_batch = -(-batch // (machine.world_size * accumulation))
     price = machine.price_per_hour
+    precision = resolved(recipe.training.precision)
     measured = measured_run(recipe, sequence_length=length)
     fewest = fewest_validation_documents(measured)
     data = data_plan(loaded, prepared, fewest_validation_documents=fewest)
     return RunPlan(
         name=recipe.name,
         world_size=machine.world_size,
-        precision=resolved(recipe.training.precision),
+        precision=precision,
         steps=recipe.training.steps,
         global_batch=batch,
         micro_batch=micro_batch,
@@ -130,7 +130,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
             size,
             micro_batch=micro_batch,
             sequence_length=length,
-            bf16=resolved(recipe.training.precision) == "bf16",
+            bf16=precision == "bf16",
             recompute=recipe.model.gradient_checkpointing,
             world_size=machine.world_size,
         ),
