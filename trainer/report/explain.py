@@ -65,8 +65,7 @@ def explain(journal_lines: Iterable[JournalLine], ledger: Iterable[Fact], step: 
     paragraphs += _since(journal, decisions, shares.now, step)
     paragraphs += _events(journal, shares.now.step, step)
     paragraphs += _lost_data(journal)
-    starts_and_decisions = (line for line in journal if isinstance(line, StartLine | DecisionLine))
-    verdict = guard_verdict(line for line in starts_and_decisions if line.step <= step)
+    verdict = guard_verdict(line for line in journal if line.step <= step)
     if not verdict.could_see:
         paragraphs.append(f"Mind: {verdict.text}.")
     if shares.next is not None:

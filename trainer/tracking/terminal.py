@@ -7,7 +7,7 @@ of a day then has 2,880 of them, each of which grep can find.
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -153,20 +153,17 @@ class TerminalProgress:
 class _Summary:
     """What the table at the end is made of."""
 
-    kinds: dict[str, str] = field(default_factory=dict)  # of the sources
+    starts: list[StartLine] = field(default_factory=list)
     first: StepLine | None = None
     last: StepLine | None = None
     decisions: list[DecisionLine] = field(default_factory=list)
-    verdict: list[JournalLine] = field(default_factory=list)  # what that of the guard is made of
     test: TestLine | None = None
     finish: FinishLine | None = None
 
     def note(self, line: JournalLine) -> None:
-        if isinstance(line, StartLine | DecisionLine):
-            self.verdict.append(line)
         match line:
             case StartLine():
-                self.kinds |= {source: facts.kind for source, facts in line.sources.items()}
+                self.starts.append(line)
             case StepLine():
                 self.first, self.last = self.first or line, line
             case DecisionLine():
@@ -199,10 +196,11 @@ def summary_table(lines: Iterable[JournalLine]) -> Table:
     if run.test is not None:
         _add_held_out(table, run.test.figures)
     if run.first is not None and run.last is not None:
-        _add_sources(table, run.first.mixture, run.last.mixture, run.kinds)
+        kinds = {source: facts.kind for start in run.starts for source, facts in start.sources.items()}
+        _add_sources(table, run.first.mixture, run.last.mixture, kinds)
     _add_decisions(table, run.decisions)
     if run.last is not None:
-        table.add_row("guard", _text(guard_verdict(run.verdict).text))
+        table.add_row("guard", _text(guard_verdict([*run.starts, *run.decisions]).text))
     return table
 
 
@@ -227,7 +225,7 @@ def _add_held_out(table: Table, test: HeldOutFigures) -> None:
         table.add_row("", _text(f"{bits} bits per byte, worst slice ({name})"))
 
 
-def _add_sources(table: Table, first: StepMixture, last: StepMixture, kinds: dict[str, str]) -> None:
+def _add_sources(table: Table, first: StepMixture, last: StepMixture, kinds: Mapping[str, str]) -> None:
     for index, (source, share) in enumerate(last.shares.items()):
         change = f"{percent(first.shares.get(source, 0))} -> {percent(share)}"
         kind = f" ({kinds[source]})" if source in kinds else ""
