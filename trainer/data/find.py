@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,6 @@ from trainer.data.splits import of_split
 from trainer.data.walk import Pattern, WalkedFile, split_pattern, twins, walk
 
 _DOCUMENTATION = {"README", "LICENSE", "NOTICE", "CITATION", "CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT"}
-_HASH_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ def chosen(
     """Of the files that were found, those that are data of the source's format and split. ``pattern`` is None where
     the recipe names one file. Raises UserError where none is left.
     """
-    kept = []
+    kept, formats = [], formats_by_suffix()
     for candidate in walked:
-        reason = _why_no_data(candidate.name, config, pattern) if pattern else None
+        reason = _why_no_data(candidate.name, config, pattern, formats) if pattern else None
         if reason:
             tally.skip(reason, candidate.name)
         else:
@@ -95,9 +94,9 @@ def _single(file: Path) -> list[WalkedFile]:
     return [WalkedFile(str(file), file.name)] if file.exists() else []
 
 
-def _why_no_data(name: str, config: Rows, pattern: Pattern) -> str | None:
+def _why_no_data(name: str, config: Rows, pattern: Pattern, formats: Mapping[str, str]) -> str | None:
     """Why a file of a folder is not read; None where it is. A pattern names its formats itself."""
-    formats, suffix, last = formats_by_suffix(), OpenableFile(name).suffix, PurePosixPath(name).name
+    suffix, last = OpenableFile(name).suffix, PurePosixPath(name).name
     is_documentation = last.split(".")[0].upper() in _DOCUMENTATION and not pattern.names(last)
     if config.format and config.format not in formats.values():
         return None  # a reader from outside that claims no suffix is given every file
@@ -112,7 +111,8 @@ def _is_data(config: Rows, pattern: Pattern, name: str) -> bool:
     """Whether a file of this name would be read, were it there; by a pattern or a reader that takes any name, only
     one with the suffix of a format.
     """
-    return OpenableFile(name).suffix in formats_by_suffix() and not _why_no_data(name, config, pattern)
+    formats = formats_by_suffix()
+    return OpenableFile(name).suffix in formats and not _why_no_data(name, config, pattern, formats)
 
 
 def _package_file(package: str, path: str) -> Path:
@@ -131,11 +131,8 @@ def _package_file(package: str, path: str) -> Path:
 
 def content_hash(file: str | Path) -> str:
     """sha256 of a file."""
-    digest = hashlib.sha256()
     with Path(file).open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def stamp(file: str | Path) -> tuple[str, int, int, int]:

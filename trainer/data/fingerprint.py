@@ -5,6 +5,7 @@ and the number of processes are no part of it. Reading 4 GB to find out that not
 every start, so a second, cheap key (paths, sizes, times of change) leads to the fingerprint found last time.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -56,10 +57,11 @@ def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
 
 def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
     """The fingerprint, and the inputs behind it: {segment: [{file, sha256}]}."""
+    digest_of = functools.cache(content_hash)  # segments may be parts of one file
     inputs: dict[str, Any] = {}
     for name in config.every_segment:
         files = files_of(config, name, base, cache)
-        inputs[name] = [{"file": file.name, "sha256": content_hash(file.path)} for file in files]
+        inputs[name] = [{"file": file.name, "sha256": digest_of(file.path)} for file in files]
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
