@@ -128,17 +128,18 @@ class _Walk:
         saved = _SavedSet.of(folder)
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             below, path = f"{name}/{entry.name}" if name else entry.name, folder / entry.name
-            is_folder = path.is_dir()
+            is_link = entry.is_symlink()
+            is_folder = path.is_dir() if is_link else entry.is_dir()  # the folder tells what is no link, at no cost
             reason = why_left_out(entry.name, is_folder=is_folder)
             if reason and not self._pattern.names(entry.name):
                 self._leave_out(path, below, reason)
-            elif not path.exists():
+            elif is_link and not path.exists():
                 self._note_broken(path, below)
             elif not is_folder:
-                self._add(path, below, saved, through_link=through_link)
+                self._add(path, below, saved, through_link=through_link or is_link)
             elif not self._pattern.may_hold(below):
                 continue
-            elif entry.is_symlink():
+            elif is_link:
                 self._linked.append((path, below))
             else:
                 self._enter(path, below, through_link=through_link)
@@ -150,7 +151,7 @@ class _Walk:
             self._tally.skip(reason, name)
         elif path.is_file():
             file = WalkedFile(str(path), name, saved.split if saved else None)
-            self._found.append((through_link or path.is_symlink(), file))
+            self._found.append((through_link, file))
         else:
             self._tally.skip("not a regular file", name)
 
