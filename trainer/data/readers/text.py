@@ -9,14 +9,15 @@ SUFFIXES = (".txt", ".text", ".md")
 
 def read(file: OpenableFile, options: ReadOptions) -> Iterator[Row | Malformed]:
     """Rows with the text and a column `file`, the name of the file without its suffix."""
+    name, stem = file.name, file.stem
     for number, piece in _pieces(file, options):
         if piece is None:
-            yield Malformed(file.name, number, options.too_long)
+            yield Malformed(name, number, options.too_long)
             continue
         try:
-            yield Row({options.text_column: piece.decode("utf-8"), "file": file.stem}, file.name, number)
+            yield Row({options.text_column: piece.decode("utf-8"), "file": stem}, name, number)
         except UnicodeDecodeError:
-            yield Malformed(file.name, number, "bad UTF-8")
+            yield Malformed(name, number, "bad UTF-8")
 
 
 def _pieces(file: OpenableFile, options: ReadOptions) -> Iterable[tuple[int, bytes | None]]:
