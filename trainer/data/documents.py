@@ -17,9 +17,9 @@ from trainer.base.errors import DataError
 from trainer.data.account import FileAccount, RowTally
 from trainer.data.columns import ColumnCheck, read_options
 from trainer.data.config import DataConfig, HeldOutByBucket, HeldOutByShare, filters_of
-from trainer.data.files import file_account, files_of
+from trainer.data.files import account_of, found_files
 from trainer.data.filters import FilterChain
-from trainer.data.find import is_indexed
+from trainer.data.find import FoundFiles, is_indexed
 from trainer.data.index import read_index
 from trainer.data.keys import key_of, spelled
 from trainer.data.quarantine import Quarantine
@@ -84,10 +84,17 @@ class DocumentReader:
 
     def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, quarantine: Quarantine) -> None:
         self.config, self._seed, self._base, self._cache, self._quarantine = config, seed, base, cache, quarantine
+        self._found: dict[str, FoundFiles] = {}
 
     def files(self, name: str) -> FileAccount:
         """The files of segment ``name``, read and left out."""
-        return file_account(self.config, name, self._base, self._cache)
+        return account_of(self.config.every_segment[name], self._found_files(name))
+
+    def _found_files(self, name: str) -> FoundFiles:
+        """The files of segment ``name``, looked for once: every pass reads the same ones."""
+        if name not in self._found:
+            self._found[name] = found_files(self.config, name, self._base, self._cache)
+        return self._found[name]
 
     def documents(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
         """Every well-formed document of segment ``name`` (``segment_name``) that `where` and the filters keep, with its
@@ -99,7 +106,7 @@ class DocumentReader:
         tally = RowTally() if tally is None else tally
         segment, is_first, num_rows = self.config.every_segment[name], record and not self._quarantine.knows(name), 0
         options, filters = read_options(self.config, name), FilterChain(filters_of(self.config, name))
-        files = files_of(self.config, name, self._base, self._cache)
+        files, key_columns = self._found_files(name).files, self._key_columns(name, segment)
         is_own = not is_indexed(segment)
         rows = self._counted_rows(name, files, tally) if is_own else read_index(Path(files[0].path))
         check = ColumnCheck(name, segment, options)
@@ -112,7 +119,7 @@ class DocumentReader:
                     tally.not_selected += 1
                     continue
             num_rows += 1
-            document = self._document(name, segment, row, tally) if isinstance(row, Row) else row
+            document = self._document(name, segment, row, key_columns, tally) if isinstance(row, Row) else row
             if isinstance(document, Document):
                 assert isinstance(row, Row)
                 if self._is_kept(document, row, filters, tally):
@@ -152,7 +159,7 @@ class DocumentReader:
         for other, segment in self.config.every_segment.items():
             if self._quarantine.knows(other) or is_indexed(segment) or segment.max_rows is not None:
                 continue
-            files = rest if other == name else files_of(self.config, other, self._base, self._cache)
+            files = rest if other == name else self._found_files(other).files
             yield from ((file, read_options(self.config, other)) for file in files)
 
     def training(self, name: str, *, record: bool = True, tally: RowTally | None = None) -> Iterator[Document]:
@@ -189,7 +196,9 @@ class DocumentReader:
         by = {rule.by} if isinstance(rule, HeldOutByBucket) and name.partition(":")[0] == rule.source else set()
         return by | ({source.sample.by} if source.sample else set())
 
-    def _document(self, name: str, source: SourceConfig, row: Row, tally: RowTally) -> Document | Malformed:
+    def _document(
+        self, name: str, source: SourceConfig, row: Row, key_columns: Iterable[str], tally: RowTally
+    ) -> Document | Malformed:
         columns = row.columns
         text = columns.get(source.text_column)
         if defect := defect_of(text):
@@ -198,7 +207,7 @@ class DocumentReader:
         identity = columns.get(source.id_column) if source.id_column else None
         identity = identity if isinstance(identity, str) and identity.strip() else spelled(identity)
         slice_value = spelled(columns.get(source.slice)) if source.slice else None
-        keys = {column: key_of(row, column) for column in self._key_columns(name, source)}
+        keys = {column: key_of(row, column) for column in key_columns}
         tally.without_key += None in keys.values()
         # A row without a key is a document of its own: pooled, all of them would fall into one part.
         own = {column: text if key is None else key for column, key in keys.items()}

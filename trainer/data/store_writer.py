@@ -19,7 +19,6 @@ from trainer.data.account import COPY_KINDS, EXAMPLE_CHARACTERS, QUARANTINE, Cop
 from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset, segment_name
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
-from trainer.data.files import files_of
 from trainer.data.held_out_split import chunks, collect_held_out, index_of, texts_of
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
@@ -49,6 +48,7 @@ class _Tools:
     index: HeldOutIndex
     held_out_ids: list[str]
     tokenizer: TokenizerFacts
+    encoder: Encoder
     spelling: re.Pattern[str] | None  # of its special tokens
 
 
@@ -57,10 +57,6 @@ class StoreWriter:
 
     def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
         self.config, self.base, self.folder, self.note = config, base, folder, note
-        self._source_bytes = {
-            name: sum(Path(file.path).stat().st_size for file in files_of(config, name, base, cache))
-            for name in config.sources
-        }
         self.quarantine = Quarantine(folder / QUARANTINE, config.max_quarantined_share)
         self.reader = DocumentReader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
         self.accounts: dict[str, RowAccount] = {}
@@ -78,8 +74,9 @@ class StoreWriter:
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
             )
             # first, so that a tokenizer that cannot spell the text is refused before all of it is prepared
-            account, largest_ids = self._write_held_out(tokenizer, {"validation": validation, "test": test})
-            tools = _Tools(index, ids, tokenizer, spelling_of(tokenizer.folder))
+            encoder = Encoder.load(tokenizer)
+            account, largest_ids = self._write_held_out(tokenizer, encoder, {"validation": validation, "test": test})
+            tools = _Tools(index, ids, tokenizer, encoder, spelling_of(tokenizer.folder))
             sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
         except UserError:
             self.quarantine.keep()
@@ -105,13 +102,12 @@ class StoreWriter:
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     def _write_held_out(
-        self, facts: TokenizerFacts, parts: dict[str, list[Document]]
+        self, facts: TokenizerFacts, encoder: Encoder, parts: dict[str, list[Document]]
     ) -> tuple[TokenizerAccount, dict[str, int]]:
         """Writes the held-out parts, of the documents that have tokens. What the tokenizer loses, and the largest id of
         each part.
         """
-        encoder, texts, decoded = Encoder.load(facts), list[str](), list[str]()
-        largest_ids = dict[str, int]()
+        texts, decoded, largest_ids = list[str](), list[str](), dict[str, int]()
         for part, documents in parts.items():
             ids, lengths = _encode_chunks(encoder, documents, parse=self._is_parsed(part))
             texts += [document.text for document in documents]
@@ -146,7 +142,7 @@ class StoreWriter:
         """
         real = {name: source for name, source in self.config.sources.items() if source.kind == "real"}
         budget = self.config.tokenizer.max_training_bytes
-        stride = max(1, sum(self._source_bytes[name] for name in real) // budget)
+        stride = max(1, sum(self.reader.files(name).num_bytes for name in real) // budget)
         for name, source in real.items():
             documents_left = source.max_documents or sys.maxsize
             for number, batch in enumerate(batches(self.reader.training(name, record=False))):
@@ -174,7 +170,7 @@ class StoreWriter:
             folder, self.config.sequence_length, facts.end_of_document, facts.dtype, begin_tokens=begin_tokens
         )
         clean = self._clean_batches(name, source.max_documents, tools, tally)
-        for batch, (ids, lengths) in self._tokenized(clean, facts, parse=parse):
+        for batch, (ids, lengths) in self._tokenized(clean, tools, parse=parse):
             kept = [document for document, length in zip(batch, lengths.tolist(), strict=True) if length]
             tally.no_tokens += len(batch) - len(kept)
             tally.used -= len(batch) - len(kept)
@@ -213,18 +209,19 @@ class StoreWriter:
             yield used
 
     def _tokenized(
-        self, stream: Iterator[list[Document]], tokenizer: TokenizerFacts, *, parse: bool
+        self, stream: Iterator[list[Document]], tools: _Tools, *, parse: bool
     ) -> Iterator[tuple[list[Document], Encoded]]:
         """Each batch with its ids, in order; later batches are read and matched while earlier ones are tokenized."""
         workers = self.config.num_proc
         executor: Executor
         encode: Callable[..., Encoded]
         if workers == 1:
-            executor, encode = ThreadPoolExecutor(1), Encoder.load(tokenizer).encode_documents
+            executor, encode = ThreadPoolExecutor(1), tools.encoder.encode_documents
         else:
             # spawn: a forked copy of the tokenizer's threads would hang
             context = get_context("spawn")
-            executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(tokenizer,))
+            facts = (tools.tokenizer,)
+            executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=facts)
             encode = encode_in_worker
         waiting: deque[tuple[list[Document], Future[Encoded]]] = deque()
         with executor:
