@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import UserError
-from trainer.model.files import weight_files
+from trainer.base.failures import warn
+from trainer.model.files import key_mapping, weight_files
+from trainer.model.probes import check_loading
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_WANTED = ["*.safetensors", "*.json", "*.jinja"]  # of a hub repository: weights, settings, tokenizer, chat template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ def fetched_files(model: str) -> list[Path]:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json"]))
+            folder = Path(snapshot_download(model, allow_patterns=_WANTED, ignore_patterns=["consolidated*"]))
         except Exception as error:  # whatever the hub's client or the network says
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             remedy = "Name a folder as `save_pretrained` writes it, or a hub id that can be reached"
@@ -49,7 +54,10 @@ def fetched_files(model: str) -> list[Path]:
 
 
 class Writer:
-    """A model and its tokenizer, on the GPU (in bf16) where there is one, else on the CPU (in fp32)."""
+    """A model and its tokenizer, on the GPU (in bf16) where there is one, else on the CPU (in fp32).
+
+    ``UserError`` where a weight is in no file, as in training.
+    """
 
     def __init__(self, model: str, *, system: str | None = None) -> None:
         import torch
@@ -57,11 +65,14 @@ class Writer:
         from transformers.utils import logging as hf_logging
 
         hf_logging.disable_progress_bar()
-        on_gpu = torch.cuda.is_available()
+        on_gpu, folder = torch.cuda.is_available(), str(fetched_files(model)[0].parent)
+        for note in check_loading(folder):
+            warn(note)
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
             self.model: Any = AutoModelForCausalLM.from_pretrained(
-                model,
+                folder,
+                key_mapping=key_mapping(folder),
                 dtype=torch.bfloat16 if on_gpu else torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -82,10 +93,11 @@ class Writer:
     ) -> list[Written]:
         """One text for each prompt, sampled under ``seed``; the caller's random state is left alone."""
         asked = [self._asked(prompt) for prompt in prompts]
-        lengths = [len(self.tokenizer(text, add_special_tokens=self._adds_special)["input_ids"]) for text in asked]
+        encoded: list[list[int]] = self.tokenizer(asked, add_special_tokens=self._adds_special)["input_ids"]
+        lengths = [len(ids) for ids in encoded]
         fits = [self.context is None or length + max_new_tokens <= self.context for length in lengths]
-        texts = [text for text, fit in zip(asked, fits, strict=True) if fit]
-        written = iter(self._write(texts, temperature, top_p, max_new_tokens, seed) if texts else ())
+        room = [ids for ids, fit in zip(encoded, fits, strict=True) if fit]
+        written = iter(self._write(room, temperature, top_p, max_new_tokens, seed) if room else ())
         return [
             next(written)
             if fit
@@ -94,11 +106,11 @@ class Writer:
         ]
 
     def _write(
-        self, texts: Sequence[str], temperature: float, top_p: float, max_new_tokens: int, seed: int
+        self, prompts: Sequence[list[int]], temperature: float, top_p: float, max_new_tokens: int, seed: int
     ) -> list[Written]:
         import torch
 
-        inputs = self.tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=self._adds_special)
+        inputs = self.tokenizer.pad({"input_ids": list(prompts)}, return_tensors="pt")
         inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         chosen: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
