@@ -1,6 +1,7 @@
 """A run, read back from its folder: recipe, decisions, history, and what each batch held."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,11 @@ class RunView:
 
     def prepared(self) -> "PreparedData | None":
         """The prepared data; None where they are gone. ``DamagedStoreError`` where they are not what was written."""
+        return self._prepared
+
+    @cached_property
+    def _prepared(self) -> "PreparedData | None":
+        """Hashed once, however many questions follow."""
         from trainer.data.store import is_complete
         from trainer.data.whole import open_whole
 
