@@ -67,7 +67,7 @@ def test_every_request_is_accepted_or_dropped_for_a_reason(tiny_recipe: Path) ->
     assert record.accepted == len(rows) > 0
     assert set(record.dropped) == {
         "generator: empty text", "generator: NUL byte", "generator: cut off at max_new_tokens",
-        "length: fewer than 3 words",
+        "duplicate: same words as an earlier row", "length: fewer than 3 words",
     }  # fmt: skip
     assert f"{record.accepted} rows accepted" in output
     rejected = pq.read_table(next((recipe.parent / "pool" / "rejected").glob("*"))).to_pylist()
@@ -85,6 +85,9 @@ def test_a_row_tells_what_made_it(tiny_recipe: Path) -> None:
         assert row["slice"] == real[row["source_id"]]["topic"]
         assert row["prompt"].endswith((real[row["source_id"]]["text"], f"{row['source_id']} is"))
         assert row["license"] == "CC0-1.0"
+        assert row["parents"] == [f"real:{row['source_id']}"]
+        assert row["filters"] == ["length"]
+        assert (row["scores"], row["cost"], row["messages"], row["judge_license"]) == ([], None, None, None)
         assert bucket_of(row["source_id"], 5) not in (3, 4), "a held-out document is never a prompt"
 
 

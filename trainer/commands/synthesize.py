@@ -9,8 +9,9 @@ from trainer.base.failures import say
 from trainer.base.formatting import duration
 from trainer.recipe import LoadedRecipe, load_recipe
 from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.context import Shard
 from trainer.synthesis.pool import Pool, RoundRecord
-from trainer.synthesis.round import Shard, run_round
+from trainer.synthesis.round import run_round
 
 _SAY_EVERY_S = 10.0
 

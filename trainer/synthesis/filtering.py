@@ -1,68 +1,64 @@
-"""Decides which generated rows join the pool: the first rule that drops a row gives the reason, and all are counted."""
+"""The stages that look at texts: what is broken, held out, in the pool already, or dropped by the recipe's filters."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import BATCH_DOCUMENTS, defect_of
 from trainer.data.filters import FilterChain
 from trainer.data.filters.duplicates import words_hash
+from trainer.synthesis.context import RoundContext
+from trainer.synthesis.funnel import Funnel, Reason
+from trainer.synthesis.rows import Row
 
 _NOT_WRITTEN = {
     "too_long": "prompt and max_new_tokens do not fit into the model's context",
     "refused": "the server refused the request",
 }
-KEPT_PER_REASON = 20  # dropped rows that are kept to be looked at, for each reason
 
 
-class RowFilter:
-    """The rules of one shard of a round, in order: no text, cut off, a text that the pool has, held out, filters."""
+def drop_defects(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
+    """Drops what the generator did not write, cut off, or wrote so that preparation would not take it."""
+    return funnel.keep(rows, lambda row: _defect(row, keep_cut_off=context.config.keep_cut_off))
 
-    def __init__(
-        self, filters: Iterable[Any], *, keep_cut_off: bool, pool_texts: Iterable[str], held_out: HeldOutIndex
-    ) -> None:
-        self._chain = FilterChain(filters)
-        self._keep_cut_off, self._held_out = keep_cut_off, held_out
-        self._hashes = {words_hash(text) for text in pool_texts}
-        self.counts: dict[str, int] = {}
-        self.rejected: list[Mapping[str, Any]] = []
 
-    def passing(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The rows that join the pool."""
-        passed: list[Mapping[str, Any]] = []
-        for start in range(0, len(rows), BATCH_DOCUMENTS):  # the index takes no batch of any size
-            batch = rows[start : start + BATCH_DOCUMENTS]
-            held_out = {match.document for match in self._held_out.match([row["text"] for row in batch]).copies}
-            passed += [row for number, row in enumerate(batch) if self._joins(row, is_held_out=number in held_out)]
-        return passed
+def _defect(row: Row, *, keep_cut_off: bool) -> Reason | None:
+    if reason := _NOT_WRITTEN.get(row["finish_reason"]):
+        return "generator", reason
+    if not row["text"].strip():
+        return "generator", "empty text"
+    if defect := defect_of(row["text"]):
+        return "generator", defect
+    if row["finish_reason"] == "length" and not keep_cut_off:
+        return "generator", "cut off at max_new_tokens"
+    return None
 
-    def _joins(self, row: Mapping[str, Any], *, is_held_out: bool) -> bool:
-        dropped = self._dropped_by(row, is_held_out=is_held_out)
-        if dropped is None:
-            return True
-        kind, reason = dropped
-        name = f"{kind}: {reason}"
-        self.counts[name] = self.counts.get(name, 0) + 1
-        if self.counts[name] <= KEPT_PER_REASON:
-            self.rejected.append({**row, "dropped_by": kind, "reason": reason})
-        return False
 
-    def _dropped_by(self, row: Mapping[str, Any], *, is_held_out: bool) -> tuple[str, str] | None:
-        text = row["text"]
-        if reason := _NOT_WRITTEN.get(row["finish_reason"]):
-            return "generator", reason
-        if not text.strip():
-            return "generator", "empty text"
-        if defect := defect_of(text):  # what preparation would not take
-            return "generator", defect
-        if row["finish_reason"] == "length" and not self._keep_cut_off:
-            return "generator", "cut off at max_new_tokens"
-        if is_held_out:
-            return "contamination", "the words of a held-out document"
-        words = words_hash(text)
-        if words in self._hashes:
-            return "duplicate", "same words as an earlier row of the pool"
-        dropped = self._chain.dropped_by(text, row)
-        if dropped is None:
-            self._hashes.add(words)
-        return dropped
+def drop_held_out(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
+    """Drops rows that repeat a held-out document: none ever joins."""
+    held_out: set[str] = set()
+    for start in range(0, len(rows), BATCH_DOCUMENTS):  # the index takes no batch of any size
+        batch = rows[start : start + BATCH_DOCUMENTS]
+        copies = context.held_out.match([row["text"] for row in batch]).copies
+        held_out |= {batch[match.document]["id"] for match in copies}
+    reason = "contamination", "the words of a held-out document"
+    return funnel.keep(rows, lambda row: reason if row["id"] in held_out else None)
+
+
+def drop_repeats(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
+    """Drops rows with the words of an earlier row of the round or of the pool."""
+    hashes = {words_hash(text) for text in context.pool.texts(before=context.shard.generation)}
+
+    def repeated(row: Row) -> Reason | None:
+        words = words_hash(row["text"])
+        if words in hashes:
+            return "duplicate", "same words as an earlier row"
+        hashes.add(words)
+        return None
+
+    return funnel.keep(rows, repeated)
+
+
+def drop_filtered(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
+    """Drops what the recipe's filters drop; the others name the filters that they passed."""
+    chain, names = FilterChain(context.config.filters), [config.kind for config in context.config.filters]
+    kept = funnel.keep(rows, lambda row: chain.dropped_by(row["text"], row))
+    return [{**row, "filters": [*row["filters"], *names]} for row in kept]

@@ -25,6 +25,7 @@ _NAME = re.compile(r"^generation-(\d{4})\.shard-(\d+)-of-(\d+)\.parquet$")
 ROW_SCHEMA = pa.schema(
     [
         ("text", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),  # null: plain text
         ("id", pa.string()),
         ("slice", pa.string()),
         ("generation", pa.int32()),
@@ -35,6 +36,7 @@ ROW_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("source", pa.string()),
         ("source_id", pa.string()),
+        ("parents", pa.list_(pa.string())),  # rows of the pool, or "source:id", that it was made from
         ("temperature", pa.float64()),
         ("top_p", pa.float64()),
         ("max_new_tokens", pa.int32()),
@@ -44,7 +46,11 @@ ROW_SCHEMA = pa.schema(
         ("completion_tokens", pa.int64()),
         ("tokens_counted", pa.string()),
         ("seconds", pa.float64()),
+        ("cost", pa.float64()),  # money; null where the recipe has no price
+        ("scores", pa.map_(pa.string(), pa.float64())),  # by grader or aspect
+        ("filters", pa.list_(pa.string())),  # those that it passed
         ("license", pa.string()),
+        ("judge_license", pa.string()),
     ]
 )
 REJECT_SCHEMA = ROW_SCHEMA.append(pa.field("dropped_by", pa.string())).append(pa.field("reason", pa.string()))
@@ -66,6 +72,7 @@ class RoundRecord:
     completion_tokens: int = 0
     accepted_tokens: int = 0
     seconds: float = 0.0  # spent on texts, summed over those written at the same time by their parts
+    quarantined: str | None = None  # why its rows are kept and not trained on
     format: int = 1
 
     def to_json(self) -> dict[str, Any]:

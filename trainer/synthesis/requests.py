@@ -40,6 +40,7 @@ class Asked:
     slice: str
     prompt_label: str
     template: str  # its hash
+    text: str  # of the row that the prompt was made of
 
 
 def chosen(config: SynthesisConfig, rows: Iterable[PromptRow], seed: int, generation: int) -> list[PromptRow]:
@@ -108,6 +109,7 @@ def plan_round(
                 slice=document.slice,
                 prompt_label=prompt.label,
                 template=template_hash(text),
+                text=document.text,
             )
         )
     return asked

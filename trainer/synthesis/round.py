@@ -1,4 +1,4 @@
-"""One shard of a round of synthesis: prompts, texts, filters, pool.
+"""One shard of a round of synthesis: prompts, texts, stages, gate, pool.
 
 Everything between two answers can be lost to a kill without harm: requests are planned anew from the same data, answers
 are on the disk, and the shard joins the pool in one rename.
@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Generator_
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.base.errors import DataError, UserError
 from trainer.base.failures import in_words
@@ -22,26 +20,21 @@ from trainer.data.fingerprint import cache_folder
 from trainer.data.held_out_split import collect_held_out, index_of
 from trainer.data.quarantine import Quarantine
 from trainer.synthesis.config import SynthesisConfig
-from trainer.synthesis.filtering import RowFilter
+from trainer.synthesis.context import RoundContext, Shard
+from trainer.synthesis.funnel import Funnel
+from trainer.synthesis.gating import quarantine_reason
 from trainer.synthesis.generators import GENERATORS
-from trainer.synthesis.generators.protocol import Completion, Generator, Identity
+from trainer.synthesis.generators.protocol import Completion, Generator
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
 from trainer.synthesis.responses import Responses
+from trainer.synthesis.rows import row_id, row_of
+from trainer.synthesis.stages import through_stages
 
 _KEEP_EVERY_S = 2.0  # answers that came within this time go to the disk together
 _MOST_AT_ONCE = 256
 
 Progress = Callable[[int, int], None]  # texts so far, of how many
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Which part of which round: shard ``number`` (from 0) of ``of``."""
-
-    generation: int
-    number: int = 0
-    of: int = 1
 
 
 def run_round(
@@ -58,11 +51,23 @@ def run_round(
     identity = generator.identity()
     planned = plan_round(config, rows, identity, seed=seed, generation=shard.generation)
     asked = part_of(planned, shard.number, shard.of)
+    context = RoundContext(
+        config=config,
+        data=data,
+        base=base,
+        seed=seed,
+        shard=shard,
+        pool=pool,
+        held_out=held_out,
+        generator=generator,
+        identity=identity,
+        source_texts={row_id(item, shard.generation): item.text for item in asked},
+    )
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
         _ask(generator, asked, responses, progress)
         _require_all(asked, responses)
-        record = _publish(config, pool, shard, identity, asked, responses, held_out)
+        record = _finish(asked, responses, context)
     file.unlink()
     return record
 
@@ -144,23 +149,11 @@ def _handfuls(completions: Iterator[Completion]) -> Generator_[list[Completion],
         yield handful
 
 
-def _publish(
-    config: SynthesisConfig,
-    pool: Pool,
-    shard: Shard,
-    identity: Identity,
-    asked: Sequence[Asked],
-    responses: Responses,
-    held_out: HeldOutIndex,
-) -> RoundRecord:
-    rows = [_row(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
-    row_filter = RowFilter(
-        config.filters,
-        keep_cut_off=config.keep_cut_off,
-        pool_texts=pool.texts(before=shard.generation),
-        held_out=held_out,
-    )
-    accepted = row_filter.passing(rows)
+def _finish(asked: Sequence[Asked], responses: Responses, context: RoundContext) -> RoundRecord:
+    """Takes the answers through all stages and the gate into the pool."""
+    shard, identity, funnel = context.shard, context.identity, Funnel()
+    rows = [row_of(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
+    accepted = through_stages(rows, context, funnel)
     record = RoundRecord(
         generation=shard.generation,
         shard=shard.number,
@@ -169,46 +162,12 @@ def _publish(
         generator_weights=identity.weights,
         requests=len(asked),
         accepted=len(accepted),
-        dropped=dict(sorted(row_filter.counts.items(), key=lambda item: -item[1])),
+        dropped=dict(sorted(funnel.counts.items(), key=lambda item: -item[1])),
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),
         completion_tokens=sum(row["completion_tokens"] for row in rows),
         accepted_tokens=sum(row["completion_tokens"] for row in accepted),
         seconds=sum(row["seconds"] for row in rows),
+        quarantined=quarantine_reason(accepted, context),
     )
-    pool.publish(record, accepted, row_filter.rejected)
+    context.pool.publish(record, accepted, funnel.rejected)
     return record
-
-
-def _row(item: Asked, completion: Completion, identity: Identity, generation: int) -> dict[str, Any]:
-    sampling = item.request.sampling
-    return {
-        "text": completion.text.strip(),
-        "id": f"{generation}-{item.request.id}",
-        "slice": item.slice,
-        "generation": generation,
-        "generator": identity.name,
-        "generator_weights": identity.weights,
-        "prompt_name": item.prompt_label,
-        "prompt_template": item.template,
-        "prompt": item.request.prompt,
-        "source": item.source,
-        "source_id": item.prompt_id,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_new_tokens": sampling.max_new_tokens,
-        "seed": item.request.seed,
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-        "tokens_counted": completion.counted,
-        "seconds": completion.seconds,
-        "license": _license(item.license, identity.license),
-    }
-
-
-def _license(source: str, generator: str) -> str:
-    """The terms that a row comes under: those of its prompt's source and of what wrote it, as an SPDX expression."""
-    both = list(dict.fromkeys(term for term in (source, generator) if term != "unknown"))
-    if not both or "unknown" in (source, generator):
-        return "unknown"
-    return " AND ".join(f"({term})" if " OR " in term else term for term in both)

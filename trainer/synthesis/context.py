@@ -1,0 +1,36 @@
+"""What the stages of a round know of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data.config import DataConfig
+from trainer.data.decontamination import HeldOutIndex
+from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.generators.protocol import Generator, Identity
+from trainer.synthesis.pool import Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Which part of which round: shard ``number`` (from 0) of ``of``."""
+
+    generation: int
+    number: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundContext:
+    """What the stages may look at, besides the rows."""
+
+    config: SynthesisConfig
+    data: DataConfig
+    base: Path  # the recipe's folder
+    seed: int
+    shard: Shard
+    pool: Pool
+    held_out: HeldOutIndex
+    generator: Generator
+    identity: Identity
+    source_texts: Mapping[str, str]  # row id -> the real text that its prompt was made of

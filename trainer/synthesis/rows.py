@@ -1,0 +1,56 @@
+"""A row of the pool: a generated text with all that made it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.synthesis.generators.protocol import Completion, Identity
+from trainer.synthesis.requests import Asked
+
+Row = Mapping[str, Any]  # the columns of ``pool.ROW_SCHEMA``
+
+
+def row_id(item: Asked, generation: int) -> str:
+    """The name of the row that a request makes, in the pool."""
+    return f"{generation}-{item.request.id}"
+
+
+def row_of(item: Asked, completion: Completion, identity: Identity, generation: int) -> dict[str, Any]:
+    """The row that a request and its answer make. The stages after it fill in scores, filters and the judge's terms."""
+    sampling = item.request.sampling
+    return {
+        "text": completion.text.strip(),
+        "messages": None,
+        "id": row_id(item, generation),
+        "slice": item.slice,
+        "generation": generation,
+        "generator": identity.name,
+        "generator_weights": identity.weights,
+        "prompt_name": item.prompt_label,
+        "prompt_template": item.template,
+        "prompt": item.request.prompt,
+        "source": item.source,
+        "source_id": item.prompt_id,
+        "parents": [f"{item.source}:{item.prompt_id}"],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_new_tokens": sampling.max_new_tokens,
+        "seed": item.request.seed,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "tokens_counted": completion.counted,
+        "seconds": completion.seconds,
+        "cost": None,
+        "scores": {},
+        "filters": [],
+        "license": _license(item.license, identity.license),
+        "judge_license": None,
+    }
+
+
+def _license(source: str, generator: str) -> str:
+    """The terms that a row comes under: those of its prompt's source and of what wrote it, as an SPDX expression."""
+    both = list(dict.fromkeys(term for term in (source, generator) if term != "unknown"))
+    if not both or "unknown" in (source, generator):
+        return "unknown"
+    return " AND ".join(f"({term})" if " OR " in term else term for term in both)
