@@ -1,0 +1,260 @@
+"""The rule: merge counts of a source with those of half of the real text, and read off a learning curve of real text
+how many real tokens would predict the validation documents as well.
+
+Real text in random order is halved: A is the base, B is kept for what fresh real text would have done. As many tokens
+of the source as A has are counted with one weight, chosen on one half of the validation blocks and read off on the
+other. With the loss that this gives, ``value = (tokens on the learning curve of real text - tokens of A) / tokens of
+the source``. Several random halvings; the error is that over them and over eight groups of validation blocks.
+
+Nearest in print: mixtures of small experts as proxies of data mixtures (MDE, arXiv 2502.15950; MixMin, 2502.10510);
+the contrast with a source's own shuffled copy is ours.
+"""
+
+# P held-out positions, F groups of validation blocks
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.base.hashing import derived_rng
+from trainer.base.records import FloatArray, IntArray
+from trainer.data.prior_value.counts import Counts, Documents, HeldOutText, Looks, nats
+from trainer.data.prior_value.record import LEAST_ERROR, LEAST_VALUE, PriorValue
+
+SAMPLE_TOKENS = 5_000_000  # of real text, and of a source, at most
+VALIDATION_TOKENS = 24_000
+BLOCK_TOKENS = 500  # of validation text that fall into the same group
+GROUPS = 8  # F: even ones choose the weight for odd ones, and the other way round
+WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)
+CURVE = (-1.5, -1.0, -0.5, 0.0)  # octaves of real text that its learning curve is measured at; -1 is the base A
+MOST_HALVINGS, LEAST_HALVINGS, HALVED_TOKENS = 4, 2, 6_000_000  # of random halvings, and of their real tokens together
+MOST_MEASURED = 100.0  # where a loss lies far beyond the learning curve
+# Of less text than this nothing is said.
+LEAST_REAL, LEAST_SOURCE, LEAST_VALIDATION = 4_000, 500, 1_000
+LEAST_ORDER_NATS = 0.02  # that word order of real text must be worth before another's is held against it
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Loss of real text alone by its tokens."""
+
+    log_tokens: FloatArray
+    losses: FloatArray  # made to fall
+
+    def tokens_at(self, loss: float) -> float:
+        """Real tokens that reach ``loss``; beyond both ends straight on in log tokens."""
+        x, y = self.log_tokens, self.losses
+        if loss >= y[0]:
+            return exp(x[0] + (loss - y[0]) * (x[1] - x[0]) / (y[1] - y[0]))
+        if loss <= y[-1]:
+            return exp(x[-1] + min((loss - y[-1]) * (x[-1] - x[-2]) / (y[-1] - y[-2]), 20.0))
+        return exp(float(np.interp(-loss, -y, x)))
+
+
+@dataclass(frozen=True)
+class _Halving:
+    """One random halving: A with its looks and loss, B, and the learning curve by group of blocks."""
+
+    base: Looks
+    base_tokens: int
+    other: Documents
+    sizes: tuple[int, ...]
+    curve: FloatArray  # sums of losses [sizes, F]
+    alone: FloatArray  # that of the base [F]
+
+
+class RealText:
+    """The real text of a run, cut in halves, that sources are held against.
+
+    ``word_starts`` [ids]: whether a token begins a word; the words of a document are what the contrast shuffles, its
+    single tokens without it.
+    """
+
+    def __init__(
+        self, real: Documents, validation: Documents, seed: int, *, word_starts: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._seed, self._word_starts = seed, word_starts
+        order = derived_rng(seed, "prior value", "validation").permutation(len(validation))
+        held_out = _first_tokens([validation[place] for place in order], VALIDATION_TOKENS)
+        self._num_ids = 1 + max((int(document.max()) for document in (*real, *held_out) if len(document)), default=1)
+        self._held_out = HeldOutText(held_out, self._num_ids)
+        block = min(BLOCK_TOKENS, max(1, self._held_out.num_positions // (4 * GROUPS)))
+        self._group = np.arange(self._held_out.num_positions) // block % GROUPS
+        self._sizes_F = np.bincount(self._group, minlength=GROUPS).astype(np.float64)
+        total = min(sum(len(document) for document in real), SAMPLE_TOKENS)
+        self.is_enough = total >= LEAST_REAL and self._held_out.num_positions >= LEAST_VALIDATION
+        num = min(MOST_HALVINGS, max(LEAST_HALVINGS, HALVED_TOKENS // max(1, total)))
+        self._halvings = [self._halved(real, total, number) for number in range(num)] if self.is_enough else []
+        self._real_order: float | None = None
+
+    def value_of(self, source: Documents) -> PriorValue | None:
+        """Value of a token of a source beside this real text; None where there is too little text of any to say."""
+        tokens = sum(len(document) for document in source)
+        if not self.is_enough or tokens < LEAST_SOURCE:
+            return None
+        by_halving, weights, errors, samples = [], [], [], []
+        for number, halving in enumerate(self._halvings):
+            sample = [self._known(document) for document in self._sample(source, halving.base_tokens, number)]
+            looks = Counts(self._held_out).add(sample).looks()
+            value, error, weight = self._measured(halving, looks, sum(len(document) for document in sample))
+            by_halving.append(value)
+            errors.append(error)
+            weights.append(weight)
+            samples.append(sample)
+        measured = float(np.mean(by_halving))
+        error = float(np.hypot(np.sqrt(np.mean(np.square(errors))), np.std(by_halving, ddof=1)))
+        return PriorValue(
+            mean=min(max(measured, LEAST_VALUE), 1.0),
+            error=max(error, LEAST_ERROR),
+            measured=min(measured, MOST_MEASURED),
+            weight=float(np.mean(weights)),
+            order_contrast=self._order_contrast(samples[0]),
+            real_tokens=self._halvings[0].base_tokens,
+            source_tokens=sum(len(document) for document in samples[0]),
+            validation_tokens=self._held_out.num_positions,
+        )
+
+    def _known(self, document: NDArray[Any]) -> IntArray:
+        """Its ids, with one for all that no real text has."""
+        return np.minimum(document.astype(np.int64), self._num_ids)
+
+    def _halved(self, real: Documents, total: int, number: int) -> _Halving:
+        order = derived_rng(self._seed, "prior value", "halving", number).permutation(len(real))
+        shuffled = _first_tokens([real[place] for place in order], total)
+        counts, curve, base, sizes, start = Counts(self._held_out), [], None, [], 0
+        for octaves in CURVE:
+            end = int(total * 2**octaves)
+            looks = counts.add(_cut(shuffled, start, end)).looks()
+            curve.append(self._by_group(nats([(looks, 1.0)], self._num_ids)))
+            sizes.append(end)
+            if octaves == -1.0:
+                base = looks
+            start = end
+        assert base is not None
+        alone = curve[CURVE.index(-1.0)]
+        base_tokens = sizes[CURVE.index(-1.0)]
+        other = _cut(shuffled, base_tokens, total)
+        return _Halving(base, base_tokens, other, tuple(sizes), np.array(curve), alone)
+
+    def _sample(self, source: Documents, most: int, number: int) -> Documents:
+        """Random documents of a source, as many tokens as the base has if there are so many."""
+        order = derived_rng(self._seed, "prior value", "source", number).permutation(len(source))
+        return _first_tokens([source[place] for place in order], most)
+
+    def _by_group(self, loss_P: FloatArray) -> FloatArray:
+        """Sums [F] of the losses at the positions of each group."""
+        return np.bincount(self._group, weights=loss_P, minlength=GROUPS)
+
+    def _mean(self, sums_F: FloatArray, groups: Sequence[int]) -> float:
+        return float(sums_F[groups].sum() / self._sizes_F[groups].sum())
+
+    def _measured(self, halving: _Halving, looks: Looks, tokens: int) -> tuple[float, float, float]:
+        """Value of a token of a sample, its jackknife error over groups of blocks, and the mean weight."""
+        rows = self._merged(halving, looks)
+        weights = self._weights(rows)
+
+        def value(left_out: int | None) -> float:
+            values = []
+            for parity in (0, 1):
+                groups = [group for group in range(GROUPS) if group % 2 != parity and group != left_out]
+                curve = self._curve(halving, groups)
+                loss = self._mean(rows[weights[parity]], groups)
+                values.append((curve.tokens_at(loss) - halving.base_tokens) / tokens)
+            return float(np.mean(values))
+
+        parts = [value(group) for group in range(GROUPS)]
+        return value(None), float(np.std(parts) * (GROUPS - 1) ** 0.5), float(np.mean([WEIGHTS[w] for w in weights]))
+
+    def _merged(self, halving: _Halving, looks: Looks) -> FloatArray:
+        """Sums of losses [weights, F] of the base with a sample at every weight."""
+        merged = (nats([(halving.base, 1.0), (looks, weight)], self._num_ids) for weight in WEIGHTS[1:])
+        return np.array([halving.alone, *(self._by_group(loss_P) for loss_P in merged)])
+
+    def _weights(self, rows: FloatArray) -> list[int]:
+        """The best weight by the even groups, and by the odd ones, as places in ``WEIGHTS``."""
+        halves = [[group for group in range(GROUPS) if group % 2 == parity] for parity in (0, 1)]
+        return [int(np.argmin([self._mean(row, groups) for row in rows])) for groups in halves]
+
+    def _curve(self, halving: _Halving, groups: Sequence[int]) -> _Curve:
+        losses = np.array([self._mean(sums_F, groups) for sums_F in halving.curve])
+        falling = np.minimum.accumulate(losses - np.arange(len(losses)) * 1e-6)
+        return _Curve(np.log(halving.sizes), falling)
+
+    def _order_contrast(self, sample: Documents) -> float | None:
+        """What shuffling its words takes from a sample, over what it takes from as much real text."""
+        halving = self._halvings[0]
+        if self._real_order is None:
+            self._real_order = self._order_nats(halving, halving.other)
+        if self._real_order < LEAST_ORDER_NATS:
+            return None
+        tokens = sum(len(document) for document in sample)
+        real = self._real_order
+        if tokens < halving.base_tokens // 2:  # a small lot is held against as little real text
+            real = self._order_nats(halving, _first_tokens(halving.other, tokens))
+        return self._order_nats(halving, sample) / real if real >= LEAST_ORDER_NATS / 10 else None
+
+    def _order_nats(self, halving: _Halving, sample: Documents) -> float:
+        """Loss per validation token with a sample whose words are shuffled, less that with the sample itself."""
+        shuffled = [shuffled_words(doc, self._word_starts, self._seed + place) for place, doc in enumerate(sample)]
+        return self._gain(halving, sample) - self._gain(halving, shuffled)
+
+    def _gain(self, halving: _Halving, sample: Documents) -> float:
+        """Loss per validation token of the base alone, less that with a sample at its best weight."""
+        rows = self._merged(halving, Counts(self._held_out).add(sample).looks())
+        sums_F = np.empty(GROUPS)
+        for parity, weight in enumerate(self._weights(rows)):
+            others = [group for group in range(GROUPS) if group % 2 != parity]
+            sums_F[others] = rows[weight][others]
+        everything = range(GROUPS)
+        return self._mean(halving.alone, everything) - self._mean(sums_F, everything)
+
+
+def prior_value(
+    real: Documents,
+    source: Documents,
+    validation: Documents,
+    seed: int,
+    *,
+    word_starts: NDArray[np.bool_] | None = None,
+) -> PriorValue | None:
+    """Value of a token of ``source``, in fresh real tokens, for a run that trains on ``real`` and is judged by
+    ``validation``, each a list of the token ids of its documents; None where there is too little text to say.
+
+    For several sources make one ``RealText`` and ask it for each.
+    """
+    return RealText(real, validation, seed, word_starts=word_starts).value_of(source)
+
+
+def shuffled_words(document: NDArray[Any], word_starts: NDArray[np.bool_] | None, seed: int) -> IntArray:
+    """The words of a document in random order; its tokens, where no token is known to begin a word."""
+    order = np.random.default_rng(seed)
+    ids = np.asarray(document, dtype=np.int64)
+    if word_starts is None:
+        return order.permutation(ids)
+    begins = word_starts[np.minimum(ids, len(word_starts) - 1)].copy()
+    begins[:1] = True
+    word = np.cumsum(begins) - 1
+    rank = order.permutation(int(begins.sum()))
+    return ids[np.argsort(rank[word], kind="stable")]
+
+
+def _first_tokens(documents: Documents, most: int) -> Documents:
+    """Documents up to so many tokens; the last one is cut."""
+    return _cut(documents, 0, most)
+
+
+def _cut(documents: Documents, start: int, end: int) -> Documents:
+    """Tokens ``start`` to ``end`` of the documents, as documents."""
+    parts, place = [], 0
+    for document in documents:
+        first, last = max(start - place, 0), min(end - place, len(document))
+        if first < last:
+            parts.append(document[first:last])
+        place += len(document)
+        if place >= end:
+            break
+    return parts
