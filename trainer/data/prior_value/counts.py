@@ -133,7 +133,7 @@ def nats(parts: Sequence[tuple[Looks, float]], num_ids: int) -> FloatArray:
     """Loss at each held-out position [P] of the counts of several texts together, every count times its text's
     weight.
     """
-    p = np.full(parts[0][0].shape[2], 1 / num_ids, dtype=np.float32)
+    p: NDArray[Any] = np.full(parts[0][0].shape[2], 1 / num_ids, dtype=np.float32)
     for order, (discount, strength) in enumerate(zip(DISCOUNTS, STRENGTHS, strict=True)):
         counted, total, left = np.zeros_like(p), np.full_like(p, strength), np.full_like(p, strength)
         for looks, weight in parts:

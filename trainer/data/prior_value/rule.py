@@ -147,7 +147,8 @@ class RealText:
 
     def _by_group(self, loss_P: FloatArray) -> FloatArray:
         """Sums [F] of the losses at the positions of each group."""
-        return np.bincount(self._group, weights=loss_P, minlength=GROUPS)
+        sums: FloatArray = np.bincount(self._group, weights=loss_P, minlength=GROUPS).astype(np.float64)
+        return sums
 
     def _mean(self, sums_F: FloatArray, groups: Sequence[int]) -> float:
         return float(sums_F[groups].sum() / self._sizes_F[groups].sum())
