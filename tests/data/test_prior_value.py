@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trainer.data.prior_value import PriorValue, RealText, prior_value
-from trainer.data.prior_value.counts import ORDERS, Counts, HeldOutText, joined, nats
+from trainer.data.prior_value.counts import ORDERS, Counts, HeldOutText, joined, nats, nats_together
 from trainer.data.prior_value.record import value_warnings
 from trainer.data.prior_value.rule import shuffled_words
 
@@ -75,8 +75,18 @@ def test_the_probabilities_of_all_tokens_after_a_context_sum_to_one() -> None:
     context = rng.integers(20, size=3)
     held_out = HeldOutText([np.append(context, token) for token in range(20)], num_ids=20)
     texts = [[np.concatenate([context, rng.integers(20, size=30), context, [3]])] * 2, [rng.integers(20, size=500)]]
-    parts = [(Counts(held_out).add(text).looks(), weight) for text, weight in zip(texts, (1.0, 0.35), strict=True)]
-    assert np.exp(-nats(parts, 20)[3::4]).sum() == pytest.approx(1, abs=1e-5)
+    first, second = (Counts(held_out).add(text) for text in texts)
+    losses = nats_together(first.looks(), second.looks(), second.shared_with(first), 0.35, 20)
+    assert np.exp(-losses[3::4]).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_at_weight_one_two_parts_of_a_text_are_the_whole_text(language: Language) -> None:
+    held_out = HeldOutText(language.documents(20, seed=3), NUM_IDS)
+    first, second = language.documents(30, seed=2), language.documents(40, seed=4)
+    base, added = Counts(held_out).add(first), Counts(held_out).add(second)
+    whole = nats(Counts(held_out).add([*first, *second]).looks(), NUM_IDS)
+    together = nats_together(base.looks(), added.looks(), added.shared_with(base), 1.0, NUM_IDS)
+    assert together == pytest.approx(whole, abs=1e-5)
 
 
 def test_sources_rank_by_what_they_were_made_to_be_worth(language: Language, real_text: RealText) -> None:

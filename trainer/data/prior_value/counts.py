@@ -26,6 +26,7 @@ FILTER_BITS = 20
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 Documents = Sequence[NDArray[Any]]  # token ids of one document each
+Shared = NDArray[np.float32]  # [N, P]: different tokens that two texts both have after the context
 Looks = NDArray[np.float32]  # [N, 3, P]: count of the n-gram, count of its context, different tokens after that context
 
 
@@ -115,6 +116,22 @@ class Counts:
             looks[order, 2] = np.bincount(contexts, minlength=num)[place]
         return looks
 
+    def shared_with(self, other: "Counts") -> Shared:
+        """How many different tokens both texts have after the context of every held-out position."""
+        shared = np.empty((ORDERS, self._held_out.num_positions), dtype=np.float32)
+        for order, ((keys, _), (others, counts)) in enumerate(zip(self._counted, other._counted, strict=True)):
+            in_both = keys[_values_of(keys, others, counts) > 0]
+            num = self._held_out.num_contexts[order]
+            by_context = np.bincount(in_both // self._held_out.radix, minlength=num)
+            shared[order] = by_context[self._held_out.contexts[order]]
+        return shared
+
+    def copy(self) -> "Counts":
+        """The counts as they are now."""
+        copied = Counts(self._held_out)
+        copied._counted = list(self._counted)
+        return copied
+
 
 def joined(documents: Documents, *, boundary: int) -> tuple[IntArray, IntArray]:
     """The documents as one stream with the id ``boundary`` three times before each, and the places of their own
@@ -129,19 +146,25 @@ def joined(documents: Documents, *, boundary: int) -> tuple[IntArray, IntArray]:
     return stream, places
 
 
-def nats(parts: Sequence[tuple[Looks, float]], num_ids: int) -> FloatArray:
-    """Loss at each held-out position [P] of the counts of several texts together, every count times its text's
-    weight.
+def nats(base: Looks, num_ids: int) -> FloatArray:
+    """Loss at each held-out position [P] of the counts of one text."""
+    nothing = np.zeros_like(base)
+    return nats_together(base, nothing, nothing[:, 0], 0.0, num_ids)
+
+
+def nats_together(base: Looks, added: Looks, shared: Shared, weight: float, num_ids: int) -> FloatArray:
+    """Loss at each held-out position [P] of two texts counted together, where a count of the second weighs ``weight``.
+
+    An n-gram that both have is discounted once, so that at weight 1 two parts of a text are the whole text.
     """
-    p: NDArray[Any] = np.full(parts[0][0].shape[2], 1 / num_ids, dtype=np.float32)
+    p: NDArray[Any] = np.full(base.shape[2], 1 / num_ids, dtype=np.float32)
+    w = np.float32(weight)
     for order, (discount, strength) in enumerate(zip(DISCOUNTS, STRENGTHS, strict=True)):
-        counted, total, left = np.zeros_like(p), np.full_like(p, strength), np.full_like(p, strength)
-        for looks, weight in parts:
-            count, context, types = looks[order]
-            counted += np.float32(weight) * np.maximum(count - np.float32(discount), 0)
-            total += np.float32(weight) * context
-            left += np.float32(weight * discount) * types
-        p = (counted + left * p) / total
+        (count, context, types), (more, more_context, more_types) = base[order], added[order]
+        d = np.float32(discount)
+        taken = np.where(count > 0, d, np.minimum(more, 1) * (w * d))
+        left = d * (types + w * (more_types - shared[order])) + np.float32(strength)
+        p = (count + w * more - taken + left * p) / (context + w * more_context + np.float32(strength))
     return -np.log(p.astype(np.float64))
 
 

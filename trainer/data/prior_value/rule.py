@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from trainer.base.hashing import derived_rng
 from trainer.base.records import FloatArray, IntArray
-from trainer.data.prior_value.counts import Counts, Documents, HeldOutText, Looks, nats
+from trainer.data.prior_value.counts import Counts, Documents, HeldOutText, Looks, nats, nats_together
 from trainer.data.prior_value.record import LEAST_ERROR, LEAST_VALUE, PriorValue
 
 SAMPLE_TOKENS = 5_000_000  # of real text, and of a source, at most
@@ -30,7 +30,7 @@ VALIDATION_TOKENS = 24_000
 BLOCK_TOKENS = 500  # of validation text that fall into the same group
 GROUPS = 8  # F: even ones choose the weight for odd ones, and the other way round
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)
-CURVE = (-1.5, -1.0, -0.5, 0.0)  # octaves of real text that its learning curve is measured at; -1 is the base A
+CURVE = (-1.5, -1.0, -0.75, -0.5, 0.0)  # octaves of real text that its learning curve is measured at; -1 is the base A
 MOST_HALVINGS, LEAST_HALVINGS, HALVED_TOKENS = 4, 2, 6_000_000  # of random halvings, and of their real tokens together
 MOST_MEASURED = 100.0  # where a loss lies far beyond the learning curve
 # Of less text than this nothing is said.
@@ -59,7 +59,8 @@ class _Curve:
 class _Halving:
     """One random halving: A with its looks and loss, B, and the learning curve by group of blocks."""
 
-    base: Looks
+    base: Counts
+    looks: Looks  # of the base
     base_tokens: int
     other: Documents
     sizes: tuple[int, ...]
@@ -99,8 +100,8 @@ class RealText:
         by_halving, weights, errors, samples = [], [], [], []
         for number, halving in enumerate(self._halvings):
             sample = [self._known(document) for document in self._sample(source, halving.base_tokens, number)]
-            looks = Counts(self._held_out).add(sample).looks()
-            value, error, weight = self._measured(halving, looks, sum(len(document) for document in sample))
+            counts = Counts(self._held_out).add(sample)
+            value, error, weight = self._measured(halving, counts, sum(len(document) for document in sample))
             by_halving.append(value)
             errors.append(error)
             weights.append(weight)
@@ -129,16 +130,16 @@ class RealText:
         for octaves in CURVE:
             end = int(total * 2**octaves)
             looks = counts.add(_cut(shuffled, start, end)).looks()
-            curve.append(self._by_group(nats([(looks, 1.0)], self._num_ids)))
+            curve.append(self._by_group(nats(looks, self._num_ids)))
             sizes.append(end)
             if octaves == -1.0:
-                base = looks
+                base = counts.copy(), looks
             start = end
         assert base is not None
         alone = curve[CURVE.index(-1.0)]
         base_tokens = sizes[CURVE.index(-1.0)]
         other = _cut(shuffled, base_tokens, total)
-        return _Halving(base, base_tokens, other, tuple(sizes), np.array(curve), alone)
+        return _Halving(*base, base_tokens, other, tuple(sizes), np.array(curve), alone)
 
     def _sample(self, source: Documents, most: int, number: int) -> Documents:
         """Random documents of a source, as many tokens as the base has if there are so many."""
@@ -153,9 +154,9 @@ class RealText:
     def _mean(self, sums_F: FloatArray, groups: Sequence[int]) -> float:
         return float(sums_F[groups].sum() / self._sizes_F[groups].sum())
 
-    def _measured(self, halving: _Halving, looks: Looks, tokens: int) -> tuple[float, float, float]:
+    def _measured(self, halving: _Halving, counts: Counts, tokens: int) -> tuple[float, float, float]:
         """Value of a token of a sample, its jackknife error over groups of blocks, and the mean weight."""
-        rows = self._merged(halving, looks)
+        rows = self._merged(halving, counts)
         weights = self._weights(rows)
 
         def value(left_out: int | None) -> float:
@@ -170,9 +171,10 @@ class RealText:
         parts = [value(group) for group in range(GROUPS)]
         return value(None), float(np.std(parts) * (GROUPS - 1) ** 0.5), float(np.mean([WEIGHTS[w] for w in weights]))
 
-    def _merged(self, halving: _Halving, looks: Looks) -> FloatArray:
+    def _merged(self, halving: _Halving, counts: Counts) -> FloatArray:
         """Sums of losses [weights, F] of the base with a sample at every weight."""
-        merged = (nats([(halving.base, 1.0), (looks, weight)], self._num_ids) for weight in WEIGHTS[1:])
+        looks, shared = counts.looks(), counts.shared_with(halving.base)
+        merged = (nats_together(halving.looks, looks, shared, weight, self._num_ids) for weight in WEIGHTS[1:])
         return np.array([halving.alone, *(self._by_group(loss_P) for loss_P in merged)])
 
     def _weights(self, rows: FloatArray) -> list[int]:
@@ -205,7 +207,7 @@ class RealText:
 
     def _gain(self, halving: _Halving, sample: Documents) -> float:
         """Loss per validation token of the base alone, less that with a sample at its best weight."""
-        rows = self._merged(halving, Counts(self._held_out).add(sample).looks())
+        rows = self._merged(halving, Counts(self._held_out).add(sample))
         sums_F = np.empty(GROUPS)
         for parity, weight in enumerate(self._weights(rows)):
             others = [group for group in range(GROUPS) if group % 2 != parity]
