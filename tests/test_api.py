@@ -2,17 +2,22 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import trainer
 from trainer.base.errors import RecipeError, RunFailedError, RunFolderError, RunLockedError, UserError
+from trainer.data.prepare import prepare
 from trainer.runs.folder import locked
 
 ROOT = Path(__file__).resolve().parent.parent
+BYTES_BELOW_A_CHECKPOINT = 16_384  # of the tiny recipe; above its journal of four steps and its outcome
 
 PROGRAM = """
 import json, sys
@@ -80,15 +85,22 @@ def test_a_mistake_is_a_typed_exception_and_never_an_exit(tiny_recipe: Path, tmp
         trainer.fit(tiny_recipe, run=tmp_path / "held")
 
 
-def test_a_run_that_fails_raises_what_failed_as_the_cause(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def breaks(*_: object, **__: object) -> None:
-        raise OSError("the disk went away")
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """A limit of the system on what this process writes into one file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr("trainer.tracking.journal.Journal.write", breaks)
-    with pytest.raises(RunFailedError) as caught:
-        trainer.fit(tiny_recipe, run=tmp_path / "run")
+
+def test_a_run_that_fails_raises_what_failed_as_the_cause(tiny_recipe: Path, tmp_path: Path) -> None:
+    loaded = trainer.load_recipe(tiny_recipe)
+    prepare(loaded.recipe.data, seed=loaded.recipe.seed, base=loaded.folder)
+    with files_of_at_most(BYTES_BELOW_A_CHECKPOINT), pytest.raises(RunFailedError) as caught:
+        trainer.fit(loaded, run=tmp_path / "run")
     assert isinstance(caught.value.__cause__, OSError)
     assert json.loads((tmp_path / "run" / "outcome.json").read_text())["state"] == "failed"
 
