@@ -3,10 +3,15 @@
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.cases.commands import WarmCommands
 
 settings.register_profile("shared machine", deadline=None)  # other work on the cores makes any deadline fail
 settings.load_profile("shared machine")
@@ -77,3 +82,13 @@ def tiny_recipe(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(TINY_RECIPE, encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="session")
+def warm_commands() -> "Iterator[WarmCommands]":
+    """The real command in processes whose imports are done."""
+    from tests.cases.commands import WarmCommands  # imports numpy: after the number of threads is set
+
+    commands = WarmCommands()
+    yield commands
+    commands.close()

@@ -1,18 +1,10 @@
 """Fixtures of the cases: the real command in a folder of its own, quickly."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cases.commands import Case, WarmCommands
-
-
-@pytest.fixture(scope="session")
-def warm_commands() -> Iterator[WarmCommands]:
-    commands = WarmCommands()
-    yield commands
-    commands.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A mutated recipe is accepted or refused in words: never a stack trace."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[WarmCommands]:
-    commands = WarmCommands()
-    yield commands
-    commands.close()
-
-
-@pytest.fixture(scope="module")
 def recipes(folder: Path) -> st.SearchStrategy[dict[str, Any]]:
     """Mutations of the recipe and its variants, with every default written out."""
     reader = YAML(typ="safe", pure=True)
@@ -116,11 +108,11 @@ def test_no_recipe_given_as_a_value_ends_in_a_stack_trace(
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1000])
 def test_no_recipe_in_a_file_ends_the_command_in_a_stack_trace(
-    recipes: st.SearchStrategy[dict[str, Any]], count: int, folder: Path, commands: WarmCommands
+    recipes: st.SearchStrategy[dict[str, Any]], count: int, folder: Path, warm_commands: WarmCommands
 ) -> None:
     @settings(max_examples=count, derandomize=True, **CALM)
     @given(tree=recipes)
     def run(tree: dict[str, Any]) -> None:
-        check_as_a_file(tree, folder, commands)
+        check_as_a_file(tree, folder, warm_commands)
 
     run()

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from tests.cases.commands import Ended, WarmCommands
 from trainer.data.documents import bucket_of
 from trainer.synthesis.pool import Pool
 
@@ -26,6 +28,7 @@ synthesis:
   filters: [{{kind: length, min_words: 3}}]
 """
 NOT_PACED, PACED_S = 0.0, 0.02
+Synthesize = Callable[..., str]
 
 
 def with_synthesis(recipe: Path, *, requests: int = 60, pause_s: float = NOT_PACED) -> Path:
@@ -36,29 +39,35 @@ def with_synthesis(recipe: Path, *, requests: int = 60, pause_s: float = NOT_PAC
     return file
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "trainer", "synthesize", *map(str, arguments)]
+@pytest.fixture
+def trainer(warm_commands: WarmCommands, tiny_recipe: Path) -> Callable[..., Ended]:
+    """trainer("check", recipe) runs the command to its end."""
+    folder = tiny_recipe.parent
+
+    def run(*arguments: object) -> Ended:
+        return warm_commands.run([str(word) for word in arguments], folder=folder, environment={}, streams=folder)
+
+    return run
 
 
-def synthesize(*arguments: object, expected: int = 0) -> str:
-    process = subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, env=environment(), timeout=120
-    )
-    assert process.returncode == expected, process.stdout + process.stderr
-    assert "Traceback" not in process.stderr
-    return process.stdout + process.stderr
+@pytest.fixture
+def synthesize(trainer: Callable[..., Ended]) -> Synthesize:
+    """synthesize(recipe, ..., expected=2) is what the command prints; ``expected`` is its exit code."""
 
+    def run(*arguments: object, expected: int = 0) -> str:
+        ended = trainer("synthesize", *arguments)
+        assert ended.exit_code == expected, ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+        return ended.stdout + ended.stderr
 
-def environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": root}
+    return run
 
 
 def pool_rows(folder: Path) -> list[dict[str, Any]]:
     return [row for file in sorted((folder / "rows").glob("*")) for row in pq.read_table(file).to_pylist()]
 
 
-def test_every_request_is_accepted_or_dropped_for_a_reason(tiny_recipe: Path) -> None:
+def test_every_request_is_accepted_or_dropped_for_a_reason(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     output = synthesize(recipe)
     (record,) = Pool(recipe.parent / "pool").records()
@@ -75,7 +84,7 @@ def test_every_request_is_accepted_or_dropped_for_a_reason(tiny_recipe: Path) ->
     assert not list((recipe.parent / "pool" / "unfinished").iterdir())
 
 
-def test_a_row_tells_what_made_it(tiny_recipe: Path) -> None:
+def test_a_row_tells_what_made_it(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe)
     real = {row["title"]: row for row in map(json.loads, (recipe.parent / "real.jsonl").read_text().splitlines())}
@@ -91,19 +100,20 @@ def test_a_row_tells_what_made_it(tiny_recipe: Path) -> None:
         assert bucket_of(row["source_id"], 5) not in (3, 4), "a held-out document is never a prompt"
 
 
-def test_a_source_of_a_recipe_trains_on_the_pool(tiny_recipe: Path) -> None:
+def test_a_source_of_a_recipe_trains_on_the_pool(
+    trainer: Callable[..., Ended], synthesize: Synthesize, tiny_recipe: Path
+) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe)
     sets = ["data.sources.good.path=pool/rows", "training.steps=3"]
     arguments = [argument for value in sets for argument in ("--set", value)]
-    process = subprocess.run(
-        [sys.executable, "-m", "trainer", "fit", str(recipe), "--run", str(recipe.parent / "run"), *arguments],
-        capture_output=True, text=True, check=False, env=environment(), timeout=240,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stdout + process.stderr
+    ended = trainer("fit", recipe, "--run", recipe.parent / "run", *arguments)
+    assert ended.exit_code == 0, ended.stdout + ended.stderr
 
 
-def test_the_next_round_is_another_generation_and_repeats_no_text_of_the_pool(tiny_recipe: Path) -> None:
+def test_the_next_round_is_another_generation_and_repeats_no_text_of_the_pool(
+    synthesize: Synthesize, tiny_recipe: Path
+) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe)
     synthesize(recipe)
@@ -113,7 +123,7 @@ def test_the_next_round_is_another_generation_and_repeats_no_text_of_the_pool(ti
     assert len({row["id"] for row in rows}) == len(rows)
 
 
-def test_shards_make_the_round_that_one_process_would_have_made(tiny_recipe: Path) -> None:
+def test_shards_make_the_round_that_one_process_would_have_made(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe)
     alone = {row["id"]: row for row in pool_rows(recipe.parent / "pool")}
@@ -126,10 +136,17 @@ def test_shards_make_the_round_that_one_process_would_have_made(tiny_recipe: Pat
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_round_resumes_and_asks_for_nothing_that_was_kept(tiny_recipe: Path, sign: signal.Signals) -> None:
+def test_a_killed_round_resumes_and_asks_for_nothing_that_was_kept(
+    synthesize: Synthesize, tiny_recipe: Path, sign: signal.Signals
+) -> None:
     recipe = with_synthesis(tiny_recipe, requests=150, pause_s=PACED_S)
     log, unfinished = recipe.parent / "asked.log", recipe.parent / "pool" / "unfinished"
-    process = subprocess.Popen(command(recipe), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer", "synthesize", str(recipe)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline_s = time.monotonic() + 100
     while time.monotonic() < deadline_s and not _num_kept(unfinished):
         time.sleep(0.02)
@@ -157,7 +174,7 @@ def _num_kept(unfinished: Path) -> int:
     return len(_kept(unfinished)) if unfinished.is_dir() else 0
 
 
-def test_what_was_answered_before_the_server_went_away_is_kept(tiny_recipe: Path) -> None:
+def test_what_was_answered_before_the_server_went_away_is_kept(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     output = synthesize(recipe, "--set", "synthesis.generator.fails_after=25", expected=2)
     assert "the server went away" in output
@@ -166,7 +183,7 @@ def test_what_was_answered_before_the_server_went_away_is_kept(tiny_recipe: Path
     assert max(Counter((recipe.parent / "asked.log").read_text().splitlines()).values()) == 1
 
 
-def test_an_unfinished_round_is_not_finished_with_another_model(tiny_recipe: Path) -> None:
+def test_an_unfinished_round_is_not_finished_with_another_model(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe, "--set", "synthesis.generator.fails_after=25", expected=2)
     output = synthesize(recipe, "--set", "synthesis.generator.weights=w2", expected=2)
@@ -185,36 +202,32 @@ def test_an_unfinished_round_is_not_finished_with_another_model(tiny_recipe: Pat
         (["synthesis=null"], "no section `synthesis`"),
     ],
 )
-def test_a_mistake_is_one_message(tiny_recipe: Path, sets: list[str], message: str) -> None:
+def test_a_mistake_is_one_message(synthesize: Synthesize, tiny_recipe: Path, sets: list[str], message: str) -> None:
     recipe = with_synthesis(tiny_recipe)
     arguments = [argument for value in sets for argument in ("--set", value)]
     assert message.lower() in synthesize(recipe, *arguments, expected=2).lower()
 
 
-def test_check_tells_how_to_fill_a_pool_that_is_not_there(tiny_recipe: Path) -> None:
+def test_check_tells_how_to_fill_a_pool_that_is_not_there(trainer: Callable[..., Ended], tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
-    arguments = ["check", str(recipe), "--set", "data.sources.good.path=pool/rows"]
-    process = subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments],
-        capture_output=True, text=True, check=False, env=environment(), timeout=120,
-    )  # fmt: skip
-    assert process.returncode == 2
-    assert "Fill its pool with `trainer synthesize` first" in process.stderr + process.stdout
+    ended = trainer("check", recipe, "--set", "data.sources.good.path=pool/rows")
+    assert ended.exit_code == 2
+    assert "Fill its pool with `trainer synthesize` first" in ended.stderr + ended.stdout
 
 
-def test_a_round_whose_every_row_is_dropped_says_so(tiny_recipe: Path) -> None:
+def test_a_round_whose_every_row_is_dropped_says_so(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     output = synthesize(recipe, "--set", "synthesis.filters=[{kind: length, min_words: 99}]", expected=2)
     assert "added no row to the pool" in output
 
 
-def test_a_generation_is_not_made_in_two_splits(tiny_recipe: Path) -> None:
+def test_a_generation_is_not_made_in_two_splits(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe, "--generation", 1, "--shard", "0/3")
     assert "was made in 3 shards" in synthesize(recipe, "--generation", 1, "--shard", "1/2", expected=2)
 
 
-def test_a_damaged_file_of_the_pool_is_named(tiny_recipe: Path) -> None:
+def test_a_damaged_file_of_the_pool_is_named(synthesize: Synthesize, tiny_recipe: Path) -> None:
     recipe = with_synthesis(tiny_recipe)
     synthesize(recipe)
     (file,) = (recipe.parent / "pool" / "rows").glob("*.parquet")
