@@ -128,7 +128,7 @@ class FilteredRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FilteredRows:
-    """The rows of a segment that the filter of kind ``filter`` dropped for one reason, with the first few of them."""
+    """The rows of a segment that the filter ``filter`` dropped (or only counted) for one reason, with the first few."""
 
     filter: str
     reason: str
@@ -154,6 +154,7 @@ class RowAccount:
     copies: Copies = Copies()  # the contaminated ones by kind
     without_key: int = 0  # of all those above: no value in the column that decides where they belong
     filters: tuple[FilteredRows, ...] = ()
+    noted: tuple[FilteredRows, ...] = ()  # counted by a filter that drops nothing; a row may stand in several
     spelled: Mapping[str, int] = field(default_factory=dict)  # special tokens: used rows whose text spells them
     special_tokens: str = "text"  # what their spelling means: text or parse
 
@@ -176,12 +177,37 @@ class RowAccount:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """What ``to_json`` gave."""
-        filters = tuple(
-            FilteredRows(**{**rows, "examples": tuple(FilteredRow(**example) for example in rows["examples"])})
-            for rows in record["filters"]
-        )
+        filtered = {
+            name: tuple(
+                FilteredRows(**{**rows, "examples": tuple(FilteredRow(**example) for example in rows["examples"])})
+                for rows in record[name]
+            )
+            for name in ("filters", "noted")
+        }
         files, copies = FileAccount.from_json(record["files"]), Copies.from_json(record["copies"])
-        return cls(**{**record, "files": files, "copies": copies, "filters": filters})
+        return cls(**{**record, "files": files, "copies": copies, **filtered})
+
+
+class FilterTally:
+    """Counts rows by filter and reason, and keeps the first few of each."""
+
+    def __init__(self) -> None:
+        self._examples: dict[tuple[str, str], list[FilteredRow]] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, kind: str, reason: str, document_id: str, text: str) -> None:
+        """Counts a row."""
+        self._counts[kind, reason] += 1
+        examples = self._examples.setdefault((kind, reason), [])
+        if len(examples) < EXAMPLES_PER_REASON:
+            examples.append(FilteredRow(id=document_id, text=text[:EXAMPLE_CHARACTERS]))
+
+    def rows(self) -> tuple[FilteredRows, ...]:
+        """The counts so far, the largest first."""
+        return tuple(
+            FilteredRows(filter=kind, reason=reason, num_rows=count, examples=tuple(self._examples[kind, reason]))
+            for (kind, reason), count in self._counts.most_common()
+        )
 
 
 @dataclass
@@ -204,8 +230,8 @@ class RowTally:
     _copies: Counter[str] = field(default_factory=Counter)
     _copy_examples: list[Copy] = field(default_factory=list)
     without_key: int = 0
-    _filtered: dict[tuple[str, str], int] = field(default_factory=dict)
-    _examples: dict[tuple[str, str], list[FilteredRow]] = field(default_factory=dict)
+    _filtered: FilterTally = field(default_factory=FilterTally)
+    _noted: FilterTally = field(default_factory=FilterTally)
 
     @property
     def quarantined(self) -> int:
@@ -224,17 +250,14 @@ class RowTally:
 
     def add_filtered(self, kind: str, reason: str, document_id: str, text: str) -> None:
         """Counts a row that a filter dropped."""
-        self._filtered[kind, reason] = self._filtered.get((kind, reason), 0) + 1
-        examples = self._examples.setdefault((kind, reason), [])
-        if len(examples) < EXAMPLES_PER_REASON:
-            examples.append(FilteredRow(id=document_id, text=text[:EXAMPLE_CHARACTERS]))
+        self._filtered.add(kind, reason, document_id, text)
+
+    def add_noted(self, kind: str, reason: str, document_id: str, text: str) -> None:
+        """Counts a row that a filter has something to say of, and that is kept."""
+        self._noted.add(kind, reason, document_id, text)
 
     def account(self, files: FileAccount) -> RowAccount:
         """The counts so far; largest filter counts first. ``files`` are those that the rows came from."""
-        filters = tuple(
-            FilteredRows(filter=kind, reason=reason, num_rows=count, examples=tuple(self._examples[kind, reason]))
-            for (kind, reason), count in sorted(self._filtered.items(), key=lambda item: -item[1])
-        )
         copies = Copies(**self._copies, same_form=self.same_form, examples=tuple(self._copy_examples))
         return RowAccount(
             files=replace(
@@ -254,7 +277,8 @@ class RowTally:
             malformed=dict(self._malformed.most_common()),
             copies=copies,
             without_key=self.without_key,
-            filters=filters,
+            filters=self._filtered.rows(),
+            noted=self._noted.rows(),
             spelled=dict(self.spelled.most_common()),
             special_tokens=self.special_tokens,
         )

@@ -48,6 +48,8 @@ def account_in_words(account: RowAccount) -> str:
         parts.append(f"{figure(_lost(account))} dropped: {'; '.join(lost)}")
     if account.copies.same_form:
         parts.append(f"{figure(account.copies.same_form)} of the used share only a form with held-out documents")
+    if account.noted:
+        parts.append(f"kept and counted: {'; '.join(_noted_in_words(account))}")
     if account.without_key:
         parts.append(f"{figure(account.without_key)} without a key, each a document of its own")
     return f"{figure(account.read)} rows of {files_in_words(account.files)}: {', '.join(parts)}"
@@ -77,6 +79,11 @@ def dropped_in_words(account: RowAccount) -> list[str]:
         *((rows.num_rows, f"by the filter {rows.filter}", clean(rows.reason)) for rows in account.filters),
     ]
     return [f"{figure(count)} {what}{f' ({why})' if why else ''}" for count, what, why in reasons if count]
+
+
+def _noted_in_words(account: RowAccount) -> Iterator[str]:
+    for rows in account.noted:
+        yield f"{figure(rows.num_rows)} by the filter {rows.filter} ({clean(rows.reason)})"
 
 
 def copies_in_words(copies: Copies) -> str:

@@ -173,7 +173,9 @@ class DocumentReader:
             tally.not_sampled += 1
         elif document.part != "train":
             tally.held_out += 1
-        elif dropped := filters.dropped_by(document.text, row.columns):
+        elif dropped := filters.dropped_by(
+            document.text, row.columns, lambda kind, why: tally.add_noted(kind, why, document.id, document.text)
+        ):
             tally.add_filtered(*dropped, document.id, document.text)
             return False
         return True

@@ -26,6 +26,7 @@ from trainer.mixture.config import MixtureConfig
 from trainer.model.config import ModelConfig, TrainingConfig
 from trainer.recipe.aliases import note_aliases
 from trainer.recipe.checks import note_contradictions, note_machine_mistakes, note_policy_mistakes
+from trainer.recipe.filter_checks import note_filter_mistakes
 from trainer.recipe.loading import MAX_MISTAKES, RecipeDocument, apply_override, read_file, read_mapping
 from trainer.recipe.messages import note_mistakes
 from trainer.recipe.resolve import EXTENDS, resolve_extends, resolve_paths, resolve_shares
@@ -132,6 +133,7 @@ def load_recipe(
         note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data, recipe.evaluation)
     if on_this_machine:
         note_machine_mistakes(document, folder)
+        note_filter_mistakes(document)
     if document.is_full:
         document.mistakes[MAX_MISTAKES:] = [UserError("there are further mistakes", remedy="Correct these first")]
     if document.mistakes or recipe is None:

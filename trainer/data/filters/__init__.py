@@ -11,20 +11,28 @@ Held-out documents are never filtered by ``data.filters`` or by the filters of t
 what is measured must not depend on what is trained on. Only a held-out data set of its own can have ``filters``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, cast
 
 from trainer.base.errors import DataError, UserError
 from trainer.base.seams import OpenUnion, Seam
 from trainer.data.filters import rules
 from trainer.data.filters.config import (
+    DatatroveConfig,
     ExactDuplicateConfig,
+    LanguageConfig,
     LengthConfig,
+    NearDuplicateConfig,
     PatternConfig,
+    PersonalDataConfig,
     RepetitionConfig,
     ScoreConfig,
 )
+from trainer.data.filters.datatrove_filter import datatrove_filter
 from trainer.data.filters.duplicates import exact_duplicate
+from trainer.data.filters.language import language
+from trainer.data.filters.near_duplicates import near_duplicate
+from trainer.data.filters.personal_data import personal_data
 from trainer.data.filters.protocol import Filter, FilterFactory
 from trainer.data.filters.repetition import repetition
 
@@ -38,25 +46,43 @@ FILTERS: Seam[FilterFactory] = Seam(
         "regex": rules.regex,
         "score": rules.score,
         "exact_duplicate": exact_duplicate,
+        "near_duplicate": near_duplicate,
+        "language": language,
+        "personal_data": personal_data,
+        "datatrove": datatrove_filter,
     },
     requires=("__call__",),
     calls={"": ("config",)},
     methods={"__call__": ("text", "columns")},
 )
 FilterConfig = Annotated[
-    LengthConfig | RepetitionConfig | PatternConfig | ScoreConfig | ExactDuplicateConfig, OpenUnion(FILTERS)
+    LengthConfig
+    | RepetitionConfig
+    | PatternConfig
+    | ScoreConfig
+    | ExactDuplicateConfig
+    | NearDuplicateConfig
+    | LanguageConfig
+    | PersonalDataConfig
+    | DatatroveConfig,
+    OpenUnion(FILTERS),
 ]
+Note = Callable[[str, str], None]  # called with a filter's name and its reason
 
 
 class FilterChain:
     """The filters of a segment, in the recipe's order, for one pass over it; the first to drop a document decides."""
 
     def __init__(self, configs: Iterable[Any]) -> None:
-        self._filters = [(config.kind, _made(config)) for config in configs]
+        self._filters = [
+            (name_of(config), _made(config), getattr(config, "action", "drop") == "count") for config in configs
+        ]
 
-    def dropped_by(self, text: str, columns: Mapping[str, Any]) -> tuple[str, str] | None:
-        """Kind of the filter that drops the document, and its reason; None where all keep it."""
-        for kind, document_filter in self._filters:
+    def dropped_by(self, text: str, columns: Mapping[str, Any], note: Note | None = None) -> tuple[str, str] | None:
+        """Name of the filter that drops the document, and its reason; None where all keep it. ``note`` is called for
+        what a filter only counts.
+        """
+        for kind, document_filter, only_counts in self._filters:
             try:
                 reason = document_filter(text, columns)
             except Exception as error:  # whatever a filter of the user's does
@@ -70,8 +96,16 @@ class FilterChain:
                     got=reason,
                     remedy="Return None to keep a document, and a text that says why it is dropped",
                 )
-            return kind, reason
+            if not only_counts:
+                return kind, reason
+            if note is not None:
+                note(kind, reason)
         return None
+
+
+def name_of(config: Any) -> str:
+    """What a filter is counted under: its kind, and which one of a package it is."""
+    return f"{config.kind} {config.name}" if isinstance(config, DatatroveConfig) else str(config.kind)
 
 
 def _made(config: Any) -> Filter:

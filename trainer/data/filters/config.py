@@ -1,9 +1,9 @@
 """What a recipe says of a filter."""
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from trainer.base.config import Config
 from trainer.base.records import Kind
@@ -12,7 +12,12 @@ from trainer.base.records import Kind
 class BuiltinFilterConfig(Config):
     """What every built-in filter has."""
 
-    only: Kind | None = Field(None, description="filter real or synthetic sources only; default: both")
+    only: Kind | None = Field(
+        None, description="filter real or synthetic sources only; default: both. Two entries give two limits"
+    )
+    action: Literal["drop", "count"] = Field(
+        "drop", description="drop: documents leave; count: they stay, and are counted with the reason"
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,3 +122,68 @@ class ExactDuplicateConfig(BuiltinFilterConfig):
     """Drop documents whose words occurred before in the same segment; case and white space are ignored."""
 
     kind: Literal["exact_duplicate"] = "exact_duplicate"
+
+
+class NearDuplicateConfig(BuiltinFilterConfig):
+    """Drop documents that are nearly the same as one before them in the segment (MinHash of word n-grams)."""
+
+    kind: Literal["near_duplicate"] = "near_duplicate"
+    threshold: float = Field(
+        0.8, ge=0.5, le=1, description="estimated part of the n-grams of both that both have (Jaccard similarity)"
+    )
+    ngram_words: int = Field(3, ge=1, le=20, description="words of an n-gram")
+
+
+class LanguageConfig(BuiltinFilterConfig):
+    """Drop documents that are not in one of the languages named."""
+
+    kind: Literal["language"] = "language"
+    keep: tuple[str, ...] = Field(min_length=1, description="ISO 639-1 codes, such as `en`")
+    min_probability: float = Field(0.0, ge=0, le=1, description="drop documents that are less surely in that language")
+    min_characters: int = Field(
+        40, ge=0, description="shorter documents are kept: of a few words the language cannot be told"
+    )
+
+
+class PersonalDataConfig(BuiltinFilterConfig):
+    """Drop, or count, documents that hold what points at a person."""
+
+    kind: Literal["personal_data"] = "personal_data"
+    find: tuple[Literal["email", "phone", "card", "iban", "ip"], ...] = Field(
+        ("email", "phone", "card", "iban", "ip"),
+        min_length=1,
+        description="mail addresses, telephone numbers, card numbers (by their check digit), IBANs (by theirs and the "
+        "length of the country), public IP addresses",
+    )
+    phone_region: str | None = Field(
+        None, pattern="^[A-Z]{2}$", description="country whose national numbers count, such as US; default: only +..."
+    )
+
+
+class DatatroveConfig(BuiltinFilterConfig):
+    """A filter of the package `datatrove`, with its own arguments beside these keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["datatrove"] = "datatrove"
+    name: str = Field(
+        pattern=r"^[A-Za-z_]\w*$",
+        description="a class of datatrove.pipeline.filters: GopherQualityFilter, GopherRepetitionFilter, "
+        "C4QualityFilter, C4ParagraphFilter, FineWebQualityFilter ...",
+    )
+    edited: Literal["keep", "drop"] | None = Field(
+        None,
+        description="what becomes of a document that the filter would keep in part (C4QualityFilter takes lines out): "
+        "keep it whole, or drop it; there is no default",
+    )
+    metadata: tuple[str, ...] = Field((), description="columns of the row that the filter reads, such as `url`")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The filter's own arguments."""
+        return dict(self.model_extra or {})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that become the document's metadata."""
+        return self.metadata
