@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainer.data import store
+from trainer.data import mapped
 from trainer.data.documents import Document
 from trainer.data.packing import SegmentWriter
 from trainer.data.store import PreparedSegment
@@ -102,7 +102,7 @@ def test_pages_are_given_back_without_changing_what_is_read(tmp_path: Path, monk
     segment, _ = packed(tmp_path / "s", [[700] * 50], 64)
     order = np.random.default_rng(0).permutation(segment.num_samples)
     expected = segment.gather(order)
-    monkeypatch.setattr(store, "_RESIDENT_BYTES", 1 << 12)
+    monkeypatch.setattr(mapped, "_RESIDENT_BYTES", 1 << 12)
     again = PreparedSegment(**{field: getattr(segment, field) for field in segment.__dataclass_fields__})
     assert all((again.gather(order[[i]]) == expected[[i]]).all() for i in range(len(order)))
 

@@ -37,7 +37,32 @@ class Samples:
         return self.valid[samples]
 
 
+class Expectations:
+    """A teacher's columns in memory, at random."""
+
+    top_k = 4
+
+    def __init__(self, num_samples: int) -> None:
+        random = np.random.default_rng(4)
+        order = random.permuted(np.tile(np.arange(VOCABULARY), (num_samples, LENGTH, 1)), axis=-1)
+        self.ids = order[..., : self.top_k].astype(np.uint16)
+        masses = random.dirichlet(np.ones(self.top_k + 1), (num_samples, LENGTH))
+        self.log_probabilities = np.log(masses).astype(np.float16)
+
+    def gather(self, samples: Any) -> Any:
+        return self.ids[samples], self.log_probabilities[samples]
+
+
+class TaughtSamples(Samples):
+    """A segment that a teacher has read."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.teacher = Expectations(NUM_SAMPLES)
+
+
 STORES = (Samples(1), Samples(2))
+TAUGHT, TEACHER_WEIGHT = TaughtSamples(2), 0.75  # the tokens of the second
 
 
 def plan_of(global_batch: int) -> Plan:
@@ -101,6 +126,7 @@ def bench(
     global_batch: int = 12,
     prepare: Callable[[Any], None] | None = None,
     model: Any = None,
+    made: Samples = STORES[1],
     **more: Any,
 ) -> Iterator[Bench]:
     """An engine on a model, a tiny one if none is given, to which ``prepare`` has done something first."""
@@ -110,7 +136,7 @@ def bench(
     engine = open_engine(model, training(micro_batch=micro_batch, **more), seed=SEED)
     plan = plan_of(global_batch)
     partition = RankPartition(rank=engine.rank, world_size=engine.world_size, micro_batch=micro_batch)
-    stores = {("real", 0): STORES[0], ("made", 0): STORES[1]}
+    stores = {("real", 0): STORES[0], ("made", 0): made}
     stream = Stream(plan, stores, state=plan.start(), partition=partition, sequence_length=LENGTH, padding=0)
     try:
         yield Bench(engine, model, stream)
@@ -198,3 +224,37 @@ def continued(folder: Any) -> tuple[list[Any], list[Any], dict[str, Any], dict[s
         on.stream.append([])
         repeated = [on.step(), on.step()]
         return expected, repeated, expected_weights, on.weights()
+
+
+def distilled(micro_batch: int, global_batch: int) -> tuple[Any, Any]:
+    """Figures of a step that learns from a teacher as well, and of the next."""
+    with bench(micro_batch, global_batch, made=TAUGHT, teacher_weight=TEACHER_WEIGHT) as on:
+        return on.step(), on.step()
+
+
+def distilled_by_hand(global_batch: int) -> tuple[float, float, float, float]:
+    """Of the first step, sample by sample through the model alone: the gradient's norm, the divergence per token that a
+    teacher has read, by sums over all tokens in float64, and those tokens' and all tokens' mean cross entropy.
+    """
+    model, plan = tiny_model().double(), plan_of(global_batch)
+    batch, _ = plan.draw(plan.start())
+    objective, divergence, nats, taught, tokens = torch.zeros((), dtype=torch.float64), 0.0, 0.0, 0, 0
+    for source, sample in zip(batch.source.tolist(), batch.sample.tolist(), strict=True):
+        store, valid = STORES[source], STORES[source].valid[sample]
+        ids = torch.from_numpy(store.tokens[sample, :valid])
+        q = torch.log_softmax(model(input_ids=ids[None]).logits[0, :-1], -1)
+        losses = -q.gather(-1, ids[1:, None])[:, 0]
+        tokens, nats = tokens + len(losses), nats + float(losses.sum().detach())
+        if source == 0:
+            objective = objective + losses.sum()
+            continue
+        likeliest, logs = (torch.from_numpy(part[: valid - 1]) for part in TAUGHT.teacher.gather(sample))
+        p = logs.double().exp() / logs.double().exp().sum(-1, keepdim=True)
+        rest = 1 - q.exp().gather(-1, likeliest.long()).sum(-1, keepdim=True)
+        student = torch.cat([q.gather(-1, likeliest.long()), rest.log()], -1)
+        kl = (p * (p.log() - student)).sum()
+        objective = objective + (1 - TEACHER_WEIGHT) * losses.sum() + TEACHER_WEIGHT * kl
+        divergence, taught = divergence + float(kl.detach()), taught + len(losses)
+    (objective / tokens).backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+    return float(norm), divergence / taught, nats / tokens, taught / tokens

@@ -152,6 +152,7 @@ def test_test_figures_are_never_plotted_as_those_that_steer() -> None:
 def test_the_line_of_a_step_has_all_its_figures() -> None:
     figures = StepFigures(
         router_loss=1.25,
+        teacher_divergence=0.5,
         loss=2.5,
         grad_norm=0.7,
         updated=False,
@@ -167,6 +168,7 @@ def test_the_line_of_a_step_has_all_its_figures() -> None:
     )
     assert line.to_line() == {
         "router_loss": 1.25,
+        "teacher_divergence": 0.5,
         "kind": "step", "step": 7, "loss": 2.5, "source_loss": {"real": 2.5}, "learning_rate": 1e-3, "grad_norm": 0.7,
         "tokens": 4, "counts": {"real": 4}, "shares": {"real": 1_000_000}, "epochs": {"real": 0.1},
         "batch_hash": str(2**64 - 1), "updated": False, "seconds": 0.5,

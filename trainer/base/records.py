@@ -199,4 +199,5 @@ class StepFigures:
     stop_requested: bool  # on any rank
     ledgers_agree: bool
     router_loss: float | None = None  # balancing loss of the experts; None where the model has none
+    teacher_divergence: float | None = None  # nats per token that a teacher has read; None where there is none
     losses: tuple[SourceLoss, ...]  # over the global batch, in the plan's order; empty where nobody can tell them apart

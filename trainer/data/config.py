@@ -132,6 +132,23 @@ class TokenizerConfig(Config):
         return self
 
 
+class TeacherConfig(Config):
+    """A model that reads the samples while they are prepared: what it expects after each token is stored beside them,
+    for `training.teacher_weight`.
+    """
+
+    model: str = Field(
+        min_length=1,
+        description="folder as `save_pretrained` writes it, relative to the recipe, or a hub id; with the tokenizer of "
+        "the recipe, or it is refused",
+    )
+    top_k: int = Field(
+        16, ge=1, le=1024, description="likeliest tokens that are stored of each distribution; all others share one"
+    )
+    sources: tuple[str, ...] = Field((), description="the sources that it reads; default: all")
+    batch: int = Field(8, ge=1, le=4096, description="samples that it reads at the same time")
+
+
 def segment_name(source: str, number: int) -> str:
     """What preparation calls a segment: the first by its source's name, which has no colon in it, others with their
     number.
@@ -150,6 +167,7 @@ class DataConfig(Config):
         (), description="drop training documents of all sources, in this order; never held-out documents"
     )
     contamination: ContaminationConfig = ContaminationConfig()
+    teacher: TeacherConfig | None = Field(None, description="a model whose distributions are learned from as well")
     max_row_bytes: int = Field(8_000_000, gt=0, description="a longer row goes to the quarantine")
     max_quarantined_share: float = Field(
         0.01,
@@ -208,6 +226,21 @@ class DataConfig(Config):
         if self.tokenizer.train_bpe and not real:
             raise ValueError("`train_bpe` is trained on real sources, and there is none")
         return self
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> "DataConfig":
+        if self.teacher is not None:
+            if unknown := [name for name in self.teacher.sources if name not in self.sources]:
+                raise ValueError(f"teacher.sources: {unknown[0]!r} is not a source, they are {list(self.sources)}")
+            if self.tokenizer.pretrained is None:
+                raise ValueError(
+                    "a teacher expects tokens of its own tokenizer: set tokenizer.pretrained to the teacher's folder"
+                )
+        return self
+
+    def taught(self, name: str) -> bool:
+        """Whether the teacher reads segment ``name`` (``segment_name``)."""
+        return self.teacher is not None and name.partition(":")[0] in (self.teacher.sources or self.sources)
 
 
 def filters_of(config: DataConfig, name: str) -> tuple[Any, ...]:

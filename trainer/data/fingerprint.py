@@ -17,9 +17,13 @@ from trainer.data.config import DataConfig, HeldOutByShare, HeldOutDataset
 from trainer.data.files import files_of
 from trainer.data.find import content_hash, is_indexed, stamp
 from trainer.data.store import STORE_FORMAT
+from trainer.data.teacher import teacher_files
 
 CACHE_VARIABLE = "HYBRID_TRAINER_CACHE"
-_WITHOUT_EFFECT = {"cache", "num_proc", "remote_timeout_s", "sources", "held_out"}
+_WITHOUT_EFFECT: dict[str, Any] = {
+    **dict.fromkeys(("cache", "num_proc", "remote_timeout_s", "sources", "held_out"), True),
+    "teacher": {"batch"},
+}
 _ORIGIN = {"path", "package", "hub", "configuration", "revision", "streaming"}
 
 
@@ -65,6 +69,7 @@ def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Pat
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
+    inputs["teacher"] = [{"file": file.name, "sha256": content_hash(file)} for file in teacher_files(config, base)]
     # Not where a file lies, but its name (default ids have it); license and kind stand in the manifest.
     segments = {
         name: segment.model_dump(mode="json", exclude=_ORIGIN) for name, segment in config.every_segment.items()
@@ -79,5 +84,6 @@ def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
         files = files_of(config, name, base, cache)
         stamps[name] = [file.path if is_indexed(segment) else stamp(file.path) for file in files]
     stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
+    stamps["teacher"] = [stamp(file) for file in teacher_files(config, base)]
     segments = {name: segment.model_dump(mode="json") for name, segment in config.every_segment.items()}
     return _hash([_settings(config, seed), list(segments.items()), stamps])[:32]

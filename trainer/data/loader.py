@@ -21,6 +21,7 @@ import torch
 from trainer.base.errors import DataError
 from trainer.base.records import IntArray
 from trainer.data.batch_hash import SampleStore, by_segment, sample_hashes
+from trainer.data.teacher_rows import Teachers
 from trainer.mixture import lookups
 from trainer.mixture.advance import State
 from trainer.mixture.draw import Batch
@@ -28,6 +29,7 @@ from trainer.mixture.ledger import Fact, Shares
 from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
 from trainer.mixture.shares import without_within_kinds
+from trainer.model.distillation import TeacherTargets
 
 # Steps are planned and gathered a block at a time, because small batches cost mostly calls: in blocks a batch of
 # 32 samples of 128 tokens takes a tenth of the time. A block is bounded by its tokens, because a decision throws blocks
@@ -39,17 +41,19 @@ PREFETCH_BLOCKS = 2  # one in use, one ready
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
     """What one forward sees: ``input_ids[B, T]`` and ``num_valid[B]``, where 0 marks a padding sample, which weighs
-    nothing.
+    nothing; and what a teacher expects after each token, in a run that has one.
     """
 
     input_ids: torch.Tensor
     num_valid: torch.Tensor
+    teacher: TeacherTargets | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatch:
     """This rank's part of a global batch. ``target_tokens`` counts the predicted tokens of the whole global batch, on
     all ranks alike, and ``source_targets[K]`` those of each source; it is empty where samples have no tokens.
+    ``taught_tokens`` counts those that a teacher has read, on all ranks; None in a run without one.
     ``row_sources`` (int64) is the source of each row of the micro-batches, one after the other; a padding row's is 0.
     """
 
@@ -59,6 +63,7 @@ class StepBatch:
     row_sources: torch.Tensor
     target_tokens: int
     source_targets: tuple[int, ...]
+    taught_tokens: int | None = None
     batch_hash: int  # this rank's part of the sum mod 2^64 over all samples
     after: State
     capped: Mapping[str, float] = field(default_factory=dict)  # epochs of the sources whose cap acts from this step on
@@ -122,6 +127,7 @@ class Stream:
         self.plan, self.state = plan, state
         self._stores = {(plan.sources.index(source), segment): store for (source, segment), store in stores.items()}
         self._length, self._padding, self._pin = sequence_length, padding, pin_memory
+        self._teachers = Teachers(self._stores, sequence_length)
         self._max_epochs = dict(max_epochs or {})
         self._ahead = state  # touched by the worker alone, except while it idles after a flush
         self._layout = lru_cache(maxsize=4)(partial(_Layout.of, partition))
@@ -181,7 +187,8 @@ class Stream:
 
     def _block_steps(self, global_batch: int) -> int:
         layout = self._layout(global_batch)
-        steps_in_bytes = BLOCK_BYTES // (layout.num_rows * self._length * 8)
+        bytes_per_token = 8 + self._teachers.bytes_per_token
+        steps_in_bytes = BLOCK_BYTES // (layout.num_rows * self._length * bytes_per_token)
         return max(1, min(BLOCK_STEPS, steps_in_bytes, BLOCK_SLOTS // global_batch))
 
     def _gathered(self, drawn: Sequence[tuple[Batch, State]]) -> list[StepBatch]:
@@ -197,23 +204,31 @@ class Stream:
         row_sources = self._row_sources(source, row_of_slot, int(row_starts[-1]))
         hashes = np.where(num_valid.numpy() > 0, sample_hashes(input_ids.numpy()), np.uint64(0))
         batch_hash_parts = np.add.reduceat(hashes, row_starts[:-1]).tolist()
-        targets = _by_source(np.maximum(valid - 1, 0), source, slot_starts, num_sources=len(self.plan.sources))
+        predicted = np.maximum(valid - 1, 0)
+        targets = _by_source(predicted, source, slot_starts, num_sources=len(self.plan.sources))
+        teacher, taught = self._teachers.read([batch for batch, _ in drawn], row_of_slot, int(row_starts[-1]))
+        taught_tokens = np.add.reduceat(np.where(taught, predicted, 0), slot_starts[:-1]).tolist()
         return [
             StepBatch(
                 step=batch.step,
                 plan=batch,
                 micro_batches=tuple(
-                    MicroBatch(input_ids=input_ids[row:end], num_valid=num_valid[row:end])
+                    MicroBatch(
+                        input_ids=input_ids[row:end],
+                        num_valid=num_valid[row:end],
+                        teacher=None if teacher is None else teacher.rows(row, end),
+                    )
                     for row, end in layout.micro_rows(first_row)
                 ),
                 row_sources=row_sources[first_row : first_row + layout.num_rows],
                 target_tokens=sum(source_targets),
                 source_targets=tuple(source_targets),
+                taught_tokens=None if teacher is None else step_taught,
                 batch_hash=batch_hash_part,
                 after=after,
             )
-            for (batch, after), layout, first_row, source_targets, batch_hash_part in zip(
-                drawn, layouts, row_starts[:-1].tolist(), targets.tolist(), batch_hash_parts, strict=True
+            for (batch, after), layout, first_row, source_targets, step_taught, batch_hash_part in zip(
+                drawn, layouts, row_starts[:-1].tolist(), targets.tolist(), taught_tokens, batch_hash_parts, strict=True
             )
         ]
 

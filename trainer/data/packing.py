@@ -1,8 +1,7 @@
 """Writes a source's token stream as samples of T tokens, in one pass and constant memory.
 
 Documents follow each other, each closed by the end-of-document token, and the stream is cut every T tokens: no token
-is lost, none doubled, and only the source's last sample holds padding. Files grow by appending; a .npy header leaves
-room for its first axis to grow to 21 digits, so it is written first and corrected in place at the end.
+is lost, none doubled, and only the source's last sample holds padding.
 """
 
 import hashlib
@@ -10,42 +9,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.documents import Document
+from trainer.data.growing import GrowingArray
 from trainer.data.store import PreparedSegment
-
-
-def _write_header(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, facts)
-
-
-class GrowingArray:
-    """A .npy file that is appended to; its last axes are fixed."""
-
-    def __init__(self, file: Path, dtype: np.dtype[Any], row_shape: tuple[int, ...] = ()) -> None:
-        self._stream = file.open("w+b")
-        self._dtype, self._row_shape = dtype, row_shape
-        _write_header(self._stream, dtype, (0, *row_shape))
-        self._start = self._stream.tell()
-
-    def append(self, values: NDArray[Any]) -> None:
-        """Appends values, in C order."""
-        self._stream.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
-
-    def close(self) -> int:
-        """Corrects the header, and returns the length of the first axis."""
-        row_bytes = self._dtype.itemsize * int(np.prod(self._row_shape, dtype=np.int64))
-        length = (self._stream.tell() - self._start) // row_bytes
-        self._stream.seek(0)
-        _write_header(self._stream, self._dtype, (length, *self._row_shape))
-        assert self._stream.tell() == self._start, "the header must not move the data"
-        self._stream.close()
-        return length
 
 
 class SegmentWriter:

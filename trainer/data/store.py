@@ -11,7 +11,6 @@ with the data.
 import hashlib
 import io
 import json
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,46 +24,15 @@ from tokenizers import Tokenizer
 from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
+from trainer.data.mapped import MappedRows, Tokens
 from trainer.data.store_files import DamagedStoreError, StoredFile, read_checked, wrong_size
+from trainer.data.teacher_columns import TeacherColumns
 from trainer.data.tokenizer_account import TokenizerAccount
 
 STORE_FORMAT = 8
 MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
 COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
 Ints = NDArray[np.int64]
-Tokens = NDArray[np.integer[Any]]
-
-# The kernel maps 16 pages around each page touched. Mapped pages count as resident memory until they are given back,
-# so a pass over a large store would seem to hold all of it; after about this much they are handed back (they stay in
-# the page cache).
-_FAULT_AROUND_BYTES = 16 * mmap.PAGESIZE
-_RESIDENT_BYTES = 256 << 20
-
-
-class MappedTokens:
-    """A read-only .npy file of token ids, gathered by rows, that never keeps more than about 256 MB of itself
-    resident.
-    """
-
-    def __init__(self, file: Path) -> None:
-        with file.open("rb") as stream:
-            np.lib.format.read_magic(stream)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-            start = stream.tell()
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._is_large = len(self._map) > _RESIDENT_BYTES
-        self._touched_bytes = 0
-        self.array: NDArray[Any] = np.frombuffer(self._map, dtype=dtype, offset=start).reshape(shape)
-
-    def gather(self, rows: Ints) -> Tokens:
-        """``array[rows]``."""
-        out: Tokens = self.array[rows]
-        if self._is_large:
-            self._touched_bytes += len(rows) * (_FAULT_AROUND_BYTES + self.array.itemsize * self.array.shape[1])
-            if self._touched_bytes > _RESIDENT_BYTES:
-                self._map.madvise(mmap.MADV_DONTNEED)
-                self._touched_bytes = 0
-        return out
 
 
 @dataclass(frozen=True)
@@ -97,8 +65,8 @@ class PreparedSegment:
     begin_tokens: int = 0  # that each document begins with before its text
 
     @cached_property
-    def _tokens(self) -> MappedTokens:
-        return MappedTokens(self.folder / "tokens.npy")
+    def _tokens(self) -> MappedRows:
+        return MappedRows(self.folder / "tokens.npy")
 
     @cached_property
     def _token_offsets(self) -> NDArray[Any]:
@@ -113,6 +81,11 @@ class PreparedSegment:
     def gather(self, samples: Ints) -> Tokens:
         """Token ids [n, T], as narrow as they are stored: whoever puts them somewhere widens them in passing."""
         return self._tokens.gather(samples)
+
+    @cached_property
+    def teacher(self) -> TeacherColumns | None:
+        """What a teacher expects after each token; None where none has read the segment."""
+        return TeacherColumns.of(self.folder)
 
     def valid_tokens(self, samples: Ints) -> Ints:
         """[n] tokens that are text: T, less in a source's last sample, whose tail is filled with the end-of-document

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ from trainer.data.held_out_split import chunks, collect_held_out, index_of, text
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
 from trainer.data.source_config import SourceConfig
-from trainer.data.store import MANIFEST, STORE_FORMAT, segment_folder
+from trainer.data.store import MANIFEST, STORE_FORMAT, PreparedSegment, segment_folder
 from trainer.data.store_files import files_in
+from trainer.data.teacher import open_teacher
+from trainer.data.teacher_columns import write_columns
 from trainer.data.tokenizer import (
     Encoder,
     TokenizerFacts,
@@ -35,6 +38,9 @@ from trainer.data.tokenizer import (
 )
 from trainer.data.tokenizer_account import TokenizerAccount, refuse_loss, round_trip
 from trainer.data.tokenizer_template import asks_for_begin
+
+if TYPE_CHECKING:
+    from trainer.model.teacher import Teacher
 
 Progress = Callable[[str, int], None]  # what is being done, documents done so far
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]
@@ -50,6 +56,7 @@ class _Tools:
     tokenizer: TokenizerFacts
     encoder: Encoder
     spelling: re.Pattern[str] | None  # of its special tokens
+    teacher: "Teacher | None"
 
 
 class StoreWriter:
@@ -73,11 +80,14 @@ class StoreWriter:
             tokenizer = build_tokenizer(
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
             )
+            teacher = open_teacher(self.config, tokenizer, self.base)
             # first, so that a tokenizer that cannot spell the text is refused before all of it is prepared
             encoder = Encoder.load(tokenizer)
             account, largest_ids = self._write_held_out(tokenizer, encoder, {"validation": validation, "test": test})
-            tools = _Tools(index, ids, tokenizer, encoder, spelling_of(tokenizer.folder))
+            tools = _Tools(index, ids, tokenizer, encoder, spelling_of(tokenizer.folder), teacher)
             sources = [self._write_source(number, name, tools) for number, name in enumerate(self.config.sources)]
+            if teacher is not None:
+                teacher.close()
         except UserError:
             self.quarantine.keep()
             raise
@@ -187,7 +197,14 @@ class StoreWriter:
             problem = f"source {name!r} has no training documents"
             raise DataError(problem, got=f"of {account.read} rows, {dropped or 'none dropped'}", remedy=remedy)
         self.accounts[name] = account
+        if tools.teacher is not None and self.config.taught(name):
+            self._teach(name, segment, tools.teacher)
         return {key: value for key, value in asdict(segment).items() if key not in _NOT_STORED}
+
+    def _teach(self, name: str, segment: PreparedSegment, teacher: "Teacher") -> None:
+        assert self.config.teacher is not None
+        note = partial(self.note, f"teacher reads {name}")
+        write_columns(segment, teacher, batch=self.config.teacher.batch, note=note)
 
     def _clean_batches(self, name: str, limit: int | None, tools: _Tools, tally: RowTally) -> Iterator[list[Document]]:
         """Training batches without held-out documents, up to ``limit`` documents."""

@@ -9,6 +9,7 @@ undone, so no sharding needs a way of its own to measure.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ from trainer.engines.protocols import Launcher, Sharding
 from trainer.engines.ranks import LaunchedRanks
 from trainer.engines.replicated import bare
 from trainer.engines.seeds import seed_dropout, step_seed
-from trainer.engines.step_stats import PendingStep, SummedFigures, by_source
+from trainer.engines.step_stats import ROUTER, TEACHER, PendingStep, SummedFigures, by_source
 from trainer.model.config import TrainingConfig
+from trainer.model.distillation import mixed, teacher_divergences
 from trainer.model.loss import normalized, token_losses
 from trainer.model.router import router_loss_of
 from trainer.model.saving import SavedForm, save_model
@@ -33,6 +35,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainer.data.loader import StepBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowSums:
+    """Sums over the tokens of each row of a micro-batch, float64 [B]: the cross entropy in nats, and by name what else
+    is trained on.
+    """
+
+    nats: "Tensor"
+    besides: "dict[str, Tensor]"
 
 
 class TrainingEngine(LaunchedRanks):
@@ -61,7 +73,7 @@ class TrainingEngine(LaunchedRanks):
             group["lr"] = learning_rate
         seed_dropout(step_seed(self._seed, batch.step, self.rank), self.device)
         rows = self._accumulate(batch.micro_batches, batch.target_tokens)
-        nats_B = torch.cat([nats for nats, _ in rows])
+        nats_B = torch.cat([part.nats for part in rows])
         sources_B = batch.row_sources.to(self.device, non_blocking=True)
         summed = SummedFigures(
             by_source(nats_B, sources_B, num_sources=len(batch.source_targets)),
@@ -69,13 +81,13 @@ class TrainingEngine(LaunchedRanks):
             stop=stop,
             ledger_digest=ledger_digest,
             world_size=self.world_size,
-            router=None if self._router is None else torch.cat([router for _, router in rows]).sum(),
+            besides={name: torch.cat([part.besides[name] for part in rows]).sum() for name in rows[0].besides},
         )
         norm, skipped = self.sharding.step(summed.nats)
         return PendingStep(batch, summed, norm, skipped)
 
-    def _accumulate(self, micro_batches: Sequence[MicroBatch], target_tokens: int) -> list[tuple["Tensor", "Tensor"]]:
-        """Gradients of all micro-batches; nats [B] and balancing losses [B] of the rows of each, float64."""
+    def _accumulate(self, micro_batches: Sequence[MicroBatch], target_tokens: int) -> list[_RowSums]:
+        """Gradients of all micro-batches, and the sums of the rows of each."""
         rows = []
         for number, micro in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -83,20 +95,28 @@ class TrainingEngine(LaunchedRanks):
                 rows.append(self._forward_backward(micro, target_tokens, last=last))
         return rows
 
-    def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> tuple["Tensor", "Tensor"]:
-        """Nats [B] and balancing losses [B] of the rows, float64; the latter empty where the model has none."""
+    def _forward_backward(self, micro: MicroBatch, target_tokens: int, *, last: bool) -> _RowSums:
+        """Gradients of a micro-batch, and the sums of its rows."""
         input_ids = micro.input_ids.to(self.device, non_blocking=True)
         num_valid = micro.num_valid.to(self.device, non_blocking=True)
         output = self.sharding.model(input_ids=input_ids)
         losses_BT = token_losses(output.logits, input_ids, num_valid)
-        trained_on, router_B = losses_BT.sum(), losses_BT.new_zeros(0)
+        besides: dict[str, Tensor] = {}
+        objective_BT = losses_BT
+        if micro.teacher is not None and self._training.teacher_weight is not None:
+            given_B = micro.teacher.is_given.to(self.device, non_blocking=True)
+            divergences_BT = teacher_divergences(output.logits, micro.teacher, num_valid)
+            objective_BT = mixed(losses_BT, divergences_BT, given_B, self._training.teacher_weight)
+            besides[TEACHER] = divergences_BT.detach().sum(1, dtype=torch.float64)
+        trained_on = objective_BT.sum()
         if self._router is not None:
             router_B = self._router.summed(output.router_logits, num_valid)
             trained_on = trained_on + self._router.coefficient * router_B.sum()
+            besides[ROUTER] = router_B.detach().double()
         # DDP, FSDP2 and DeepSpeed average gradients over ranks; none of them knows of the accumulation
         loss = normalized(trained_on, global_target_tokens=target_tokens, averaged_over=self.world_size)
         self.sharding.backward(loss, last=last)
-        return losses_BT.detach().sum(1, dtype=torch.float64), router_B.detach().double()
+        return _RowSums(nats=losses_BT.detach().sum(1, dtype=torch.float64), besides=besides)
 
     # Measuring
 

@@ -149,6 +149,13 @@ class TrainingConfig(Config):
         description="where a resume under more steps would make the learning rate jump: accept it (told either way), "
         "hold it at the last step's rate or below, or rewarm from there to the schedule",
     )
+    teacher_weight: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="of the divergence from data.teacher in the loss of the samples that it has read; the rest is "
+        "cross entropy",
+    )
     compile: bool = Field(default=False, description="torch.compile the model")
     timeout_s: float = Field(
         default=600.0,

@@ -32,7 +32,7 @@ class Written:
     is_too_long: bool = False  # the prompt leaves no room for the text in the model's context: nothing was written
 
 
-def fetched_files(model: str) -> list[Path]:
+def fetched_files(model: str, whose: str = "generator") -> list[Path]:
     """The safetensors that transformers reads of a model in a folder or on the hub, sorted by name. ``UserError`` where
     there are none.
     """
@@ -45,42 +45,57 @@ def fetched_files(model: str) -> list[Path]:
         except Exception as error:  # whatever the hub's client or the network says
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             remedy = "Name a folder as `save_pretrained` writes it, or a hub id that can be reached"
-            raise UserError(f"the generator's model cannot be fetched: {reason}", got=model, remedy=remedy) from error
+            raise UserError(f"the {whose}'s model cannot be fetched: {reason}", got=model, remedy=remedy) from error
     files = weight_files(folder)
     if not files:
         remedy = "Name a folder as `save_pretrained` writes it, such as the `model` folder of a run"
-        raise UserError("the generator's model has no *.safetensors", got=model, remedy=remedy)
+        raise UserError(f"the {whose}'s model has no *.safetensors", got=model, remedy=remedy)
     return files
 
 
-class Writer:
-    """A model and its tokenizer, on the GPU (in bf16) where there is one, else on the CPU (in fp32).
+def load_frozen(model: str, whose: str = "generator") -> Any:
+    """A model that is not trained: on the GPU (in bf16) where there is one, else on the CPU (in fp32).
 
     ``UserError`` where a weight is in no file, as in training.
     """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    on_gpu, folder = torch.cuda.is_available(), str(fetched_files(model, whose)[0].parent)
+    for note in check_loading(folder):
+        warn(note)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            key_mapping=key_mapping(folder),
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _unloadable(model, whose, error) from error
+    return loaded.to("cuda" if on_gpu else "cpu").eval().requires_grad_(False)
+
+
+def _unloadable(model: str, whose: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else None
+    return UserError(f"the {whose}'s model cannot be loaded", got=model, remedy=reason)
+
+
+class Writer:
+    """A model and its tokenizer, as ``load_frozen`` loads it."""
 
     def __init__(self, model: str, *, system: str | None = None) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as hf_logging
+        from transformers import AutoTokenizer
 
-        hf_logging.disable_progress_bar()
-        on_gpu, folder = torch.cuda.is_available(), str(fetched_files(model)[0].parent)
-        for note in check_loading(folder):
-            warn(note)
+        self.model: Any = load_frozen(model)
+        folder = str(fetched_files(model)[0].parent)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                key_mapping=key_mapping(folder),
-                dtype=torch.bfloat16 if on_gpu else torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
         except (OSError, ValueError, ImportError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else None
-            raise UserError("the generator's model cannot be loaded", got=model, remedy=reason) from error
-        self.model = self.model.to("cuda" if on_gpu else "cpu").eval()
+            raise _unloadable(model, "generator", error) from error
         self.model.config.use_cache = True
         self.system = system
         self.context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

@@ -43,6 +43,7 @@ def note_contradictions(document: RecipeDocument) -> None:
         _note_synthesis(document, kinds)
     _note_batch_and_steps(document)
     _note_late_joins(document)
+    _note_teacher(document)
 
 
 def _source_kinds(tree: Any) -> dict[str, Any]:
@@ -145,6 +146,20 @@ def _note_batch_and_steps(document: RecipeDocument) -> None:
         document.mistake(
             problem, ("training", "schedule", "warmup_steps"), got=warmup, remedy=f"Below training.steps, {steps}"
         )
+
+
+def _note_teacher(document: RecipeDocument) -> None:
+    """A teacher and the weight of what is learned from it go together."""
+    has_teacher = bool(mapping_at(document.tree, ("data", "teacher")))
+    weight = mapping_at(document.tree, ("training",)).get("teacher_weight")
+    if has_teacher and weight is None:
+        remedy = "Set it, 0.5 for one half of the loss, or remove data.teacher"
+        document.mistake(
+            "data.teacher has no effect without training.teacher_weight", ("data", "teacher"), remedy=remedy
+        )
+    elif weight is not None and not has_teacher:
+        problem = "training.teacher_weight has no effect without data.teacher"
+        document.mistake(problem, ("training", "teacher_weight"), got=weight, remedy="Name a teacher, or remove it")
 
 
 def _note_late_joins(document: RecipeDocument) -> None:

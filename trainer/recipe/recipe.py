@@ -50,6 +50,7 @@ ALLOWED_ON_RESUME = (
     "synthesis*",
     "data.cache",
     "data.num_proc",
+    "data.teacher.batch",
     "data.sources.*.path",  # moved files; their content is compared by the fingerprints of the prepared segments
     "data.sources.*.joins",  # of later steps; what has joined is compared with the ledger
     "evaluation.micro_batch",

@@ -125,7 +125,12 @@ def resolve_paths(document: RecipeDocument) -> None:
         _anchor_rows(document, (*data, "held_out", part))
     _anchor(document, (*data, "cache"))
     _anchor(document, ("synthesis", "pool"))
-    for path in (("model", "pretrained"), (*data, "tokenizer", "pretrained"), ("synthesis", "generator", "model")):
+    for path in (
+        ("model", "pretrained"),
+        (*data, "tokenizer", "pretrained"),
+        (*data, "teacher", "model"),
+        ("synthesis", "generator", "model"),
+    ):
         _anchor(document, path, only_folders=True)
 
 

@@ -71,6 +71,14 @@ class StepLine(JournalLine):
         float | None,
         About("balancing loss of the experts, trained on and no part of the loss; null without", "", "loss/router"),
     ] = None
+    teacher_divergence: Annotated[
+        float | None,
+        About(
+            "mean KL from the teacher's distribution where one is trained on, no part of the loss; null without",
+            "nats per token",
+            "loss/teacher",
+        ),
+    ] = None
 
     @classmethod
     def of(
@@ -97,6 +105,7 @@ class StepLine(JournalLine):
             updated=figures.updated,
             seconds=seconds,
             router_loss=figures.router_loss,
+            teacher_divergence=figures.teacher_divergence,
         )
 
 
