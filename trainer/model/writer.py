@@ -4,8 +4,9 @@ Prompts are padded on the left under an attention mask, as a decoder needs it. A
 in its chat format. Only safetensors are read and no code comes with a model, as in training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +105,19 @@ class Writer:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     def write(
-        self, prompts: Sequence[str], *, temperature: float, top_p: float, max_new_tokens: int, seed: int
+        self,
+        prompts: Sequence[str],
+        *,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        seed: int,
+        before: Sequence[Sequence[Mapping[str, str]]] | None = None,
     ) -> list[Written]:
-        """One text for each prompt, sampled under ``seed``; the caller's random state is left alone."""
-        asked = [self._asked(prompt) for prompt in prompts]
+        """One text for each prompt, sampled under ``seed``; the caller's random state is left alone. ``before`` has for
+        each prompt the messages (role and content) before it.
+        """
+        asked = [self._asked(prompt, messages) for prompt, messages in zip(prompts, before or repeat(()), strict=False)]
         encoded: list[list[int]] = self.tokenizer(asked, add_special_tokens=self._adds_special)["input_ids"]
         lengths = [len(ids) for ids in encoded]
         fits = [self.context is None or length + max_new_tokens <= self.context for length in lengths]
@@ -140,18 +150,18 @@ class Writer:
         lengths = inputs["attention_mask"].sum(1).tolist()
         return [self._written(ids, length) for ids, length in zip(new, lengths, strict=True)]
 
-    def _asked(self, prompt: str) -> str:
-        """The prompt as the model is given it: in its chat format where it has one."""
+    def _asked(self, prompt: str, before: Sequence[Mapping[str, str]]) -> str:
+        """The conversation as the model is given it: in its chat format where it has one, else as paragraphs."""
         if self._adds_special:
-            return prompt
+            return "\n\n".join([*(message["content"] for message in before), prompt])
         rendered: str = self.tokenizer.apply_chat_template(
-            self._messages(prompt), tokenize=False, add_generation_prompt=True
+            self._messages(prompt, before), tokenize=False, add_generation_prompt=True
         )
         return rendered
 
-    def _messages(self, prompt: str) -> list[dict[str, str]]:
-        user = {"role": "user", "content": prompt}
-        return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
+    def _messages(self, prompt: str, before: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+        said = [*before, {"role": "user", "content": prompt}]
+        return said if self.system is None else [{"role": "system", "content": self.system}, *said]
 
     def _written(self, ids: "Tensor", prompt_tokens: int) -> Written:
         ends = self._ends()

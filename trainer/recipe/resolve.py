@@ -124,7 +124,8 @@ def resolve_paths(document: RecipeDocument) -> None:
     for part in ("validation", "test"):
         _anchor_rows(document, (*data, "held_out", part))
     _anchor(document, (*data, "cache"))
-    _anchor(document, ("synthesis", "pool"))
+    for key in (("pool",), ("generator", "path")):
+        _anchor(document, ("synthesis", *key))
     for path in (
         ("model", "pretrained"),
         (*data, "tokenizer", "pretrained"),

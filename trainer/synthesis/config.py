@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
-from trainer.synthesis.generators import GeneratorConfig
+from trainer.synthesis.generators import FilesConfig, GeneratorConfig
 from trainer.synthesis.prompts import TEMPLATES
 
 Temperature = Annotated[float, Field(ge=0, le=10)]
@@ -43,8 +43,10 @@ class SynthesisConfig(Config):
     pool: Path = Field(
         description="folder of the accepted rows, relative to the recipe; a source reads them at `POOL/rows`"
     )
-    sources: tuple[str, ...] = Field(min_length=1, description="real training sources whose rows are the prompts")
-    prompts: tuple[PromptConfig, ...] = Field(min_length=1, description="how the generator is asked")
+    sources: tuple[str, ...] = Field(
+        (), description="real training sources whose rows are the prompts; for files: that their rows were made from"
+    )
+    prompts: tuple[PromptConfig, ...] = Field((), description="how the generator is asked; none for files")
     generator: GeneratorConfig = Field(description="what writes the texts")
     sampling: SamplingConfig = SamplingConfig()
     requests: int = Field(1000, ge=1, description="texts that a round asks for")
@@ -59,4 +61,16 @@ class SynthesisConfig(Config):
         labels = [prompt.label for prompt in self.prompts]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"prompts need different names, got {', '.join(twice)} more than once: give them `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _is_asked_about_rows(self) -> Self:
+        if isinstance(self.generator, FilesConfig):
+            if self.prompts:
+                raise ValueError("prompts have no effect on rows that another engine wrote: remove them")
+            if bool(self.sources) != (self.generator.columns.source_id is not None):
+                raise ValueError("sources and generator.columns.source_id go together: name both, or neither")
+        elif not self.sources or not self.prompts:
+            missing = "prompts" if self.sources else "sources"
+            raise ValueError(f"{missing} missing: what is the generator asked about?")
         return self

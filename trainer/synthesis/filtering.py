@@ -23,6 +23,8 @@ def drop_defects(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> 
 def _defect(row: Row, *, keep_cut_off: bool) -> Reason | None:
     if reason := _NOT_WRITTEN.get(row["finish_reason"]):
         return "generator", reason
+    if row["finish_reason"] == "unusable":
+        return "files", row["error"]
     if not row["text"].strip():
         return "generator", "empty text"
     if defect := defect_of(row["text"]):

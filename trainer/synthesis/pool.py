@@ -71,6 +71,7 @@ class RoundRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     accepted_tokens: int = 0
+    taken: Mapping[str, int] = field(default_factory=dict)  # rows of another engine's files by their hash, all shards
     seconds: float = 0.0  # spent on texts, summed over those written at the same time by their parts
     quarantined: str | None = None  # why its rows are kept and not trained on
     format: int = 1

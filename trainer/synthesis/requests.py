@@ -6,10 +6,11 @@ and the generator. Nothing that only decides how fast it comes (batch, concurren
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from heapq import heappush, heappushpop
 from itertools import cycle, islice, product
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Asked:
     prompt_label: str
     template: str  # its hash
     text: str  # of the row that the prompt was made of
+    lineage: Mapping[str, Any] = field(default_factory=dict)  # columns of the pool that the request does not tell
 
 
 def chosen(config: SynthesisConfig, rows: Iterable[PromptRow], seed: int, generation: int) -> list[PromptRow]:

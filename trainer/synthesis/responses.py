@@ -45,8 +45,8 @@ class Responses:
             raise UserError("an unfinished round asked for other texts", file=self.file, line=1, remedy=remedy)
         for number, line in enumerate(lines[1:], start=2):
             try:
-                completion = Completion(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                completion = Completion.from_json(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 remedy = "Remove the line: its text will be asked for again"
                 raise UserError(
                     "a line of an unfinished round is damaged", file=self.file, line=number, remedy=remedy

@@ -6,10 +6,11 @@ are on the disk, and the shard joins the pool in one rename.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generator_
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.base.errors import DataError, UserError
 from trainer.base.failures import in_words
@@ -24,16 +25,19 @@ from trainer.synthesis.context import RoundContext, Shard
 from trainer.synthesis.funnel import Funnel
 from trainer.synthesis.gating import quarantine_reason
 from trainer.synthesis.generators import GENERATORS
+from trainer.synthesis.generators.files import Files
 from trainer.synthesis.generators.protocol import Completion, Generator
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
 from trainer.synthesis.responses import Responses
 from trainer.synthesis.rows import row_id, row_of
 from trainer.synthesis.stages import through_stages
+from trainer.synthesis.taking_in import plan_taking_in, taken_before
 
 _KEEP_EVERY_S = 2.0  # answers that came within this time go to the disk together
 _MOST_AT_ONCE = 256
 
+Plan = TypeVar("Plan")
 Progress = Callable[[int, int], None]  # texts so far, of how many
 
 
@@ -46,10 +50,16 @@ def run_round(
     a held-out document does not join.
     """
     pool = Pool(base / config.pool.expanduser())
-    rows, held_out = read_prompt_rows(config, data, shard.generation, seed=seed, base=base)
     generator: Generator = GENERATORS.resolve(config.generator.kind)(config.generator)
     identity = generator.identity()
-    planned = plan_round(config, rows, identity, seed=seed, generation=shard.generation)
+
+    def plan(training: Iterator[PromptRow]) -> tuple[list[Asked], Mapping[str, int]]:
+        if isinstance(generator, Files):
+            return plan_taking_in(config, generator, training, taken_before(pool.records(), shard.generation))
+        rows = chosen(config, training, seed, shard.generation)
+        return plan_round(config, _some(rows, config), identity, seed=seed, generation=shard.generation), {}
+
+    (planned, taken), held_out = with_training_rows(config, data, plan, seed=seed, base=base)
     asked = part_of(planned, shard.number, shard.of)
     context = RoundContext(
         config=config,
@@ -67,29 +77,33 @@ def run_round(
     with Responses(file, [item.request for item in asked]) as responses:
         _ask(generator, asked, responses, progress)
         _require_all(asked, responses)
-        record = _finish(asked, responses, context)
+        record = _finish(asked, responses, context, taken)
     file.unlink()
     return record
 
 
-def read_prompt_rows(
-    config: SynthesisConfig, data: DataConfig, generation: int, *, seed: int, base: Path
-) -> tuple[list[PromptRow], HeldOutIndex]:
-    """Training documents that the prompts of a generation are made of, and an index of the held-out documents."""
+def with_training_rows(
+    config: SynthesisConfig, data: DataConfig, plan: Callable[[Iterator[PromptRow]], Plan], *, seed: int, base: Path
+) -> tuple[Plan, HeldOutIndex]:
+    """What ``plan`` makes of the training documents of the sources that are asked about, and an index of the held-out
+    documents.
+    """
     with tempfile.TemporaryDirectory() as folder:
         quarantine = Quarantine(Path(folder) / "quarantine.jsonl", data.max_quarantined_share)
         try:
             cache = cache_folder(data, base)
             reader = DocumentReader(data, seed=seed, base=base, cache=cache, quarantine=quarantine)
-            held_out = collect_held_out(reader, data)
-            index = index_of(held_out, data.contamination)
-            rows = chosen(config, _training_rows(config, data, reader), seed, generation)
+            index = index_of(collect_held_out(reader, data), data.contamination)
+            return plan(_training_rows(config, data, reader)), index
         finally:
             quarantine.close()
+
+
+def _some(rows: list[PromptRow], config: SynthesisConfig) -> list[PromptRow]:
     if not rows:
         remedy = "Name a source with training documents in synthesis.sources"
         raise DataError("no row to make prompts of", got=", ".join(config.sources), remedy=remedy)
-    return rows, index
+    return rows
 
 
 def _training_rows(config: SynthesisConfig, data: DataConfig, reader: DocumentReader) -> Iterator[PromptRow]:
@@ -149,7 +163,9 @@ def _handfuls(completions: Iterator[Completion]) -> Generator_[list[Completion],
         yield handful
 
 
-def _finish(asked: Sequence[Asked], responses: Responses, context: RoundContext) -> RoundRecord:
+def _finish(
+    asked: Sequence[Asked], responses: Responses, context: RoundContext, taken: Mapping[str, int]
+) -> RoundRecord:
     """Takes the answers through all stages and the gate into the pool."""
     shard, identity, funnel = context.shard, context.identity, Funnel()
     rows = [row_of(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
@@ -166,6 +182,7 @@ def _finish(asked: Sequence[Asked], responses: Responses, context: RoundContext)
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),
         completion_tokens=sum(row["completion_tokens"] for row in rows),
         accepted_tokens=sum(row["completion_tokens"] for row in accepted),
+        taken=taken,
         seconds=sum(row["seconds"] for row in rows),
         quarantined=quarantine_reason(accepted, context),
     )

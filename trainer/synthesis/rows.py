@@ -43,8 +43,10 @@ def row_of(item: Asked, completion: Completion, identity: Identity, generation: 
         "cost": None,
         "scores": {},
         "filters": [],
-        "license": _license(item.license, identity.license),
         "judge_license": None,
+        "error": completion.error,
+        **item.lineage,
+        "license": _license(item.license, item.lineage.get("license", identity.license)),
     }
 
 

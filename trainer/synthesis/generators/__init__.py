@@ -8,16 +8,29 @@ its configuration, it gives a ``Generator``. Its attribute ``Config`` is a ``tra
 from typing import Annotated
 
 from trainer.base.seams import OpenUnion, Seam
-from trainer.synthesis.generators.config import EndpointConfig, TransformersConfig
+from trainer.synthesis.generators.config import EndpointConfig, FilesConfig, TransformersConfig
 from trainer.synthesis.generators.endpoint import endpoint
-from trainer.synthesis.generators.protocol import Completion, Generator, GeneratorFactory, Identity, Request, Sampling
+from trainer.synthesis.generators.files import files
+from trainer.synthesis.generators.protocol import (
+    Completion,
+    Generator,
+    GeneratorFactory,
+    Identity,
+    Message,
+    Request,
+    Sampling,
+    TokenLogprobs,
+)
 from trainer.synthesis.generators.transformers_model import transformers_model
 
 __all__ = [
-    "GENERATORS", "Completion", "Generator", "GeneratorConfig", "GeneratorFactory", "Identity", "Request", "Sampling",
+    "GENERATORS", "Completion", "FilesConfig", "Generator", "GeneratorConfig", "GeneratorFactory", "Identity",
+    "Message", "Request", "Sampling", "TokenLogprobs",
 ]  # fmt: skip
 
 GENERATORS: Seam[GeneratorFactory] = Seam(
-    "generators", {"transformers": transformers_model, "endpoint": endpoint}, requires=("__call__",)
+    "generators",
+    {"transformers": transformers_model, "endpoint": endpoint, "files": files},
+    requires=("__call__",),
 )
-GeneratorConfig = Annotated[TransformersConfig | EndpointConfig, OpenUnion(GENERATORS)]
+GeneratorConfig = Annotated[TransformersConfig | EndpointConfig | FilesConfig, OpenUnion(GENERATORS)]

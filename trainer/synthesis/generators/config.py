@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from trainer.base.config import Config
+from trainer.data.source_config import Format
 
 
 class TransformersConfig(Config):
@@ -36,3 +37,38 @@ class EndpointConfig(Config):
     give_up_after: int = Field(
         20, ge=1, description="the round stops, and can be resumed, after so many failed calls in a row"
     )
+
+
+class FileColumns(Config):
+    """Where a row of another engine has what: a column, or a place inside one, as `metadata.usage.prompt_tokens`."""
+
+    text: str | None = Field(None, description="the text; default: `text`, or the last answer in `messages`")
+    messages: str | None = Field(None, description="a list of role and content")
+    prompt: str | None = Field(None, description="what the engine's model was asked")
+    prompt_name: str | None = Field(None, description="the way it was asked, which rows are counted under")
+    source_id: str | None = Field(None, description="id of the real row that it was made from, in synthesis.sources")
+    slice: str | None = Field(None, description="default: that of the real row")
+    generator: str | None = Field(None, description="the model that wrote it; default: generator.written_by")
+    temperature: str | None = None
+    top_p: str | None = None
+    max_new_tokens: str | None = None
+    seed: str | None = None
+    finish_reason: str | None = Field(None, description="`length` or false: cut off; default: every text has ended")
+    prompt_tokens: str | None = Field(None, description="default: a quarter of the characters, marked as estimated")
+    completion_tokens: str | None = Field(None, description="default: a quarter of the characters, marked as estimated")
+    license: str | None = Field(None, description="default: generator.license")
+
+
+class FilesConfig(Config):
+    """Rows that another engine wrote: datatrove, NeMo Data Designer, Curator, or anything that writes rows."""
+
+    kind: Literal["files"] = "files"
+    path: str = Field(min_length=1, description="file, glob or folder of rows, relative to the recipe")
+    format: Format | None = Field(None, description="as a source's; default: by the file's suffix")
+    written_by: str = Field(min_length=1, description="name of the model that wrote the texts")
+    weights: str = Field("unknown", min_length=1, description="hash of its weights, where it is known")
+    license: str = Field("unknown", min_length=1, description="SPDX expression or terms that the texts come under")
+    each: str | None = Field(
+        None, description="a list inside the row, as `metadata.rollout_results`: each `item` of it is a row"
+    )
+    columns: FileColumns = FileColumns()

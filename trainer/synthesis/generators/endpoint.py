@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from queue import Queue
 from threading import Thread
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from trainer.base.errors import UserError
 from trainer.synthesis.generators.config import EndpointConfig
-from trainer.synthesis.generators.protocol import Completion, Generator, Identity, Request
+from trainer.synthesis.generators.protocol import Completion, Generator, Identity, Request, TokenLogprobs
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -204,17 +205,22 @@ class _Calls:
         )
 
     async def _call(self, client: "AsyncOpenAI", request: Request) -> Any:
-        messages: list[Any] = [{"role": "user", "content": request.prompt}]
-        if self.config.system is not None:
-            messages.insert(0, {"role": "system", "content": self.config.system})
-        return await client.chat.completions.create(
-            model=self.config.model,
-            messages=messages,
-            temperature=request.sampling.temperature,
-            top_p=request.sampling.top_p,
-            max_tokens=request.sampling.max_new_tokens,
-            seed=request.seed,
-        )
+        return await client.chat.completions.create(**payload_of(self.config, request))
+
+
+def payload_of(config: EndpointConfig, request: Request) -> dict[str, Any]:
+    """What the server is sent for a request."""
+    messages: list[Any] = [] if config.system is None else [{"role": "system", "content": config.system}]
+    messages += [asdict(message) for message in request.messages]
+    payload: dict[str, Any] = {
+        "model": config.model,
+        "messages": [*messages, {"role": "user", "content": request.prompt}],
+        "temperature": request.sampling.temperature,
+        "top_p": request.sampling.top_p,
+        "max_tokens": request.sampling.max_new_tokens,
+        "seed": request.seed,
+    }
+    return payload | ({"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {})
 
 
 def _is_failed(completion: Completion) -> bool:
@@ -251,6 +257,19 @@ def _completion(request: Request, answer: Any, seconds: float) -> Completion:
         completion_tokens=len(text) // 4 if usage is None else usage.completion_tokens,
         counted="estimated" if usage is None else "told",
         seconds=seconds,
+        logprobs=_logprobs(choice) if request.top_logprobs else None,
+    )
+
+
+def _logprobs(choice: Any) -> tuple[TokenLogprobs, ...] | None:
+    """None where the server gives none, though it was asked for them."""
+    if choice.logprobs is None or choice.logprobs.content is None:
+        return None
+    return tuple(
+        TokenLogprobs(
+            token=token.token, logprob=token.logprob, top=tuple((top.token, top.logprob) for top in token.top_logprobs)
+        )
+        for token in choice.logprobs.content
     )
 
 

@@ -1,8 +1,8 @@
 """What a generator is, what it is asked, and what it gives."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +15,27 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Message:
+    """What was said by one side of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """One text that is asked for; ``id`` is a hash of all that decides it."""
+    """One text that is asked for; ``id`` is a hash of all that decides it.
+
+    ``messages`` is what was said before ``prompt``, oldest first. ``top_logprobs`` asks for the log-probabilities of
+    each written token and of the so many most likely ones.
+    """
 
     id: str
     prompt: str
     sampling: Sampling
     seed: int
+    messages: tuple[Message, ...] = ()
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +48,45 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """A written token with its log-probability, and the most likely tokens at its place with theirs (nats)."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """What came of a request: a text, or the error that took its place.
 
     ``finish_reason``: the text ended, reached its limit, was not written because the prompt leaves no room in the
-    context, the server refuses this very request (``error`` says why), or the call failed and may succeed later.
-    Tokens are ``counted`` by the generator ("told") or by us ("estimated"). ``seconds`` is the time spent on this text:
-    its part of a batch's, or a call's.
+    context, the server refuses this very request, the row of another engine cannot be used (``error`` says why), or the
+    call failed and may succeed later. Tokens are ``counted`` by the generator ("told") or by us ("estimated").
+    ``seconds`` is the time spent on this text: what was written at the same time shares it, so that the seconds of a
+    round add up to the time that the generator was at work.
     """
 
     request_id: str
     text: str
-    finish_reason: Literal["stop", "length", "too_long", "refused", "error"]
+    finish_reason: Literal["stop", "length", "too_long", "refused", "unusable", "error"]
     prompt_tokens: int
     completion_tokens: int
     counted: Literal["told", "estimated"]
     seconds: float
     error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """What ``dataclasses.asdict`` gave, through JSON."""
+        if not record.get("logprobs"):
+            return cls(**record)
+        tokens = tuple(
+            TokenLogprobs(**{**token, "top": tuple((name, value) for name, value in token["top"])})
+            for token in record["logprobs"]
+        )
+        return cls(**{**record, "logprobs": tokens})
 
 
 class Generator(Protocol):

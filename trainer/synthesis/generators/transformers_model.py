@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,9 @@ class TransformersModel:
         """
         from trainer.model.writer import Writer
 
+        if any(request.top_logprobs for request in requests):
+            remedy = "Ask an endpoint for them"
+            raise UserError("the generator of kind transformers gives no log-probabilities", remedy=remedy)
         writer = Writer(str(self.config.model), system=self.config.system)
         for batch in batches(requests, self.config.batch):
             if all(request.id in done for request in batch):
@@ -53,6 +57,7 @@ class TransformersModel:
                 top_p=sampling.top_p,
                 max_new_tokens=sampling.max_new_tokens,
                 seed=batch[0].seed,
+                before=[[asdict(message) for message in request.messages] for request in batch],
             )
             seconds = (time.monotonic() - began_s) / len(batch)
             for request, text in zip(batch, texts, strict=True):
