@@ -74,11 +74,11 @@ class Files:
 
     def _rows(self, file: OpenableFile, digest: str) -> Iterator[TakenRow]:
         columns = self.config.columns
-        places = [place for place in columns.model_dump().values() if place is not None] or ["text"]
-        names = {place.split(".")[0] for place in places if place.split(".")[0] != _ITEM or self.config.each is None}
-        names |= {self.config.each.split(".")[0]} if self.config.each else set()
-        names |= {"text"} if columns.text is None and columns.messages is None else set()
-        options = ReadOptions(text_column="text", columns=tuple(sorted(names)), format=self.config.format)
+        text = columns.text or columns.messages or "text"
+        places = list(dict.fromkeys([text, *(place for place in columns.model_dump().values() if place is not None)]))
+        within = [place for place in places if self.config.each is None or place.split(".")[0] != _ITEM]
+        names = list(dict.fromkeys(place.split(".")[0] for place in (self.config.each, *within) if place is not None))
+        options = ReadOptions(text_column=names[0], columns=tuple(names), format=self.config.format)
         missing = dict.fromkeys(places, True)
         number = 0
         for row in read_rows([file], options):
