@@ -113,6 +113,8 @@ class Horizon:
     rates: Sequence[float]  # learning rate at evenly spaced schedule positions, the middle of each part of the run
     num_samples: Mapping[str, int]  # that each source can give now, all different
     max_epochs: Mapping[str, float] = field(default_factory=dict)  # of sources that are capped
+    # of sources, in fresh real tokens, before anything is measured: of those whose text says so
+    prior_values: Mapping[str, SourceValue] = field(default_factory=dict)
     probes_until: float | None = None  # progress of the last probe of what is forgotten; None: there are none
 
     def rate_at(self, progress: float) -> float:

@@ -16,6 +16,7 @@ from trainer.base.failures import in_words, own_rank, say, say_last, warn
 from trainer.base.logs import is_command_line, logger
 from trainer.base.signals import Signals, StoppedEarly
 from trainer.data.account_text import account_lines, accounts_of, loss_warnings
+from trainer.data.prior_value import value_lines, value_warnings
 from trainer.model.precision import ONLY_EMULATED, SLOW_BF16, is_bf16_slow, resolved
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
 from trainer.runs.build import build_language_model
@@ -253,7 +254,10 @@ def _tell_rows(loaded: LoadedRecipe, data: "PreparedData") -> None:
         say(f"data: {line}")
     if left := data.held_out["left_validation_for_test"]:
         say(f"data: {left} documents left validation, because test has them too")
-    for warning in (*loss_warnings(data.rows, data.folder), *repeats(source_plans(loaded, {}, data))):
+    for line in value_lines(data.prior_values):
+        say(f"data: {line}")
+    losses = loss_warnings(data.rows, data.folder)
+    for warning in (*losses, *value_warnings(data.prior_values), *repeats(source_plans(loaded, {}, data))):
         warn(warning)
 
 

@@ -11,6 +11,7 @@ from trainer.tracking.journal import read_numbered
 def check(path: Path, overrides: list[str]) -> None:
     """Print what a user should know of a recipe. ``RecipeError`` with all that is wrong with it."""
     from trainer.base.errors import RecipeError
+    from trainer.data.prior_value import value_lines, value_warnings
     from trainer.recipe import load_recipe
     from trainer.tools.plan.data import prepared_data
     from trainer.tools.plan.first_rows import missing_texts
@@ -26,6 +27,11 @@ def check(path: Path, overrides: list[str]) -> None:
     data = prepared_data(loaded)
     for notice in notices(loaded, source_plans(loaded, {}, data), data):
         warn(notice)
+    values = {} if data is None else data.prior_values
+    for line in value_lines(values):
+        _print(line)
+    for warning in value_warnings(values):
+        warn(warning)
     _print(f"{path}: no mistakes ({loaded.recipe.name}, {len(loaded.recipe.data.sources)} sources)")
 
 

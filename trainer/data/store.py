@@ -25,11 +25,12 @@ from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
 from trainer.data.mapped import MappedRows, Tokens
+from trainer.data.prior_value import PriorValue
 from trainer.data.store_files import DamagedStoreError, StoredFile, read_checked, wrong_size
 from trainer.data.teacher_columns import TeacherColumns
 from trainer.data.tokenizer_account import TokenizerAccount
 
-STORE_FORMAT = 8
+STORE_FORMAT = 9
 MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
 COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
 Ints = NDArray[np.int64]
@@ -124,6 +125,14 @@ class PreparedSegment:
             described: dict[str, Any] = json.loads(stream.read(end - start))
         return described
 
+    def token_stream(self) -> Tokens:
+        """All ids, documents one after the other, mapped from the disk."""
+        return self._tokens.array.reshape(-1)[: self.num_tokens]
+
+    def token_spans(self) -> Ints:
+        """Where each document begins in the stream, and last where the last one ends."""
+        return np.asarray(self._token_offsets, dtype=np.int64)
+
     def document_tokens(self, document: int) -> Ints:
         """All ids of a document's text, wherever its samples end, without what begins and ends every document."""
         start, end = self.document_span(document)
@@ -169,7 +178,8 @@ class PreparedData:
 
     ``rows``: where every file and row of each segment went, segments named by ``segment_name``; ``quarantine``: {file,
     sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``held_out``: {left_validation_for_test:
-    documents of `validation` dropped because `test` has them too}.
+    documents of `validation` dropped because `test` has them too}; ``prior_values``: of synthetic segments, and of real
+    sources where there are several, as far as there is enough text to say.
     """
 
     folder: Path
@@ -188,6 +198,7 @@ class PreparedData:
     rows: dict[str, RowAccount]
     quarantine: dict[str, Any]
     held_out: dict[str, Any]
+    prior_values: dict[str, PriorValue]
 
     @property
     def segments(self) -> dict[str, tuple[PreparedSegment, ...]]:
@@ -329,6 +340,7 @@ def _opened(folder: Path, manifest: dict[str, Any], seal: str, *, check_sizes: b
         rows={name: RowAccount.from_json(record) for name, record in manifest["rows"].items()},
         quarantine=manifest["quarantine"],
         held_out=manifest["held_out"],
+        prior_values={name: PriorValue.from_json(saved) for name, saved in manifest["prior_values"].items()},
     )
 
 

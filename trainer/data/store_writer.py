@@ -22,6 +22,8 @@ from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
 from trainer.data.held_out_split import chunks, collect_held_out, index_of, texts_of
 from trainer.data.packing import SegmentWriter, write_part
+from trainer.data.prior_value import PriorValue
+from trainer.data.prior_value.prepared import segment_values, with_end
 from trainer.data.quarantine import TOLERATED_ROWS, Quarantine
 from trainer.data.source_config import SourceConfig
 from trainer.data.store import MANIFEST, STORE_FORMAT, PreparedSegment, segment_folder
@@ -106,10 +108,28 @@ class StoreWriter:
             "rows": {name: account.to_json() for name, account in self.accounts.items()},
             "quarantine": {"file": QUARANTINE, "sources": self.quarantine.counts()},
             "held_out": {"left_validation_for_test": held_out.left_validation_for_test},
+            "prior_values": {name: value.to_json() for name, value in self._prior_values(tokenizer, sources).items()},
             "inputs": inputs,
             "files": {name: file.to_json() for name, file in files_in(self.folder).items()},
         }
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    def _prior_values(self, facts: TokenizerFacts, sources: list[dict[str, Any]]) -> dict[str, PriorValue]:
+        """What the segments that were written are worth."""
+        length = self.config.sequence_length
+        segments = {
+            source["name"]: {
+                segment_name(source["name"], place): PreparedSegment(
+                    folder=segment_folder(self.folder, number, place), sequence_length=length, **segment
+                )
+                for place, segment in enumerate(source["segments"])
+            }
+            for number, source in enumerate(sources)
+        }
+        ids, offsets = (np.load(self.folder / "validation" / f"{name}.npy") for name in ("tokens", "offsets"))
+        kinds = {name: source.kind for name, source in self.config.sources.items()}
+        validation = with_end(ids, offsets.tolist(), facts.end_of_document)
+        return segment_values(kinds, segments, validation, self.folder / "tokenizer", note=self.note)
 
     def _write_held_out(
         self, facts: TokenizerFacts, encoder: Encoder, parts: dict[str, list[Document]]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.base.failures import warn
-from trainer.base.records import IntArray
+from trainer.base.records import IntArray, SourceValue
 from trainer.control.controller import forgetting_from, gradient_alignment_from, source_value_from
 from trainer.control.priced.real_budget import least_capped
+from trainer.data.config import segment_name
 from trainer.evaluate.eval_batches import HeldOutText, Part
 from trainer.evaluate.evidence.measurement import FORGETTING, GRADIENT_ALIGNMENT, SOURCE_VALUE, MeasuredRun
 from trainer.evaluate.held_out import Evaluator, plan_validation
@@ -131,12 +132,26 @@ def recipe_data(
         evaluator=evaluator,
         measurements={} if replays else plan_measurements(run, text=text, sources=data.segments),
         scheduled_facts=scheduled_facts,
+        prior_values=prior_values(data),
         slice_tokens={
             (name, number): segment.slice_tokens
             for name, segments in data.segments.items()
             for number, segment in enumerate(segments)
         },
     )
+
+
+def prior_values(data: "PreparedData") -> dict[tuple[str, int], SourceValue]:
+    """What the segments of prepared data are worth before the run, by source and number; of those of which it is
+    known.
+    """
+    known = data.prior_values
+    return {
+        (name, number): SourceValue(value=value.mean, standard_error=value.error, num_samples=0)
+        for name, segments in data.segments.items()
+        for number in range(len(segments))
+        if (value := known.get(segment_name(name, number))) is not None
+    }
 
 
 def held_out_text(recipe: Recipe, data: "PreparedData", part: Part) -> HeldOutText:

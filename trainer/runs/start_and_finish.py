@@ -66,6 +66,7 @@ def write_start(
         guard_blind=_why_blind(run, None if data is None else len(data.validation.offsets) - 1),
         store=None if data is None else str(data.folder),
         rows={} if data is None else {name: account.to_json() for name, account in data.rows.items()},
+        prior_values={} if data is None else {name: value.to_json() for name, value in data.prior_values.items()},
         tokenizer={} if data is None else data.tokenizer.to_json(),
     )
     run.io.journal.write(line)

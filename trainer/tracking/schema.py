@@ -46,6 +46,9 @@ class StartLine(JournalLine):
         Mapping[str, Any],
         About("by segment: files seen and skipped, rows read, used and dropped, with reasons and examples"),
     ] = field(default_factory=dict)
+    prior_values: Annotated[
+        Mapping[str, Any], About("by segment: what a token was worth before the run, in fresh real ones, and its error")
+    ] = field(default_factory=dict)
     tokenizer: Annotated[
         Mapping[str, Any], About("token before every document, and what of the held-out text the tokenizer loses")
     ] = field(default_factory=dict)

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainer.base.records import Decision, Evaluation, Horizon, Observation, SourceLoss
+import numpy as np
+
+from trainer.base.records import Decision, Evaluation, Horizon, Observation, SourceLoss, SourceValue
 from trainer.control.controller import decide, restored_state
 from trainer.evaluate.evidence.measurement import FORGETTING
 from trainer.mixture import lookups
@@ -66,6 +68,7 @@ def _observation(
             rates=settings.rates,
             num_samples=lookups.live_sizes(plan, next_step),
             max_epochs=settings.max_epochs,
+            prior_values=_prior_values(run, next_step),
             probes_until=None if probe is None else probe.times.last / settings.num_steps,
         ),
         evaluation=evaluation,
@@ -76,6 +79,23 @@ def _observation(
         epochs=lookups.epochs(plan, run.data.stream.state),
         live=lookups.live_segments(plan, next_step),
     )
+
+
+def _prior_values(run: Run, step: int) -> dict[str, SourceValue]:
+    """What the live segments of each source are worth together; as unsure as they are apart."""
+    known, samples = run.data.prior_values, {(s.source, s.segment): s.num_samples for s in run.data.plan.segments}
+    values = {}
+    for source, live in lookups.live_segments(run.data.plan, step).items():
+        segments = [(source, segment) for segment in live if (source, segment) in known]
+        if not segments:
+            continue
+        weights = np.array([samples[segment] for segment in segments]) / sum(samples[segment] for segment in segments)
+        means = np.array([known[segment].value for segment in segments])
+        errors = np.array([known[segment].standard_error for segment in segments])
+        mean = float(weights @ means)
+        error = float(np.sqrt(weights @ (errors**2 + (means - mean) ** 2)))
+        values[source] = SourceValue(value=mean, standard_error=error, num_samples=0)
+    return values
 
 
 def _last_healthy_step(state: RunState, evidence: Mapping[str, Any]) -> int:

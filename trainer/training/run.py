@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeV
 from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer.base.errors import UserError
-from trainer.base.records import Evaluation, IntArray, SourceLoss
+from trainer.base.records import Evaluation, IntArray, SourceLoss, SourceValue
 from trainer.control.config import ControlConfig
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.evidence.measurement import Measurement
@@ -161,6 +161,7 @@ class RunData:
     evaluator: HeldOutEvaluator
     measurements: Mapping[str, Measurement] = field(default_factory=dict)  # of the sources, by kind
     scheduled_facts: Mapping[int, Sequence[Fact]] = field(default_factory=dict)  # by step: joins, replayed facts
+    prior_values: Mapping[tuple[str, int], SourceValue] = field(default_factory=dict)  # of segments, before the run
     slice_tokens: Mapping[tuple[str, int], Mapping[str, int]] = field(default_factory=dict)  # by slice of each segment
 
 

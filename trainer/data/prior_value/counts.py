@@ -23,6 +23,7 @@ DISCOUNTS = (0.5, 0.7, 0.8, 0.85)
 STRENGTHS = (5.0, 5.0, 3.0, 2.0)
 CHUNK_TOKENS = 1 << 20  # counted at a time: temporaries stay small
 FILTER_BITS = 20
+LARGEST_TABLE = 1 << 22
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 Documents = Sequence[NDArray[Any]]  # token ids of one document each
@@ -31,22 +32,31 @@ Looks = NDArray[np.float32]  # [N, 3, P]: count of the n-gram, count of its cont
 
 
 class _Numbered:
-    """Sorted keys, each with its place as its number. Most keys that are asked for are unknown, which a table of bits
-    says at once.
+    """Sorted keys, each with its place as its number: in a table where they are small; else most keys that are asked
+    for are unknown, which a table of bits says at once.
     """
 
     def __init__(self, keys: IntArray) -> None:
         self.keys = np.unique(keys)
+        self._table = None
+        if self.keys[-1] < LARGEST_TABLE:
+            self._table = np.full(int(self.keys[-1]) + 2, -1, dtype=np.int32)
+            self._table[self.keys] = np.arange(len(self.keys), dtype=np.int32)
+            return
         self._known = np.zeros(1 << FILTER_BITS, dtype=bool)
         self._known[self._hash(self.keys)] = True
 
     @staticmethod
     def _hash(keys: IntArray) -> NDArray[np.int64]:
-        hashed: NDArray[np.uint64] = (keys.astype(np.uint64) * _SPREAD) >> np.uint64(64 - FILTER_BITS)
-        return hashed.astype(np.int64)
+        hashed: NDArray[np.uint64] = (keys.view(np.uint64) * _SPREAD) >> np.uint64(64 - FILTER_BITS)
+        return hashed.view(np.int64)
 
     def find(self, keys: IntArray) -> tuple[IntArray, IntArray]:
         """Places of the keys that are known, and their numbers."""
+        if self._table is not None:
+            found = self._table[np.minimum(keys, len(self._table) - 1)]
+            places = np.flatnonzero(found >= 0)
+            return places, found[places].astype(np.int64)
         places = np.flatnonzero(self._known[self._hash(keys)])
         numbers = np.searchsorted(self.keys, keys[places])
         numbers[numbers == len(self.keys)] = 0

@@ -48,9 +48,11 @@ class PriorValue:
         return cls(**saved)
 
 
-def in_words(name: str, value: PriorValue) -> str:
-    """One sentence for a reader who knows no n-grams."""
-    return f"one token of `{name}` is worth {value.mean:.2f} ± {value.error:.2f} of a fresh real one"
+def value_lines(values: Mapping[str, PriorValue]) -> Iterator[str]:
+    """One sentence a source, for a reader who knows no n-grams."""
+    for name, value in values.items():
+        worth = f"{value.mean:.2f} ± {value.error:.2f}"
+        yield f"one token of `{name}` is worth {worth} of a fresh real one, by n-gram counts"
 
 
 def value_warnings(values: Mapping[str, PriorValue]) -> Iterator[str]:

@@ -29,12 +29,13 @@ SAMPLE_TOKENS = 5_000_000  # of real text, and of a source, at most
 VALIDATION_TOKENS = 24_000
 BLOCK_TOKENS = 500  # of validation text that fall into the same group
 GROUPS = 8  # F: even ones choose the weight for odd ones, and the other way round
-WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)
+WEIGHTS = (0.0, 0.03, 0.1, 0.25, 0.5, 1.0)
 CURVE = (-1.5, -1.0, -0.75, -0.5, 0.0)  # octaves of real text that its learning curve is measured at; -1 is the base A
-MOST_HALVINGS, LEAST_HALVINGS, HALVED_TOKENS = 4, 2, 6_000_000  # of random halvings, and of their real tokens together
+MOST_HALVINGS, LEAST_HALVINGS, HALVED_TOKENS = 3, 2, 6_000_000  # of random halvings, and of their real tokens together
 MOST_MEASURED = 100.0  # where a loss lies far beyond the learning curve
 # Of less text than this nothing is said.
 LEAST_REAL, LEAST_SOURCE, LEAST_VALIDATION = 4_000, 500, 1_000
+LONGEST_WORD = 8  # tokens on average, where a language is written with spaces
 LEAST_ORDER_NATS = 0.02  # that word order of real text must be worth before another's is held against it
 
 
@@ -62,10 +63,16 @@ class _Halving:
     base: Counts
     looks: Looks  # of the base
     base_tokens: int
-    other: Documents
+    other: Documents  # B
+    places: IntArray  # of the documents of B that are whole, in the real text
     sizes: tuple[int, ...]
     curve: FloatArray  # sums of losses [sizes, F]
     alone: FloatArray  # that of the base [F]
+
+    def others_at(self, places: range) -> Documents:
+        """The whole documents of B that stand at ``places`` of the real text."""
+        whole = self.other[len(self.other) - len(self.places) :]
+        return [document for document, place in zip(whole, self.places.tolist(), strict=True) if place in places]
 
 
 class RealText:
@@ -78,11 +85,12 @@ class RealText:
     def __init__(
         self, real: Documents, validation: Documents, seed: int, *, word_starts: NDArray[np.bool_] | None = None
     ) -> None:
-        self._seed, self._word_starts = seed, word_starts
+        self._seed = seed
         order = derived_rng(seed, "prior value", "validation").permutation(len(validation))
         held_out = _first_tokens([validation[place] for place in order], VALIDATION_TOKENS)
         self._num_ids = 1 + max((int(document.max()) for document in (*real, *held_out) if len(document)), default=1)
         self._held_out = HeldOutText(held_out, self._num_ids)
+        self._word_starts = word_starts if _has_words(held_out, word_starts) else None
         block = min(BLOCK_TOKENS, max(1, self._held_out.num_positions // (4 * GROUPS)))
         self._group = np.arange(self._held_out.num_positions) // block % GROUPS
         self._sizes_F = np.bincount(self._group, minlength=GROUPS).astype(np.float64)
@@ -90,38 +98,53 @@ class RealText:
         self.is_enough = total >= LEAST_REAL and self._held_out.num_positions >= LEAST_VALIDATION
         num = min(MOST_HALVINGS, max(LEAST_HALVINGS, HALVED_TOKENS // max(1, total)))
         self._halvings = [self._halved(real, total, number) for number in range(num)] if self.is_enough else []
-        self._real_order: float | None = None
+        self._order_of_real: float | None = None
+
+    @property
+    def sample_tokens(self) -> int:
+        """Tokens of a source that are held against this text at most, in all halvings together."""
+        return sum(halving.base_tokens for halving in self._halvings)
 
     def value_of(self, source: Documents) -> PriorValue | None:
         """Value of a token of a source beside this real text; None where there is too little text of any to say."""
-        tokens = sum(len(document) for document in source)
-        if not self.is_enough or tokens < LEAST_SOURCE:
+        if not self.is_enough or sum(len(document) for document in source) < LEAST_SOURCE:
             return None
-        by_halving, weights, errors, samples = [], [], [], []
-        for number, halving in enumerate(self._halvings):
-            sample = [self._known(document) for document in self._sample(source, halving.base_tokens, number)]
+        return self._value(
+            [self._sample(source, each.base_tokens, number) for number, each in enumerate(self._halvings)]
+        )
+
+    def value_of_part(self, places: range) -> PriorValue | None:
+        """Value of a token of the real documents at ``places`` beside all of them; those in B alone are held against
+        A.
+        """
+        parts = [_first_tokens(each.others_at(places), each.base_tokens) for each in self._halvings]
+        if not parts or min(sum(len(document) for document in part) for part in parts) < LEAST_SOURCE:
+            return None
+        return self._value(parts)
+
+    def _value(self, samples: Sequence[Documents]) -> PriorValue:
+        """Value of the token of a source, of which there is a sample for each halving."""
+        by_halving, weights, errors, gains = [], [], [], []
+        for halving, sample in zip(self._halvings, samples, strict=True):
             counts = Counts(self._held_out).add(sample)
-            value, error, weight = self._measured(halving, counts, sum(len(document) for document in sample))
+            rows = self._merged(halving, counts)
+            value, error, weight = self._measured(halving, rows, sum(len(document) for document in sample))
+            gains.append(self._gain(halving, rows))
             by_halving.append(value)
             errors.append(error)
             weights.append(weight)
-            samples.append(sample)
-        measured = float(np.mean(by_halving))
+        measured = min(float(np.mean(by_halving)), MOST_MEASURED)
         error = float(np.hypot(np.sqrt(np.mean(np.square(errors))), np.std(by_halving, ddof=1)))
         return PriorValue(
             mean=min(max(measured, LEAST_VALUE), 1.0),
             error=max(error, LEAST_ERROR),
-            measured=min(measured, MOST_MEASURED),
+            measured=measured,
             weight=float(np.mean(weights)),
-            order_contrast=self._order_contrast(samples[0]),
+            order_contrast=self._order_contrast(samples[0], gains[0]),
             real_tokens=self._halvings[0].base_tokens,
             source_tokens=sum(len(document) for document in samples[0]),
             validation_tokens=self._held_out.num_positions,
         )
-
-    def _known(self, document: NDArray[Any]) -> IntArray:
-        """Its ids, with one for all that no real text has."""
-        return np.minimum(document.astype(np.int64), self._num_ids)
 
     def _halved(self, real: Documents, total: int, number: int) -> _Halving:
         order = derived_rng(self._seed, "prior value", "halving", number).permutation(len(real))
@@ -139,12 +162,15 @@ class RealText:
         alone = curve[CURVE.index(-1.0)]
         base_tokens = sizes[CURVE.index(-1.0)]
         other = _cut(shuffled, base_tokens, total)
-        return _Halving(*base, base_tokens, other, tuple(sizes), np.array(curve), alone)
+        begins = np.cumsum([0, *(len(document) for document in shuffled)])[:-1]
+        whole = order[: len(shuffled)][begins >= base_tokens]
+        return _Halving(*base, base_tokens, other, whole, tuple(sizes), np.array(curve), alone)
 
     def _sample(self, source: Documents, most: int, number: int) -> Documents:
         """Random documents of a source, as many tokens as the base has if there are so many."""
         order = derived_rng(self._seed, "prior value", "source", number).permutation(len(source))
-        return _first_tokens([source[place] for place in order], most)
+        sample = _first_tokens([source[place] for place in order], most)
+        return [np.minimum(document.astype(np.int64), self._num_ids) for document in sample]  # ids no real text has
 
     def _by_group(self, loss_P: FloatArray) -> FloatArray:
         """Sums [F] of the losses at the positions of each group."""
@@ -154,9 +180,8 @@ class RealText:
     def _mean(self, sums_F: FloatArray, groups: Sequence[int]) -> float:
         return float(sums_F[groups].sum() / self._sizes_F[groups].sum())
 
-    def _measured(self, halving: _Halving, counts: Counts, tokens: int) -> tuple[float, float, float]:
+    def _measured(self, halving: _Halving, rows: FloatArray, tokens: int) -> tuple[float, float, float]:
         """Value of a token of a sample, its jackknife error over groups of blocks, and the mean weight."""
-        rows = self._merged(halving, counts)
         weights = self._weights(rows)
 
         def value(left_out: int | None) -> float:
@@ -187,27 +212,33 @@ class RealText:
         falling = np.minimum.accumulate(losses - np.arange(len(losses)) * 1e-6)
         return _Curve(np.log(halving.sizes), falling)
 
-    def _order_contrast(self, sample: Documents) -> float | None:
-        """What shuffling its words takes from a sample, over what it takes from as much real text."""
-        halving = self._halvings[0]
-        if self._real_order is None:
-            self._real_order = self._order_nats(halving, halving.other)
-        if self._real_order < LEAST_ORDER_NATS:
-            return None
-        tokens = sum(len(document) for document in sample)
-        real = self._real_order
+    def _order_contrast(self, sample: Documents, gain: float) -> float | None:
+        """What shuffling its words takes from the ``gain`` of a sample, over what it takes from as much real text."""
+        halving, tokens = self._halvings[0], sum(len(document) for document in sample)
         if tokens < halving.base_tokens // 2:  # a small lot is held against as little real text
-            real = self._order_nats(halving, _first_tokens(halving.other, tokens))
-        return self._order_nats(halving, sample) / real if real >= LEAST_ORDER_NATS / 10 else None
+            real = self._real_order(_first_tokens(halving.other, tokens))
+        else:
+            self._order_of_real = (
+                self._real_order(halving.other) if self._order_of_real is None else self._order_of_real
+            )
+            real = self._order_of_real
+        is_known = real >= LEAST_ORDER_NATS * min(1.0, tokens / halving.base_tokens)
+        return (gain - self._gain_shuffled(halving, sample)) / real if is_known else None
 
-    def _order_nats(self, halving: _Halving, sample: Documents) -> float:
-        """Loss per validation token with a sample whose words are shuffled, less that with the sample itself."""
-        shuffled = [shuffled_words(doc, self._word_starts, self._seed + place) for place, doc in enumerate(sample)]
-        return self._gain(halving, sample) - self._gain(halving, shuffled)
+    def _real_order(self, other: Documents) -> float:
+        """What shuffling their words takes from the gain of documents of B, in nats per validation token."""
+        halving = self._halvings[0]
+        rows = self._merged(halving, Counts(self._held_out).add(other))
+        return self._gain(halving, rows) - self._gain_shuffled(halving, other)
 
-    def _gain(self, halving: _Halving, sample: Documents) -> float:
-        """Loss per validation token of the base alone, less that with a sample at its best weight."""
-        rows = self._merged(halving, Counts(self._held_out).add(sample))
+    def _gain_shuffled(self, halving: _Halving, sample: Documents) -> float:
+        """The gain of a sample whose words are shuffled."""
+        order = derived_rng(self._seed, "prior value", "shuffled")
+        shuffled = [shuffled_words(document, self._word_starts, order) for document in sample]
+        return self._gain(halving, self._merged(halving, Counts(self._held_out).add(shuffled)))
+
+    def _gain(self, halving: _Halving, rows: FloatArray) -> float:
+        """Loss per validation token of the base alone, less that with a sample at the weight that others chose."""
         sums_F = np.empty(GROUPS)
         for parity, weight in enumerate(self._weights(rows)):
             others = [group for group in range(GROUPS) if group % 2 != parity]
@@ -232,9 +263,10 @@ def prior_value(
     return RealText(real, validation, seed, word_starts=word_starts).value_of(source)
 
 
-def shuffled_words(document: NDArray[Any], word_starts: NDArray[np.bool_] | None, seed: int) -> IntArray:
+def shuffled_words(
+    document: NDArray[Any], word_starts: NDArray[np.bool_] | None, order: np.random.Generator
+) -> IntArray:
     """The words of a document in random order; its tokens, where no token is known to begin a word."""
-    order = np.random.default_rng(seed)
     ids = np.asarray(document, dtype=np.int64)
     if word_starts is None:
         return order.permutation(ids)
@@ -243,6 +275,14 @@ def shuffled_words(document: NDArray[Any], word_starts: NDArray[np.bool_] | None
     word = np.cumsum(begins) - 1
     rank = order.permutation(int(begins.sum()))
     return ids[np.argsort(rank[word], kind="stable")]
+
+
+def _has_words(documents: Documents, word_starts: NDArray[np.bool_] | None) -> bool:
+    """Whether the text is written in words that ``word_starts`` tells."""
+    if word_starts is None or not documents:
+        return False
+    ids = np.minimum(np.concatenate(documents).astype(np.int64), len(word_starts) - 1)
+    return bool(word_starts[ids].mean() > 1 / LONGEST_WORD)
 
 
 def _first_tokens(documents: Documents, most: int) -> Documents:

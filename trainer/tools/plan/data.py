@@ -4,7 +4,7 @@ small enough to be read at once.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from trainer.data.documents import DocumentReader
 from trainer.data.files import file_account
 from trainer.data.find import is_indexed
 from trainer.data.fingerprint import cache_folder, stamp_key
+from trainer.data.prior_value import PriorValue, value_lines, value_warnings
 from trainer.data.quarantine import Quarantine
 from trainer.data.store import PreparedData
 from trainer.data.waiting import known_store
@@ -46,13 +47,14 @@ class DataPlan:
     files: Mapping[str, FileAccount]
     rows: Mapping[str, RowAccount]
     held_out: HeldOutPlan | None
+    prior_values: Mapping[str, PriorValue] = field(default_factory=dict)  # once the data are prepared
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Where the rows of each segment went, or the files that they will come from."""
+        """Where the rows of each segment went and what they are worth, or the files that they will come from."""
         if self.rows:
-            return list(account_lines(self.rows))
+            return [*account_lines(self.rows), *value_lines(self.prior_values)]
         return [
             f"{name}: {files_in_words(files)}; rows are counted at preparation" for name, files in self.files.items()
         ]
@@ -78,7 +80,8 @@ def data_plan(loaded: LoadedRecipe, data: PreparedData | None, *, fewest_validat
             files={name: account.files for name, account in data.rows.items()},
             rows=data.rows,
             held_out=held_out,
-            warnings=tuple(loss_warnings(data.rows, data.folder)),
+            prior_values=data.prior_values,
+            warnings=(*loss_warnings(data.rows, data.folder), *value_warnings(data.prior_values)),
             refusals=tuple(_refused_of_prepared(loaded, data)),
         )
     files = _files(config, loaded.folder)
