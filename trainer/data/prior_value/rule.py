@@ -32,7 +32,8 @@ GROUPS = 8  # F: even ones choose the weight for odd ones, and the other way rou
 WEIGHTS = (0.0, 0.03, 0.1, 0.25, 0.5, 1.0)
 CURVE = (-1.5, -1.0, -0.75, -0.5, 0.0)  # octaves of real text that its learning curve is measured at; -1 is the base A
 MOST_HALVINGS, LEAST_HALVINGS, HALVED_TOKENS = 3, 2, 6_000_000  # of random halvings, and of their real tokens together
-MOST_MEASURED = 100.0  # where a loss lies far beyond the learning curve
+MOST_MEASURED, MOST_EFOLDS = 100.0, 20.0  # where a loss lies far beyond the learning curve
+LEAST_FALL = 0.01  # nats per e-fold of real text: where it teaches less, nothing is said in tokens of it
 # Of less text than this nothing is said.
 LEAST_REAL, LEAST_SOURCE, LEAST_VALIDATION = 4_000, 500, 1_000
 LONGEST_WORD = 8  # tokens on average, where a language is written with spaces
@@ -41,19 +42,15 @@ LEAST_ORDER_NATS = 0.02  # that word order of real text must be worth before ano
 
 @dataclass(frozen=True)
 class _Curve:
-    """Loss of real text alone by its tokens."""
+    """Loss of real text alone: at the base, and its fall per e-fold of real tokens around it."""
 
-    log_tokens: FloatArray
-    losses: FloatArray  # made to fall
+    base_tokens: int
+    base_loss: float
+    fall: float
 
     def tokens_at(self, loss: float) -> float:
-        """Real tokens that reach ``loss``; beyond both ends straight on in log tokens."""
-        x, y = self.log_tokens, self.losses
-        if loss >= y[0]:
-            return exp(x[0] + (loss - y[0]) * (x[1] - x[0]) / (y[1] - y[0]))
-        if loss <= y[-1]:
-            return exp(x[-1] + min((loss - y[-1]) * (x[-1] - x[-2]) / (y[-1] - y[-2]), 20.0))
-        return exp(float(np.interp(-loss, -y, x)))
+        """Real tokens that reach ``loss``."""
+        return self.base_tokens * exp(min((self.base_loss - loss) / self.fall, MOST_EFOLDS))
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,8 @@ class RealText:
         self.is_enough = total >= LEAST_REAL and self._held_out.num_positions >= LEAST_VALIDATION
         num = min(MOST_HALVINGS, max(LEAST_HALVINGS, HALVED_TOKENS // max(1, total)))
         self._halvings = [self._halved(real, total, number) for number in range(num)] if self.is_enough else []
+        falls = [self._curve(halving, range(GROUPS)).fall for halving in self._halvings]
+        self.is_enough &= bool(falls) and min(falls) > LEAST_FALL
         self._order_of_real: float | None = None
 
     @property
@@ -208,9 +207,12 @@ class RealText:
         return [int(np.argmin([self._mean(row, groups) for row in rows])) for groups in halves]
 
     def _curve(self, halving: _Halving, groups: Sequence[int]) -> _Curve:
+        """A straight line in log tokens through the base, as a curve is within an octave or two."""
         losses = np.array([self._mean(sums_F, groups) for sums_F in halving.curve])
-        falling = np.minimum.accumulate(losses - np.arange(len(losses)) * 1e-6)
-        return _Curve(np.log(halving.sizes), falling)
+        base = CURVE.index(-1.0)
+        efolds, falls = np.log(np.array(halving.sizes) / halving.base_tokens), losses[base] - losses
+        fall = float(efolds @ falls / (efolds @ efolds))
+        return _Curve(halving.base_tokens, float(losses[base]), max(fall, LEAST_FALL))
 
     def _order_contrast(self, sample: Documents, gain: float) -> float | None:
         """What shuffling its words takes from the ``gain`` of a sample, over what it takes from as much real text."""
