@@ -11,6 +11,7 @@ from trainer.recipe import LoadedRecipe, load_recipe
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.context import Shard
 from trainer.synthesis.pool import Pool, RoundRecord
+from trainer.synthesis.recipe_guard import recipe_fingerprint
 from trainer.synthesis.round import run_round
 
 _SAY_EVERY_S = 10.0
@@ -25,10 +26,8 @@ def synthesize(
     config = _config(loaded, run)
     pool = Pool(loaded.folder / config.pool.expanduser())
     part = _shard(shard, generation, pool)
-    of_generation = [record for record in pool.records() if record.generation == part.generation]
-    for record in of_generation:
-        _refuse_other_split(record, part)
-    if any(record.shard == part.number for record in of_generation):
+    pool.refuse_other(part.generation, part.of, recipe_fingerprint(config, loaded.recipe.seed))
+    if pool.shard(part.generation, part.number):
         say(f"shard {part.number} of {part.of} of generation {part.generation} is in the pool already")
         return
     record = run_round(
@@ -74,15 +73,6 @@ def _shard(text: str | None, generation: int | None, pool: Pool) -> Shard:
     return Shard(generation=generation, number=int(match[1]), of=int(match[2]))
 
 
-def _refuse_other_split(record: RoundRecord, part: Shard) -> None:
-    if record.shards != part.of:
-        raise UserError(
-            f"generation {part.generation} was made in {record.shards} shards",
-            got=f"{part.number}/{part.of}",
-            remedy=f"Split it as before, into {record.shards}, or begin generation {part.generation + 1}",
-        )
-
-
 class _Progress:
     """Says how far the round is, now and then, with the time that is left."""
 
@@ -108,4 +98,8 @@ def in_words(record: RoundRecord) -> list[str]:
         f"generation {record.generation}: {record.requests} requests, {record.accepted} rows accepted "
         f"({record.accepted_tokens} tokens of {record.completion_tokens} written) by {record.generator}"
     ]
+    if record.stitched is not None:
+        lines.append(f"  stitched into {record.stitched} documents")
+    if record.quarantined is not None:
+        lines.append(f"  quarantined by the gate, and not trained on: {record.quarantined}")
     return lines + [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]

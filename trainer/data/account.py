@@ -2,7 +2,7 @@
 
 Files: ``seen = read + skipped``. Rows:
 ``read = used + held_out + quarantined + not_selected + not_sampled + filtered + contaminated + beyond_limit
-+ no_tokens``
++ no_tokens + taken_down``
 """
 
 from collections import Counter
@@ -150,6 +150,7 @@ class RowAccount:
     contaminated: int  # copies of held-out documents
     beyond_limit: int  # after `max_documents`
     no_tokens: int = 0  # the tokenizer can spell nothing of the text
+    taken_down: int = 0  # of a pool, by `trainer takedown`
     malformed: Mapping[str, int] = field(default_factory=dict)  # the quarantined ones by reason, the largest first
     copies: Copies = Copies()  # the contaminated ones by kind
     without_key: int = 0  # of all those above: no value in the column that decides where they belong
@@ -166,7 +167,10 @@ class RowAccount:
     @property
     def dropped(self) -> dict[str, int]:
         """Rows that are not used, by reason; filters as ``filter KIND: REASON``."""
-        names = ("held_out", "quarantined", "not_selected", "not_sampled", "contaminated", "beyond_limit", "no_tokens")
+        names = (
+            "held_out", "quarantined", "not_selected", "not_sampled", "contaminated", "beyond_limit", "no_tokens",
+            "taken_down",
+        )  # fmt: skip
         counts = {name: getattr(self, name) for name in names}
         return counts | {f"filter {rows.filter}: {rows.reason}": rows.num_rows for rows in self.filters}
 
@@ -223,6 +227,7 @@ class RowTally:
     not_sampled: int = 0
     beyond_limit: int = 0
     no_tokens: int = 0
+    taken_down: int = 0
     spelled: Counter[str] = field(default_factory=Counter)
     special_tokens: str = "text"
     same_form: int = 0
@@ -274,6 +279,7 @@ class RowTally:
             contaminated=copies.dropped,
             beyond_limit=self.beyond_limit,
             no_tokens=self.no_tokens,
+            taken_down=self.taken_down,
             malformed=dict(self._malformed.most_common()),
             copies=copies,
             without_key=self.without_key,

@@ -76,6 +76,7 @@ def dropped_in_words(account: RowAccount) -> list[str]:
         (account.contaminated, "copies of held-out documents", copies_in_words(account.copies)),
         (account.beyond_limit, "after `max_documents`", ""),
         (account.no_tokens, "without tokens", "the tokenizer can spell nothing of them"),
+        (account.taken_down, "taken down", ""),
         *((rows.num_rows, f"by the filter {rows.filter}", clean(rows.reason)) for rows in account.filters),
     ]
     return [f"{figure(count)} {what}{f' ({why})' if why else ''}" for count, what, why in reasons if count]

@@ -8,7 +8,7 @@ rows moves no other document from held-out to training. Held-out documents are t
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from trainer.data.filters import FilterChain
 from trainer.data.find import FoundFiles, is_indexed
 from trainer.data.index import read_index
 from trainer.data.keys import key_of, spelled
+from trainer.data.pool_manifest import ID_COLUMN
 from trainer.data.quarantine import Quarantine
 from trainer.data.readers import Malformed, OpenableFile, ReadOptions, Row, read_rows
 from trainer.data.source_config import SourceConfig
@@ -114,9 +115,7 @@ class DocumentReader:
             tally.read += 1
             if isinstance(row, Row):
                 check.add(row.columns)
-                if not matches(row.columns, segment.where):
-                    check.leave_out(row.columns, first=tally.not_selected == tally.read - 1)
-                    tally.not_selected += 1
+                if not self._is_selected(name, row, check, tally):
                     continue
             num_rows += 1
             document = self._document(name, segment, row, key_columns, tally) if isinstance(row, Row) else row
@@ -135,11 +134,25 @@ class DocumentReader:
             self._quarantine.close_source(name, num_rows, check.columns)
         self._note_keyless(name, segment, tally, is_first=is_first)
 
+    def _is_selected(self, name: str, row: Row, check: ColumnCheck, tally: RowTally) -> bool:
+        """Whether `where` takes the row, and nothing has taken it down."""
+        taken_down = self._found_files(name).taken_down
+        if taken_down and row.columns.get(ID_COLUMN) in taken_down:
+            tally.taken_down += 1
+            return False
+        if matches(row.columns, self.config.every_segment[name].where):
+            return True
+        check.leave_out(row.columns, first=tally.not_selected == tally.read - 1)
+        tally.not_selected += 1
+        return False
+
     def _counted_rows(self, name: str, files: Sequence[OpenableFile], tally: RowTally) -> Iterator[Row | Malformed]:
         """All rows of a segment's files in order; notes the files that have none. UserError for all files that cannot
         be read, those of later segments too.
         """
         options = read_options(self.config, name)
+        if self._found_files(name).of_pool:
+            options = replace(options, columns=tuple(dict.fromkeys((*options.columns, ID_COLUMN))))
         for place, file in enumerate(files):
             rows = read_rows([file], options)
             try:
@@ -185,7 +198,7 @@ class DocumentReader:
         if not tally.without_key:
             return
         columns = ", ".join(sorted(self._key_columns(name, source)))
-        if tally.without_key == tally.read - tally.not_selected - tally.quarantined:
+        if tally.without_key == tally.read - tally.not_selected - tally.quarantined - tally.taken_down:
             problem = f"no row of source {name!r} has a key: every one is null, NaN or empty"
             raise DataError(problem, got=columns, remedy="Name a column with values, or hold out by share")
         if is_first:
@@ -206,7 +219,8 @@ class DocumentReader:
         if defect := defect_of(text):
             return Malformed(row.file, row.line, defect)
         assert isinstance(text, str)
-        identity = columns.get(source.id_column) if source.id_column else None
+        id_column = source.id_column or (ID_COLUMN if self._found_files(name).of_pool else None)
+        identity = columns.get(id_column) if id_column else None
         identity = identity if isinstance(identity, str) and identity.strip() else spelled(identity)
         slice_value = spelled(columns.get(source.slice)) if source.slice else None
         keys = {column: key_of(row, column) for column in key_columns}

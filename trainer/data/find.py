@@ -4,13 +4,14 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from trainer.base.errors import DataError
 from trainer.base.paths import expanded
 from trainer.data.account import FileTally, SkippedFiles
+from trainer.data.pool_manifest import Manifest, PoolView, pool_of
 from trainer.data.readers import COMPRESSED, OpenableFile, formats_by_suffix
 from trainer.data.source_config import Rows
 from trainer.data.splits import of_split
@@ -21,10 +22,14 @@ _DOCUMENTATION = {"README", "LICENSE", "NOTICE", "CITATION", "CHANGELOG", "CONTR
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """The data files of a source in a fixed order, and those that were seen there and left out."""
+    """The data files of a source in a fixed order, and those that were seen there and left out. Of a pool also
+    the ids of the rows in them that are taken down.
+    """
 
     files: list[OpenableFile]
     skipped: tuple[SkippedFiles, ...] = ()
+    of_pool: bool = False
+    taken_down: frozenset[str] = frozenset()
 
 
 def is_remote(config: Rows) -> bool:
@@ -53,14 +58,57 @@ def find_files(config: Rows, base: Path) -> FoundFiles:
         return chosen(config, [WalkedFile(str(file), file.name)], FileTally())
     root, pattern = split_pattern(base, expanded(config.path))
     tally = FileTally()
+    view = _pool_view(config, root)
     if not pattern.parts and not root.is_dir():
-        return chosen(config, _single(root), tally, file=root)
+        return _of_pool(config, _single(root), tally, view, None, root)
     try:
         walked = walk(root, pattern, tally, partial(_is_data, config, pattern)) if root.is_dir() else []
     except OSError as error:
         remedy = "Check that it can be read"
         raise DataError("a folder cannot be searched for data", got=str(error), remedy=remedy, file=root) from error
-    return chosen(config, walked, tally, pattern, file=root)
+    return _of_pool(config, walked, tally, view, pattern, root)
+
+
+def _pool_view(config: Rows, root: Path) -> PoolView | None:
+    """What the source reads of the pool that ``root`` is in; None where it is in none."""
+    pool = pool_of(root)
+    if pool is None:
+        if (root / "manifest").is_dir() and pool_of(root / "rows"):
+            raise DataError("a source names a pool, not its rows", got=config.path, remedy=f"Write {config.path}/rows")
+        if config.generations is not None:
+            remedy = "Leave it out, or name the rows of a pool: `path: POOL/rows`"
+            raise DataError("`generations` has an effect only on a pool", got=config.path, remedy=remedy)
+        return None
+    if config.streaming:
+        raise DataError("a pool is not read by `streaming`", got=config.path, remedy="Leave `streaming` out")
+    return Manifest(pool).view(config.newest_generations)
+
+
+def _of_pool(
+    config: Rows,
+    walked: Sequence[WalkedFile],
+    tally: FileTally,
+    view: PoolView | None,
+    pattern: Pattern | None,
+    root: Path,
+) -> FoundFiles:
+    """Of the files that were walked, those that the source reads of the pool; all, where it is none."""
+    if view is None:
+        return chosen(config, walked, tally, pattern, file=root)
+    kept = []
+    for file in walked:
+        shard = view.files.get(Path(file.path).name)
+        if shard is None:
+            tally.skip(view.left_out.get(Path(file.path).name, "not in the pool's manifest"), file.name)
+            continue
+        if (size := Path(file.path).stat().st_size) != shard.num_bytes:
+            what, remedy = "a file of the pool is damaged", "Restore it, or quarantine its generation"
+            raise DataError(what, got=f"{size} bytes, not {shard.num_bytes}", remedy=remedy, file=file.path)
+        kept.append(file)
+    if missing := sorted(view.files.keys() - {Path(file.path).name for file in kept}) if pattern == Pattern() else []:
+        remedy = "Restore it, or quarantine its generation"
+        raise DataError("a file of the pool is missing", got=missing[0], remedy=remedy, file=root)
+    return replace(chosen(config, kept, tally, pattern, file=root), of_pool=True, taken_down=view.taken_down)
 
 
 def chosen(

@@ -14,8 +14,8 @@ from typing import Any
 
 from trainer.base.paths import expanded
 from trainer.data.config import DataConfig, HeldOutByShare, HeldOutDataset
-from trainer.data.files import files_of
-from trainer.data.find import content_hash, is_indexed, stamp
+from trainer.data.files import found_files
+from trainer.data.find import FoundFiles, content_hash, is_indexed, stamp
 from trainer.data.store import STORE_FORMAT
 from trainer.data.teacher import teacher_files
 
@@ -59,13 +59,19 @@ def _pretrained_files(config: DataConfig, base: Path) -> list[Path]:
     return sorted(folder.glob("*.json")) if folder and folder.is_dir() else []
 
 
+def _taken_down(found: FoundFiles) -> list[str]:
+    """What rows of the files are taken down, in one hash; nothing where none is."""
+    return [_hash(sorted(found.taken_down))] if found.taken_down else []
+
+
 def content_fingerprint(config: DataConfig, *, seed: int, base: Path, cache: Path) -> tuple[str, dict[str, Any]]:
     """The fingerprint, and the inputs behind it: {segment: [{file, sha256}]}."""
     digest_of = functools.cache(content_hash)  # segments may be parts of one file
     inputs: dict[str, Any] = {}
     for name in config.every_segment:
-        files = files_of(config, name, base, cache)
-        inputs[name] = [{"file": file.name, "sha256": digest_of(file.path)} for file in files]
+        found = found_files(config, name, base, cache)
+        inputs[name] = [{"file": file.name, "sha256": digest_of(file.path)} for file in found.files]
+        inputs[name] += [{"file": "(rows taken down)", "sha256": taken} for taken in _taken_down(found)]
     inputs["tokenizer"] = [
         {"file": file.name, "sha256": content_hash(file)} for file in _pretrained_files(config, base)
     ]
@@ -81,8 +87,9 @@ def stamp_key(config: DataConfig, *, seed: int, base: Path, cache: Path) -> str:
     """A key that all processes of a run compute alike, reading no data. Raises UserError where a file is missing."""
     stamps: dict[str, Any] = {}
     for name, segment in config.every_segment.items():
-        files = files_of(config, name, base, cache)
-        stamps[name] = [file.path if is_indexed(segment) else stamp(file.path) for file in files]
+        found = found_files(config, name, base, cache)
+        stamps[name] = [file.path if is_indexed(segment) else stamp(file.path) for file in found.files]
+        stamps[name] += _taken_down(found)
     stamps["tokenizer"] = [stamp(file) for file in _pretrained_files(config, base)]
     stamps["teacher"] = [stamp(file) for file in teacher_files(config, base)]
     segments = {name: segment.model_dump(mode="json") for name, segment in config.every_segment.items()}

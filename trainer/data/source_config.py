@@ -60,6 +60,12 @@ class SampleConfig(Config):
         return self
 
 
+class WindowConfig(Config):
+    """The newest generations of a pool, so many of them."""
+
+    window: int = Field(ge=1, description="how many of the newest generations are read")
+
+
 class Rows(Config):
     """Where rows come from, how they are read, and which of them are taken."""
 
@@ -104,6 +110,11 @@ class Rows(Config):
         description="whether quotes in a csv file enclose cells; false: they are text; trusted: they do, and a cell of "
         "several lines is never taken for rows that a stray quote took in",
     )
+    generations: Literal["accumulate", "replace"] | WindowConfig | None = Field(
+        None,
+        description="of a pool (`path: POOL/rows`): `accumulate` reads all generations (the default), `replace` only "
+        "the newest, `{window: 3}` the newest three; those that are quarantined or not whole are never read",
+    )
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         default_factory=dict, description="keep rows whose column has the value(s)"
     )
@@ -114,6 +125,13 @@ class Rows(Config):
         None, gt=0, description="read only so many rows, the first ones: a part of an endless stream"
     )
     max_documents: int | None = Field(None, gt=0, description="stop after so many training documents, in reading order")
+
+    @property
+    def newest_generations(self) -> int | None:
+        """How many of the newest generations of a pool are read; None: all."""
+        if isinstance(self.generations, WindowConfig):
+            return self.generations.window
+        return 1 if self.generations == "replace" else None
 
     def contradiction(self) -> str | None:
         """What these keys cannot mean together; None where there is nothing."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
 from trainer.synthesis.generators import FilesConfig, GeneratorConfig
+from trainer.synthesis.licenses_config import LicensesConfig
 from trainer.synthesis.prompts import TEMPLATES
 
 Temperature = Annotated[float, Field(ge=0, le=10)]
@@ -55,6 +56,13 @@ class SynthesisConfig(Config):
     )
     keep_cut_off: bool = Field(False, description="keep texts that reached max_new_tokens before they ended")
     filters: tuple[FilterConfig, ...] = Field((), description="drop generated rows, in this order")
+    stitch: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="join the texts made of one document, so many at most, into one document; null: each by itself",
+    )
+    licenses: LicensesConfig = LicensesConfig()
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

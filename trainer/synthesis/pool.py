@@ -1,13 +1,12 @@
 """The pool: synthetic rows that passed, round by round, each with what made it.
 
-A folder of parquet files, one for each shard of a round, written aside and renamed: a shard is in the pool whole or not
-at all, and a source of a recipe reads the pool as `path: POOL/rows`. A file carries the record of its round (requests,
-rows by reason, tokens, seconds) in its own metadata, so that no second file can disagree with it. A part of what was
-dropped is kept beside it with the reasons, for people to look at.
+A folder: ``rows`` has a parquet file for each shard of a round, ``manifest`` the facts that say which of them are in
+the pool and what became of their rounds (``trainer.data.pool_manifest``), ``rejected`` a part of what was dropped with
+the reasons, ``parts`` the rows that were stitched into longer ones, ``unfinished`` the answers of shards that are not
+whole yet. A shard is in the pool when its fact is there: a kill before leaves files that nothing reads, and the next
+try writes them anew. Nothing is ever changed or removed; a source of a recipe reads the pool as `path: POOL/rows`.
 """
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +18,11 @@ import pyarrow.parquet as pq
 from trainer.base.atomic import replacing
 from trainer.base.errors import UserError
 from trainer.base.failures import in_words
+from trainer.data.find import content_hash
+from trainer.data.pool_manifest import ROWS, Manifest, QuarantineFact, ReleaseFact, ShardFact
 
-_RECORD = b"hybrid_trainer.round"
-_NAME = re.compile(r"^generation-(\d{4})\.shard-(\d+)-of-(\d+)\.parquet$")
+PARTS = "parts"
+Row = Mapping[str, Any]  # the columns of ``ROW_SCHEMA``
 ROW_SCHEMA = pa.schema(
     [
         ("text", pa.string()),
@@ -58,7 +59,11 @@ REJECT_SCHEMA = ROW_SCHEMA.append(pa.field("dropped_by", pa.string())).append(pa
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """What became of the requests of one shard of a round: ``requests = dropped + accepted``."""
+    """What became of the requests of one shard of a round: ``requests = dropped + accepted``.
+
+    The accepted rows are those of the shard's file, or were stitched into its ``stitched`` documents. ``recipe`` is the
+    fingerprint of what of the recipe decides rows.
+    """
 
     generation: int
     shard: int  # from 0
@@ -73,7 +78,10 @@ class RoundRecord:
     accepted_tokens: int = 0
     taken: Mapping[str, int] = field(default_factory=dict)  # rows of another engine's files by their hash, all shards
     seconds: float = 0.0  # spent on texts, summed over those written at the same time by their parts
+    cost: float | None = None  # money; None where the recipe has no price
     quarantined: str | None = None  # why its rows are kept and not trained on
+    stitched: int | None = None
+    recipe: str = ""
     format: int = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +103,11 @@ class Pool:
     @property
     def rows(self) -> Path:
         """The folder of the accepted rows."""
-        return self.folder / "rows"
+        return self.folder / ROWS
+
+    def manifest(self) -> Manifest:
+        """The facts of the pool, as they are now. ``UserError`` where one is damaged."""
+        return Manifest(self.folder)
 
     def shard_file(self, generation: int, shard: int, of: int) -> Path:
         """Where the accepted rows of a shard are, or will be."""
@@ -106,52 +118,118 @@ class Pool:
         return self.folder / "unfinished" / self.shard_file(generation, shard, of).with_suffix(".jsonl").name
 
     def records(self) -> list[RoundRecord]:
-        """The records of all whole shards, in order. ``UserError`` where a file is damaged."""
-        return [record for _, record in self._files()]
+        """The records of all shards in the pool, in order."""
+        return [RoundRecord.from_json(shard.record) for shard in self.manifest().shards]
 
     def next_generation(self) -> int:
         """The round that is not whole yet, or the one after the last."""
-        shards: dict[int, set[int]] = {}
-        sizes: dict[int, int] = {}
-        for record in self.records():
-            shards.setdefault(record.generation, set()).add(record.shard)
-            sizes[record.generation] = record.shards
-        unfinished = [generation for generation, done in shards.items() if len(done) < sizes[generation]]
-        return min(unfinished, default=max(shards, default=0) + 1)
+        manifest = self.manifest()
+        begun = {shard.generation for shard in manifest.shards}
+        return min(begun - manifest.whole, default=max(begun, default=0) + 1)
 
     def texts(self, *, before: int) -> Iterator[str]:
-        """The accepted texts of the generations below ``before``."""
-        for file, record in self._files():
-            if record.generation < before:
-                for batch in pq.ParquetFile(file).iter_batches(columns=["text"]):
+        """The accepted texts of the generations below ``before``, without those of quarantined ones; texts that are
+        taken down are among them, for nothing that repeats one may join.
+        """
+        manifest = self.manifest()
+        quarantined = manifest.quarantined
+        for shard in manifest.shards:
+            if shard.generation < before and shard.generation not in quarantined:
+                for batch in batches_of(self.rows / shard.file, ["text"]):
                     yield from batch.column("text").to_pylist()
 
     def publish(
-        self, record: RoundRecord, accepted: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]
+        self,
+        record: RoundRecord,
+        accepted: Sequence[Row],
+        rejected: Sequence[Row],
+        parts: Sequence[Row] = (),
     ) -> Path:
-        """Adds a whole shard; what was dropped first, so that the rows' file is the sign that all is there."""
+        """Adds a whole shard: first what was dropped and the rows that were stitched, then the rows, and last the fact
+        that makes them part of the pool. ``UserError`` where the generation was made in other shards or by another
+        recipe meanwhile.
+        """
         file = self.shard_file(record.generation, record.shard, record.shards)
-        _write(self.folder / "rejected" / file.name, rejected, REJECT_SCHEMA, record)
-        _write(file, accepted, ROW_SCHEMA, record)
+        _write(self.folder / "rejected" / file.name, rejected, REJECT_SCHEMA)
+        if parts:
+            _write(self.folder / PARTS / file.name, parts, ROW_SCHEMA)
+        self.refuse_other(record.generation, record.shards, record.recipe)
+        if self.shard(record.generation, record.shard) is None:
+            _write(file, accepted, ROW_SCHEMA)
+        self.manifest().append(lambda manifest: self._shard_fact(manifest, file, record, len(accepted)))
         return file
 
-    def _files(self) -> Iterator[tuple[Path, RoundRecord]]:
-        for file in sorted(self.rows.glob("*.parquet")) if self.rows.is_dir() else []:
-            if _NAME.match(file.name):
-                yield file, _record(file)
+    def _shard_fact(self, manifest: Manifest, file: Path, record: RoundRecord, num_rows: int) -> ShardFact | None:
+        if any((shard.generation, shard.shard) == (record.generation, record.shard) for shard in manifest.shards):
+            return None  # another process has made the same shard
+        return ShardFact(
+            generation=record.generation,
+            shard=record.shard,
+            shards=record.shards,
+            file=file.name,
+            sha256=content_hash(file),
+            num_bytes=file.stat().st_size,
+            num_rows=num_rows,
+            quarantined=record.quarantined,
+            record=record.to_json(),
+        )
+
+    def shard(self, generation: int, number: int) -> ShardFact | None:
+        """The shard, where it is in the pool."""
+        shards = self.manifest().shards
+        return next((shard for shard in shards if (shard.generation, shard.shard) == (generation, number)), None)
+
+    def refuse_other(self, generation: int, shards: int, recipe: str) -> None:
+        """Raises ``UserError`` where shards of the generation were made in another split, or by another recipe."""
+        others = [record for record in self.records() if record.generation == generation]
+        if split := next((record.shards for record in others if record.shards != shards), None):
+            remedy = f"Split it as before, into {split}, or begin generation {generation + 1}"
+            raise UserError(f"generation {generation} was made in {split} shards", got=shards, remedy=remedy)
+        if any(record.recipe != recipe for record in others):
+            remedy = f"Finish it with the recipe that it was begun with, or begin generation {generation + 1}"
+            raise UserError(f"generation {generation} was begun by another recipe", remedy=remedy)
+
+    def quarantine(self, generation: int, *, by: str, reason: str) -> None:
+        """Takes a generation out of what is read; its rows are kept. ``UserError`` where there is none of it."""
+        self._require(generation)
+        self.manifest().append(
+            lambda manifest: (
+                None
+                if generation in manifest.quarantined
+                else QuarantineFact(generation=generation, by=by, reason=reason)
+            )
+        )
+
+    def release(self, generation: int, *, by: str, reason: str) -> None:
+        """Lets a generation be read again. ``UserError`` where it is not quarantined."""
+        self._require(generation)
+        if generation not in self.manifest().quarantined:
+            raise UserError("the generation is not quarantined", got=generation)
+        self.manifest().append(lambda _: ReleaseFact(generation=generation, by=by, reason=reason))
+
+    def _require(self, generation: int) -> None:
+        there = {shard.generation for shard in self.manifest().shards}
+        if generation not in there:
+            raise UserError(
+                f"the pool {self.folder} has no such generation", got=generation, remedy=f"It has {sorted(there)}"
+            )
 
 
-def _record(file: Path) -> RoundRecord:
+def batches_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file of the pool, some at a time. ``UserError`` where it is damaged."""
     try:
-        metadata = pq.read_schema(file).metadata or {}
-        return RoundRecord.from_json(json.loads(metadata[_RECORD]))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        remedy = "Restore the file, or remove it: its rows are then no longer in the pool"
+        yield from pq.ParquetFile(file).iter_batches(columns=columns, batch_size=1024)
+    except (OSError, pa.ArrowException) as error:
+        remedy = "Restore the file, or quarantine its generation: `trainer pool POOL --quarantine N`"
         raise UserError(f"a file of the pool is damaged: {in_words(error)}", file=file, remedy=remedy) from error
 
 
-def _write(file: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, record: RoundRecord) -> None:
-    metadata = {_RECORD: json.dumps(record.to_json()).encode()}
-    table = pa.Table.from_pylist(list(rows), schema=schema).replace_schema_metadata(metadata)
+def rows_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a file of the pool; ``scores`` as a dict."""
+    for batch in batches_of(file, columns):
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+
+
+def _write(file: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
     with replacing(file) as aside:
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), aside, compression="zstd")

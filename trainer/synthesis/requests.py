@@ -124,6 +124,11 @@ def _named(prompt: str, sampling: Sampling, seed: int, identity: Identity, gener
     return Request(id=name, prompt=prompt, sampling=sampling, seed=seed)
 
 
-def part_of(asked: Sequence[Asked], shard: int, of: int) -> Sequence[Asked]:
-    """The requests of shard ``shard`` (from 0) of ``of``: every ``of``-th, so that shards get the same mixture."""
-    return asked[shard::of]
+def part_of(asked: Sequence[Asked], shard: int, of: int, *, by_document: bool = False) -> Sequence[Asked]:
+    """The requests of shard ``shard`` (from 0) of ``of``: every ``of``-th, so that shards get the same mixture; or all
+    about every ``of``-th document.
+    """
+    if not by_document:
+        return asked[shard::of]
+    places = {key: place for place, key in enumerate(dict.fromkeys((item.source, item.prompt_id) for item in asked))}
+    return [item for item in asked if places[item.source, item.prompt_id] % of == shard]

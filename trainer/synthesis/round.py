@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trainer.base.errors import DataError, UserError
-from trainer.base.failures import in_words
+from trainer.base.failures import in_words, warn
 from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import DocumentReader
@@ -27,11 +27,15 @@ from trainer.synthesis.gating import quarantine_reason
 from trainer.synthesis.generators import GENERATORS
 from trainer.synthesis.generators.files import Files
 from trainer.synthesis.generators.protocol import Completion, Generator
+from trainer.synthesis.licenses import check_licenses
+from trainer.synthesis.lineage import Origin, taken_down_origins
 from trainer.synthesis.pool import Pool, RoundRecord
+from trainer.synthesis.recipe_guard import recipe_fingerprint
 from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
 from trainer.synthesis.responses import Responses
 from trainer.synthesis.rows import row_id, row_of
 from trainer.synthesis.stages import through_stages
+from trainer.synthesis.stitching import stitched
 from trainer.synthesis.taking_in import plan_taking_in, taken_before
 
 _KEEP_EVERY_S = 2.0  # answers that came within this time go to the disk together
@@ -50,8 +54,12 @@ def run_round(
     a held-out document does not join.
     """
     pool = Pool(base / config.pool.expanduser())
+    pool.refuse_other(shard.generation, shard.of, recipe_fingerprint(config, seed))
     generator: Generator = GENERATORS.resolve(config.generator.kind)(config.generator)
     identity = generator.identity()
+    parties = {f"source {name}": data.sources[name].license for name in config.sources}
+    for problem in check_licenses(config.licenses, parties | {f"generator {identity.name}": identity.license}):
+        warn(problem)
 
     def plan(training: Iterator[PromptRow]) -> tuple[list[Asked], Mapping[str, int]]:
         if isinstance(generator, Files):
@@ -60,7 +68,7 @@ def run_round(
         return plan_round(config, _some(rows, config), identity, seed=seed, generation=shard.generation), {}
 
     (planned, taken), held_out = with_training_rows(config, data, plan, seed=seed, base=base)
-    asked = part_of(planned, shard.number, shard.of)
+    asked = part_of(planned, shard.number, shard.of, by_document=config.stitch is not None)
     context = RoundContext(
         config=config,
         data=data,
@@ -94,7 +102,8 @@ def with_training_rows(
             cache = cache_folder(data, base)
             reader = DocumentReader(data, seed=seed, base=base, cache=cache, quarantine=quarantine)
             index = index_of(collect_held_out(reader, data), data.contamination)
-            return plan(_training_rows(config, data, reader)), index
+            taken_down = taken_down_origins(Pool(base / config.pool.expanduser()))
+            return plan(_training_rows(config, data, reader, taken_down)), index
         finally:
             quarantine.close()
 
@@ -106,10 +115,14 @@ def _some(rows: list[PromptRow], config: SynthesisConfig) -> list[PromptRow]:
     return rows
 
 
-def _training_rows(config: SynthesisConfig, data: DataConfig, reader: DocumentReader) -> Iterator[PromptRow]:
+def _training_rows(
+    config: SynthesisConfig, data: DataConfig, reader: DocumentReader, taken_down: Sequence[Origin]
+) -> Iterator[PromptRow]:
     for name in config.sources:
+        terms = data.sources[name].license
         for document in reader.training(name, record=False):
-            yield PromptRow(source=name, license=data.sources[name].license, document=document)
+            if not any(origin.is_of(name, document.id, terms) for origin in taken_down):
+                yield PromptRow(source=name, license=terms, document=document)
 
 
 def _ask(generator: Generator, asked: Sequence[Asked], responses: Responses, progress: Progress) -> None:
@@ -170,6 +183,10 @@ def _finish(
     shard, identity, funnel = context.shard, context.identity, Funnel()
     rows = [row_of(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
     accepted = through_stages(rows, context, funnel)
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    quarantined = quarantine_reason(accepted, context)
+    most = context.config.stitch
+    documents, parts = (accepted, []) if most is None else stitched(accepted, most)
     record = RoundRecord(
         generation=shard.generation,
         shard=shard.number,
@@ -184,7 +201,10 @@ def _finish(
         accepted_tokens=sum(row["completion_tokens"] for row in accepted),
         taken=taken,
         seconds=sum(row["seconds"] for row in rows),
-        quarantined=quarantine_reason(accepted, context),
+        cost=sum(costs) if costs else None,
+        quarantined=quarantined,
+        stitched=None if most is None else len(documents),
+        recipe=recipe_fingerprint(context.config, context.seed),
     )
-    context.pool.publish(record, accepted, funnel.rejected)
+    context.pool.publish(record, documents, funnel.rejected, parts)
     return record

@@ -1,12 +1,13 @@
 """A row of the pool: a generated text with all that made it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from trainer.synthesis.generators.protocol import Completion, Identity
+from trainer.synthesis.licenses import together
+from trainer.synthesis.pool import Row
 from trainer.synthesis.requests import Asked
 
-Row = Mapping[str, Any]  # the columns of ``pool.ROW_SCHEMA``
+__all__ = ["Row", "row_id", "row_of"]
 
 
 def row_id(item: Asked, generation: int) -> str:
@@ -46,13 +47,5 @@ def row_of(item: Asked, completion: Completion, identity: Identity, generation: 
         "judge_license": None,
         "error": completion.error,
         **item.lineage,
-        "license": _license(item.license, item.lineage.get("license", identity.license)),
+        "license": together((item.license, item.lineage.get("license", identity.license))),
     }
-
-
-def _license(source: str, generator: str) -> str:
-    """The terms that a row comes under: those of its prompt's source and of what wrote it, as an SPDX expression."""
-    both = list(dict.fromkeys(term for term in (source, generator) if term != "unknown"))
-    if not both or "unknown" in (source, generator):
-        return "unknown"
-    return " AND ".join(f"({term})" if " OR " in term else term for term in both)
