@@ -30,7 +30,7 @@ def run_missing(cells: Mapping[str, Sequence[str]], runs: Path, recipe: Path, *,
 def run(folder: Path, overrides: Sequence[str], recipe: Path) -> None:
     """Train one cell, or resume it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "commit").write_text(commit())
+    (folder / "commit.txt").write_text(commit())
     sets = [word for item in ["tracking.trackers=[]", *overrides] for word in ("--set", item)]
     command = [sys.executable, "-m", "trainer", "fit", str(recipe), "--run", str(folder), *sets]
     with (folder / "log.txt").open("a") as log:
@@ -63,7 +63,7 @@ def result(folder: Path) -> dict[str, Any] | None:
     moves = [line for line in lines if isinstance(line, DecisionLine) and line.action != "keep"]
     mixtures = [line.mixture for line in steps]
     lowest = {name: min(mixture.shares[name] for mixture in mixtures) / 1e6 for name in mixtures[0].shares}
-    commit = folder / "commit"
+    commit = folder / "commit.txt"
     return {
         "commit": commit.read_text() if commit.is_file() else "unknown",
         "validation_nats_per_token": evaluations[-1].figures.nats_per_token,

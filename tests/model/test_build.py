@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import LlamaForCausalLM
 
 from trainer.base.errors import UserError
-from trainer.model.build import build_model, parameter_count
+from trainer.model.build import build_model, form_of, parameter_count
 from trainer.model.config import ModelConfig
+from trainer.model.saving import save_model
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -55,6 +57,13 @@ def test_ids_and_context_come_from_the_tokenizer_and_the_data() -> None:
     assert model.config.max_position_embeddings == 12
     assert model.config.use_cache is False
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_saved_model_writes_texts_with_its_cache(tmp_path: Path) -> None:
+    model = build(architecture="llama", **TINY)
+    save_model(model, tmp_path, form_of(model))
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert (loaded.config.use_cache, loaded.generation_config.use_cache) == (True, True)
 
 
 def test_other_architectures_take_their_own_words() -> None:

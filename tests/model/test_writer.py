@@ -1,5 +1,6 @@
 """Texts of a model in batches: what a batch holds changes no text, and no weight is random."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,13 @@ def test_a_weight_that_is_in_no_file_is_refused(folder: Path, tmp_path: Path) ->
     broken = renamed(folder, tmp_path / "broken", {name: None})
     with pytest.raises(UserError, match="mlp"):
         written(broken, "short")
+
+
+def test_a_model_saved_with_its_cache_off_reads_each_token_once(folder: Path, tmp_path: Path) -> None:
+    copy = renamed(folder, tmp_path / "off", {})
+    settings = copy / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "use_cache": False}))
+    writer, lengths = Writer(str(copy)), []
+    writer.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: lengths.append(ids[0].shape[1]))
+    writer.write(["short"], temperature=0.0, top_p=1.0, max_new_tokens=6, seed=3)
+    assert set(lengths[1:]) == {1}

@@ -60,13 +60,18 @@ def save_model(model: "PreTrainedModel", folder: Path, form: SavedForm) -> None:
     """Write what ``AutoModelForCausalLM.from_pretrained`` loads; the model itself stays as it is."""
     model.save_pretrained(str(folder), state_dict=_cast(model.state_dict(), form))
     file = folder / CONFIG
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    settings["dtype"] = form.precision
-    if form.use_cache is not None:
-        settings["use_cache"] = form.use_cache
-    write_text(file, json.dumps(settings, indent=2, sort_keys=True) + "\n", durable=False)
+    cache = {} if form.use_cache is None else {"use_cache": form.use_cache}  # training has it off
+    _change(file, {"dtype": form.precision, **cache})
+    file = folder / GENERATION_CONFIG
     if form.generation_config is not None:
-        write_text(folder / GENERATION_CONFIG, form.generation_config, durable=False)
+        write_text(file, form.generation_config, durable=False)
+    elif file.is_file():
+        _change(file, cache)
+
+
+def _change(file: Path, changes: "Mapping[str, Any]") -> None:
+    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    write_text(file, json.dumps(settings | changes, indent=2, sort_keys=True) + "\n", durable=False)
 
 
 def _cast(state: "Mapping[str, Tensor]", form: SavedForm) -> "dict[str, Tensor]":

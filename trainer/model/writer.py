@@ -97,7 +97,7 @@ class Writer:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise _unloadable(model, "generator", error) from error
-        self.model.config.use_cache = True
+        self.model.generation_config.use_cache = True  # a model that is being trained has it off, and is saved so
         self.system = system
         self.context: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._adds_special = self.tokenizer.chat_template is None  # a chat template writes them itself
