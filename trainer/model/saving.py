@@ -71,7 +71,7 @@ def save_model(model: "PreTrainedModel", folder: Path, form: SavedForm) -> None:
 
 def _change(file: Path, changes: "Mapping[str, Any]") -> None:
     settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    write_text(file, json.dumps(settings | changes, indent=2, sort_keys=True) + "\n", durable=False)
+    write_text(file, json.dumps({**settings, **changes}, indent=2, sort_keys=True) + "\n", durable=False)
 
 
 def _cast(state: "Mapping[str, Tensor]", form: SavedForm) -> "dict[str, Tensor]":
