@@ -16,6 +16,7 @@ from trainer.tracking.figures import SliceDrawn, SliceLoss, SourceFacts, StepMix
 from trainer.tracking.headlines import headline
 from trainer.tracking.journal import read
 from trainer.tracking.record import JournalLine, fields_of
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import (
     LINES,
     CapLine,
@@ -72,6 +73,10 @@ EVERY: list[JournalLine] = [
     FinishLine(step=90, state="finished", reason="all 90 steps are done", seconds=12.5, tokens=5760),
     RateLine(
         step=60, learning_rate_before=1e-5, learning_rate_by_schedule=5e-4, learning_rate=1e-5, choice="hold"
+    ),
+    RoundLine(
+        step=64, generation=2, state="joined", source="made", reason="drawn from step 65 on", segment=1, num_samples=40,
+        record={"requests": 12, "accepted": 9, "dropped": {"duplicate: same words": 3}},
     ),
 ]  # fmt: skip
 
@@ -188,7 +193,7 @@ def test_events_have_a_headline_and_figures_have_none() -> None:
     assert headline(EVERY[5]) == "real has reached its cap of 4 epochs -> real 0 %, made 100 %"
     assert headline(EVERY[6]) == "the deficit of real was clipped from 1.200 to 1.000 samples"
     assert headline(EVERY[9]) == "slice b is 13.7 % of what was drawn, 40 % of the real data"
-    assert headline(EVERY[-1]).endswith("by the schedule at the next; hold: 1e-05")
+    assert headline(EVERY[-2]).endswith("by the schedule at the next; hold: 1e-05")
     resumed: Any = replace(EVERY[0], resumed_from="step-00000040")  # type: ignore[call-arg]
     assert headline(resumed) == "resumed from step-00000040, 1 processes"
 

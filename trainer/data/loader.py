@@ -154,6 +154,10 @@ class Stream:
             capped |= {name: epochs[name] for name in sorted(ready.sources)}
             self.append([self._cap(ready)])
 
+    def add_store(self, source: str, segment: int, store: SampleStore) -> None:
+        """Where the samples of a segment are that joins later; before the fact that lets it join."""
+        self._stores[self.plan.sources.index(source), segment] = store
+
     def append(self, facts: Iterable[Fact]) -> None:
         """Take facts into the ledger and discard what was planned without them, failures included."""
         for future in self._pending:

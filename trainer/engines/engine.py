@@ -25,6 +25,7 @@ from trainer.engines.ranks import LaunchedRanks
 from trainer.engines.replicated import bare
 from trainer.engines.seeds import seed_dropout, step_seed
 from trainer.engines.step_stats import ROUTER, TEACHER, PendingStep, SummedFigures, by_source
+from trainer.engines.writing import TextBatch, context_of, written
 from trainer.model.config import TrainingConfig
 from trainer.model.distillation import mixed, teacher_divergences
 from trainer.model.loss import normalized, token_losses
@@ -195,6 +196,17 @@ class TrainingEngine(LaunchedRanks):
             finally:
                 for group, before in zip(groups, betas, strict=True):
                     group["betas"] = before
+
+    # Writing
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and text may have together; None where the model does not say."""
+        return context_of(self.sharding)
+
+    def write_texts(self, batch: TextBatch | None, *, end: int) -> list[list[int]]:
+        """(all) The new tokens of this rank's prompts, up to and without ``end``; with ``None`` it only takes part."""
+        return written(self.sharding, batch, end=end, device=self.device)
 
     # State
 

@@ -64,6 +64,11 @@ class FullySharded(OptimizedInPlace):
         super().__init__(model, optimizer, launcher, max_grad_norm=max_grad_norm)
         self._kind, self._config = kind, config
 
+    @property
+    def forwards_together(self) -> bool:
+        """Weights are gathered for each forward."""
+        return True
+
     def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         """Without averaging over ranks before the last micro-batch."""
         bare(self.model).set_requires_gradient_sync(last)  # else a backward adds up on each rank

@@ -49,6 +49,11 @@ class Sharding(Protocol):
     model: Any  # what a forward calls: the language model in whatever is wrapped around it
 
     @property
+    def forwards_together(self) -> bool:
+        """Whether a forward needs all ranks, because none of them has the whole model."""
+        ...
+
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups; what is set here (``lr``, ``betas``) governs the next step."""
         ...

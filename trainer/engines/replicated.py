@@ -131,6 +131,11 @@ class Replicated(OptimizedInPlace):
             # Rotary frequencies are equal by construction; DDP would send them before every forward, evaluations too.
             model.broadcast_buffers = False
 
+    @property
+    def forwards_together(self) -> bool:
+        """Every rank has the whole model."""
+        return False
+
     def accumulating(self, *, last: bool) -> AbstractContextManager[Any]:
         """Without averaging over ranks before the last micro-batch."""
         synced = last or not isinstance(self.model, DistributedDataParallel)

@@ -18,6 +18,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trainer.base.errors import UserError
 from trainer.base.records import SHARE_ONE, Kind
 
+_NO_SEGMENT = -1  # stands for a source that is known before it has any
+
 Step = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -59,8 +61,20 @@ class Topology:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """From batch ``step`` on the source is known, without a sample: its segments are made while the run goes on."""
+
+    fact: ClassVar[str] = "source"
+    step: Step
+    source: str
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
-    """From batch ``step`` on the segment's samples can be drawn. A source's kind comes with its first segment."""
+    """From batch ``step`` on the segment's samples can be drawn. A source's kind comes with its first segment, where no
+    ``Source`` came before.
+    """
 
     fact: ClassVar[str] = "segment"
     step: Step
@@ -109,9 +123,9 @@ class Snapshot:
     segments: Mapping[str, Mapping[Number, tuple[int, int]]]  # source -> segment -> (cursor, deficit)
 
 
-Fact = Shares | BatchSize | Topology | Segment | Retire | Rollback | Snapshot
-GOVERNING = (Shares, BatchSize, Segment, Retire)
-_FACTS = {cls.fact: cls for cls in (Shares, BatchSize, Topology, Segment, Retire, Rollback, Snapshot)}
+Fact = Shares | BatchSize | Topology | Source | Segment | Retire | Rollback | Snapshot
+GOVERNING = (Shares, BatchSize, Source, Segment, Retire)
+_FACTS = {cls.fact: cls for cls in (Shares, BatchSize, Topology, Source, Segment, Retire, Rollback, Snapshot)}
 
 
 def to_record(fact: Fact) -> dict[str, Any]:
@@ -156,6 +170,8 @@ def facts_of(lines: Iterable[tuple[int, Mapping[str, Any]]], file: Path) -> list
                 raise UserError(f"its step lies before that of the line above it, {facts[-1].step}", got=fact.step)
             if isinstance(fact, Segment):
                 joined.add((fact.source, fact.segment))
+            if isinstance(fact, Source):
+                joined.add((fact.source, _NO_SEGMENT))
             if missing := _never_joined(fact, joined):
                 raise UserError(f"it names {missing}, which has not joined")
         except UserError as error:
@@ -176,6 +192,11 @@ def _never_joined(fact: Fact, joined: set[tuple[str, int]]) -> str | None:
         named = {(source, int(number)) for source, segments in fact.segments.items() for number in segments}
         return next((f"segment {number} of source {source!r}" for source, number in sorted(named - joined)), None)
     return None
+
+
+def made_sources(facts: Iterable[Fact]) -> dict[str, Kind]:
+    """The sources whose segments are made while the run goes on, with their kinds."""
+    return {fact.source: fact.kind for fact in facts if isinstance(fact, Source)}
 
 
 class Ledger:

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from trainer.base.records import IntArray, Kind
-from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Retire, Segment, Shares, Snapshot
+from trainer.mixture.ledger import GOVERNING, BatchSize, Ledger, Retire, Segment, Shares, Snapshot, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class Timeline:
                         self._add_terms(fact.step)
                 self._facts_read += 1
 
-    def _apply(self, fact: Shares | BatchSize | Segment | Retire) -> None:
+    def _apply(self, fact: Shares | BatchSize | Source | Segment | Retire) -> None:
         match fact:
             case Shares():
                 unknown = sorted(set(fact.shares) - set(self._kinds))
@@ -148,6 +148,8 @@ class Timeline:
                 self._shares = dict(fact.shares)
             case BatchSize():
                 self._global_batch = fact.global_batch
+            case Source():
+                self._kinds.setdefault(fact.source, fact.kind)
             case Segment():
                 self._kinds.setdefault(fact.source, fact.kind)
                 self._segments[fact.source, fact.segment] = fact
@@ -181,7 +183,7 @@ class Timeline:
 
     def _renew_roster(self) -> None:
         """The roster and the live segments, where facts since the last terms changed them."""
-        if len(self._segments) > len(self._roster.segments):
+        if len(self._segments) > len(self._roster.segments) or len(self._kinds) > len(self._roster.sources):
             self._roster = Roster(tuple(self._kinds), tuple(self._kinds.values()), tuple(self._segments.values()))
         live: list[list[int]] = [[] for _ in self._roster.sources]
         for index, (segment, source) in enumerate(zip(self._segments, self._roster.source_of.tolist(), strict=True)):

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.base.errors import UserError
+from trainer.base.records import Kind
 from trainer.control.config import ControlConfig
 from trainer.control.controller import (
     forgetting_from,
@@ -20,7 +21,6 @@ from trainer.control.controller import (
     source_value_from,
 )
 from trainer.control.priced.real_budget import least_capped
-from trainer.data.config import DataConfig
 from trainer.data.find import local_files
 from trainer.data.source_config import SourceConfig
 from trainer.evaluate.config import EvaluationConfig
@@ -39,8 +39,8 @@ def note_contradictions(document: RecipeDocument) -> None:
     if kinds:
         _note_shares(document, kinds)
         _note_held_out(document, kinds)
-        _note_named_sources(document, kinds)
         _note_synthesis(document, kinds)
+        _note_named_sources(document, kinds | _made_source(document))
     _note_batch_and_steps(document)
     _note_late_joins(document)
     _note_teacher(document)
@@ -50,6 +50,12 @@ def _source_kinds(tree: Any) -> dict[str, Any]:
     """Kind of each source as written; None where it is missing or no word."""
     kinds = {name: mapping_at(source, ()).get("kind") for name, source in mapping_at(tree, ("data", "sources")).items()}
     return {name: kind if isinstance(kind, str) else None for name, kind in kinds.items()}
+
+
+def _made_source(document: RecipeDocument) -> dict[str, str]:
+    """The source that the rounds of the run make, if they do; it is none of those in `data.sources`."""
+    name = mapping_at(document.tree, ("synthesis",)).get("source")
+    return {name: "synthetic"} if isinstance(name, str) else {}
 
 
 def _note_shares(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
@@ -124,6 +130,10 @@ def _note_synthesis(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
         elif kinds[name] == "synthetic":
             remedy = "Name a real one: what a model wrote is not written about again"
             document.mistake(f"{dotted(place)}: {name} is synthetic", place, remedy=remedy)
+    made: KeyPath = ("synthesis", "source")
+    for name in _made_source(document).keys() & kinds.keys():
+        remedy = "Give it another name: it begins empty, and synthesis.share is its share"
+        document.mistake(f"{dotted(made)}: {name} is in data.sources", made, got=name, remedy=remedy)
     prompts = mapping_at(document.tree, ("synthesis",)).get("prompts")
     for index, prompt in enumerate(prompts if isinstance(prompts, list) else []):
         template = mapping_at(prompt, ()).get("template")
@@ -178,14 +188,15 @@ def note_policy_mistakes(
     document: RecipeDocument,
     control: ControlConfig,
     mixture: MixtureConfig,
-    data: DataConfig,
     evaluation: EvaluationConfig,
+    *,
+    shares: Mapping[str, int],
+    kinds: Mapping[str, Kind],
 ) -> None:
     """Adds what policy and guard refuse to start with (a start outside a floor), and evidence they need and cannot
     have."""
-    kinds = {name: source.kind for name, source in data.sources.items()}
     try:
-        initial_state(control, mixture.shares_in_millionths(), kinds)
+        initial_state(control, shares, kinds)
         alignment_from, value_from = gradient_alignment_from(control), source_value_from(control)
         if value_from is None:
             value_from = forgetting_from(control, least_capped(kinds, mixture.max_epochs))

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from trainer.base.config import Config
 from trainer.base.errors import RecipeError, UserError
+from trainer.base.records import Kind
 from trainer.control.config import ControlConfig
 from trainer.data.config import DataConfig
 from trainer.evaluate.config import EvaluationConfig
@@ -60,6 +61,10 @@ ALLOWED_ON_RESUME = (
 )
 
 
+# What a run may not change although the section around it may change.
+FIXED_IN_A_RUN = ("synthesis.source",)
+
+
 class Recipe(Config):
     """A whole training run: what is trained, on what, in which mixture, steered and watched how."""
 
@@ -83,8 +88,25 @@ class Recipe(Config):
         default_factory=TrackingConfig, description="where the run is shown besides its own journal"
     )
     synthesis: SynthesisConfig | None = Field(
-        default=None, description="how `trainer synthesize` makes the synthetic rows of a source"
+        default=None, description="how `trainer synthesize`, or the run itself, makes the synthetic rows of a source"
     )
+
+    @property
+    def made_source(self) -> str | None:
+        """The source whose segments the run makes while it trains; it begins without any."""
+        return None if self.synthesis is None else self.synthesis.source
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each source that the run can draw from."""
+        made: dict[str, Kind] = {self.made_source: "synthetic"} if self.made_source is not None else {}
+        return {name: source.kind for name, source in self.data.sources.items()} | made
+
+    @property
+    def starting_shares(self) -> dict[str, int]:
+        """The starting share of each source in millionths; 0 of one that the run makes."""
+        made = {self.made_source: 0} if self.made_source is not None else {}
+        return self.mixture.shares_in_millionths() | made
 
 
 @dataclass(frozen=True)
@@ -131,7 +153,14 @@ def load_recipe(
     )  # first: they know the line, where the sections' own rules often know only the section
     recipe = _validated(document)
     if recipe is not None and not document.mistakes:
-        note_policy_mistakes(document, recipe.control, recipe.mixture, recipe.data, recipe.evaluation)
+        note_policy_mistakes(
+            document,
+            recipe.control,
+            recipe.mixture,
+            recipe.evaluation,
+            shares=recipe.starting_shares,
+            kinds=recipe.kinds,
+        )
     if on_this_machine:
         note_machine_mistakes(document, folder)
         note_filter_mistakes(document)
@@ -219,7 +248,7 @@ def differences(old: Recipe, new: Recipe) -> list[Difference]:
 
 
 def _is_allowed(key: str) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in ALLOWED_ON_RESUME)
+    return key not in FIXED_IN_A_RUN and any(fnmatchcase(key, pattern) for pattern in ALLOWED_ON_RESUME)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from trainer.report.history import History
 from trainer.report.plotly_figures import INTERVAL, color
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import (
     CapLine,
     CheckpointLine,
@@ -30,7 +31,7 @@ from trainer.tracking.schema import (
 )
 
 EVENTS: tuple[type[JournalLine], ...] = (
-    RateLine, RollbackLine, JoinLine, RetireLine, CapLine, DeficitLine, NonFiniteLine, SpikeLine, SkewLine,
+    RateLine, RollbackLine, RoundLine, JoinLine, RetireLine, CapLine, DeficitLine, NonFiniteLine, SpikeLine, SkewLine,
 )  # fmt: skip
 ACTION_CLASSES = {"move": "info", "keep": "", "warn": "warn"}  # of the badge; everything else is "bad"
 

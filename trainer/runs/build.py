@@ -24,14 +24,17 @@ from trainer.recipe import Recipe
 from trainer.runs.guard_notice import Sight, blindness
 from trainer.tracking.journal import JournalWriter
 from trainer.training.rate_jump import RateChange, rates_of
-from trainer.training.run import Run, RunData, RunIO, RunSettings, RunState
+from trainer.training.run import Rounds, Run, RunData, RunIO, RunSettings, RunState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from trainer.data.loader import Stream
-    from trainer.data.store import PreparedData
+    from trainer.data.store import PreparedData, PreparedSegment
     from trainer.runs.resume import RecordedLedger
+
+
+AddSegment = Callable[[str, int, "PreparedSegment"], None]
 
 
 def build_run(
@@ -107,37 +110,52 @@ def recipe_data(
     state: RunState,
     scheduled_facts: Mapping[int, Sequence[Fact]],
     replays: bool,
+    open_rounds: "Callable[[AddSegment], Rounds] | None" = None,
 ) -> RunData:
-    """The data of a recipe's run from ``state`` on; nothing is measured where decisions are replayed."""
+    """The data of a recipe's run from ``state`` on; nothing is measured where decisions are replayed.
+
+    ``open_rounds`` is given what makes a segment known that is made in the run.
+    """
     plan = Plan(recipe.seed, ledger)
     text = held_out_text(recipe, data, data.validation)
     run = measured_run(recipe, sequence_length=data.sequence_length)
-    evaluator = _evaluator(recipe, data, text, state.documents)
+    segments = {name: list(of_source) for name, of_source in data.segments.items()}  # grow where a run makes its own
+    evaluator = _evaluator(recipe, data, text, state.documents, segments)
     if devices.is_main and not replays:
         settings, num_steps = recipe.control.guard, recipe.training.steps
         sight = Sight(documents=len(evaluator.documents), held_out=len(data.validation.offsets) - 1)
         if blind := blindness(settings, recipe.evaluation, num_steps=num_steps, sight=sight):
             warn(blind)
+    stream = open_stream(
+        recipe,
+        data,
+        plan,
+        devices,
+        step=state.step + 1,
+        replays=replays,
+        pin_memory=devices.device.type == "cuda",
+    )
+    slice_tokens = {
+        (name, number): segment.slice_tokens
+        for name, of_source in segments.items()
+        for number, segment in enumerate(of_source)
+    }
+
+    def add_segment(source: str, number: int, segment: "PreparedSegment") -> None:
+        if number == len(segments[source]):  # else it was there already
+            segments[source].append(segment)
+            slice_tokens[source, number] = segment.slice_tokens
+            stream.add_store(source, number, segment)
+
     return RunData(
         plan=plan,
-        stream=open_stream(
-            recipe,
-            data,
-            plan,
-            devices,
-            step=state.step + 1,
-            replays=replays,
-            pin_memory=devices.device.type == "cuda",
-        ),
+        stream=stream,
         evaluator=evaluator,
-        measurements={} if replays else plan_measurements(run, text=text, sources=data.segments),
+        measurements={} if replays else plan_measurements(run, text=text, sources=segments),
         scheduled_facts=scheduled_facts,
         prior_values=prior_values(data),
-        slice_tokens={
-            (name, number): segment.slice_tokens
-            for name, segments in data.segments.items()
-            for number, segment in enumerate(segments)
-        },
+        slice_tokens=slice_tokens,
+        rounds=None if open_rounds is None else open_rounds(add_segment),
     )
 
 
@@ -168,7 +186,7 @@ def held_out_text(recipe: Recipe, data: "PreparedData", part: Part) -> HeldOutTe
 
 def measured_run(recipe: Recipe, *, sequence_length: int) -> MeasuredRun:
     """What the measurements of a recipe's run follow from; ``measurement_costs`` of it is what they cost."""
-    kinds = {name: source.kind for name, source in recipe.data.sources.items()}
+    kinds = recipe.kinds
     needed = {
         SOURCE_VALUE: source_value_from(recipe.control),
         GRADIENT_ALIGNMENT: gradient_alignment_from(recipe.control),
@@ -216,19 +234,23 @@ def planned_validation(recipe: Recipe, data: "PreparedData") -> IntArray:
         recipe.evaluation,
         interval_tokens=recipe.mixture.global_batch * data.sequence_length * recipe.evaluation.every_steps,
         seed=recipe.seed,
-        num_sources=len(data.sources),
+        num_sources=len(recipe.kinds),
         sequence_length=data.sequence_length,
     )
 
 
 def _evaluator(
-    recipe: Recipe, data: "PreparedData", text: HeldOutText, documents_before: Sequence[int] | None
+    recipe: Recipe,
+    data: "PreparedData",
+    text: HeldOutText,
+    documents_before: Sequence[int] | None,
+    segments: Mapping[str, Sequence["PreparedSegment"]],
 ) -> Evaluator:
     """What is evaluated; the documents that the run started with, however large its batches are now."""
     documents = planned_validation(recipe, data)
     return Evaluator(
         text=text,
         documents=documents if documents_before is None else np.array(documents_before, dtype=np.int64),
-        sources=data.segments,
+        sources=segments,
         source_samples=recipe.evaluation.source_samples,
     )

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.base.errors import UserError
-from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, facts_of
+from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, Source, facts_of
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.folder import require_run
 from trainer.runs.resume import check_same_data
 from trainer.tracking.journal import read_numbered
 
 
-def read_replay(run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Segment | Retire]]) -> dict[int, list[Fact]]:
+def read_replay(
+    run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Source | Segment | Retire]]
+) -> dict[int, list[Fact]]:
     """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
     Segments join as the recipe says, which must be as they joined there.
 

@@ -1,7 +1,7 @@
 """Resuming a run: its newest complete checkpoint, its ledger cut back to it, and what changed since it was saved."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,8 +21,10 @@ from trainer.mixture.ledger import (
     Retire,
     Segment,
     Shares,
+    Source,
     Topology,
     facts_of,
+    made_sources,
     to_record,
 )
 from trainer.mixture.partition import accumulation
@@ -83,7 +85,7 @@ def resume(
     control: ControlConfig,
     mixture: MixtureConfig,
     micro_batch: int,
-    segments: Mapping[int, Sequence[Segment | Retire]],
+    segments: Mapping[int, Sequence[Source | Segment | Retire]],
     replay: Mapping[int, Sequence[Fact]] | None = None,
 ) -> Resumed:
     """(all) Open the ledger as of the checkpoint (or of the beginning), and the state that goes with it."""
@@ -101,12 +103,17 @@ def starting_facts(global_batch: int, shares: Mapping[str, int]) -> list[Fact]:
     ]
 
 
+def _starting_shares(mixture: MixtureConfig, facts: Iterable[Fact]) -> dict[str, int]:
+    """The recipe's, and 0 of the sources that the run makes."""
+    return mixture.shares_in_millionths() | dict.fromkeys(made_sources(facts), 0)
+
+
 def open_ledger(
     folder: Path,
     engine: Devices,
     saved: checkpoint.Checkpoint | None,
     *,
-    segments: Mapping[int, Sequence[Segment | Retire]],
+    segments: Mapping[int, Sequence[Source | Segment | Retire]],
     mixture: MixtureConfig,
     micro_batch: int,
     replay: Mapping[int, Sequence[Fact]] | None = None,
@@ -124,7 +131,7 @@ def open_ledger(
     if not facts:
         for fact in [
             *segments[1],
-            *(replay[1] if replay else starting_facts(mixture.global_batch, mixture.shares_in_millionths())),
+            *(replay[1] if replay else starting_facts(mixture.global_batch, _starting_shares(mixture, segments[1]))),
         ]:
             ledger.append(fact)
     else:
@@ -184,11 +191,13 @@ def _recent(path: Path) -> list[Fact]:
     return facts_of(read_numbered(path, skip=frozenset(snapshots[:-SNAPSHOTS_KEPT])), path)
 
 
-def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Segment | Retire]]:
+def segment_facts(
+    data: "PreparedData", config: DataConfig, *, made: str | None = None
+) -> dict[int, list[Source | Segment | Retire]]:
     """The prepared segments as facts, by the step they govern from: the first of each source from step 1 on, the others
-    from when they join.
+    from when they join; and the source ``made`` by the run itself, which begins without any.
     """
-    by_step: dict[int, list[Segment | Retire]] = {}
+    by_step: dict[int, list[Source | Segment | Retire]] = {}
     for source in data.sources.values():
         joins, live = config.sources[source.name].joins, list[int]()
         for number, segment in enumerate(source.segments):
@@ -208,6 +217,8 @@ def segment_facts(data: "PreparedData", config: DataConfig) -> dict[int, list[Se
                 facts += [Retire(step=step, source=source.name, segment=segment_number) for segment_number in live]
                 live.clear()
             live.append(number)
+    if made is not None:
+        by_step.setdefault(1, []).append(Source(step=1, source=made, kind="synthetic"))
     return by_step
 
 
@@ -221,10 +232,12 @@ def scheduled_facts(
     return {step: [*segments.get(step, ()), *(replay or {}).get(step, ())] for step in steps}
 
 
-def _check_joined(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]], step: int) -> None:
+def _check_joined(ledger: Ledger, segments: Mapping[int, Sequence[Source | Segment | Retire]], step: int) -> None:
     """What has joined and retired before batch ``step`` is what the recipe says: the past cannot change."""
-    recorded = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire)}
-    stated = {_event(fact) for from_step, facts in segments.items() if from_step <= step for fact in facts}
+    made = made_sources(ledger.facts)
+    recorded = {_event(fact) for fact in ledger.facts if isinstance(fact, Segment | Retire) and fact.source not in made}
+    every = [fact for from_step, facts in segments.items() if from_step <= step for fact in facts]
+    stated = {_event(fact) for fact in every if isinstance(fact, Segment | Retire)}
     if recorded == stated:
         return
     event = min(recorded ^ stated)
@@ -241,14 +254,15 @@ def _event(fact: Segment | Retire) -> tuple[int, str, str, int]:
     return fact.step, "join" if isinstance(fact, Segment) else "retire", fact.source, fact.segment
 
 
-def check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Segment | Retire]]) -> None:
+def check_same_data(ledger: Ledger, segments: Mapping[int, Sequence[Source | Segment | Retire]]) -> None:
     """The prepared segments must be those the run has drawn from: other bytes under the same name would be another
-    run.
+    run. Those that a run makes itself are in its own folder.
     """
+    made = made_sources(ledger.facts)
     every = [fact for facts in segments.values() for fact in facts]
     prepared = {(fact.source, fact.segment): fact for fact in every if isinstance(fact, Segment)}
     for fact in ledger.facts:
-        if isinstance(fact, Segment):
+        if isinstance(fact, Segment) and fact.source not in made:
             now = prepared.get((fact.source, fact.segment))
             if now is None or (now.fingerprint, now.num_samples) != (fact.fingerprint, fact.num_samples):
                 raise UserError(
@@ -305,8 +319,9 @@ def starting_state(
 ) -> RunState:
     """The state of the checkpoint, or that before the first step."""
     if saved is None:
-        kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Segment)}
-        return RunState(control=initial_state(control, mixture.shares_in_millionths(), kinds).to_json())
+        kinds = {fact.source: fact.kind for fact in ledger.facts if isinstance(fact, Source | Segment)}
+        shares = _starting_shares(mixture, ledger.facts)
+        return RunState(control=initial_state(control, shares, kinds).to_json())
     state = saved_state(saved)
     try:
         check_saved_state(control, state.control)

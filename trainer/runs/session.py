@@ -16,6 +16,8 @@ from trainer.runs.build import build_run, recipe_data, recipe_settings
 from trainer.runs.folder import bound_recipe, keep_recipe
 from trainer.runs.replay import read_replay
 from trainer.runs.resume import newest_checkpoint, resume, saved_state, scheduled_facts, segment_facts
+from trainer.runs.rounds.made_data import license_of_made, with_made_segments
+from trainer.runs.rounds.opening import begin_rounds, opener
 from trainer.runs.start_and_finish import (
     prepared_sources,
     write_final_figures,
@@ -73,7 +75,7 @@ class Session:
         saved = newest_checkpoint(folder, engine, warn, keep=recipe.checkpoint.keep)
         _require_steps(saved, recipe.training.steps)
         replay = self._replay or _replayed_before(saved)
-        segments = segment_facts(data, recipe.data)
+        segments = segment_facts(data, recipe.data, made=recipe.made_source)
         facts = read_replay(replay, recipe, segments) if replay else None
         resumed = resume(
             folder,
@@ -84,6 +86,9 @@ class Session:
             micro_batch=recipe.training.micro_batch,
             segments=segments,
             replay=facts,
+        )
+        data = self._data = with_made_segments(
+            data, folder, resumed.ledger.facts, license_name=license_of_made(recipe), check=engine.is_main
         )
         jump = engine.broadcast(_rate_jump(folder, recipe, resumed.state) if engine.is_main else None)
         rate_change = jump.change if jump is not None else resumed.state.rate_change
@@ -103,6 +108,7 @@ class Session:
                 state=state,
                 scheduled_facts=scheduled_facts(segments, facts),
                 replays=facts is not None,
+                open_rounds=opener(recipe, data, folder, engine, step=state.step) if facts is None else None,
             ),
             ledger=resumed.ledger,
             journal=self._open_journal(engine, state),
@@ -118,6 +124,7 @@ class Session:
         write_start(run, saved, recipe_name=recipe.name, sources=prepared_sources(data), data=data)
         if jump is not None:
             write_rate_jump(run, state, jump, choice=recipe.training.rate_jump)
+        begin_rounds(run, self._stack)
         self._started_s = time.monotonic()
         return run, dataclasses.replace(state, documents=run.data.evaluator.documents.tolist())
 

@@ -9,6 +9,7 @@ from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
 from trainer.synthesis.generators import FilesConfig, GeneratorConfig
 from trainer.synthesis.licenses_config import LicensesConfig
+from trainer.synthesis.loop_config import LoopConfig
 from trainer.synthesis.prompts import TEMPLATES
 
 Temperature = Annotated[float, Field(ge=0, le=10)]
@@ -38,11 +39,13 @@ class SamplingConfig(Config):
     max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="a text is cut off there")
 
 
-class SynthesisConfig(Config):
+class SynthesisConfig(LoopConfig):
     """One round of synthesis: which rows are prompts, what generates, what is dropped, and where the rest is kept."""
 
     pool: Path = Field(
-        description="folder of the accepted rows, relative to the recipe; a source reads them at `POOL/rows`"
+        Path("pool"),
+        description="folder of the accepted rows, relative to the recipe; a source reads them at `POOL/rows`. Rounds "
+        "that `trainer fit` makes have a pool of their own in the run's folder",
     )
     sources: tuple[str, ...] = Field(
         (), description="real training sources whose rows are the prompts; for files: that their rows were made from"

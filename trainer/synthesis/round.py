@@ -46,16 +46,24 @@ Progress = Callable[[int, int], None]  # texts so far, of how many
 
 
 def run_round(
-    config: SynthesisConfig, data: DataConfig, shard: Shard, *, seed: int, base: Path, progress: Progress
+    config: SynthesisConfig,
+    data: DataConfig,
+    shard: Shard,
+    *,
+    seed: int,
+    base: Path,
+    progress: Progress,
+    generator: Generator | None = None,
 ) -> RoundRecord:
     """Makes the shard, or what is missing of it, and adds it to the pool. Raises ``UserError``.
 
     ``data`` are the sources of the recipe in folder ``base``; only training documents become prompts, and what repeats
-    a held-out document does not join.
+    a held-out document does not join. ``generator``: another than the recipe's.
     """
     pool = Pool(base / config.pool.expanduser())
     pool.refuse_other(shard.generation, shard.of, recipe_fingerprint(config, seed))
-    generator: Generator = GENERATORS.resolve(config.generator.kind)(config.generator)
+    if generator is None:
+        generator = GENERATORS.resolve(config.generator.kind)(config.generator)
     identity = generator.identity()
     parties = {f"source {name}": data.sources[name].license for name in config.sources}
     for problem in check_licenses(config.licenses, parties | {f"generator {identity.name}": identity.license}):

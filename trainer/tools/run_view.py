@@ -15,6 +15,7 @@ from trainer.mixture.partition import RankPartition
 from trainer.mixture.plan import Plan
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.folder import read_outcome, require_run
+from trainer.runs.rounds.made_data import license_of_made, with_made_segments
 from trainer.tracking.journal import read_numbered
 from trainer.tracking.schema import DecisionLine, StartLine, StepLine, read_journal
 from trainer.training.run import Outcome
@@ -61,7 +62,10 @@ class RunView:
         from trainer.data.store import is_complete
         from trainer.data.whole import open_whole
 
-        return open_whole(self.store) if self.store is not None and is_complete(self.store) else None
+        if self.store is None or not is_complete(self.store):
+            return None
+        facts, license_name = self.plan.ledger.facts, license_of_made(self.recipe)
+        return with_made_segments(open_whole(self.store), self.folder, facts, license_name=license_name)
 
     @property
     def outcome(self) -> Outcome | None:

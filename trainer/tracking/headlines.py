@@ -3,6 +3,7 @@
 from trainer.base.formatting import figure, percent_about, shares_in_words
 from trainer.base.records import SHARE_ONE
 from trainer.tracking.record import JournalLine
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import (
     CapLine,
     DecisionLine,
@@ -31,6 +32,8 @@ def headline(line: JournalLine) -> str:
             return f"not finite: loss {figure(line.loss)}, gradient norm {figure(line.grad_norm)}, no update"
         case SpikeLine():
             return f"loss spike: {figure(line.loss)} against a median of {figure(line.median)} in the steps before"
+        case RoundLine():
+            return f"generation {line.generation} {line.state}: {line.reason}"
         case StartLine() if line.resumed_from:
             return f"resumed from {line.resumed_from}, {line.world_size} processes"
         case _:

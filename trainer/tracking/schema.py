@@ -24,6 +24,7 @@ from trainer.base.records import (
 from trainer.tracking.figures import HeldOutFigures, Shares, SliceDrawn, SourceFacts, StepMixture, in_ones
 from trainer.tracking.journal import broken_line, parsed_lines
 from trainer.tracking.record import About, JournalLine
+from trainer.tracking.round_line import RoundLine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,7 +343,7 @@ LINES: dict[str, type[JournalLine]] = {
     line.kind: line
     for line in (
         StartLine, StepLine, EvaluationLine, DecisionLine, RollbackLine, CapLine, DeficitLine, JoinLine, RetireLine,
-        SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine, RateLine,
+        SkewLine, SpikeLine, NonFiniteLine, CheckpointLine, TestLine, SampleLine, FinishLine, RateLine, RoundLine,
     )
 }  # fmt: skip
 

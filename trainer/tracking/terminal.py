@@ -26,6 +26,7 @@ from trainer.tracking.figures import HeldOutFigures, StepMixture
 from trainer.tracking.guard_verdict import guard_verdict
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import (
     CapLine,
     DecisionLine,
@@ -102,7 +103,7 @@ class TerminalProgress:
                 self._last_step += line.step - line.to_step
                 self._bar.update(self._task, total=self._last_step)
                 self._print(f"step {line.step}: {headline(line)}")
-            case RateLine() | JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
+            case RateLine() | RoundLine() | JoinLine() | RetireLine() | CapLine() | NonFiniteLine():
                 self._print(f"step {line.step}: {headline(line)}")
             case _:
                 pass

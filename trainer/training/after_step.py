@@ -22,13 +22,16 @@ def is_due(run: Run, state: RunState) -> bool:
     """Whether anything is due after the step of ``state``."""
     last = state.position >= run.settings.num_steps
     every = (run.settings.evaluation.every_steps, run.settings.checkpoint.every_steps)
+    if run.data.rounds is not None and run.data.rounds.is_due(state.step):
+        return True
     return last or state.step + 1 in run.data.scheduled_facts or any(state.step % steps == 0 for steps in every)
 
 
 def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunState, Outcome | None]:
     """Do whatever is due after a step; all ranks call it together.
 
-    Take the scheduled facts (segments that join, a replayed ledger), evaluate and decide, save.
+    Take the scheduled facts (segments that join, a replayed ledger), evaluate and decide, let rounds of synthesis join
+    or begin, save.
     """
     outcome = None
     last = state.position >= run.settings.num_steps
@@ -39,6 +42,9 @@ def after_step(run: Run, state: RunState, *, save: bool = False) -> tuple[RunSta
     if state.step % run.settings.evaluation.every_steps == 0:
         state, outcome = _evaluate(run, state, last=last)
         last = state.position >= run.settings.num_steps
+    rounds, evaluated = run.data.rounds, state.step % run.settings.evaluation.every_steps == 0
+    if rounds is not None and outcome is None and (evaluated or rounds.is_due(state.step)):
+        rounds.after_step(run, state, last=last)
     ends = save or last or outcome is not None
     if ends or state.step % run.settings.checkpoint.every_steps == 0:
         save_checkpoint(run, state)

@@ -138,6 +138,20 @@ class BatchStream(Protocol):
         ...
 
 
+class Rounds(Protocol):
+    """Rounds of synthesis inside a run."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether something is known to be due after ``step``; the same on every rank."""
+        ...
+
+    def after_step(self, run: "Run", state: RunState, *, last: bool) -> None:
+        """(all) Let join what is ready, and begin what is due unless this is the ``last`` step; called where something
+        is due, and at every evaluation.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What is configured of a run, the same on every rank."""
@@ -163,6 +177,7 @@ class RunData:
     scheduled_facts: Mapping[int, Sequence[Fact]] = field(default_factory=dict)  # by step: joins, replayed facts
     prior_values: Mapping[tuple[str, int], SourceValue] = field(default_factory=dict)  # of segments, before the run
     slice_tokens: Mapping[tuple[str, int], Mapping[str, int]] = field(default_factory=dict)  # by slice of each segment
+    rounds: Rounds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

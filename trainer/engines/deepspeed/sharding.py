@@ -72,6 +72,11 @@ class ZeroSharding:
             self._state.begin_with(exact)
 
     @property
+    def forwards_together(self) -> bool:
+        """Under ZeRO-3 weights are gathered for each forward."""
+        return int(self.model.zero_optimization_stage()) == 3
+
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups."""
         groups: list[dict[str, Any]] = self.model.optimizer.param_groups

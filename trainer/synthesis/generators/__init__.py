@@ -8,7 +8,7 @@ its configuration, it gives a ``Generator``. Its attribute ``Config`` is a ``tra
 from typing import Annotated
 
 from trainer.base.seams import OpenUnion, Seam
-from trainer.synthesis.generators.config import EndpointConfig, FilesConfig, TransformersConfig
+from trainer.synthesis.generators.config import EndpointConfig, FilesConfig, RunConfig, TransformersConfig
 from trainer.synthesis.generators.endpoint import endpoint
 from trainer.synthesis.generators.files import files
 from trainer.synthesis.generators.protocol import (
@@ -21,6 +21,7 @@ from trainer.synthesis.generators.protocol import (
     Sampling,
     TokenLogprobs,
 )
+from trainer.synthesis.generators.run_model import run_model
 from trainer.synthesis.generators.transformers_model import transformers_model
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 
 GENERATORS: Seam[GeneratorFactory] = Seam(
     "generators",
-    {"transformers": transformers_model, "endpoint": endpoint, "files": files},
+    {"transformers": transformers_model, "endpoint": endpoint, "files": files, "run": run_model},
     requires=("__call__",),
 )
-GeneratorConfig = Annotated[TransformersConfig | EndpointConfig | FilesConfig, OpenUnion(GENERATORS)]
+GeneratorConfig = Annotated[TransformersConfig | EndpointConfig | FilesConfig | RunConfig, OpenUnion(GENERATORS)]

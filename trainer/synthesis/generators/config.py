@@ -20,6 +20,15 @@ class TransformersConfig(Config):
     system: str | None = Field(None, description="system message, where the model's chat template has one")
 
 
+class RunConfig(Config):
+    """The model of the run itself, written between two steps by all its processes; only with `synthesis.every`."""
+
+    kind: Literal["run"] = "run"
+    license: str = Field("unknown", min_length=1, description="SPDX expression or terms that the texts come under")
+    batch: int = Field(16, ge=1, le=4096, description="texts that a process writes at the same time")
+    system: str | None = Field(None, description="system message, where the tokenizer has a chat template")
+
+
 class EndpointConfig(Config):
     """A server with the OpenAI API: vLLM, SGLang, llama.cpp, `transformers serve`, or a hosted one."""
 

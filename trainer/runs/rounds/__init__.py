@@ -1,0 +1,1 @@
+"""Rounds of synthesis inside a run: when they are made, in which process, and how what they bring joins the mixture."""

@@ -1,0 +1,47 @@
+"""The prepared data of a run together with the segments that its rounds have made."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.base.errors import RunFolderError
+from trainer.mixture.ledger import Fact, Segment, made_sources
+from trainer.runs.rounds.files import RoundFiles
+
+if TYPE_CHECKING:
+    from trainer.data.store import PreparedData
+    from trainer.recipe import Recipe
+
+
+def license_of_made(recipe: "Recipe") -> str:
+    """The license that the rows come under which the run makes, as far as the recipe says it."""
+    return "unknown" if recipe.synthesis is None else str(getattr(recipe.synthesis.generator, "license", "unknown"))
+
+
+def with_made_segments(
+    data: "PreparedData", run: Path, facts: Iterable[Fact], *, license_name: str, check: bool = True
+) -> "PreparedData":
+    """``data`` with the sources that the run in folder ``run`` makes, and of their segments those that have joined.
+
+    ``UserError`` where one of them is not in the run's pool, or not what was written.
+    """
+    from trainer.data.made_segment import open_made_segment
+    from trainer.data.store import PreparedSource
+
+    facts, files = list(facts), RoundFiles(run)
+    sources = dict(data.sources)
+    for name, kind in made_sources(facts).items():
+        generations, segments = files.generations(), []
+        for fact in facts:
+            if isinstance(fact, Segment) and fact.source == name:
+                if (generation := generations.get(fact.fingerprint)) is None:
+                    raise RunFolderError(
+                        f"segment {fact.segment} of source {name} is not in the run's pool",
+                        got=f"no generation has fingerprint {fact.fingerprint[:12]}",
+                        file=files.pool,
+                        remedy="Bring the folder back from a backup, or start a new run in another --run folder",
+                    )
+                segments.append(open_made_segment(files.segment(generation), data, check=check))
+        sources[name] = PreparedSource(name, kind, license_name, tuple(segments))
+    return replace(data, sources=sources)

@@ -1,0 +1,34 @@
+"""The journal's line about a round of synthesis."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from trainer.tracking.record import About, JournalLine
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundLine(JournalLine):
+    """A round of synthesis inside the run came to another state."""
+
+    kind: ClassVar[str] = "round"
+    generation: Annotated[int, About("number of the round, from 1")]
+    state: Annotated[
+        str,
+        About(
+            "begun; written (texts of the run's own model); lot (a small lot was valued); ended (its rows are in the "
+            "pool); joined; failed (tried again at the next time); not-bought; quarantined (its rows are drawn no more)"
+        ),
+    ]
+    source: Annotated[str, About("the source that its rows belong to")]
+    reason: Annotated[str, About("why, or what happened, in one sentence")]
+    segment: Annotated[int | None, About("number of the segment that its rows are; null before it joins")] = None
+    num_samples: Annotated[int, About("samples of that segment", "samples")] = 0
+    record: Annotated[
+        Mapping[str, Any], About("what became of its requests, as in the pool: requests = dropped + accepted")
+    ] = field(default_factory=dict)
+    value: Annotated[Mapping[str, float], About("what buying rested on: prior value, its error, cost, requests")] = (
+        field(default_factory=dict)
+    )
+    paused_seconds: Annotated[float, About("how long training stood still for it", "seconds")] = 0.0
+    seconds: Annotated[float, About("wall time since it began", "seconds")] = 0.0
