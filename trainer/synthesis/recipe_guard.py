@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.loop_config import LoopConfig
 
 _OF_THE_ROUND = {
     "pool", "every", "first", "refill_epochs", "source", "share", "real_floor", "wait", "keep_generations",
@@ -22,7 +23,7 @@ _OF_A_MODEL = {
 
 def recipe_fingerprint(config: SynthesisConfig, seed: int) -> str:
     """16 hex digits that name the seed and what of the section decides which rows a round brings."""
-    section = config.model_dump(mode="json", exclude=_OF_THE_ROUND)
+    section = config.model_dump(mode="json", exclude=_OF_THE_ROUND | LoopConfig.model_fields.keys())
     decisive = [seed, _without_speed(section)]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
