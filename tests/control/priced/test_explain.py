@@ -83,13 +83,14 @@ def test_the_price_is_given_in_fresh_tokens_where_their_value_is_known() -> None
             "made": source | {"value": -4.0, "share_by_value": 0.4},
         },
         "price": 3.0, "budget": budget, "limits": ["real-data budget"], "threshold": 1.5, "trust_region": None,
-        "unit": 12.0, "prior_value": 2 / 3, "real_advantage": 4.0,
+        "unit": 12.0, "real_advantage": 4.0,
+        "prior_values": {"made": {"value": 2 / 3, "standard_error": 0.2, "by_text": False}},
     }  # fmt: skip
     text = "\n".join(lines_of(evidence))
     assert "Price of a real token now: 3, or 0.25 of what a fresh one does." in text
     assert "real data are worth 4 more now" in text
     assert "a fresh real token is worth 12 of that now" in text
-    assert "Prior value of a synthetic token: 0.67 of a fresh real one" in text
+    assert "Prior value of a token: made 0.67 ± 0.20 of a fresh real one" in text
     assert "50 samples used of 100, 1.00 of 2 epochs; what is left is enough for a share of 25 % now" in text
     without_unit = "\n".join(lines_of({key: value for key, value in evidence.items() if key != "unit"}))
     assert "Price of a real token now: 3. Drawn beyond the plan" in without_unit

@@ -175,7 +175,8 @@ def test_a_decision_says_each_estimate_and_what_limited_it(observe):
     evidence = followed(observe, control(), [VALUES] * 20)[-1].evidence["policy"]
     assert {
         "unit",
-        "prior_value",
+        "prior_values",
+        "disagreements",
         "real_advantage",
         "sources",
         "price",

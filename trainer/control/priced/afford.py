@@ -9,8 +9,9 @@ from trainer.control.priced import forgetting
 from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.dither import dithered
 from trainer.control.priced.estimates import Estimate
-from trainer.control.priced.learn import PRIOR_ERROR, known_advantages
+from trainer.control.priced.learn import known_advantages
 from trainer.control.priced.move import LEAST_SHARE, ceilings
+from trainer.control.priced.prior import assumed, synthetic_prior
 from trainer.control.priced.real_budget import (
     BudgetTerms,
     RealBudget,
@@ -70,9 +71,11 @@ def dither(config: PricedConfig, state: PricedState, plan: BudgetPlan, observati
     return rounded(within(waves, plan.floors, most, total=1.0), step=step)
 
 
-def most_real_epochs(config: PricedConfig) -> float:
-    """The budget before anything is measured, in epochs of real data."""
-    return worthwhile_epochs(_prior(config), None, 0.0) if config.real_epochs is None else config.real_epochs
+def most_real_epochs(config: PricedConfig, prior: Estimate | None = None) -> float:
+    """The budget before anything is measured, in epochs of real data, with ``prior`` for the value of a synthetic
+    token.
+    """
+    return worthwhile_epochs(prior or assumed(config), None, 0.0) if config.real_epochs is None else config.real_epochs
 
 
 def forgetting_from(config: PricedConfig, max_epochs: float) -> float | None:
@@ -107,19 +110,15 @@ def _budget(config: PricedConfig, state: PricedState, observation: Observation) 
 
 def _real_epochs(config: PricedConfig, state: PricedState, observation: Observation) -> float:
     """The budget in epochs: as configured, or by the value of a synthetic token against a real one."""
+    prior = synthetic_prior(config, observation, state.synthetic_mix)
     if config.real_epochs is not None or state.unit is None:
-        return most_real_epochs(config)
+        return most_real_epochs(config, prior)
     # of the synthetic sources, which are drawn in place of real ones
     synthetic_share = 1 - state.real_share(observation.kinds)
     shares = {name: state.synthetic_mix.get(name, 0.0) * synthetic_share or state.base[name] for name in state.drawn}
     advantages = known_advantages(state, shares, {})
     difference = synthetic_less_real(advantages, shares, observation.kinds, unit=state.unit)
-    return worthwhile_epochs(_prior(config), difference, state.measured_after_epochs)
-
-
-def _prior(config: PricedConfig) -> Estimate:
-    """Value of a synthetic token before it is measured, in fresh real ones."""
-    return Estimate(value=config.prior_synthetic_value, standard_error=PRIOR_ERROR)
+    return worthwhile_epochs(prior, difference, state.measured_after_epochs)
 
 
 def _least_planned(config: PricedConfig, name: str, kind: Kind, least: float) -> float:

@@ -54,12 +54,13 @@ class PricedConfig(Bounds):
         default=("dither", "source_value"), min_length=1, description="what the value of a source is estimated from"
     )
     warm_up: float = Field(default=0.15, ge=0, lt=1, description="progress before which nothing is measured or moved")
-    prior_synthetic_value: float = Field(
-        default=PRIOR_SYNTHETIC_VALUE,
+    prior_synthetic_value: float | None = Field(
+        default=None,
         gt=0,
         le=1,
-        description="assumed value of a synthetic token, in fresh real ones, until it is measured; it says how often"
-        " real data are repeated, unless real_epochs does",
+        description="assumed value of a synthetic token, in fresh real ones, until it is measured; null: as prepared"
+        " data say of each source, two thirds where they do not. It says how often real data are repeated, unless"
+        " real_epochs does",
     )
     real_epochs: float | None = Field(
         default=None,

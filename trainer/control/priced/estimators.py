@@ -92,21 +92,19 @@ def fresh_unit(observation: Observation, estimators: Collection[Estimator]) -> f
     return None if trial_steps is None else trial_steps[2] or 1.0
 
 
-def prior_advantages(
-    observation: Observation, prior_synthetic_value: float, *, error: float, unit: float
-) -> dict[str, Estimate]:
+def prior_advantages(observation: Observation, priors: Mapping[str, Estimate], *, unit: float) -> dict[str, Estimate]:
     """Advantages assumed before anything is measured, in the unit of ``measured_advantages``.
 
-    A real token is assumed to be worth a fresh one, a synthetic one ``prior_synthetic_value`` of it, each with standard
-    error ``error``. ``unit``: see ``fresh_unit``.
+    ``priors``: values in fresh real tokens of the sources that are drawn. ``unit``: see ``fresh_unit``.
     """
-    names = [name for name, share in observation.shares.items() if share > 0]
+    names = list(priors)
     if len(names) < 2:
         return {}
-    source_values_K = np.array([1.0 if observation.kinds[name] == "real" else prior_synthetic_value for name in names])
-    values_K, covariance_KK = _over_the_rest(observation, names, source_values_K, np.eye(len(names)) * error**2)
-    priors = advantages(values_K * unit, covariance_KK * unit**2, np.full(len(names), 1 / len(names)))
-    return dict(zip(names, priors, strict=True))
+    source_values_K = np.array([prior.value for prior in priors.values()])
+    errors_K = np.array([prior.standard_error for prior in priors.values()])
+    values_K, covariance_KK = _over_the_rest(observation, names, source_values_K, np.diag(errors_K**2))
+    assumed = advantages(values_K * unit, covariance_KK * unit**2, np.full(len(names), 1 / len(names)))
+    return dict(zip(names, assumed, strict=True))
 
 
 def _over_the_rest(

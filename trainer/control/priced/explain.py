@@ -14,6 +14,13 @@ from trainer.control.priced.estimates import Estimate
 from trainer.control.priced.estimators import weighted_by_shares
 from trainer.control.priced.learn import known_advantages
 from trainer.control.priced.move import pull_to_start
+from trainer.control.priced.prior import (
+    Disagreement,
+    disagreements,
+    disagreements_in_words,
+    said_by_text,
+    source_priors,
+)
 from trainer.control.priced.state import PricedState
 from trainer.control.priced.trust_region import Step
 from trainer.mixture.shares import FUZZ
@@ -31,10 +38,10 @@ LIMITS_OF_SOURCES = {
 
 
 def evidence_of(
-    config: PricedConfig, state: PricedState, step: Step | None, plan: BudgetPlan, kinds: Mapping[str, Kind]
+    config: PricedConfig, state: PricedState, step: Step | None, plan: BudgetPlan, observation: Observation
 ) -> dict[str, Any]:
     """Every number the decision rests on, JSON-able."""
-    advantages = known_advantages(state, state.base, state.prior)
+    advantages, kinds = known_advantages(state, state.base, state.prior), observation.kinds
     pull = pull_to_start(config, state, {name: share for name, share in state.base.items() if share > 0})
     sources = {
         name: {
@@ -50,7 +57,12 @@ def evidence_of(
     return {
         "unit": state.unit,  # value of a fresh real token, in the unit of the values; None where it is not known
         "sources": sources,
-        "prior_value": config.prior_synthetic_value if state.prior else None,
+        "prior_values": {
+            name: {**prior.to_json(), "by_text": name in said_by_text(config, observation)}
+            for name, prior in source_priors(config, observation).items()
+            if kinds[name] == "synthetic" and config.real_epochs is None
+        },
+        "disagreements": {name: found.to_json() for name, found in disagreements(config, state, observation).items()},
         "real_advantage": real_advantage,
         # What a real token would have to be worth more than a synthetic one to be drawn beyond the plan: the advantage
         # of real data now, times what a token does at the margin of the plan over what it does now.
@@ -67,6 +79,9 @@ def reason_of(state: PricedState, plan: BudgetPlan, evidence: Mapping[str, Any],
     """One sentence: what the shares are, by what evidence, within which limits."""
     waits = " Scarce real data wait until it is known how fast the model forgets." if plan.budget.waits else ""
     if not evidence["sources"]:
+        said = [name for name, prior in evidence["prior_values"].items() if prior["by_text"]]
+        if said:
+            return f"Shares follow the prior values of {', '.join(said)}; nothing is measured yet.{waits}"
         return f"Nothing is known yet of the value of the sources.{waits}"
     values = [
         f"{name} {source['value']:+.3g} ± {source['standard_error']:.2g}"
@@ -80,6 +95,7 @@ def reason_of(state: PricedState, plan: BudgetPlan, evidence: Mapping[str, Any],
             f" The real-data budget allows a share of {budget.share:.{3 if (budget.share or 0.0) >= 0.01 else 6}f} now"
             f" ({budget.used:.0f} of {budget.samples:.0f} samples used)."
         )
+    text = " ".join([text, *disagreements_in_words(_disagreements(evidence))])
     return f"{text} Limited by: {', '.join(evidence['limits'])}." if evidence["limits"] else text
 
 
@@ -171,11 +187,23 @@ def _unit(evidence: Mapping[str, Any]) -> Iterator[str]:
     yield "Values are what a share gains, in held-out nats per token and unit of learning rate" + (
         f"; a fresh real token is worth {figure(unit)} of that now." if unit is not None else "."
     )
-    if evidence.get("prior_value") is not None:
+    yield from _priors(evidence.get("prior_values") or {})
+    yield from disagreements_in_words(_disagreements(evidence))
+
+
+def _priors(priors: Mapping[str, Any]) -> Iterator[str]:
+    """What the sources were assumed to be worth."""
+    said = [f"{name} {row['value']:.2f} ± {row['standard_error']:.2f}" for name, row in priors.items()]
+    if said:
+        by_text = " by n-grams" if all(row.get("by_text") for row in priors.values()) else ""
         yield (
-            f"Prior value of a synthetic token: {number(evidence['prior_value']):.2f} of a fresh real one; it counts as"
-            " far as measurements do not contradict it."
+            f"Prior value of a token{by_text}: {', '.join(said)} of a fresh real one; it counts as far as measurements"
+            " do not contradict it."
         )
+
+
+def _disagreements(evidence: Mapping[str, Any]) -> dict[str, Disagreement]:
+    return {name: Disagreement.from_json(row) for name, row in (evidence.get("disagreements") or {}).items()}
 
 
 def _movement(evidence: Mapping[str, Any]) -> Iterator[str]:

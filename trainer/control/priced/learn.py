@@ -17,13 +17,13 @@ from trainer.control.priced.estimators import (
     prior_advantages,
     weighted_by_shares,
 )
+from trainer.control.priced.prior import source_priors
 from trainer.control.priced.real_budget import drawn_of_real
 from trainer.control.priced.spending_curve import RestOfRun, noise_rate, rest_of_run
 from trainer.control.priced.state import PricedState, Shares
 from trainer.mixture.shares import redistributed
 
 DITHER_EVALUATIONS = 40  # of which the spans are remembered
-PRIOR_ERROR = 0.2  # of an assumed value: a guess at how far sources of a kind differ
 
 
 def learn(config: PricedConfig, state: PricedState, observation: Observation) -> tuple[PricedState, bool]:
@@ -133,5 +133,5 @@ def _with_prior(config: PricedConfig, state: PricedState, observation: Observati
     """
     if config.real_epochs is not None or state.unit is None:
         return state
-    prior = prior_advantages(observation, config.prior_synthetic_value, error=PRIOR_ERROR, unit=state.unit)
+    prior = prior_advantages(observation, source_priors(config, observation), unit=state.unit)
     return replace(state, prior=prior)

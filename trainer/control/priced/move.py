@@ -22,7 +22,7 @@ def move(config: PricedConfig, state: PricedState) -> tuple[PricedState, Step]:
     state = replace(state, base={**dict.fromkeys(state.base, 0.0), **base}, step_sizes=moved.sizes)
     if not fsum(state.synthetic_mix.values()):
         return state, moved
-    among = _step(config, state, state.synthetic_mix, state.synthetic_step_sizes, {})
+    among = _step(config, state, state.synthetic_mix, state.synthetic_step_sizes, state.prior)
     # floors hold for what is drawn; this is for coming back
     of_all = fsum(state.start[name] for name in among.shares)
     least = {name: min(LEAST_SHARE, state.start[name] / of_all) for name in among.shares}

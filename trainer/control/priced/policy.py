@@ -26,7 +26,8 @@ from trainer.control.priced.afford import afford, dither, forgetting_from
 from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.explain import evidence_of, explain, reason_of
 from trainer.control.priced.learn import learn
-from trainer.control.priced.move import move
+from trainer.control.priced.move import ceilings, move
+from trainer.control.priced.prior import begun
 from trainer.control.priced.state import PricedState
 from trainer.mixture.shares import rounded_down, rounded_up
 
@@ -54,13 +55,14 @@ def begin(config: PricedConfig, shares: Mapping[str, int], kinds: Mapping[str, K
 
 def propose(config: PricedConfig, state: PricedState, observation: Observation) -> tuple[PricedState, Proposal]:
     """Shares for the next span: base shares by value, real ones within the budget, dithered, inside their bounds."""
+    state = begun(config, state, observation, ceilings(config, observation.shares))
     state, is_measured = learn(config, state, observation)
     state, step = move(config, state) if is_measured else (state, None)
     plan = afford(config, state, observation)
     state = replace(state, targets=plan.targets)
     shares = dither(config, state, plan, observation)
     state = replace(state, proposed=shares, num_evaluations=state.num_evaluations + 1)
-    evidence = evidence_of(config, state, step, plan, observation.kinds)
+    evidence = evidence_of(config, state, step, plan, observation)
     return state, Proposal(shares=shares, reason=reason_of(state, plan, evidence, observation), evidence=evidence)
 
 
