@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from trainer.data.documents import Document
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators import Identity
-from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
+from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round, set_aside
 
 IDENTITY = Identity(name="writer", weights="abc", license="MIT")
 
@@ -103,3 +103,15 @@ def test_no_more_rows_of_a_slice_are_held_than_are_asked_about() -> None:
     assert [row.document.line for row in kept] == sorted(row.document.line for row in kept)
     assert {row.document.id for row in kept} <= {row.document.id for row in chosen(config(requests=9), many, 3, 1)}
     assert kept != chosen(config(requests=6), many, 3, 2), "another generation asks about other rows"
+
+
+def test_rows_that_graders_are_graded_on_are_set_aside_from_the_prompts() -> None:
+    all_rows = rows(*["one"] * 100)
+    graded = config(graders=[{"kind": "grounding"}], grading={"rows": 20})
+    aside, prompts = set_aside(graded, all_rows, 3, 1)
+    assert len(aside) == 20
+    assert sorted(row.document.id for row in (*aside, *prompts)) == sorted(row.document.id for row in all_rows)
+    assert set_aside(graded, all_rows[::-1], 3, 1)[0] == aside[::-1], "whatever their order"
+    assert set_aside(graded, all_rows, 3, 2)[0] != aside
+    assert len(set_aside(graded, all_rows[:40], 3, 1)[0]) == 10, "at most a quarter"
+    assert set_aside(config(), all_rows, 3, 1) == ([], all_rows)

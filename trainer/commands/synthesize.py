@@ -10,6 +10,7 @@ from trainer.base.formatting import duration
 from trainer.recipe import LoadedRecipe, load_recipe
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.context import Shard
+from trainer.synthesis.graders import GraderRecord
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.recipe_guard import recipe_fingerprint
 from trainer.synthesis.round import run_round
@@ -102,4 +103,38 @@ def in_words(record: RoundRecord) -> list[str]:
         lines.append(f"  stitched into {record.stitched} documents")
     if record.quarantined is not None:
         lines.append(f"  quarantined by the gate, and not trained on: {record.quarantined}")
-    return lines + [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]
+    lines += [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]
+    return lines + [line for grader in record.graders for line in grader_in_words(grader)] + verifier_in_words(record)
+
+
+def grader_in_words(grader: GraderRecord) -> list[str]:
+    """How a grader did on labeled rows, and whether it has a vote."""
+    found = ", ".join(f"{fault} {share.value:.2f}" for fault, share in grader.found.items())
+    told = ", ".join(
+        f"{what} {value}"
+        for what, value in (
+            ("calibration error", grader.calibration_error),
+            ("self-preference", grader.self_preference),
+            ("length bias", grader.length_bias),
+            ("position bias", grader.position_bias),
+        )
+        if value is not None
+    )
+    vote = "has a vote" if grader.has_vote else f"LOST ITS VOTE: {'; '.join(grader.lost_vote_for)}"
+    line = (
+        f"  grader {grader.name}: agreement {grader.agreement}; found of {found}; {told or 'no bias measured'}; {vote}"
+    )
+    return [line, *(f"    no verdict on {count} rows: {reason}" for reason, count in grader.abstained.items())]
+
+
+def verifier_in_words(record: RoundRecord) -> list[str]:
+    """What the graders with a vote do together."""
+    bound = record.verifier
+    if bound is None:
+        return []
+    return [
+        f"  graders together keep {bound.kept_right} of good and {bound.kept_wrong} of bad labeled rows: filtered rows "
+        f"teach while fewer than {bound.breaking_error} of those written are wrong",
+        f"  wrong rows: {bound.wrong_before} of those written, {bound.wrong_after} of those kept; a row written is "
+        f"worth {bound.gain} clean rows more than without grading",
+    ]

@@ -133,6 +133,10 @@ def resolve_paths(document: RecipeDocument) -> None:
         ("synthesis", "generator", "model"),
     ):
         _anchor(document, path, only_folders=True)
+    graders = _value_at(document.tree, ("synthesis", "graders"))
+    for index in range(len(graders) if isinstance(graders, list) else 0):
+        for path in (("synthesis", "graders", index, "model"), ("synthesis", "graders", index, "model", "model")):
+            _anchor(document, path, only_folders=True)
 
 
 def _anchor_rows(document: RecipeDocument, path: KeyPath) -> None:

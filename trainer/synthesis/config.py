@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
 from trainer.synthesis.generators import FilesConfig, GeneratorConfig
+from trainer.synthesis.graders import GraderConfig, GradingConfig
+from trainer.synthesis.graders.config import WithGraders
 from trainer.synthesis.licenses_config import LicensesConfig
 from trainer.synthesis.loop_config import LoopConfig
 from trainer.synthesis.prompts import TEMPLATES
@@ -39,7 +41,7 @@ class SamplingConfig(Config):
     max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="a text is cut off there")
 
 
-class SynthesisConfig(LoopConfig):
+class SynthesisConfig(LoopConfig, WithGraders):
     """One round of synthesis: which rows are prompts, what generates, what is dropped, and where the rest is kept."""
 
     pool: Path = Field(
@@ -58,6 +60,8 @@ class SynthesisConfig(LoopConfig):
         True, description="every slice of the sources gets as many prompts; false: as many as it has rows"
     )
     keep_cut_off: bool = Field(False, description="keep texts that reached max_new_tokens before they ended")
+    graders: tuple[GraderConfig, ...] = Field((), description="score generated rows and vote on them")
+    grading: GradingConfig = Field(GradingConfig(), description="how the graders themselves are graded in every round")
     filters: tuple[FilterConfig, ...] = Field((), description="drop generated rows, in this order")
     stitch: int | None = Field(
         None,

@@ -1,14 +1,16 @@
 """What the stages of a round know of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.protocol import Generator, Identity
 from trainer.synthesis.pool import Pool
+from trainer.synthesis.requests import PromptRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +36,6 @@ class RoundContext:
     generator: Generator
     identity: Identity
     source_texts: Mapping[str, str]  # row id -> the real text that its prompt was made of
+    source_columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # row id -> all of that real row
+    prompt_rows: Sequence[PromptRow] = ()  # real training rows that may become prompts
+    set_aside: Sequence[PromptRow] = ()  # further ones, which graders are graded on

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trainer.synthesis.graders.record import GraderRecord, VerifierRecord
 from trainer.synthesis.rows import Row
 
 KEPT_PER_REASON = 20  # dropped rows that are kept to be looked at, for each reason
@@ -11,11 +12,15 @@ Reason = tuple[str, str]  # what drops a row (a filter's or grader's name), and 
 
 
 class Funnel:
-    """What a shard of a round has dropped: ``counts`` by "filter: reason", and the first ``rejected`` rows of each."""
+    """What a shard of a round has dropped: ``counts`` by "filter: reason", and the first ``rejected`` rows of each; and
+    how far its graders can be trusted.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.rejected: list[Mapping[str, Any]] = []
+        self.graders: Sequence[GraderRecord] = ()
+        self.verifier: VerifierRecord | None = None
 
     def drop(self, row: Row, reason: Reason) -> None:
         """Counts a row that does not join."""

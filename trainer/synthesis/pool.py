@@ -20,6 +20,7 @@ from trainer.base.errors import UserError
 from trainer.base.failures import in_words
 from trainer.data.find import content_hash
 from trainer.data.pool_manifest import ROWS, Manifest, QuarantineFact, ReleaseFact, ShardFact
+from trainer.synthesis.graders.record import GraderRecord, VerifierRecord
 
 PARTS = "parts"
 Row = Mapping[str, Any]  # the columns of ``ROW_SCHEMA``
@@ -79,6 +80,8 @@ class RoundRecord:
     taken: Mapping[str, int] = field(default_factory=dict)  # rows of another engine's files by their hash, all shards
     seconds: float = 0.0  # spent on texts, summed over those written at the same time by their parts
     cost: float | None = None  # money; None where the recipe has no price
+    graders: Sequence[GraderRecord] = ()
+    verifier: VerifierRecord | None = None
     quarantined: str | None = None  # why its rows are kept and not trained on
     stitched: int | None = None
     recipe: str = ""
@@ -91,7 +94,9 @@ class RoundRecord:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """What ``to_json`` gave."""
-        return cls(**record)
+        graders = tuple(GraderRecord.from_json(each) for each in record["graders"])
+        verifier = None if record["verifier"] is None else VerifierRecord.from_json(record["verifier"])
+        return cls(**{**record, "graders": graders, "verifier": verifier})
 
 
 class Pool:

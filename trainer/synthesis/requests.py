@@ -41,7 +41,7 @@ class Asked:
     slice: str
     prompt_label: str
     template: str  # its hash
-    text: str  # of the row that the prompt was made of
+    columns: Mapping[str, Any]  # of the row that the prompt was made of: text, id, slice, provenance
     lineage: Mapping[str, Any] = field(default_factory=dict)  # columns of the pool that the request does not tell
 
 
@@ -61,6 +61,21 @@ def chosen(config: SynthesisConfig, rows: Iterable[PromptRow], seed: int, genera
             heappushpop(heap, entry)
     kept = sorted((entry for heap in heaps.values() for entry in heap), key=lambda entry: -entry[1])
     return [row for _, _, row in kept]
+
+
+def set_aside(
+    config: SynthesisConfig, rows: Sequence[PromptRow], seed: int, generation: int
+) -> tuple[list[PromptRow], list[PromptRow]]:
+    """Rows that the round's graders are graded on, at most a quarter, and the others, in their order: the prompts."""
+    hashes = [unit_hash(seed, f"{generation}:aside:{row.document.text}") for row in rows]
+    num_rows = min(config.grading.rows, len(rows) // 4) if config.graders else 0
+    aside = set(np.argsort(hashes, kind="stable")[:num_rows].tolist())
+    return [rows[place] for place in sorted(aside)], [row for place, row in enumerate(rows) if place not in aside]
+
+
+def columns_of(document: Document) -> Mapping[str, Any]:
+    """What templates and graders may name of a real row."""
+    return {**document.provenance, "text": document.text, "id": document.id, "slice": document.slice}
 
 
 def in_turn(rows: Sequence[PromptRow], seed: int, generation: int, *, balanced: bool) -> Iterator[PromptRow]:
@@ -99,7 +114,7 @@ def plan_round(
     for number, (row, (sampling, prompt)) in enumerate(islice(zip(prompted, ways, strict=False), config.requests)):
         text = template_of(prompt.template)
         document = row.document
-        columns = {**document.provenance, "text": document.text, "id": document.id, "slice": document.slice}
+        columns = columns_of(document)
         request_seed = int(derived_rng(seed, "synthesis", generation, "request", number).integers(2**31))
         request = _named(render(text, columns), sampling, request_seed, identity, generation)
         asked.append(
@@ -111,7 +126,7 @@ def plan_round(
                 slice=document.slice,
                 prompt_label=prompt.label,
                 template=template_hash(text),
-                text=document.text,
+                columns=columns,
             )
         )
     return asked

@@ -31,7 +31,7 @@ from trainer.synthesis.licenses import check_licenses
 from trainer.synthesis.lineage import Origin, taken_down_origins
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.recipe_guard import recipe_fingerprint
-from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round
+from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round, set_aside
 from trainer.synthesis.responses import Responses
 from trainer.synthesis.rows import row_id, row_of
 from trainer.synthesis.stages import through_stages
@@ -69,13 +69,21 @@ def run_round(
     for problem in check_licenses(config.licenses, parties | {f"generator {identity.name}": identity.license}):
         warn(problem)
 
-    def plan(training: Iterator[PromptRow]) -> tuple[list[Asked], Mapping[str, int]]:
-        if isinstance(generator, Files):
-            return plan_taking_in(config, generator, training, taken_before(pool.records(), shard.generation))
-        rows = chosen(config, training, seed, shard.generation)
-        return plan_round(config, _some(rows, config), identity, seed=seed, generation=shard.generation), {}
+    def choose(training: Iterator[PromptRow]) -> list[PromptRow]:
+        return chosen(config, training, seed, shard.generation)
 
-    (planned, taken), held_out = with_training_rows(config, data, plan, seed=seed, base=base)
+    def plan(training: Iterator[PromptRow]) -> tuple[list[Asked], Mapping[str, int], list[PromptRow]]:
+        if isinstance(generator, Files):
+            before = taken_before(pool.records(), shard.generation)
+            return (*plan_taking_in(config, generator, training, before), [])
+        real = _some(choose(training), config)
+        _, prompts = set_aside(config, real, seed, shard.generation)
+        return plan_round(config, prompts, identity, seed=seed, generation=shard.generation), {}, real
+
+    (planned, taken, real), held_out = with_training_rows(config, data, plan, seed=seed, base=base)
+    if config.graders and isinstance(generator, Files):
+        real, _ = with_training_rows(config, data, choose, seed=seed, base=base)
+    aside, others = set_aside(config, real, seed, shard.generation)
     asked = part_of(planned, shard.number, shard.of, by_document=config.stitch is not None)
     context = RoundContext(
         config=config,
@@ -87,14 +95,18 @@ def run_round(
         held_out=held_out,
         generator=generator,
         identity=identity,
-        source_texts={row_id(item, shard.generation): item.text for item in asked},
+        source_texts={row_id(item, shard.generation): str(item.columns["text"]) for item in asked},
+        source_columns={row_id(item, shard.generation): item.columns for item in asked},
+        prompt_rows=others,
+        set_aside=aside,
     )
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
         _ask(generator, asked, responses, progress)
         _require_all(asked, responses)
         record = _finish(asked, responses, context, taken)
-    file.unlink()
+    for made_for_it in (file, *file.parent.glob(f"{file.stem}.*.jsonl")):
+        made_for_it.unlink()
     return record
 
 
@@ -209,6 +221,8 @@ def _finish(
         accepted_tokens=sum(row["completion_tokens"] for row in accepted),
         taken=taken,
         seconds=sum(row["seconds"] for row in rows),
+        graders=tuple(funnel.graders),
+        verifier=funnel.verifier,
         cost=sum(costs) if costs else None,
         quarantined=quarantined,
         stitched=None if most is None else len(documents),

@@ -8,7 +8,7 @@ from trainer.synthesis.generators.files import Files, TakenRow
 from trainer.synthesis.generators.protocol import Request, Sampling
 from trainer.synthesis.pool import RoundRecord
 from trainer.synthesis.prompts import template_hash
-from trainer.synthesis.requests import Asked, PromptRow
+from trainer.synthesis.requests import Asked, PromptRow, columns_of
 
 _NOT_TOLD = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=0)  # the pool's row says null
 
@@ -64,6 +64,6 @@ def _asked(row: TakenRow, real: Mapping[str, PromptRow], generator: Files, *, na
         slice=row.slice or (made_from.document.slice if made_from else "all"),
         prompt_label=row.prompt_name,
         template=template_hash(row.prompt_name),
-        text=made_from.document.text if made_from else "",
+        columns=columns_of(made_from.document) if made_from else {"text": ""},
         lineage={**row.lineage, "parents": [f"{made_from.source}:{row.source_id}"] if made_from else []},
     )

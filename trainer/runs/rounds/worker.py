@@ -80,16 +80,15 @@ def _generator(recipe: Recipe, config: SynthesisConfig, step: int) -> Generator:
 
 def _plan(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step: int) -> None:
     """Writes the requests of a round that the run's own model answers."""
-    from trainer.synthesis.requests import Asked, PromptRow, chosen, plan_round
+    from trainer.synthesis.requests import Asked, PromptRow, chosen, plan_round, set_aside
     from trainer.synthesis.round import with_training_rows
 
     config, seed = own_config(recipe, files), recipe.seed
     identity = _generator(recipe, config, step).identity()
 
     def plan(training: Iterator[PromptRow]) -> list[Asked]:
-        return plan_round(
-            config, chosen(config, training, seed, generation), identity, seed=seed, generation=generation
-        )
+        _, prompts = set_aside(config, chosen(config, training, seed, generation), seed, generation)
+        return plan_round(config, prompts, identity, seed=seed, generation=generation)
 
     asked, _ = with_training_rows(config, recipe.data, plan, seed=seed, base=files.run)
     write_text(files.asked(generation, step), json.dumps([asdict(item.request) for item in asked]))
