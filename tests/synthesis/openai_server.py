@@ -10,7 +10,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, Any]  # status, body (bytes, or a value for JSON)
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]  # status, body (bytes, or a value for JSON), headers
+HANGS_UP: Answer = (0, b"")
 MODEL = "tiny-writer"
 
 
@@ -20,6 +21,7 @@ class OpenAIServer:
     def __init__(self, answer: Callable[[str, int], Answer], *, delay_s: float = 0.0) -> None:
         self.answer, self.delay_s = answer, delay_s
         self.calls: Counter[str] = Counter()
+        self.payloads: list[Any] = []
         self.at_once = self.most_at_once = 0
         self.clock = itertools.count(1)  # a list of models is dated by the call at many servers
         self.lock = threading.Lock()
@@ -45,21 +47,27 @@ class OpenAIServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 prompt = body["messages"][-1]["content"]
                 with outer.lock:
+                    outer.payloads.append(body)
                     outer.calls[prompt] += 1
                     number = outer.calls[prompt]
                     outer.at_once += 1
                     outer.most_at_once = max(outer.most_at_once, outer.at_once)
                 time.sleep(outer.delay_s)
-                status, answer = outer.answer(prompt, number)
+                answer = outer.answer(prompt, number)
                 with outer.lock:
                     outer.at_once -= 1
-                self._send(status, answer)
+                self._send(*answer)
 
-            def _send(self, status: int, answer: Any) -> None:
+            def _send(self, status: int, answer: Any, headers: dict[str, str] | None = None) -> None:
+                if not status:  # the connection ends without an answer
+                    self.close_connection = True
+                    return
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 

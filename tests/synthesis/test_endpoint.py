@@ -1,13 +1,18 @@
 """The client of an endpoint, against a real server over HTTP, on good days and bad ones."""
 
+import itertools
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from tests.synthesis.openai_server import MODEL, Answer, OpenAIServer, completion, good, text_of
+from tests.synthesis.openai_server import HANGS_UP, MODEL, Answer, OpenAIServer, completion, good, text_of
 from trainer.base.errors import UserError
-from trainer.synthesis.generators import Completion, Request, Sampling
+from trainer.synthesis.generators import Completion, Message, Request, Sampling, TokenLogprobs
 from trainer.synthesis.generators.config import EndpointConfig
 from trainer.synthesis.generators.endpoint import endpoint
 
@@ -25,7 +30,9 @@ def server(answer: Callable[[str, int], Answer] = good, delay_s: float = 0.0) ->
 
 
 def config(url: str, **changes: object) -> EndpointConfig:
-    return EndpointConfig.model_validate({"kind": "endpoint", "url": url, "model": MODEL, "retries": 2, **changes})
+    return EndpointConfig.model_validate(
+        {"kind": "endpoint", "url": url, "model": MODEL, "retries": 2, "pause_s": 0.05, **changes}
+    )
 
 
 def requests(count: int) -> list[Request]:
@@ -168,3 +175,103 @@ def test_a_text_of_another_model_is_not_taken() -> None:
 def test_a_server_that_is_not_there_is_named_before_anything_is_asked() -> None:
     with pytest.raises(UserError, match=r"does not answer.*127\.0\.0\.1:9/v1"):
         endpoint(config("http://127.0.0.1:9/v1")).identity()
+
+
+def test_a_server_is_not_called_before_the_time_that_it_asks_for() -> None:
+    called_s: list[float] = []
+
+    def busy_once(prompt: str, number: int) -> Answer:
+        called_s.append(time.monotonic())
+        return (429, {"error": {"message": "later"}}, {"Retry-After": "1"}) if len(called_s) == 1 else good(prompt, 1)
+
+    with server(busy_once) as running:
+        assert len(answers(config(running.url, max_concurrency=1), 3)) == 3
+    assert called_s[1] - called_s[0] >= 1
+
+
+def test_a_server_that_asks_for_a_longer_wait_than_allowed_stops_the_round() -> None:
+    with (
+        server(lambda prompt, number: (429, {}, {"Retry-After": "7200"})) as running,
+        pytest.raises(UserError, match="asks to wait 7200 s"),
+    ):
+        answers(config(running.url), 3)
+
+
+def test_a_server_that_is_away_for_a_while_costs_no_text_and_is_asked_by_one_call_at_a_time() -> None:
+    at_once: list[int] = []
+    calls = itertools.count()
+
+    def away(prompt: str, number: int) -> Answer:
+        turn = next(calls)
+        if 10 <= turn < 26:
+            at_once.append(running.at_once)
+            return HANGS_UP
+        return good(prompt, number)
+
+    with server(away, delay_s=0.02) as running:
+        given = answers(config(running.url, max_concurrency=4, opens_after=4, pause_s=0.01, give_up_after=50), 40)
+    assert {answer.finish_reason for answer in given.values()} == {"stop"}
+    assert len(given) == 40
+    assert set(at_once[-6:]) == {1}, "while it is away one call asks whether it is back"
+
+
+def test_a_server_that_half_fails_is_not_asked_more_than_its_retries_allow() -> None:
+    with server(lambda prompt, number: (500, {}) if int(prompt.split()[1]) % 2 else good(prompt, number)) as running:
+        settings = config(running.url, retries=3, retry_share=0.1, pause_s=0.001, opens_after=999, give_up_after=99)
+        given = answers(settings, 80)
+        assert sum(running.calls.values()) <= 80 + 20 + 0.1 * 40
+    assert sum(answer.finish_reason == "stop" for answer in given.values()) == 40
+
+
+def test_what_was_answered_once_is_not_asked_again_by_any_later_round(tmp_path: Path) -> None:
+    with server() as running:
+        first = answers(config(running.url, cache=tmp_path / "cache"), 5)
+        again = answers(config(running.url, cache=tmp_path / "cache"), 8)
+        assert set(running.calls.values()) == {1}
+    assert {name: answer.text for name, answer in first.items()}.items() <= {
+        name: answer.text for name, answer in again.items()
+    }.items()
+    assert [again[f"r{n}"].cached for n in range(8)] == [True] * 5 + [False] * 3
+    assert again["r0"].seconds == 0
+
+
+def test_another_setting_or_server_is_another_entry_of_the_cache_and_a_failure_is_none(tmp_path: Path) -> None:
+    broken: Answer = (500, {})
+    with server(lambda prompt, number: broken if number == 1 else good(prompt, number)) as running:
+        settings = config(running.url, cache=tmp_path, retries=0)
+        assert {answer.finish_reason for answer in answers(settings, 2).values()} == {"error"}
+        assert {answer.finish_reason for answer in answers(settings, 2).values()} == {"stop"}
+        briefly = settings.model_copy(update={"system": "be brief"})
+        assert {answer.cached for answer in answers(briefly, 2).values()} == {False}
+        assert set(running.calls.values()) == {3}
+
+
+def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+    (tmp_path / "requests.sqlite").write_bytes(b"no database" * 100)
+    with server() as running, pytest.raises(UserError, match=r"requests\.sqlite.*Remove it"):
+        answers(config(running.url, cache=tmp_path), 2)
+
+
+def test_the_seconds_of_the_texts_add_up_to_the_time_that_the_server_was_at_work() -> None:
+    with server(delay_s=0.1) as running:
+        began_s = time.monotonic()
+        given = answers(config(running.url, max_concurrency=8), 16)
+        wall_s = time.monotonic() - began_s
+    assert 0.2 <= sum(answer.seconds for answer in given.values()) <= wall_s
+
+
+def test_a_conversation_and_log_probabilities_are_asked_for() -> None:
+    content = [{"token": "Hi", "logprob": -0.1, "bytes": None, "top_logprobs": [{"token": "Yo", "logprob": -2.0}]}]
+    status, body = completion("Hi")[:2]
+    body["choices"][0]["logprobs"] = {"content": content}
+    request = Request(
+        id="r", prompt="revise", sampling=SAMPLING, seed=1, top_logprobs=1,
+        messages=(Message(role="user", content="write"), Message(role="assistant", content="draft")),
+    )  # fmt: skip
+    with server(lambda prompt, number: (status, body)) as running:
+        (answer,) = endpoint(config(running.url)).generate([request], frozenset())
+        (payload,) = running.payloads
+    assert [message["content"] for message in payload["messages"]] == ["write", "draft", "revise"]
+    assert (payload["logprobs"], payload["top_logprobs"]) == (True, 1)
+    assert answer.logprobs == (TokenLogprobs(token="Hi", logprob=-0.1, top=(("Yo", -2.0),)),)
+    assert Completion.from_json(json.loads(json.dumps(asdict(answer)))) == answer

@@ -124,7 +124,7 @@ def resolve_paths(document: RecipeDocument) -> None:
     for part in ("validation", "test"):
         _anchor_rows(document, (*data, "held_out", part))
     _anchor(document, (*data, "cache"))
-    for key in (("pool",), ("generator", "path")):
+    for key in (("pool",), ("generator", "path"), ("generator", "cache")):
         _anchor(document, ("synthesis", *key))
     for path in (
         ("model", "pretrained"),

@@ -11,7 +11,7 @@ from trainer.synthesis.rows import Row
 
 _NOT_WRITTEN = {
     "too_long": "prompt and max_new_tokens do not fit into the model's context",
-    "refused": "the server refused the request",
+    "refused": "the server or its model refused the request",
 }
 
 

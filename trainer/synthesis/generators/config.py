@@ -1,5 +1,6 @@
 """What a recipe says of a generator."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -43,8 +44,23 @@ class EndpointConfig(Config):
     )
     timeout_s: float = Field(120.0, gt=0, description="a call that takes longer is tried again")
     retries: int = Field(5, ge=0, le=100, description="further tries of a call before its text counts as failed")
+    retry_share: float = Field(
+        0.2, ge=0, le=10, description="retries of a round, for each answer; more calls that fail count as failed"
+    )
+    pause_s: float = Field(
+        0.5, gt=0, le=60, description="before a call is tried again, doubled each time up to a minute"
+    )
+    opens_after: int = Field(
+        10, ge=1, description="failures in a row after which one call at a time asks whether the server is back"
+    )
     give_up_after: int = Field(
         20, ge=1, description="the round stops, and can be resumed, after so many failed calls in a row"
+    )
+    longest_wait_s: float = Field(
+        600.0, gt=0, description="the round stops, and can be resumed, where the server asks to wait longer"
+    )
+    cache: Path | None = Field(
+        None, description="folder of answers that any round of any recipe takes from, relative to the recipe"
     )
 
 

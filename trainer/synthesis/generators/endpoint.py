@@ -1,30 +1,27 @@
 """Texts of a server with the OpenAI API, through the `openai` client.
 
-Concurrency rises by one per answered round of calls and halves when the server refuses (429, 503): additive increase,
-multiplicative decrease, as TCP shares a link. A call is tried again after a growing pause; calls that fail in a row
-stop the round, so that a dead server costs minutes, not the night, and the round resumes where it stopped.
+How many calls are in flight, and when one is tried again, is decided in ``calls`` by the rules of ``pacing``: a dead
+server costs minutes, not the night, and the round resumes where it stopped.
 """
 
 import asyncio
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
-from functools import partial
-from queue import Queue
+from email.utils import mktime_tz, parsedate_tz
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import UserError
+from trainer.synthesis.generators.calls import Calls, Failed, new_thread
 from trainer.synthesis.generators.config import EndpointConfig
 from trainer.synthesis.generators.protocol import Completion, Generator, Identity, Request, TokenLogprobs
+from trainer.synthesis.generators.request_cache import RequestCache, cache_key
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-_LONGEST_PAUSE_S = 60.0
 _BUSY = (429, 503)
 _REFUSED = (400, 413, 422)  # of this very request: too long, content that the server does not take
 
@@ -34,6 +31,7 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig) -> None:
         self.config = config
+        self._admit: Callable[[Request], bool] = lambda request: True
 
     def identity(self) -> Identity:
         """The model as the server knows it: from its list, or, where that is missing or leaves the model out (some
@@ -76,22 +74,49 @@ class Endpoint:
 
     def _client(self) -> "AsyncOpenAI":
         try:
-            from openai import AsyncOpenAI
+            from openai import DEFAULT_CONNECTION_LIMITS, AsyncOpenAI, DefaultAsyncHttpxClient
         except ImportError as error:
             remedy = "pip install 'hybrid-trainer[endpoint]'"
             raise UserError("the generator of kind endpoint needs the package openai", remedy=remedy) from error
         key = os.environ.get(self.config.api_key_variable, "none")  # a local server takes any
-        return AsyncOpenAI(base_url=self.config.url, api_key=key, timeout=self.config.timeout_s, max_retries=0)
+        most = self.config.max_concurrency  # by default few connections stay open between calls
+        limits = type(DEFAULT_CONNECTION_LIMITS)(max_connections=most, max_keepalive_connections=most)
+        return AsyncOpenAI(
+            base_url=self.config.url,
+            api_key=key,
+            timeout=self.config.timeout_s,
+            max_retries=0,
+            http_client=DefaultAsyncHttpxClient(limits=limits, timeout=self.config.timeout_s),
+        )
+
+    def admit_by(self, admit: Callable[[Request], bool]) -> None:
+        """No call begins for which ``admit`` says no."""
+        self._admit = admit
 
     def generate(self, requests: Sequence[Request], done: Set[str], /) -> Iterator[Completion]:
         """As they are answered. ``UserError`` after ``give_up_after`` calls that failed in a row."""
         waiting = [request for request in requests if request.id not in done]
-        answers: Queue[Completion | BaseException | None] = Queue()
-        calls = _Calls(self.config, waiting, answers)
-        thread = Thread(target=lambda: asyncio.run(calls.run(self._client)), name="endpoint", daemon=True)
+        if self.config.cache is None:
+            yield from self._asked(waiting)
+            return
+        cache = RequestCache(self.config.cache)
+        try:
+            keys = {request.id: cache_key(self.config.url, payload_of(self.config, request)) for request in waiting}
+            cached = [cache.get(keys[request.id], request.id) for request in waiting]
+            yield from (answer for answer in cached if answer is not None)
+            rest = [request for request, answer in zip(waiting, cached, strict=True) if answer is None]
+            for answer in self._asked(rest):
+                cache.put(keys[answer.request_id], answer)
+                yield answer
+        finally:
+            cache.close()
+
+    def _asked(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        calls = Calls(self.config, requests, self._answer, self._admit)
+        thread = Thread(target=new_thread(calls, self._client), name="endpoint", daemon=True)
         thread.start()
         try:
-            while (answer := answers.get()) is not None:
+            while (answer := calls.answers.get()) is not None:
                 if isinstance(answer, BaseException):
                     raise answer
                 yield answer
@@ -99,113 +124,19 @@ class Endpoint:
             calls.stop()
             thread.join()
 
-
-class _Calls:
-    """All calls of a round, in one event loop in a thread of its own."""
-
-    def __init__(
-        self, config: EndpointConfig, requests: Sequence[Request], answers: "Queue[Completion | BaseException | None]"
-    ) -> None:
-        self.config, self.answers = config, answers
-        self.waiting = list(reversed(requests))
-        self.window = float(min(8, config.max_concurrency))  # calls that may be in flight
-        self.failed_in_a_row = 0
-        self.refused: list[Completion] = []
-        self._cancel: Callable[[], object] | None = None
-
-    def stop(self) -> None:
-        """Calls in flight are given up."""
-        if self._cancel is not None:
-            with suppress(RuntimeError):  # the loop has ended by itself
-                self._cancel()
-
-    async def run(self, new_client: Any) -> None:
-        """Keeps as many calls in flight as the window allows, until all are answered."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
-        try:
-            async with new_client() as client:
-                await self._drain(client)
-            self._put_refused()
-            self.answers.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that reads the answers
-            self.answers.put(error)
-
-    async def _drain(self, client: "AsyncOpenAI") -> None:
-        in_flight: set[asyncio.Task[Completion]] = set()
-        while self.waiting or in_flight:
-            while self.waiting and len(in_flight) < int(self.window):
-                in_flight.add(asyncio.create_task(self._answered(client, self.waiting.pop())))
-            ready, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-            for completion in sorted((task.result() for task in ready), key=_is_failed):  # answers are kept first
-                self._take(completion)
-
-    def _take(self, completion: Completion) -> None:
-        if completion.finish_reason not in ("error", "refused"):
-            self.failed_in_a_row = 0
-            self._put_refused()
-            self.window = min(self.config.max_concurrency, self.window + 1 / self.window)
-            self.answers.put(completion)
-            return
-        self.failed_in_a_row += 1
-        if completion.finish_reason == "refused":
-            self.refused.append(completion)
-        if self.failed_in_a_row >= self.config.give_up_after:
-            raise UserError(
-                f"{self.failed_in_a_row} calls in a row failed, the last one: {completion.error}",
-                got=self.config.url,
-                remedy="What was answered is kept: look at the server, then run it again to resume",
-            )
-        if completion.finish_reason == "error":
-            self.answers.put(completion)
-
-    def _put_refused(self) -> None:
-        """Requests that were refused count as such once the server has answered others, or all are through."""
-        for completion in self.refused:
-            self.answers.put(completion)
-        self.refused.clear()
-
-    async def _answered(self, client: "AsyncOpenAI", request: Request) -> Completion:
-        """The completion, tried ``1 + retries`` times, or its last error."""
+    async def _answer(self, client: "AsyncOpenAI", request: Request) -> Completion | Failed:
         from openai import APIError
 
-        began_s = time.monotonic()
-        error, reason = "", "error"
-        for attempt in range(1 + self.config.retries):
-            if attempt:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE_S, 0.5 * 2**attempt))
-            try:
-                answer = await self._call(client, request)
-                if _is_of(self.config.model, answer):
-                    return _completion(request, answer, time.monotonic() - began_s)
-                error = f"another model answered: {answer.model}"
-                break
-            except APIError as failure:
-                error = _in_words(failure)
-                status = getattr(failure, "status_code", None)
-                if status in _BUSY:
-                    self.window = max(1.0, self.window / 2)
-                elif status in _REFUSED:
-                    reason = "refused"  # the same request will be refused again
-                    break
-                elif status is not None and 400 <= status < 500 and status != 408:
-                    break  # the key, the model or the address is wrong: no other try helps
-            except (AttributeError, KeyError, IndexError, TypeError, ValueError) as failure:
-                error = f"not an answer of the OpenAI API: {type(failure).__name__}: {failure}"
-        return Completion(
-            request_id=request.id,
-            text="",
-            finish_reason=cast(Literal["refused", "error"], reason),
-            prompt_tokens=0,
-            completion_tokens=0,
-            counted="estimated",
-            seconds=time.monotonic() - began_s,
-            error=error,
-        )
-
-    async def _call(self, client: "AsyncOpenAI", request: Request) -> Any:
-        return await client.chat.completions.create(**payload_of(self.config, request))
+        try:
+            answer = await client.chat.completions.create(**payload_of(self.config, request))
+            if _is_of(self.config.model, answer):
+                return _completion(request, answer)
+            return Failed(kind="fatal", words=f"another model answered: {answer.model}")
+        except APIError as error:
+            return _failed(error)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            words = f"not an answer of the OpenAI API: {type(error).__name__}: {error}"
+            return Failed(kind="broken", words=words)
 
 
 def payload_of(config: EndpointConfig, request: Request) -> dict[str, Any]:
@@ -223,8 +154,28 @@ def payload_of(config: EndpointConfig, request: Request) -> dict[str, Any]:
     return payload | ({"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {})
 
 
-def _is_failed(completion: Completion) -> bool:
-    return completion.finish_reason in ("error", "refused")
+def _failed(error: Any) -> Failed:
+    """A call that failed, by the status of HTTP where there is one."""
+    status, words = getattr(error, "status_code", None), _in_words(error)
+    if status in _BUSY:
+        return Failed(kind="busy", words=words, retry_after_s=_retry_after_s(error.response.headers))
+    if status in _REFUSED:
+        return Failed(kind="refused", words=words)
+    if status is not None and 400 <= status < 500 and status != 408:
+        return Failed(kind="fatal", words=words)  # the key, the model or the address is wrong: no other try helps
+    return Failed(kind="broken", words=words)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """What the header Retry-After asks for: seconds, or a date (RFC 9110, 10.2.3)."""
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        date = parsedate_tz(text)
+        return max(0.0, mktime_tz(date) - time.time()) if date else None
 
 
 async def _listed(client: "AsyncOpenAI") -> set[str]:
@@ -242,21 +193,21 @@ def _is_of(model: str, answer: Any) -> bool:
     return not answer.model or answer.model == model or answer.model.startswith((f"{model}@", f"{model}-"))
 
 
-def _completion(request: Request, answer: Any, seconds: float) -> Completion:
+def _completion(request: Request, answer: Any) -> Completion:
     """Tokens are told by the server, or estimated as a quarter of the characters where it does not tell them."""
     choice = answer.choices[0]
-    text = choice.message.content
-    if text is None:
-        text = ""  # a refusal, or a call of a tool: an empty text, which is dropped and counted
-    usage = answer.usage
+    text, usage = choice.message.content or "", answer.usage  # no text: a call of a tool
+    refusal = getattr(choice.message, "refusal", None)
+    is_refused = bool(refusal) or choice.finish_reason == "content_filter"
     return Completion(
         request_id=request.id,
         text=text,
-        finish_reason="length" if choice.finish_reason == "length" else "stop",
+        finish_reason="refused" if is_refused else "length" if choice.finish_reason == "length" else "stop",
         prompt_tokens=len(request.prompt) // 4 if usage is None else usage.prompt_tokens,
         completion_tokens=len(text) // 4 if usage is None else usage.completion_tokens,
         counted="estimated" if usage is None else "told",
-        seconds=seconds,
+        seconds=0.0,  # its part is known when the call has ended
+        error=(refusal or "stopped by the server's content filter") if is_refused else None,
         logprobs=_logprobs(choice) if request.top_logprobs else None,
     )
 

@@ -76,6 +76,7 @@ class Completion:
     seconds: float
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    cached: bool = False  # answered before, and not paid for again
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
