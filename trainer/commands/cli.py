@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from trainer.commands.options import Overrides, RecipePath, RunFolder, finite
+from trainer.commands.pool import pool, takedown
 from trainer.commands.submit import submit
 
 FAILED, BAD_INPUT, INTERRUPTED_BY_USER = 1, 2, 130
@@ -173,7 +174,8 @@ def audit(
         typer.Option(
             metavar="SOURCE:ID",
             help="In which steps this sample was used. A number is the sample's; a document is named by its id, "
-            "one that looks like a number as SOURCE:id=1984. Of a segment that joined: SOURCE:SEGMENT:ID.",
+            "one that looks like a number as SOURCE:id=1984. Of a segment that joined: SOURCE:SEGMENT:ID. Of a pool: "
+            "pool:ID, with all that made it.",
         ),
     ] = None,
     files: Annotated[
@@ -222,6 +224,8 @@ def report(
     views.report(folders, output)
 
 
+app.command()(pool)
+app.command()(takedown)
 app.command()(submit)
 
 

@@ -51,6 +51,11 @@ def audit(folder: Path, asked: int | str, as_json: bool) -> bool:
 
     run = open_run(folder)
     if isinstance(asked, str):
+        if asked.startswith("pool:") and "pool" not in run.plan.sources:
+            from trainer.tools.pool.rows import show_row
+
+            _print(show_row(run, asked.removeprefix("pool:"), as_json=as_json))
+            return True
         _print(show_sample(run, asked, as_json=as_json))
         return True
     _print(show_step(run, asked, as_json=as_json))

@@ -52,11 +52,16 @@ class Problem:
 
 
 @cache
+def _licensing() -> Any:
+    return get_spdx_licensing()
+
+
+@cache
 def spdx(license_text: str) -> str:
     """The license as an SPDX expression; free words become a `LicenseRef-`."""
     if license_text == UNKNOWN:
         return UNKNOWN
-    licensing = get_spdx_licensing()
+    licensing = _licensing()
     try:
         parsed = licensing.parse(license_text)
         unknown = [] if parsed is None else licensing.unknown_license_keys(parsed)
@@ -72,16 +77,21 @@ def symbols_of(license_text: str) -> frozenset[str]:
     """The single licenses that an expression names; unknown names none."""
     if license_text in ("", UNKNOWN):
         return frozenset()
-    return frozenset(str(symbol) for symbol in get_spdx_licensing().parse(spdx(license_text)).symbols)
+    return frozenset(str(symbol) for symbol in _licensing().parse(spdx(license_text)).symbols)
 
 
 def together(licenses: Iterable[str]) -> str:
     """The terms of what comes under all of these; what is not known of them is part of it."""
-    terms = list(dict.fromkeys(spdx(text) for text in licenses))
+    return _together(tuple(dict.fromkeys(licenses)))
+
+
+@cache
+def _together(licenses: tuple[str, ...]) -> str:
+    terms = list(dict.fromkeys(map(spdx, licenses)))
     if not terms or terms == [UNKNOWN]:
         return UNKNOWN
     terms = [_UNKNOWN_TERMS if term == UNKNOWN else term for term in terms]
-    return str(combine_expressions(terms, relation="AND", unique=True, licensing=get_spdx_licensing()))
+    return str(combine_expressions(terms, relation="AND", unique=True, licensing=_licensing()))
 
 
 def problems_of(license_text: str, own: Mapping[str, Meaning]) -> list[Problem]:
@@ -89,7 +99,7 @@ def problems_of(license_text: str, own: Mapping[str, Meaning]) -> list[Problem]:
     expression = spdx(license_text)
     if expression == UNKNOWN:
         return [Problem(license_text, own.get(UNKNOWN, "unknown"))] if own.get(UNKNOWN) != "allowed" else []
-    return sorted(set(_problems(get_spdx_licensing().parse(expression), own)), key=str)
+    return sorted(set(_problems(_licensing().parse(expression), own)), key=str)
 
 
 def _problems(node: Any, own: Mapping[str, Meaning]) -> list[Problem]:

@@ -1,0 +1,1 @@
+"""What a pool of generated rows holds, where its rows come from, and in which steps they were used."""
