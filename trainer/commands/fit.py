@@ -256,8 +256,12 @@ def _tell_rows(loaded: LoadedRecipe, data: "PreparedData") -> None:
         say(f"data: {left} documents left validation, because test has them too")
     for line in value_lines(data.prior_values):
         say(f"data: {line}")
-    losses = loss_warnings(data.rows, data.folder)
-    for warning in (*losses, *value_warnings(data.prior_values), *repeats(source_plans(loaded, {}, data))):
+    warnings = [*loss_warnings(data.rows, data.folder), *value_warnings(data.prior_values)]
+    if (found := data.machine_text) is not None:
+        for line in found.lines():
+            say(f"data: {line}")
+        warnings = [*found.warnings(), *warnings]
+    for warning in (*warnings, *repeats(source_plans(loaded, {}, data))):
         warn(warning)
 
 

@@ -13,7 +13,7 @@ def check(path: Path, overrides: list[str]) -> None:
     from trainer.base.errors import RecipeError
     from trainer.data.prior_value import value_lines, value_warnings
     from trainer.recipe import load_recipe
-    from trainer.tools.plan.data import prepared_data
+    from trainer.tools.plan.data import machine_text_of, prepared_data
     from trainer.tools.plan.first_rows import missing_texts
     from trainer.tools.plan.notices import notices
     from trainer.tools.plan.sources import source_plans
@@ -25,6 +25,11 @@ def check(path: Path, overrides: list[str]) -> None:
     for note in probe_model(loaded):
         _print(note)
     data = prepared_data(loaded)
+    if (found := machine_text_of(loaded, data)) is not None:
+        for line in found.lines():
+            _print(line)
+        for warning in found.warnings():
+            warn(warning)
     for notice in notices(loaded, source_plans(loaded, {}, data), data):
         warn(notice)
     values = {} if data is None else data.prior_values

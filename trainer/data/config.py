@@ -16,6 +16,7 @@ from pydantic import (
 
 from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
+from trainer.data.machine_text.config import MachineTextConfig
 from trainer.data.source_config import SourceConfig
 
 HELD_OUT_SEGMENTS = ("held_out.validation", "held_out.test")  # names of held-out data sets of their own
@@ -168,6 +169,9 @@ class DataConfig(Config):
     )
     contamination: ContaminationConfig = ContaminationConfig()
     teacher: TeacherConfig | None = Field(None, description="a model whose distributions are learned from as well")
+    machine_text: MachineTextConfig | None = Field(
+        None, description="check the sources called real for machine-written text before training"
+    )
     max_row_bytes: int = Field(8_000_000, gt=0, description="a longer row goes to the quarantine")
     max_quarantined_share: float = Field(
         0.01,
@@ -188,8 +192,8 @@ class DataConfig(Config):
 
     @property
     def every_segment(self) -> dict[str, SourceConfig]:
-        """The segments of the training sources by their names, and the held-out data sets where they are data sets of
-        their own.
+        """The segments of the training sources by their names, and the held-out data sets and labeled references where
+        they are data sets of their own.
         """
         rule = self.held_out
         own = (
@@ -202,7 +206,7 @@ class DataConfig(Config):
             for name, source in self.sources.items()
             for number, segment in enumerate(source.segments)
         }
-        return {**segments, **own}
+        return {**segments, **own, **(self.machine_text.references if self.machine_text else {})}
 
     @field_validator("sources")
     @classmethod
@@ -225,6 +229,8 @@ class DataConfig(Config):
                 )
         if self.tokenizer.train_bpe and not real:
             raise ValueError("`train_bpe` is trained on real sources, and there is none")
+        if self.machine_text and (problem := self.machine_text.contradiction(self.sources)):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from trainer.data.account import RowAccount, RowTally
 from trainer.data.config import HELD_OUT_SEGMENTS, ContaminationConfig, DataConfig, HeldOutDataset
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import BATCH_DOCUMENTS, Document, DocumentReader
+from trainer.data.sampling import EvenSample
 from trainer.data.shingles import exact_hashes
 
 SAMPLE_DOCUMENTS, SAMPLE_CHARACTERS = 1024, 4000
@@ -45,7 +46,7 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
     rule = config.held_out
     parts: dict[str, list[Document]] = {"validation": [], "test": []}
     accounts: dict[str, RowAccount] = {}
-    sample = _EvenSample()
+    sample: EvenSample[str] = EvenSample(SAMPLE_DOCUMENTS)
     if isinstance(rule, HeldOutDataset):
         for part, name, source in zip(parts, HELD_OUT_SEGMENTS, (rule.validation, rule.test), strict=True):
             tally = RowTally()
@@ -57,7 +58,7 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
             if document.part in parts:
                 parts[document.part].append(document)
             else:
-                sample.add(document.text)
+                sample.add(document.text[:SAMPLE_CHARACTERS])
     overlap = _in_both(parts["validation"], parts["test"])
     if overlap and isinstance(rule, HeldOutDataset):
         examples = [parts["validation"][place].id for place in sorted(overlap)[:3]]
@@ -75,27 +76,10 @@ def collect_held_out(reader: DocumentReader, config: DataConfig) -> HeldOut:
     return HeldOut(
         validation=parts["validation"],
         test=parts["test"],
-        sample=[*sample.texts, *_first_texts(reader, config)],
+        sample=[*sample.items, *_first_texts(reader, config)],
         left_validation_for_test=len(overlap),
         accounts=accounts,
     )
-
-
-class _EvenSample:
-    """Documents in even distances over a stream of unknown length: every k-th, where k doubles when there are too
-    many. Of long ones the beginning.
-    """
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._number, self._stride = 0, 1
-
-    def add(self, text: str) -> None:
-        if self._number % self._stride == 0:
-            self.texts.append(text[:SAMPLE_CHARACTERS])
-            if len(self.texts) > SAMPLE_DOCUMENTS:
-                self.texts, self._stride = self.texts[::2], 2 * self._stride
-        self._number += 1
 
 
 def _first_texts(reader: DocumentReader, config: DataConfig) -> list[str]:

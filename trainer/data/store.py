@@ -24,13 +24,14 @@ from tokenizers import Tokenizer
 from trainer.base.errors import DataError
 from trainer.base.records import Kind
 from trainer.data.account import RowAccount
+from trainer.data.machine_text.account import MachineTextAccount
 from trainer.data.mapped import MappedRows, Tokens
 from trainer.data.prior_value import PriorValue
 from trainer.data.store_files import DamagedStoreError, StoredFile, read_checked, wrong_size
 from trainer.data.teacher_columns import TeacherColumns
 from trainer.data.tokenizer_account import TokenizerAccount
 
-STORE_FORMAT = 9
+STORE_FORMAT = 10
 MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
 COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
 Ints = NDArray[np.int64]
@@ -179,7 +180,7 @@ class PreparedData:
     ``rows``: where every file and row of each segment went, segments named by ``segment_name``; ``quarantine``: {file,
     sources: {segment: {rows, quarantined, reasons: {reason: count}}}}; ``held_out``: {left_validation_for_test:
     documents of `validation` dropped because `test` has them too}; ``prior_values``: of synthetic segments, and of real
-    sources where there are several, as far as there is enough text to say.
+    sources where there are several, as far as there is enough text to say; ``machine_text``: what was found of it.
     """
 
     folder: Path
@@ -199,6 +200,7 @@ class PreparedData:
     quarantine: dict[str, Any]
     held_out: dict[str, Any]
     prior_values: dict[str, PriorValue]
+    machine_text: MachineTextAccount | None = None
 
     @property
     def segments(self) -> dict[str, tuple[PreparedSegment, ...]]:
@@ -341,6 +343,7 @@ def _opened(folder: Path, manifest: dict[str, Any], seal: str, *, check_sizes: b
         quarantine=manifest["quarantine"],
         held_out=manifest["held_out"],
         prior_values={name: PriorValue.from_json(saved) for name, saved in manifest["prior_values"].items()},
+        machine_text=MachineTextAccount.from_json(found) if (found := manifest["machine_text"]) else None,
     )
 
 

@@ -21,6 +21,7 @@ from trainer.data.config import ContaminationConfig, DataConfig, HeldOutDataset,
 from trainer.data.decontamination import HeldOutIndex, Match
 from trainer.data.documents import Document, DocumentReader, batches
 from trainer.data.held_out_split import chunks, collect_held_out, index_of, texts_of
+from trainer.data.machine_text.check import check_machine_text, reclassified
 from trainer.data.packing import SegmentWriter, write_part
 from trainer.data.prior_value import PriorValue
 from trainer.data.prior_value.prepared import segment_values, with_end
@@ -65,7 +66,7 @@ class StoreWriter:
     """One preparation, from files to a complete folder."""
 
     def __init__(self, config: DataConfig, *, seed: int, base: Path, cache: Path, folder: Path, note: Progress) -> None:
-        self.config, self.base, self.folder, self.note = config, base, folder, note
+        self.config, self.seed, self.base, self.folder, self.note = config, seed, base, folder, note
         self.quarantine = Quarantine(folder / QUARANTINE, config.max_quarantined_share)
         self.reader = DocumentReader(config, seed=seed, base=base, cache=cache, quarantine=self.quarantine)
         self.accounts: dict[str, RowAccount] = {}
@@ -78,6 +79,8 @@ class StoreWriter:
             self.accounts |= held_out.accounts
             self.note("held-out documents", len(validation) + len(test))
             index = index_of(held_out, self.config.contamination)
+            machine_text = check_machine_text(self.config, self.reader, seed=self.seed)
+            self.config = self.reader.config = reclassified(self.config, machine_text)
             ids = [document.id for document in (*validation, *test)]
             tokenizer = build_tokenizer(
                 self.config.tokenizer, self._tokenizer_texts(index), self.folder / "tokenizer", self.base
@@ -107,6 +110,7 @@ class StoreWriter:
             "sources": sources,
             "rows": {name: account.to_json() for name, account in self.accounts.items()},
             "quarantine": {"file": QUARANTINE, "sources": self.quarantine.counts()},
+            "machine_text": None if machine_text is None else machine_text.to_json(),
             "held_out": {"left_validation_for_test": held_out.left_validation_for_test},
             "prior_values": {name: value.to_json() for name, value in self._prior_values(tokenizer, sources).items()},
             "inputs": inputs,

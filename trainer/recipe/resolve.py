@@ -123,6 +123,8 @@ def resolve_paths(document: RecipeDocument) -> None:
         _anchor_rows(document, path)
     for part in ("validation", "test"):
         _anchor_rows(document, (*data, "held_out", part))
+    _anchor_rows(document, (*data, "machine_text", "real"))
+    _anchor_rows(document, (*data, "machine_text"))
     _anchor(document, (*data, "cache"))
     for key in (("pool",), ("generator", "path"), ("generator", "cache")):
         _anchor(document, ("synthesis", *key))

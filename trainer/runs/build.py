@@ -118,7 +118,7 @@ def recipe_data(
     """
     plan = Plan(recipe.seed, ledger)
     text = held_out_text(recipe, data, data.validation)
-    run = measured_run(recipe, sequence_length=data.sequence_length)
+    run = measured_run(recipe, sequence_length=data.sequence_length, data=data)
     segments = {name: list(of_source) for name, of_source in data.segments.items()}  # grow where a run makes its own
     evaluator = _evaluator(recipe, data, text, state.documents, segments)
     if devices.is_main and not replays:
@@ -184,9 +184,14 @@ def held_out_text(recipe: Recipe, data: "PreparedData", part: Part) -> HeldOutTe
     )
 
 
-def measured_run(recipe: Recipe, *, sequence_length: int) -> MeasuredRun:
-    """What the measurements of a recipe's run follow from; ``measurement_costs`` of it is what they cost."""
+def measured_run(recipe: Recipe, *, sequence_length: int, data: "PreparedData | None" = None) -> MeasuredRun:
+    """What the measurements of a recipe's run follow from; ``measurement_costs`` of it is what they cost.
+
+    Prepared ``data`` know of sources called real that were taken for synthetic.
+    """
     kinds = recipe.kinds
+    if data is not None:
+        kinds = {**kinds, **{name: source.kind for name, source in data.sources.items()}}
     needed = {
         SOURCE_VALUE: source_value_from(recipe.control),
         GRADIENT_ALIGNMENT: gradient_alignment_from(recipe.control),

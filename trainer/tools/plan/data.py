@@ -4,6 +4,7 @@ small enough to be read at once.
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainer.data.documents import DocumentReader
 from trainer.data.files import file_account
 from trainer.data.find import is_indexed
 from trainer.data.fingerprint import cache_folder, stamp_key
+from trainer.data.machine_text.account import MachineTextAccount
+from trainer.data.machine_text.check import check_machine_text
 from trainer.data.prior_value import PriorValue, value_lines, value_warnings
 from trainer.data.quarantine import Quarantine
 from trainer.data.store import PreparedData
@@ -50,14 +53,17 @@ class DataPlan:
     prior_values: Mapping[str, PriorValue] = field(default_factory=dict)  # once the data are prepared
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    machine_text: tuple[str, ...] = ()  # what was found of it in sources called real
 
     def lines(self) -> list[str]:
-        """Where the rows of each segment went and what they are worth, or the files that they will come from."""
+        """Where the rows of each segment went and what they are worth, or the files that they will come from, and what
+        was found of machine-written text.
+        """
         if self.rows:
-            return [*account_lines(self.rows), *value_lines(self.prior_values)]
-        return [
-            f"{name}: {files_in_words(files)}; rows are counted at preparation" for name, files in self.files.items()
-        ]
+            return [*account_lines(self.rows), *value_lines(self.prior_values), *self.machine_text]
+        uncounted = "rows are counted at preparation"
+        files = [f"{name}: {files_in_words(files)}; {uncounted}" for name, files in self.files.items()]
+        return [*files, *self.machine_text]
 
 
 def prepared_data(loaded: LoadedRecipe) -> PreparedData | None:
@@ -75,13 +81,19 @@ def data_plan(loaded: LoadedRecipe, data: PreparedData | None, *, fewest_validat
     """What is known of the data; ``fewest_validation_documents`` are those that trial steps need."""
     config = loaded.recipe.data
     if data is not None:
+        found = data.machine_text
         held_out = HeldOutPlan(validation=len(data.validation.ids), test=len(data.test.ids), known_by="prepared")
         return DataPlan(
             files={name: account.files for name, account in data.rows.items()},
             rows=data.rows,
             held_out=held_out,
             prior_values=data.prior_values,
-            warnings=(*loss_warnings(data.rows, data.folder), *value_warnings(data.prior_values)),
+            warnings=(
+                *(found.warnings() if found else ()),
+                *loss_warnings(data.rows, data.folder),
+                *value_warnings(data.prior_values),
+            ),
+            machine_text=tuple(found.lines()) if found else (),
             refusals=tuple(_refused_of_prepared(loaded, data)),
         )
     files = _files(config, loaded.folder)
@@ -90,7 +102,36 @@ def data_plan(loaded: LoadedRecipe, data: PreparedData | None, *, fewest_validat
     except UserError as error:  # what the run would refuse, too
         return DataPlan(files=files, rows={}, held_out=None, refusals=(str(error),))
     refusals = () if counted is None else tuple(_refused_of_counted(loaded, counted, fewest_validation_documents))
-    return DataPlan(files=files, rows={}, held_out=counted, refusals=refusals)
+    try:
+        found = machine_text_of(loaded, None)
+    except UserError as error:
+        return DataPlan(files=files, rows={}, held_out=counted, refusals=(*refusals, str(error)))
+    return DataPlan(
+        files=files,
+        rows={},
+        held_out=counted,
+        warnings=tuple(found.warnings()) if found else (),
+        refusals=refusals,
+        machine_text=tuple(found.lines()) if found else (),
+    )
+
+
+def machine_text_of(loaded: LoadedRecipe, data: PreparedData | None) -> MachineTextAccount | None:
+    """What is known of machine-written text in sources called real: from the prepared data, else looked for where the
+    files are small. ``UserError`` where a source is refused.
+    """
+    config, base = loaded.recipe.data, loaded.folder
+    if data is not None:
+        return data.machine_text
+    if config.machine_text is None:
+        return None
+    files = _files(config, base)
+    if len(files) < len(config.every_segment) or sum(file.num_bytes for file in files.values()) > COUNTED_BYTES:
+        return None
+    with closing(Quarantine(Path(os.devnull), config.max_quarantined_share)) as quarantine:
+        cache = cache_folder(config, base)
+        reader = DocumentReader(config, seed=loaded.recipe.seed, base=base, cache=cache, quarantine=quarantine)
+        return check_machine_text(config, reader, seed=loaded.recipe.seed)
 
 
 def _refused_of_prepared(loaded: LoadedRecipe, data: PreparedData) -> list[str]:
@@ -98,7 +139,7 @@ def _refused_of_prepared(loaded: LoadedRecipe, data: PreparedData) -> list[str]:
     recipe = loaded.recipe
     try:
         planned_validation(recipe, data)
-        run = measured_run(recipe, sequence_length=data.sequence_length)
+        run = measured_run(recipe, sequence_length=data.sequence_length, data=data)
         plan_measurements(run, text=held_out_text(recipe, data, data.validation), sources=data.segments)
     except UserError as error:
         return [str(error)]

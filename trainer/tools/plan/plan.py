@@ -109,7 +109,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
     micro_batch = -(-batch // (machine.world_size * accumulation))
     price = machine.price_per_hour
     precision = resolved(recipe.training.precision)
-    measured = measured_run(recipe, sequence_length=length)
+    measured = measured_run(recipe, sequence_length=length, data=prepared)
     fewest = fewest_validation_documents(measured)
     data = data_plan(loaded, prepared, fewest_validation_documents=fewest)
     return RunPlan(

@@ -85,7 +85,7 @@ def source_plans(
         plans.append(
             SourcePlan(
                 name=name,
-                kind=source.kind,
+                kind=source.kind if data is None else data.sources[name].kind,
                 mean_share=share,
                 samples=samples,
                 tokens=samples * length,

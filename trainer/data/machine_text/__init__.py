@@ -1,0 +1,1 @@
+"""How much machine-written text a source called real holds, counted before training."""
