@@ -10,6 +10,7 @@ from trainer.base.formatting import duration
 from trainer.recipe import LoadedRecipe, load_recipe
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.context import Shard
+from trainer.synthesis.gate_record import gate_in_words
 from trainer.synthesis.graders import GraderRecord
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.recipe_guard import recipe_fingerprint
@@ -101,6 +102,8 @@ def in_words(record: RoundRecord) -> list[str]:
     ]
     if record.stitched is not None:
         lines.append(f"  stitched into {record.stitched} documents")
+    if record.gate is not None:
+        lines += gate_in_words(record.gate)
     if record.quarantined is not None:
         lines.append(f"  quarantined by the gate, and not trained on: {record.quarantined}")
     lines += [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]

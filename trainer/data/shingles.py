@@ -154,6 +154,12 @@ def _words_of(texts: Sequence[str]) -> _Words:
     return _Words(hashes, np.concatenate([np.zeros(1, np.int64), np.searchsorted(starts, ends)]), encoded)
 
 
+def word_hashes(texts: Sequence[str]) -> tuple[Hashes, Ints]:
+    """The hash of every word of the texts, and where each text's begin, with the end of the last."""
+    words = _words_of(texts)
+    return words.hashes, words.offsets
+
+
 def exact_hashes(texts: Sequence[str]) -> Hashes:
     """[N] equal where two texts are the same sequence of words, whatever their case, punctuation and white space."""
     return _words_of(texts).exact()

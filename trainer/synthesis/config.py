@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
+from trainer.synthesis.gate_config import GateConfig, MemorizedConfig, NearDuplicatesConfig
 from trainer.synthesis.generators import FilesConfig, GeneratorConfig
 from trainer.synthesis.graders import GraderConfig, GradingConfig
 from trainer.synthesis.graders.config import WithGraders
@@ -63,6 +64,15 @@ class SynthesisConfig(LoopConfig, WithGraders):
     graders: tuple[GraderConfig, ...] = Field((), description="score generated rows and vote on them")
     grading: GradingConfig = Field(GradingConfig(), description="how the graders themselves are graded in every round")
     filters: tuple[FilterConfig, ...] = Field((), description="drop generated rows, in this order")
+    near_duplicates: NearDuplicatesConfig | None = Field(
+        None, description="drop rows that are nearly the same as another text; null: only those with the same words"
+    )
+    memorized: MemorizedConfig | None = Field(
+        None, description="drop rows that repeat real training text word for word; null: keep them"
+    )
+    gate: GateConfig | None = Field(
+        None, description="keep a whole round aside that is less diverse, or more memorized, than this; null: never"
+    )
     stitch: int | None = Field(
         None,
         ge=2,

@@ -10,6 +10,7 @@ from trainer.data.decontamination import HeldOutIndex
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.protocol import Generator, Identity
 from trainer.synthesis.pool import Pool
+from trainer.synthesis.real_text import RealText
 from trainer.synthesis.requests import PromptRow
 
 
@@ -39,3 +40,5 @@ class RoundContext:
     source_columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # row id -> all of that real row
     prompt_rows: Sequence[PromptRow] = ()  # real training rows that may become prompts
     set_aside: Sequence[PromptRow] = ()  # further ones, which graders are graded on
+    held_out_texts: Sequence[str] = ()
+    real: RealText | None = None  # all real training text of the sources that are asked about, where it is needed

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from trainer.data.documents import BATCH_DOCUMENTS, defect_of
-from trainer.data.filters import FilterChain
+from trainer.data.filters import FilterChain, name_of
 from trainer.data.filters.duplicates import words_hash
+from trainer.data.filters.near_duplicates import NearDuplicates
 from trainer.synthesis.context import RoundContext
 from trainer.synthesis.funnel import Funnel, Reason
 from trainer.synthesis.rows import Row
@@ -59,8 +60,40 @@ def drop_repeats(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> 
     return funnel.keep(rows, repeated)
 
 
+def drop_near_repeats(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
+    """Drops rows that are nearly the same as an earlier row, one of the pool, or a real training document."""
+    rule, real = context.config.near_duplicates, context.real
+    if rule is None:
+        return list(rows)
+    seen = NearDuplicates(rule.threshold)
+    for text in context.pool.texts(before=context.shard.generation) if "pool" in rule.against else ():
+        seen.add(text)
+    earlier = NearDuplicates(rule.threshold)
+
+    def repeated(row: Row) -> Reason | None:
+        if real is not None and real.near is not None and real.near.has(row["text"]):
+            return "near_duplicate", "nearly a real training document"
+        if seen.has(row["text"]):
+            return "near_duplicate", "nearly a row of the pool"
+        if "round" in rule.against and not earlier.add(row["text"]):
+            return "near_duplicate", "nearly an earlier row of the round"
+        return None
+
+    return funnel.keep(rows, repeated)
+
+
+def drop_memorized(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
+    """Drops rows that repeat real training text word for word."""
+    rule, real = context.config.memorized, context.real
+    if rule is None or real is None or real.verbatim is None:
+        return list(rows)
+    shares = dict(zip((row["id"] for row in rows), real.verbatim.shares([row["text"] for row in rows]), strict=True))
+    reason = "memorized", f"more than {rule.max_share:g} of its sequences of {rule.words} words are real training text"
+    return funnel.keep(rows, lambda row: reason if shares[row["id"]] > rule.max_share else None)
+
+
 def drop_filtered(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
     """Drops what the recipe's filters drop; the others name the filters that they passed."""
-    chain, names = FilterChain(context.config.filters), [config.kind for config in context.config.filters]
+    chain, names = FilterChain(context.config.filters), [name_of(config) for config in context.config.filters]
     kept = funnel.keep(rows, lambda row: chain.dropped_by(row["text"], row))
     return [{**row, "filters": [*row["filters"], *names]} for row in kept]

@@ -20,6 +20,7 @@ from trainer.base.errors import UserError
 from trainer.base.failures import in_words
 from trainer.data.find import content_hash
 from trainer.data.pool_manifest import ROWS, Manifest, QuarantineFact, ReleaseFact, ShardFact
+from trainer.synthesis.gate_record import GateRecord
 from trainer.synthesis.graders.record import GraderRecord, VerifierRecord
 
 PARTS = "parts"
@@ -82,6 +83,7 @@ class RoundRecord:
     cost: float | None = None  # money; None where the recipe has no price
     graders: Sequence[GraderRecord] = ()
     verifier: VerifierRecord | None = None
+    gate: GateRecord | None = None
     quarantined: str | None = None  # why its rows are kept and not trained on
     stitched: int | None = None
     recipe: str = ""
@@ -96,7 +98,8 @@ class RoundRecord:
         """What ``to_json`` gave."""
         graders = tuple(GraderRecord.from_json(each) for each in record["graders"])
         verifier = None if record["verifier"] is None else VerifierRecord.from_json(record["verifier"])
-        return cls(**{**record, "graders": graders, "verifier": verifier})
+        gate = None if record["gate"] is None else GateRecord.from_json(record["gate"])
+        return cls(**{**record, "graders": graders, "verifier": verifier, "gate": gate})
 
 
 class Pool:

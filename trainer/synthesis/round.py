@@ -18,18 +18,19 @@ from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import DocumentReader
 from trainer.data.fingerprint import cache_folder
-from trainer.data.held_out_split import collect_held_out, index_of
+from trainer.data.held_out_split import collect_held_out, index_of, texts_of
 from trainer.data.quarantine import Quarantine
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.context import RoundContext, Shard
 from trainer.synthesis.funnel import Funnel
-from trainer.synthesis.gating import quarantine_reason
+from trainer.synthesis.gating import pass_gate, quarantine_reason
 from trainer.synthesis.generators import GENERATORS
 from trainer.synthesis.generators.files import Files
 from trainer.synthesis.generators.protocol import Completion, Generator
 from trainer.synthesis.licenses import check_licenses
 from trainer.synthesis.lineage import Origin, taken_down_origins
 from trainer.synthesis.pool import Pool, RoundRecord
+from trainer.synthesis.real_text import RealText
 from trainer.synthesis.recipe_guard import recipe_fingerprint
 from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round, set_aside
 from trainer.synthesis.responses import Responses
@@ -69,10 +70,13 @@ def run_round(
     for problem in check_licenses(config.licenses, parties | {f"generator {identity.name}": identity.license}):
         warn(problem)
 
+    remembered = RealText(config)
+
     def choose(training: Iterator[PromptRow]) -> list[PromptRow]:
         return chosen(config, training, seed, shard.generation)
 
     def plan(training: Iterator[PromptRow]) -> tuple[list[Asked], Mapping[str, int], list[PromptRow]]:
+        training = remembered.watching(training)
         if isinstance(generator, Files):
             before = taken_before(pool.records(), shard.generation)
             return (*plan_taking_in(config, generator, training, before), [])
@@ -80,9 +84,9 @@ def run_round(
         _, prompts = set_aside(config, real, seed, shard.generation)
         return plan_round(config, prompts, identity, seed=seed, generation=shard.generation), {}, real
 
-    (planned, taken, real), held_out = with_training_rows(config, data, plan, seed=seed, base=base)
-    if config.graders and isinstance(generator, Files):
-        real, _ = with_training_rows(config, data, choose, seed=seed, base=base)
+    (planned, taken, real), held_out, held_out_texts = with_training_rows(config, data, plan, seed=seed, base=base)
+    if (config.graders or config.gate) and isinstance(generator, Files):
+        real, _, _ = with_training_rows(config, data, choose, seed=seed, base=base)
     aside, others = set_aside(config, real, seed, shard.generation)
     asked = part_of(planned, shard.number, shard.of, by_document=config.stitch is not None)
     context = RoundContext(
@@ -99,6 +103,8 @@ def run_round(
         source_columns={row_id(item, shard.generation): item.columns for item in asked},
         prompt_rows=others,
         set_aside=aside,
+        held_out_texts=held_out_texts,
+        real=remembered,
     )
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
@@ -112,18 +118,20 @@ def run_round(
 
 def with_training_rows(
     config: SynthesisConfig, data: DataConfig, plan: Callable[[Iterator[PromptRow]], Plan], *, seed: int, base: Path
-) -> tuple[Plan, HeldOutIndex]:
-    """What ``plan`` makes of the training documents of the sources that are asked about, and an index of the held-out
-    documents.
+) -> tuple[Plan, HeldOutIndex, list[str]]:
+    """What ``plan`` makes of the training documents of the sources that are asked about, an index of the held-out
+    documents, and their texts.
     """
     with tempfile.TemporaryDirectory() as folder:
         quarantine = Quarantine(Path(folder) / "quarantine.jsonl", data.max_quarantined_share)
         try:
             cache = cache_folder(data, base)
             reader = DocumentReader(data, seed=seed, base=base, cache=cache, quarantine=quarantine)
-            index = index_of(collect_held_out(reader, data), data.contamination)
+            held_out = collect_held_out(reader, data)
+            index = index_of(held_out, data.contamination)
+            texts = texts_of([*held_out.validation, *held_out.test])
             taken_down = taken_down_origins(Pool(base / config.pool.expanduser()))
-            return plan(_training_rows(config, data, reader, taken_down)), index
+            return plan(_training_rows(config, data, reader, taken_down)), index, texts
         finally:
             quarantine.close()
 
@@ -204,7 +212,7 @@ def _finish(
     rows = [row_of(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
     accepted = through_stages(rows, context, funnel)
     costs = [row["cost"] for row in rows if row["cost"] is not None]
-    quarantined = quarantine_reason(accepted, context)
+    gate = pass_gate(accepted, context)
     most = context.config.stitch
     documents, parts = (accepted, []) if most is None else stitched(accepted, most)
     record = RoundRecord(
@@ -224,7 +232,8 @@ def _finish(
         graders=tuple(funnel.graders),
         verifier=funnel.verifier,
         cost=sum(costs) if costs else None,
-        quarantined=quarantined,
+        quarantined=quarantine_reason(gate),
+        gate=gate,
         stitched=None if most is None else len(documents),
         recipe=recipe_fingerprint(context.config, context.seed),
     )

@@ -8,13 +8,28 @@ all rows that are left: they join the pool, or are quarantined there together.
 from collections.abc import Callable, Sequence
 
 from trainer.synthesis.context import RoundContext
-from trainer.synthesis.filtering import drop_defects, drop_filtered, drop_held_out, drop_repeats
+from trainer.synthesis.filtering import (
+    drop_defects,
+    drop_filtered,
+    drop_held_out,
+    drop_memorized,
+    drop_near_repeats,
+    drop_repeats,
+)
 from trainer.synthesis.funnel import Funnel
 from trainer.synthesis.grading import grade
 from trainer.synthesis.rows import Row
 
 Stage = Callable[[Sequence[Row], RoundContext, Funnel], list[Row]]
-STAGES: tuple[Stage, ...] = (drop_defects, drop_held_out, drop_repeats, grade, drop_filtered)
+STAGES: tuple[Stage, ...] = (
+    drop_defects,
+    drop_held_out,
+    drop_repeats,
+    drop_near_repeats,
+    drop_memorized,
+    grade,
+    drop_filtered,
+)
 
 
 def through_stages(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:

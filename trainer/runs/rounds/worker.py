@@ -90,7 +90,7 @@ def _plan(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
         _, prompts = set_aside(config, chosen(config, training, seed, generation), seed, generation)
         return plan_round(config, prompts, identity, seed=seed, generation=generation)
 
-    asked, _ = with_training_rows(config, recipe.data, plan, seed=seed, base=files.run)
+    asked, _, _ = with_training_rows(config, recipe.data, plan, seed=seed, base=files.run)
     write_text(files.asked(generation, step), json.dumps([asdict(item.request) for item in asked]))
 
 
