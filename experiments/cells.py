@@ -62,6 +62,7 @@ def result(folder: Path) -> dict[str, Any] | None:
     evaluations = [line for line in lines if isinstance(line, EvaluationLine)]
     moves = [line for line in lines if isinstance(line, DecisionLine) and line.action != "keep"]
     mixtures = [line.mixture for line in steps]
+    counts = {name: sum(mixture.counts.get(name, 0) for mixture in mixtures) for name in mixtures[0].shares}
     lowest = {name: min(mixture.shares[name] for mixture in mixtures) / 1e6 for name in mixtures[0].shares}
     commit = folder / "commit.txt"
     return {
@@ -73,6 +74,7 @@ def result(folder: Path) -> dict[str, Any] | None:
         "worst_slice": None if test.worst_slice is None else asdict(test.worst_slice),
         "final_shares": {name: share / 1e6 for name, share in mixtures[-1].shares.items()},
         "lowest_shares": lowest,
+        "drawn": {name: count / sum(counts.values()) for name, count in counts.items()},
         "epochs": dict(mixtures[-1].epochs),
         "evaluation_steps": [line.step for line in evaluations],
         "moves": [{"step": line.step, "action": line.action, "shares": dict(line.shares)} for line in moves],
