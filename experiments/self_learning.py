@@ -165,13 +165,11 @@ def make(cell: Cell) -> dict[str, Any]:
     if result(cell.folder) is None:
         if cell.arm not in (FIRST, "smollm2"):
             synthesize(RECIPE, cell.writing(), run=cell.before.folder, shard=None, generation=cell.generation)
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        (cell.folder / "commit").write_text(commit())
         fit(RECIPE, cell.training(), cell.folder)
     figures = result(cell.folder)
     if figures is None:
         raise SystemExit(f"{cell.name} did not finish, see {cell.folder}")
-    return {"seed": cell.seed, **figures, "text": _measured(cell)}
+    return {"seed": cell.seed, **figures, "commit": commit(), "text": _measured(cell)}
 
 
 def _measured(cell: Cell) -> dict[str, float]:
