@@ -6,6 +6,8 @@
 #   make study   which source helps or hurts, and what control gains (40 runs, an hour or two; resumes where it stopped)
 #   make lab     control under known conditions: environments against their closed forms, every policy in worlds whose
 #                best possible is known, the guard's calibration (20 minutes), and the table of the runs on text
+#   make self-learning  five generations that train on what they wrote: replaced, accumulated, and with our brake (half an
+#                hour; resumes where it stopped)
 #   make faults  kill -9 at twenty moments of a run, compared with an uninterrupted twin; fifteen other faults, five
 #                times each; a run that SLURM warns, preempts and loses nodes of; then the slow tests
 #   make fuzz    5,000 mutated recipes, and 10,000 random rows in every format and compression
@@ -19,7 +21,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WAND
 # glibc keeps the pages of large logits instead of handing them back each step: up to 1.5 times faster on a CPU.
 CPU_ENV := MALLOC_TOP_PAD_=200000000 MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=2000000000 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check docs bench lab parity study faults fuzz
+.PHONY: install demo test check docs bench lab parity study self-learning faults fuzz
 
 install: $(SETUP)
 
@@ -54,7 +56,6 @@ lab: install
 	$(TEST_ENV) $(BIN)/python -m experiments
 	$(TEST_ENV) $(BIN)/python -m experiments.guard_table
 	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m experiments.text --again
-	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m experiments.generations_text
 
 parity: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.parity
@@ -62,6 +63,9 @@ parity: install
 
 study: install
 	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.study
+
+self-learning: install
+	$(CPU_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m experiments.self_learning --run
 
 faults: install
 	$(TEST_ENV) $(BIN)/python -m tests.together.kill9 --kills 20

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import figures, study
 from docsite.pages import ROOT, table
-from experiments import generations_text, text_table
+from experiments import self_learning_table, text_table
 from tests.cases import table as cases
 
 STORED = {"benchmarks": ROOT / "benchmarks" / "results", "experiments": ROOT / "experiments" / "results"}
@@ -74,8 +74,8 @@ def _part(part: Callable[[Mapping[str, Any]], list[str]]) -> Callable[[], str]:
     return made
 
 
-def _generations() -> str:
-    return "\n".join(generations_text.table(_stored("experiments", "generations")))
+def _self_learning() -> str:
+    return "\n".join(self_learning_table.table(_stored("experiments", "self_learning")))
 
 
 def _benchmarks() -> str:
@@ -153,7 +153,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "repeated": _part(text_table._repeated),
         "sums": _part(text_table._sums),
     },
-    "results/generations.md": {"generations": _generations},
+    "results/self-learning.md": {"self-learning": _self_learning},
     "results/loader.md": {"benchmarks": _benchmarks},
     "results/parity.md": {"parity": _parity, "parity-bf16": _parity_bf16},
     "results/faults.md": {"faults": _faults, "cases": cases.table},

@@ -16,19 +16,18 @@ def distinct(texts: Iterable[str], *, num_words: int, num_grams: int) -> float:
 
 
 def rare_words(texts: Iterable[str]) -> set[str]:
-    """The words of the tail: the least frequent ones, that make up a fifth of the running words, but no word that
-    occurs once, which no other text can be expected to have.
+    """The words of the tail: of those that occur more than once (one that occurs once can be expected nowhere else),
+    the least frequent ones, with all of one frequency, that make up a fifth of the running words.
     """
     counts = Counter(word for text in texts for word in text.split())
-    left = RAREST * counts.total()
-    tail = set[str]()
-    for word, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
-        left -= count
-        if left < 0:
+    repeated = sorted((count, word) for word, count in counts.items() if count > 1)
+    left = RAREST * sum(count for count, _ in repeated)
+    most = 0
+    for count, _ in repeated:
+        most, left = count, left - count
+        if left <= 0:
             break
-        if count > 1:
-            tail.add(word)
-    return tail
+    return {word for count, word in repeated if count <= most}
 
 
 def words_covered(texts: Iterable[str], words: set[str], *, num_words: int) -> float:
