@@ -4,8 +4,8 @@ Generation 0 trains on scarce real text alone. Each later one is a new model, tr
 ``trainer fit``, after the model before it has written a round by ``trainer synthesize`` (it continues real training
 texts, as in Shumailov 2024, arXiv:2305.17493) into the pool of its arm. ``replace`` trains on the newest round alone,
 ``accumulate`` on real text and all rounds in proportion to their size (Gerstgrasser 2024, arXiv:2404.01413), ``ours``
-on the same pool through filters, with a floor of real text, shares steered by held-out text, and the guard. ``smollm2``
-is one generation under the brake of ``ours`` whose text was written by another, pretrained model about titles alone.
+on such a pool, sampled cooler and filtered, with floors, shares steered by held-out text, and the guard. ``smollm2`` is
+one generation under the same brake whose text another, pretrained model wrote about titles alone.
 
 ``python -m experiments.self_learning [--run] [--jobs 2] [--only PREFIX]``: without ``--run`` the table of the stored
 cells; exit 1 where one is missing or a figure is not what the page says. Run folders and pools stay: what was
@@ -28,26 +28,32 @@ import pyarrow.parquet as pq
 
 from experiments.cells import ROOT, commit, result
 from experiments.generated_text import distinct, rare_words, words_covered
-from experiments.scenarios import made as example_source
-from experiments.self_learning_table import claims, plot, table
+from experiments.self_learning_table import FIRST, OTHER, claims, plot, table
 
 RECIPE = Path(__file__).with_name("self_learning.yaml")
 RUNS = Path(os.environ.get("SELF_LEARNING_RUNS", ROOT / "runs" / "self-learning"))
 RESULTS = Path(__file__).parent / "results" / "self_learning.json"
 SEEDS = (17, 18, 19)
 NUM_GENERATIONS = 5  # after generation 0
-GRAM_WORDS, NUM_GRAMS = 2, 15_000  # diversity: different pairs of words among so many
+GRAM_WORDS, NUM_GRAMS = 2, 8_000  # diversity: different pairs of words among so many
 
-POOL = (
-    "kind: synthetic, path: {pool}/rows, slice: slice, license: CC-BY-SA-4.0 AND Apache-2.0, "
-    "where: {{generation: {of}}}"
-)
-UNSTEERED = ("control.policy={kind: constant}", "control.guard={enabled: false}", "evaluation.every_steps=120")
+POOL = "kind: synthetic, path: {pool}/rows, slice: slice, license: CC-BY-SA-4.0 AND Apache-2.0, {of}"
+UNSTEERED = ("control.policy={kind: constant}", "control.guard={enabled: false}")
 STEERED = (
-    "control.policy={kind: priced, floors: {pool: 0.2}, real_floor: 0.3}",
+    "control.policy={kind: priced, floors: {pool: 0.2}, real_floor: 0.5}",
     "control.guard={enabled: true}",
     "evaluation={every_steps: 20, source_value: {every_evaluations: 2}}",
-    "checkpoint={every_steps: 60, keep: 2}",
+    "checkpoint={every_steps: 120, keep: 2}",
+)
+FILTERS = "[{kind: length, min_words: 20}, {kind: repetition}, {kind: near_duplicate}]"
+WRITTEN = ROOT / "recipes" / "data" / "written.jsonl.xz"
+RECORDED = (
+    f"synthesis.generator={{kind: files, path: {WRITTEN}, written_by: SmolLM2-135M-Instruct, "
+    "license: CC-BY-SA-4.0 AND Apache-2.0, columns: {prompt_name: prompt_template, slice: topic, seed: seed, "
+    "temperature: temperature, finish_reason: finished}}",
+    "synthesis.sources=[]",
+    "synthesis.prompts=[]",
+    "synthesis.requests=5000",
 )
 
 
@@ -57,26 +63,27 @@ class Arm:
 
     says: str
     real_share: float | None = None  # at the start; None: in proportion to size
-    keeps_all: bool = True  # rounds of the pool, not the newest alone
+    reads: str = "generations: accumulate"  # of the pool
     control: tuple[str, ...] = UNSTEERED
     synthesis: tuple[str, ...] = ()
     generations: int = NUM_GENERATIONS
 
 
-FIRST = "real"  # generation 0, which all arms begin with: the run on real text alone
 ARMS = {
-    "replace": Arm(says="the newest round alone, no brake", real_share=0.0, keeps_all=False),
+    "replace": Arm(says="the newest round alone, no brake", real_share=0.0, reads="generations: replace"),
     "accumulate": Arm(says="real text and all rounds by size, no brake"),
     "ours": Arm(
         says="real text and all rounds, filtered, floored, steered and guarded",
-        real_share=0.7,
+        real_share=0.75,
         control=STEERED,
-        synthesis=("synthesis.requests=1000", "synthesis.filters=[{kind: length, min_words: 20}, {kind: repetition}]"),
+        synthesis=("synthesis.sampling.temperature=[0.7]", f"synthesis.filters={FILTERS}"),
     ),
-    "smollm2": Arm(
+    OTHER: Arm(
         says="real text and entries by SmolLM2-135M-Instruct, the same brake",
         real_share=0.5,
+        reads="where: {prompt_name: entry}",  # from titles alone: rephrasings hold the text of other real documents
         control=STEERED,
+        synthesis=(*RECORDED, f"synthesis.filters={FILTERS}"),
         generations=1,
     ),
 }
@@ -126,16 +133,10 @@ class Cell:
         return [
             *own,
             f"data.tokenizer={{pretrained: {first.folder / 'model'}}}",
-            f"data.sources.pool={{share: {1 - real:.6f}, {self._pool_source()}}}",
+            f"data.sources.pool={{share: {1 - real:.6f}, {POOL.format(pool=self.pool, of=arm.reads)}}}",
             f"data.sources.real.share={real:.6f}",
             *arm.control,
         ]
-
-    def _pool_source(self) -> str:
-        if self.arm == "smollm2":
-            return example_source("written", ", where: {prompt_template: entry}")
-        rounds = range(1 if ARMS[self.arm].keeps_all else self.generation, self.generation + 1)
-        return POOL.format(pool=self.pool, of=list(rounds))
 
     def writing(self) -> list[str]:
         """Overrides of the recipe for ``trainer synthesize``, of the round that it trains on."""
@@ -163,8 +164,9 @@ def make(cell: Cell) -> dict[str, Any]:
     from trainer.commands.synthesize import synthesize
 
     if result(cell.folder) is None:
-        if cell.arm not in (FIRST, "smollm2"):
-            synthesize(RECIPE, cell.writing(), run=cell.before.folder, shard=None, generation=cell.generation)
+        if cell.arm != FIRST:
+            own_model = None if cell.arm == OTHER else cell.before.folder
+            synthesize(RECIPE, cell.writing(), run=own_model, shard=None, generation=cell.generation)
         fit(RECIPE, cell.training(), cell.folder)
     figures = result(cell.folder)
     if figures is None:

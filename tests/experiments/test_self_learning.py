@@ -28,15 +28,18 @@ def test_the_cells_are_one_first_generation_five_of_three_arms_and_one_of_the_pr
     assert len(names) == 3 * (1 + 3 * 5 + 1)
 
 
-def test_every_generation_trains_on_the_rounds_that_its_arm_says() -> None:
-    rounds = {
-        arm: recipe_of(f"{arm}-3/17").data.sources["pool"].where["generation"] for arm in lab.ARMS if arm != "smollm2"
-    }
-    assert rounds == {"replace": (3,), "accumulate": (1, 2, 3), "ours": (1, 2, 3)}
-    shares = {arm: recipe_of(f"{arm}-3/17").mixture.shares["real"] for arm in rounds}
+def test_every_generation_trains_on_what_its_arm_says() -> None:
+    recipes = {arm: recipe_of(f"{arm}-3/17") for arm in ("replace", "accumulate", "ours")}
+    read = {arm: recipe.data.sources["pool"].generations for arm, recipe in recipes.items()}
+    assert read == {"replace": "replace", "accumulate": "accumulate", "ours": "accumulate"}
+    shares = {arm: recipe.mixture.shares["real"] for arm, recipe in recipes.items()}
     assert shares == {"replace": 0, "accumulate": pytest.approx(0.25), "ours": lab.ARMS["ours"].real_share}
-    other = recipe_of("smollm2-1/17").data.sources["pool"]
-    assert other.where == {"prompt_template": "entry"}  # from titles alone: no real text of other documents
+    assert [arm for arm, recipe in recipes.items() if recipe.control.guard.enabled] == ["ours"]
+
+
+def test_the_pretrained_writer_gives_no_text_of_other_real_documents() -> None:
+    assert recipe_of("smollm2-1/17").data.sources["pool"].where == {"prompt_name": "entry"}
+    assert writing_of("smollm2-1/17").synthesis.generator.kind == "files"
 
 
 def test_every_generation_is_written_by_the_one_before_it() -> None:
