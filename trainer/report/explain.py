@@ -19,6 +19,7 @@ from trainer.mixture.ledger import Fact, Shares
 from trainer.tracking.guard_verdict import guard_verdict
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import (
     CapLine,
     DecisionLine,
@@ -105,11 +106,29 @@ def _without_decision(journal: Sequence[JournalLine], shares: InForce) -> list[s
     if cap is not None:
         epochs = figure(cap.epochs)
         return [f"Not a decision on evidence: source {cap.source} reached the cap of its epochs after {epochs} epochs."]
+    joined = next((line for line in journal if _joins(line) and line.step in (now.step, now.step - 1)), None)
+    if isinstance(joined, RoundLine):
+        return ["Not a decision on evidence: " + _joined(journal, joined, shares)]
     reason = now.reason or "no reason is recorded"
     if shares.before is None:
         return [f"These are the shares the run began with ({reason}); nothing had been decided yet."]
     changed = changes_in_words(shares.before.shares, now.shares)
     return [f"Changed: {changed}.\nReason in the ledger: {reason}. The journal holds no decision for it."]
+
+
+def _joins(line: JournalLine) -> bool:
+    return isinstance(line, RoundLine) and line.state == "joined"
+
+
+def _joined(journal: Sequence[JournalLine], joined: RoundLine, shares: InForce) -> str:
+    """A generation's way into the mixture: when it began, what passed, what it was bought for, how the shares moved."""
+    of_round = [line for line in journal if isinstance(line, RoundLine) and line.generation == joined.generation]
+    told = {"begun", "lot", "ended"}
+    before = [f"  after step {line.step}, {line.state}: {line.reason}" for line in of_round if line.state in told]
+    text = f"generation {joined.generation} of {joined.source} joined; {joined.reason}."
+    if shares.before is not None:
+        text += f"\nChanged: {changes_in_words(shares.before.shares, shares.now.shares)}."
+    return "\n".join([text, *before])
 
 
 def _decided(journal: Sequence[JournalLine], decision: DecisionLine, before: Shares | None) -> list[str]:
@@ -240,7 +259,7 @@ def _lost_data(journal: Sequence[JournalLine]) -> list[str]:
 
 
 def _events(journal: Sequence[JournalLine], first: int, last: int) -> list[str]:
-    events = (DeficitLine, JoinLine, RetireLine, RollbackLine)
+    events = (DeficitLine, JoinLine, RetireLine, RollbackLine, RoundLine)
     lines = [line for line in journal if isinstance(line, events) and first <= line.step <= last]
     texts = [f"After step {line.step}: {_sentence(headline(line))}" for line in lines]
     return ["\n".join(texts)] if texts else []

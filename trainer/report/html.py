@@ -19,6 +19,7 @@ from trainer.report import charts
 from trainer.report.history import History, read_history
 from trainer.report.plotly_figures import Figure
 from trainer.report.real_data import real_note, real_rows
+from trainer.report.rounds import generations, grader_rows, reason_rows, round_charts, round_rows, shown_rows
 from trainer.report.sections import (
     account_rows,
     cards,
@@ -88,6 +89,9 @@ def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[s
     """All that the page shows of one run; its charts go into ``drawn``."""
     figures = charts.figures(run)
     drawn |= {f"{key}-{name}": chart for name, chart in figures.items()}
+    rounds = generations(run)
+    of_rounds = round_charts(rounds)
+    drawn |= {f"{key}-{name}": chart for name, chart in of_rounds.items()}
     decisions = decision_rows(run)
     verdict = guard_verdict([*run.of(StartLine), *run.of(DecisionLine)]) if run.last_step else None
     guard = [("Guard", verdict.short, "acted, silent, or could not see")] if verdict else []
@@ -113,6 +117,11 @@ def _run(label: str, run: History, key: str, drawn: dict[str, Figure]) -> dict[s
         "num_decisions": len(decisions),
         "verdicts": sorted(Counter(row["verdict"] for row in decisions).items()),
         "events": list(event_rows(run)),
+        "round_charts": [(f"{key}-{name}", *title(name)) for name in of_rounds],
+        "rounds": list(round_rows(run, rounds)),
+        "reasons": list(reason_rows(rounds)),
+        "graders": list(grader_rows(rounds)),
+        "shown": shown_rows(rounds),
         "samples": [(line.prompt, line.text) for line in run.of(SampleLine)],
         "environment": list(environment_rows(run)),
         "recipe": run.recipe,

@@ -47,6 +47,17 @@ TITLES: Mapping[str, tuple[str, str]] = {  # title and note of a chart, by its n
     ),
     "slices": ("Slices (validation)", "Held-out loss of each slice of the real documents (of many, the twelve worst)."),
     "source-loss": ("Loss on the sources", "On a fixed sample of each training source."),
+    "funnel": ("Rounds of synthesis", "What became of the texts that were requested in each generation."),
+    "diversity": (
+        "Diversity",
+        "Of each generation and of the real text it was asked about, cut to equally many words: different words and"
+        " pairs of words; the part of the rare real words that it has.",
+    ),
+    "calibration": (
+        "Graders' calibration",
+        "On labeled rows of the newest generation: real ones, and ones with planted faults. On the dotted line belief"
+        " is right.",
+    ),
     "train": ("Training loss", "Of the batches as they were drawn: it moves with the mixture as well."),
 }
 

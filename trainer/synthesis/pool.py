@@ -20,6 +20,7 @@ from trainer.base.errors import UserError
 from trainer.base.failures import in_words
 from trainer.data.find import content_hash
 from trainer.data.pool_manifest import ROWS, Manifest, QuarantineFact, ReleaseFact, ShardFact
+from trainer.data.shown_rows import ShownRow
 from trainer.synthesis.gate_record import GateRecord
 from trainer.synthesis.graders.record import GraderRecord, VerifierRecord
 
@@ -84,6 +85,7 @@ class RoundRecord:
     graders: Sequence[GraderRecord] = ()
     verifier: VerifierRecord | None = None
     gate: GateRecord | None = None
+    shown: Sequence[ShownRow] = ()
     quarantined: str | None = None  # why its rows are kept and not trained on
     stitched: int | None = None
     recipe: str = ""
@@ -99,7 +101,8 @@ class RoundRecord:
         graders = tuple(GraderRecord.from_json(each) for each in record["graders"])
         verifier = None if record["verifier"] is None else VerifierRecord.from_json(record["verifier"])
         gate = None if record["gate"] is None else GateRecord.from_json(record["gate"])
-        return cls(**{**record, "graders": graders, "verifier": verifier, "gate": gate})
+        shown = tuple(ShownRow.from_json(row) for row in record["shown"])
+        return cls(**{**record, "graders": graders, "verifier": verifier, "gate": gate, "shown": shown})
 
 
 class Pool:

@@ -20,6 +20,7 @@ from trainer.data.documents import DocumentReader
 from trainer.data.fingerprint import cache_folder
 from trainer.data.held_out_split import collect_held_out, index_of, texts_of
 from trainer.data.quarantine import Quarantine
+from trainer.data.shown_rows import beside_nearest
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.context import RoundContext, Shard
 from trainer.synthesis.funnel import Funnel
@@ -211,6 +212,7 @@ def _finish(
     shard, identity, funnel = context.shard, context.identity, Funnel()
     rows = [row_of(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
     accepted = through_stages(rows, context, funnel)
+    real = {f"{row['source']}:{row['source_id']}": context.source_texts[row["id"]] for row in rows}
     costs = [row["cost"] for row in rows if row["cost"] is not None]
     gate = pass_gate(accepted, context)
     most = context.config.stitch
@@ -234,6 +236,7 @@ def _finish(
         cost=sum(costs) if costs else None,
         quarantined=quarantine_reason(gate),
         gate=gate,
+        shown=beside_nearest(accepted, real),
         stitched=None if most is None else len(documents),
         recipe=recipe_fingerprint(context.config, context.seed),
     )

@@ -6,13 +6,25 @@ from typing import Annotated, Any, ClassVar
 
 from trainer.tracking.record import About, JournalLine
 
+_COUNTS = ("requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds", "cost")
+
+
+def round_figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """What of a round's record is plotted: the funnel, what it cost, and how diverse its rows are."""
+    if not record:
+        return {}
+    figures = {name: record[name] for name in _COUNTS if record.get(name) is not None}
+    figures["accepted_share"] = record["accepted"] / max(1, record["requests"])
+    figures |= {f"dropped/{reason}": count for reason, count in record.get("dropped", {}).items()}
+    return figures | {f"diversity/{name}": value for name, value in record.get("diversity", {}).items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundLine(JournalLine):
     """A round of synthesis inside the run came to another state."""
 
     kind: ClassVar[str] = "round"
-    generation: Annotated[int, About("number of the round, from 1")]
+    generation: Annotated[int, About("number of the round, from 1", "", "synthesis/generation")]
     state: Annotated[
         str,
         About(
@@ -25,8 +37,12 @@ class RoundLine(JournalLine):
     segment: Annotated[int | None, About("number of the segment that its rows are; null before it joins")] = None
     num_samples: Annotated[int, About("samples of that segment", "samples")] = 0
     record: Annotated[
-        Mapping[str, Any], About("what became of its requests, as in the pool: requests = dropped + accepted")
-    ] = field(default_factory=dict)
+        Mapping[str, Any],
+        About(
+            "what became of its requests, as in the pool: requests = dropped + accepted", "", "synthesis/{}",
+            round_figures,
+        ),
+    ] = field(default_factory=dict)  # fmt: skip
     value: Annotated[Mapping[str, float], About("what buying rested on: prior value, its error, cost, requests")] = (
         field(default_factory=dict)
     )

@@ -15,10 +15,13 @@ from trainer.base.errors import UserError
 from trainer.tracking.config import WandbConfig
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import DecisionLine, FinishLine, StartLine, StepLine, TestLine
 from trainer.tracking.tracker import RunInfo
 
 INIT_S = 60.0
+_ESTIMATES = ("agreement", "calibration_error", "self_preference", "length_bias", "position_bias")
+_SHOWN = ("id", "text", "made_from", "nearest", "nearest_text", "overlap")
 
 
 def row(line: JournalLine) -> dict[str, Any]:
@@ -27,6 +30,30 @@ def row(line: JournalLine) -> dict[str, Any]:
     if isinstance(line, DecisionLine):
         return {"decision": text, **line.metrics()}
     return {"event": text, **line.metrics()} if text else dict(line.metrics())
+
+
+def round_tables(line: RoundLine) -> dict[str, Any]:
+    """The tables of a round of synthesis: rows dropped by reason, the graders' own grades, and rows beside the real text
+    that is nearest.
+    """
+    import wandb
+
+    record, generation = line.record, line.generation
+    graders = [
+        [generation, grader["name"], grader["has_vote"], *((grader.get(name) or {}).get("value") for name in _ESTIMATES)]
+        for grader in record.get("graders", ())
+    ]
+    tables = {
+        "dropped": (("generation", "reason", "rows"), [[generation, *item] for item in record["dropped"].items()]),
+        "graders": (("generation", "grader", "has_vote", *_ESTIMATES), graders),
+        "shown": (
+            ("generation", *_SHOWN),
+            [[generation, *(row[name] for name in _SHOWN)] for row in record.get("shown", ())],
+        ),
+    }
+    return {
+        f"synthesis/{name}": wandb.Table(columns=list(head), data=rows) for name, (head, rows) in tables.items() if rows
+    }
 
 
 class WandbTracker:
@@ -94,6 +121,8 @@ class WandbTracker:
         if isinstance(line, StepLine):
             self._tokens += line.tokens
         self._row |= row(line)
+        if isinstance(line, RoundLine) and line.record:
+            self._row |= round_tables(line)
 
     def close(self) -> None:
         """Log the last row and close the W&B run."""
