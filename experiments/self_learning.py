@@ -33,6 +33,7 @@ from trainer.data.diversity import distinct, rare_words, words_covered
 RECIPE = Path(__file__).with_name("self_learning.yaml")
 RUNS = Path(os.environ.get("SELF_LEARNING_RUNS", ROOT / "runs" / "self-learning"))
 RESULTS = Path(__file__).parent / "results" / "self_learning.json"
+PLOT = ROOT / "docs" / "img" / "self-learning.svg"
 SEEDS = (17, 18, 19)
 NUM_GENERATIONS = 5  # after generation 0
 GRAM_WORDS, NUM_GRAMS = 2, 8_000  # diversity: different pairs of words among so many
@@ -251,7 +252,7 @@ def main(words: Sequence[str] | None = None, results: Path = RESULTS) -> int:
         )
         stored |= _stored(RUNS)
         results.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
-        plot(stored, results.with_suffix(".svg"))
+        plot(stored, PLOT)
     return report(stored)
 
 

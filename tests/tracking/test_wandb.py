@@ -18,6 +18,7 @@ import pytest
 from tests.journals import step_line
 from trainer.tracking import wandb
 from trainer.tracking.config import WandbConfig
+from trainer.tracking.round_line import RoundLine
 from trainer.tracking.schema import StepLine, read_journal
 from trainer.tracking.tracker import BackgroundTracker, RunInfo
 from trainer.tracking.wandb import WandbTracker
@@ -121,6 +122,24 @@ def test_offline_files_hold_every_panel_once_a_step(tell: Callable[..., Path]) -
     assert last["share/spam/drawn"] == 0.25
     assert {"loss/train", "loss/held_out", "epochs/written", "source_value/written", "loss/slice/people"} <= set(last)
     assert "loss/held_out" not in logged[1]
+
+
+def test_a_round_of_synthesis_is_a_row_with_tables_of_reasons_graders_and_rows(tmp_path: Path) -> None:
+    shown = {"id": "1-a", "text": "moss", "made_from": "w:1", "nearest": "w:2", "nearest_text": "fern", "overlap": 0.5}
+    record = {
+        "requests": 4, "accepted": 3, "dropped": {"length: fewer than 5 words": 1}, "shown": [shown],
+        "graders": [{"name": "judge", "has_vote": True, "agreement": {"value": 0.8, "low": 0.7, "high": 0.9}}],
+    }  # fmt: skip
+    tracker = tracker_of(tmp_path)
+    line = RoundLine(step=1, generation=1, state="ended", source="made", reason="3 of 4", record=record)
+    for each in (step_line(1, shares={"a": 1_000_000}), line, step_line(2, shares={"a": 1_000_000})):
+        tracker.note(each)
+    tracker.close(timeout_s=PATIENCE_S)
+    wait_for_the_end(tmp_path, 2)
+    [row] = [row for row in rows(tmp_path) if row["step"] == 1]
+    assert (row["event"], row["synthesis/accepted"]) == ("generation 1 ended: 3 of 4", 3)
+    columns = {name: row[f"synthesis/{name}/ncols"] for name in ("dropped", "graders", "shown")}
+    assert columns == {"dropped": 3, "graders": 8, "shown": 7}
 
 
 def test_a_resume_after_kill_9_continues_the_same_run_and_logs_no_step_twice(tell: Callable[..., Path]) -> None:

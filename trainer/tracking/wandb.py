@@ -7,6 +7,7 @@ The lines of one step become one row, logged when a later step begins. What was 
 
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,17 @@ def row(line: JournalLine) -> dict[str, Any]:
 
 
 def round_tables(line: RoundLine) -> dict[str, Any]:
-    """The tables of a round of synthesis: rows dropped by reason, the graders' own grades, and rows beside the real text
-    that is nearest.
-    """
+    """Of a round of synthesis: rows dropped by reason, the graders' own grades, rows beside the nearest real text."""
     import wandb
 
     record, generation = line.record, line.generation
     graders = [
-        [generation, grader["name"], grader["has_vote"], *((grader.get(name) or {}).get("value") for name in _ESTIMATES)]
+        [
+            generation,
+            grader["name"],
+            grader["has_vote"],
+            *((grader.get(name) or {}).get("value") for name in _ESTIMATES),
+        ]
         for grader in record.get("graders", ())
     ]
     tables = {
@@ -54,6 +58,10 @@ def round_tables(line: RoundLine) -> dict[str, Any]:
     return {
         f"synthesis/{name}": wandb.Table(columns=list(head), data=rows) for name, (head, rows) in tables.items() if rows
     }
+
+
+def _value(estimate: Mapping[str, float] | None) -> float | None:
+    return None if estimate is None else estimate["value"]
 
 
 class WandbTracker:
