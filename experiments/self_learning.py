@@ -27,8 +27,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from experiments.cells import ROOT, commit, result
+from experiments.generated_text import distinct, rare_words, words_covered
 from experiments.self_learning_table import FIRST, OTHER, claims, plot, table
-from trainer.data.diversity import distinct, rare_words, words_covered
 
 RECIPE = Path(__file__).with_name("self_learning.yaml")
 RUNS = Path(os.environ.get("SELF_LEARNING_RUNS", ROOT / "runs" / "self-learning"))

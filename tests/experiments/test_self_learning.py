@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from experiments import generated_text
 from experiments import self_learning as lab
 from experiments.self_learning_table import claims, differences, plot, table
 from trainer.data.documents import bucket_of
@@ -65,6 +66,20 @@ def test_no_held_out_title_of_the_project_is_trained_on_or_prompted() -> None:
     used = [title for title in titles if bucket_of(title, sample.of) in sample.buckets]
     assert used
     assert {bucket_of(title, 10) for title in used}.isdisjoint({8, 9})
+
+
+def test_distinct_counts_different_pairs_within_documents() -> None:
+    texts = ["a b a b", "a b", "c", "d e"]
+    assert generated_text.distinct(texts, num_words=2, num_grams=100) == 3 / 5
+    assert generated_text.distinct(texts, num_words=2, num_grams=4) == 2 / 4
+    assert generated_text.distinct(texts, num_words=1, num_grams=100) == 5 / 9
+
+
+def test_the_tail_is_the_rarest_fifth_of_what_is_repeated_with_all_words_of_one_frequency() -> None:
+    texts = ["the " * 16 + "moss moss fern fern", "once twice"]  # a fifth of 20 running words: 4 of them
+    assert generated_text.rare_words(texts) == {"fern", "moss"}
+    assert generated_text.rare_words(["the the the the the the fern fern moss moss"]) == {"fern", "moss"}
+    assert generated_text.words_covered(["the fern", "the moss"], {"fern", "moss"}, num_words=3) == 1 / 2
 
 
 def stored(arm: str, generation: int, seed: int, loss: float, *, real: float = 1.0) -> dict[str, Any]:

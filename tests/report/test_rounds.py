@@ -14,6 +14,8 @@ from trainer.mixture.ledger import Shares
 from trainer.report.explain import explain
 from trainer.report.history import read_history
 from trainer.report.rounds import generations, round_rows
+from trainer.synthesis.diversity import Diversity
+from trainer.synthesis.gate_record import GateRecord
 from trainer.synthesis.graders.record import Estimate, GraderRecord, ReliabilityBin
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.tracking.journal import Journal
@@ -35,6 +37,14 @@ FUNNEL = "a-pool 2 writer (01234567) 80 68 34 64 (80%) 6,400 of 8,000 1 (156.2 p
 SHOWN = ShownRow(id="2-ab", text=ATTACK, made_from="w:Moss", nearest="w:Fern", nearest_text="of ferns", overlap=0.37)
 
 
+def diverse(distinct: float) -> Diversity:
+    return Diversity(distinct=distinct, self_bleu=0.2, vendi=20.0, tail_coverage=None)
+
+
+def gate(distinct: float) -> GateRecord:
+    return GateRecord(rows=40, diversity=diverse(distinct), real=diverse(0.95), memorization=None, failed=())
+
+
 def record(generation: int, shard: int = 0, shards: int = 1, **changed: Any) -> RoundRecord:
     settings: dict[str, Any] = {
         "generator": "writer",
@@ -46,7 +56,9 @@ def record(generation: int, shard: int = 0, shards: int = 1, **changed: Any) -> 
         "accepted_tokens": 3200,
         "seconds": 90.0,
         "cost": 0.5,
-        "diversity": {"distinct_2": 0.9 - 0.1 * generation, "distinct_2_real": 0.95, "rare_words": 0.3},
+        "gate": GateRecord(
+            rows=40, diversity=diverse(0.9 - 0.1 * generation), real=diverse(0.95), memorization=None, failed=()
+        ),
     }
     return RoundRecord(generation=generation, shard=shard, shards=shards, **(settings | changed))
 
@@ -80,7 +92,8 @@ def test_the_page_has_funnel_reasons_graders_rows_beside_real_ones_and_their_cha
     bars = {trace["name"]: trace["y"] for trace in charts["run0-funnel"]["data"]}
     assert bars == {"kept": [32, 64], "dropped by generator": [6, 12], "dropped by duplicate": [2, 4]}
     lines = {trace["name"]: trace["y"] for trace in charts["run0-diversity"]["data"]}
-    assert lines["distinct-2"] == [0.8, 0.7]
+    assert lines["distinct-3"] == [0.8, 0.7]
+    assert "tail coverage" not in lines
     assert charts["run0-calibration"]["data"][1]["y"] == [0.3, 0.6]
 
 
@@ -138,5 +151,5 @@ def test_a_round_is_plotted_with_funnel_reasons_and_diversity() -> None:
     assert metrics["synthesis/requests"] == 40
     assert metrics["synthesis/accepted_share"] == 0.8
     assert metrics["synthesis/dropped/generator: cut off at max_new_tokens"] == 6
-    assert metrics["synthesis/diversity/distinct_2"] == 0.7
+    assert metrics["synthesis/diversity/distinct"] == 0.7
     assert metrics["synthesis/generation"] == 2

@@ -26,10 +26,7 @@ from trainer.tracking.round_line import RoundLine
 
 OWN_POOL = "pool"  # folder of the pool that a run makes
 MAX_REASONS = 12
-CURVES = {
-    "distinct_1": "distinct-1", "distinct_1_real": "distinct-1 of real text", "distinct_2": "distinct-2",
-    "distinct_2_real": "distinct-2 of real text", "rare_words": "rare real words covered",
-}  # fmt: skip
+CURVES = {"distinct": "distinct-3", "self_bleu": "self-BLEU", "tail_coverage": "tail coverage"}
 ESTIMATES = ("agreement", "calibration_error", "self_preference", "length_bias", "position_bias")
 
 
@@ -60,9 +57,10 @@ class Generation:
         costs = [record["cost"] for record in self.records if record.get("cost") is not None]
         return sum(costs) if costs else None
 
-    def diversity(self, name: str) -> float | None:
-        """Mean over the shards; None where it was not measured."""
-        values = [record["diversity"][name] for record in self.records if name in record.get("diversity", {})]
+    def diversity(self, of: str, name: str) -> float | None:
+        """Mean over the shards, ``of`` the rows ("diversity") or of as much "real" text; None where not measured."""
+        gates = [gate for record in self.records if (gate := record.get("gate")) and gate.get(of)]
+        values = [gate[of][name] for gate in gates if gate[of].get(name) is not None]
         return mean(values) if values else None
 
     def graders(self) -> Iterator[Mapping[str, Any]]:
@@ -201,11 +199,11 @@ def _axes(y_title: str) -> dict[str, Any]:
 def _diversity(rounds: Sequence[Generation]) -> Figure | None:
     traces = []
     for index, (name, title) in enumerate(CURVES.items()):
-        values = [(each.number, value) for each in rounds if (value := each.diversity(name)) is not None]
-        if values:
-            dash = "dot" if name.endswith("_real") else "solid"
-            line = curve(title, *zip(*values, strict=True), color(index // 2 if "_1" in name or "_2" in name else 4))
-            traces.append({**line, "mode": "lines+markers", "line": {**line["line"], "dash": dash}})
+        for of, suffix, dash in (("diversity", "", "solid"), ("real", ", real text", "dot")):
+            values = [(each.number, value) for each in rounds if (value := each.diversity(of, name)) is not None]
+            if values:
+                line = curve(title + suffix, *zip(*values, strict=True), color(index), dash=dash)
+                traces.append({**line, "mode": "lines+markers"})
     return {"data": traces, "layout": _axes("part of all")} if traces else None
 
 

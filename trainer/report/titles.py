@@ -50,8 +50,8 @@ TITLES: Mapping[str, tuple[str, str]] = {  # title and note of a chart, by its n
     "funnel": ("Rounds of synthesis", "What became of the texts that were requested in each generation."),
     "diversity": (
         "Diversity",
-        "Of each generation and of the real text it was asked about, cut to equally many words: different words and"
-        " pairs of words; the part of the rare real words that it has.",
+        "As the gate measured it, beside as much real text (dotted): different word 3-grams, BLEU of a row against the"
+        " others, and the part of the occurrences of rare real words that it has.",
     ),
     "calibration": (
         "Graders' calibration",

@@ -16,7 +16,8 @@ def round_figures(record: Mapping[str, Any]) -> dict[str, float]:
     figures = {name: record[name] for name in _COUNTS if record.get(name) is not None}
     figures["accepted_share"] = record["accepted"] / max(1, record["requests"])
     figures |= {f"dropped/{reason}": count for reason, count in record.get("dropped", {}).items()}
-    return figures | {f"diversity/{name}": value for name, value in record.get("diversity", {}).items()}
+    measured = (record.get("gate") or {}).get("diversity", {})
+    return figures | {f"diversity/{name}": value for name, value in measured.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

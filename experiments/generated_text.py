@@ -36,19 +36,3 @@ def words_covered(texts: Iterable[str], words: set[str], *, num_words: int) -> f
     """Part of ``words`` that occur in the first ``num_words`` running words; 0 where there are none to cover."""
     running = islice((word for text in texts for word in text.split()), num_words)
     return len(words & set(running)) / len(words) if words else 0.0
-
-
-def diversity(texts: Iterable[str], real: Iterable[str], *, most_words: int) -> dict[str, float]:
-    """What a round tells of its texts against the real text that it was asked about, both cut to equally many words:
-    distinct-1 and distinct-2 of both, and the part of the rare real words that the texts have. Nothing without texts.
-    """
-    own, theirs = ([text for text in some if text.strip()] for some in (texts, real))
-    if not own or not theirs:
-        return {}
-    num_words = min(most_words, *(sum(len(text.split()) for text in some) for some in (own, theirs)))
-    measured = {
-        f"distinct_{size}{name}": distinct(some, num_words=size, num_grams=num_words)
-        for size in (1, 2)
-        for some, name in ((own, ""), (theirs, "_real"))
-    }
-    return {**measured, "rare_words": words_covered(own, rare_words(theirs), num_words=num_words)}
