@@ -202,7 +202,8 @@ def _diversity(rounds: Sequence[Generation]) -> Figure | None:
         for of, suffix, dash in (("diversity", "", "solid"), ("real", ", real text", "dot")):
             values = [(each.number, value) for each in rounds if (value := each.diversity(of, name)) is not None]
             if values:
-                line = curve(title + suffix, *zip(*values, strict=True), color(index), dash=dash)
+                numbers, measured = zip(*values, strict=True)
+                line = curve(title + suffix, numbers, measured, color(index), dash=dash)
                 traces.append({**line, "mode": "lines+markers"})
     return {"data": traces, "layout": _axes("part of all")} if traces else None
 
