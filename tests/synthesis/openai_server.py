@@ -26,6 +26,7 @@ class OpenAIServer:
         self.clock = itertools.count(1)  # a list of models is dated by the call at many servers
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server.handle_error = lambda *arguments: None  # a client that was killed is no news
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

@@ -2,12 +2,15 @@
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.documents import Document
 from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.entities import group_of, names_in
 from trainer.synthesis.generators import Identity
+from trainer.synthesis.prompts import TEMPLATES
 from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round, set_aside
 
 IDENTITY = Identity(name="writer", weights="abc", license="MIT")
@@ -115,3 +118,25 @@ def test_rows_that_graders_are_graded_on_are_set_aside_from_the_prompts() -> Non
     assert set_aside(graded, all_rows, 3, 2)[0] != aside
     assert len(set_aside(graded, all_rows[:40], 3, 1)[0]) == 10, "at most a quarter"
     assert set_aside(config(), all_rows, 3, 1) == ([], all_rows)
+
+
+def test_names_are_those_of_the_text_and_words_that_only_begin_sentences_are_none() -> None:
+    text = "The Tower of London stands on the Thames. It was built by William. Many kings feared William. The river"
+    assert set(names_in(text)) == {"The Tower of London", "Thames", "William"}
+
+
+@given(st.integers(0, 10_000))
+def test_a_group_of_names_holds_different_names_of_its_text(seed: int) -> None:
+    text = "In Paris they met Curie, who knew Planck and Bohr. Later Bohr wrote to Curie about Planck."
+    group = group_of(text, 3, np.random.default_rng(seed))
+    first, last = group.rsplit(" and ", 1)
+    names = [*first.split(", "), last]
+    assert len(set(names)) == 3
+    assert set(names) <= set(names_in(text))
+    assert group_of("no names here", 2, np.random.default_rng(seed)) == "its main subjects"
+
+
+def test_every_built_in_template_can_be_rendered_over_a_row() -> None:
+    for name in TEMPLATES:
+        asked = planned(config(prompts=[{"template": name}], requests=2), rows("a", "b"))
+        assert all("{{" not in item.request.prompt for item in asked)

@@ -100,6 +100,7 @@ def in_words(record: RoundRecord) -> list[str]:
         f"generation {record.generation}: {record.requests} requests, {record.accepted} rows accepted "
         f"({record.accepted_tokens} tokens of {record.completion_tokens} written) by {record.generator}"
     ]
+    lines += cost_in_words(record)
     if record.stitched is not None:
         lines.append(f"  stitched into {record.stitched} documents")
     if record.gate is not None:
@@ -108,6 +109,24 @@ def in_words(record: RoundRecord) -> list[str]:
         lines.append(f"  quarantined by the gate, and not trained on: {record.quarantined}")
     lines += [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]
     return lines + [line for grader in record.graders for line in grader_in_words(grader)] + verifier_in_words(record)
+
+
+def cost_in_words(record: RoundRecord) -> list[str]:
+    """What the round cost, where the recipe has prices, and whether that ended it."""
+    lines = []
+    if record.cost is not None:
+        per_million = f", {1e6 * record.cost / record.accepted_tokens:.4g} per million accepted tokens"
+        sources = ", ".join(f"{name} {cost:.4g}" for name, cost in record.cost_by_source.items())
+        cached = f"; {record.cached} answers were cached" if record.cached else ""
+        lines.append(
+            f"  cost: {record.cost:.4g} {record.currency} ({sources}){per_million if record.accepted_tokens else ''}"
+            f"; {record.gpu_seconds:.1f} GPU-seconds{cached}"
+        )
+    if record.joules is not None:
+        lines.append(f"  energy of this machine's GPUs: {record.joules / 3600:.4g} Wh")
+    if record.not_asked:
+        lines.append(f"  ended by synthesis.max_cost: {record.not_asked} requests were not asked; raise it for more")
+    return lines
 
 
 def grader_in_words(grader: GraderRecord) -> list[str]:

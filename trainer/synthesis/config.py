@@ -13,6 +13,7 @@ from trainer.synthesis.graders import GraderConfig, GradingConfig
 from trainer.synthesis.graders.config import WithGraders
 from trainer.synthesis.licenses_config import LicensesConfig
 from trainer.synthesis.loop_config import LoopConfig
+from trainer.synthesis.prices_config import PricesConfig
 from trainer.synthesis.prompts import TEMPLATES
 
 Temperature = Annotated[float, Field(ge=0, le=10)]
@@ -23,7 +24,8 @@ class PromptConfig(Config):
     """One way to ask: a built-in template by its name, or a template of your own."""
 
     template: str = Field(
-        description=f"{', '.join(TEMPLATES)}, or a jinja2 template over the row: `text`, `id`, `slice`, its provenance"
+        description=f"{', '.join(TEMPLATES)}, or a jinja2 template over the row: `text`, `id`, `slice`, its "
+        "provenance, and `pair` and `triple`, names that its text has"
     )
     name: str | None = Field(None, min_length=1, description="what the rows made by it are counted under")
     weight: int = Field(1, ge=1, le=1000, description="how many of the requests use it, relative to the others")
@@ -80,12 +82,27 @@ class SynthesisConfig(LoopConfig, WithGraders):
         description="join the texts made of one document, so many at most, into one document; null: each by itself",
     )
     licenses: LicensesConfig = LicensesConfig()
+    prices: PricesConfig | None = Field(None, description="what synthesis costs; null: tokens and time are counted")
+    max_cost: float | None = Field(
+        None,
+        gt=0,
+        description="money that all rounds of the pool may cost; the round that reaches it ends there",
+    )
+    max_failed_share: float = Field(
+        0.01, ge=0, le=1, description="requests that may fail for good; with more the round waits to be run again"
+    )
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         labels = [prompt.label for prompt in self.prompts]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"prompts need different names, got {', '.join(twice)} more than once: give them `name`")
+        return self
+
+    @model_validator(mode="after")
+    def _limit_has_prices(self) -> Self:
+        if self.max_cost is not None and self.prices is None:
+            raise ValueError("max_cost needs prices: without them nothing costs anything")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from trainer.synthesis.rows import Row
 
 _NOT_WRITTEN = {
     "too_long": "prompt and max_new_tokens do not fit into the model's context",
+    "error": "the call failed at every try",
     "refused": "the server or its model refused the request",
 }
 
@@ -25,7 +26,7 @@ def _defect(row: Row, *, keep_cut_off: bool) -> Reason | None:
     if reason := _NOT_WRITTEN.get(row["finish_reason"]):
         return "generator", reason
     if row["finish_reason"] == "unusable":
-        return "files", row["error"]
+        return "generator", row["error"]
     if not row["text"].strip():
         return "generator", "empty text"
     if defect := defect_of(row["text"]):

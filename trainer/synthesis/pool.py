@@ -82,6 +82,12 @@ class RoundRecord:
     taken: Mapping[str, int] = field(default_factory=dict)  # rows of another engine's files by their hash, all shards
     seconds: float = 0.0  # spent on texts, summed over those written at the same time by their parts
     cost: float | None = None  # money; None where the recipe has no price
+    currency: str | None = None
+    cost_by_source: Mapping[str, float] = field(default_factory=dict)  # of the prompts
+    joules: float | None = None  # of this machine's GPUs, where it can be read
+    gpu_seconds: float | None = None  # by the recipe's number of GPUs; None where it has no price
+    cached: int = 0  # answers that were there from earlier rounds and cost nothing
+    not_asked: int = 0  # requests that `max_cost` left out
     graders: Sequence[GraderRecord] = ()
     verifier: VerifierRecord | None = None
     gate: GateRecord | None = None

@@ -1,7 +1,9 @@
 """Turns rows of real training data into prompts, by jinja2 templates.
 
 The built-in templates ask for what has been shown to help: rephrasings of a text (Maini et al. 2024, arXiv:2401.16380),
-questions with answers on it, its continuation, and an entry from its title alone, which shows what the generator knows.
+in several styles, questions with answers on it, its continuation, an entry from its title alone, which shows what the
+generator knows, how its entities relate (EntiGraph, arXiv:2409.07431; ``pair`` and ``triple`` are names of the text),
+and a study strategy of the model's own choice (Active Reading, arXiv:2508.09494).
 Templates run in jinja2's sandbox; a name that a row does not have is an error, never an empty text.
 """
 
@@ -15,14 +17,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainer.base.errors import DataError, UserError
 
+_ONLY_TEXT = "Write only the new text.\n\n{{ text }}"
 TEMPLATES: Mapping[str, str] = {
-    "rephrase": "Rewrite the following text in other words. Keep every fact and add none. Write only the new text.\n\n"
-    "{{ text }}",
+    "rephrase": f"Rewrite the following text in other words. Keep every fact and add none. {_ONLY_TEXT}",
+    "rephrase_simple": "Rewrite the following text in simple words and short sentences, for a child. Keep every fact "
+    f"and add none. {_ONLY_TEXT}",
+    "rephrase_dense": "Rewrite the following text in the terse and exact style of an encyclopedia. Keep every fact and "
+    f"add none. {_ONLY_TEXT}",
+    "rephrase_dialogue": "Rewrite the following text as a conversation in which one person asks and another answers. "
+    f"Keep every fact and add none. {_ONLY_TEXT}",
     "questions": "Write three questions that the following text answers, each followed by its answer. Use only what "
     "the text says.\n\n{{ text }}",
     "continue": "Continue the following text. Write only what comes next.\n\n{{ text }}",
     "entry": "Write a short encyclopedia entry about {{ id }}. Write only the entry.",
-    "study": "Explain the following text to a student who reads about its subject for the first time.\n\n{{ text }}",
+    "entities": "Explain how {{ pair }} relate to each other, by what the following text says. Write a paragraph that "
+    "can be read without the text.\n\n{{ text }}",
+    "entities_three": "Explain how {{ triple }} relate to one another, by what the following text says. Write a "
+    "paragraph that can be read without the text.\n\n{{ text }}",
+    "study": "Read the following text as one who has to remember it. Choose a way to study it that fits it (such as a "
+    "summary, a timeline, flash cards, an analogy, a quiz with answers, teaching it to somebody), say which one, and "
+    "carry it out. Use only what the text says.\n\n{{ text }}",
 }
 
 

@@ -13,11 +13,11 @@ from trainer.synthesis.loop_config import LoopConfig
 
 _OF_THE_ROUND = {
     "pool", "every", "first", "refill_epochs", "source", "share", "real_floor", "wait", "keep_generations",
-    "prices", "price", "budget", "max_cost", "cost",
+    "prices", "price", "budget", "max_cost", "cost", "max_failed_share",
 }  # fmt: skip
 _OF_A_MODEL = {
     "url", "batch", "max_concurrency", "timeout_s", "retries", "give_up_after", "api_key_variable", "price", "prices",
-    "cache", "log", "pause_s", "num_proc",
+    "cache", "retry_share", "opens_after", "longest_wait_s", "log", "pause_s", "num_proc",
 }  # fmt: skip
 
 

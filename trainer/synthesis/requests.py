@@ -17,6 +17,7 @@ import numpy as np
 from trainer.base.hashing import derived_rng
 from trainer.data.documents import Document, unit_hash
 from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.entities import group_of
 from trainer.synthesis.generators.protocol import Identity, Request, Sampling
 from trainer.synthesis.prompts import render, template_hash, template_of
 
@@ -116,7 +117,9 @@ def plan_round(
         document = row.document
         columns = columns_of(document)
         request_seed = int(derived_rng(seed, "synthesis", generation, "request", number).integers(2**31))
-        request = _named(render(text, columns), sampling, request_seed, identity, generation)
+        names = derived_rng(seed, "synthesis", generation, "names", number)
+        groups = {"pair": group_of(document.text, 2, names), "triple": group_of(document.text, 3, names)}
+        request = _named(render(text, {**groups, **columns}), sampling, request_seed, identity, generation)
         asked.append(
             Asked(
                 request=request,

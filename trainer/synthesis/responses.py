@@ -24,6 +24,7 @@ class Responses:
     def __init__(self, file: Path, requests: Sequence[Request]) -> None:
         self.file = file
         self.completions: dict[str, Completion] = {}
+        self.failed: dict[str, Completion] = {}
         header = {"format": _FORMAT, "requests": len(requests), "digest": _digest(requests)}
         file.parent.mkdir(parents=True, exist_ok=True)
         whole = self._read(header) if file.exists() else 0
@@ -54,17 +55,29 @@ class Responses:
             self.completions[completion.request_id] = completion
         return whole
 
-    def add(self, completions: Iterable[Completion]) -> None:
-        """Keeps the answers: on the disk when this returns. Failed calls are not kept: they are asked for again."""
-        kept = [completion for completion in completions if completion.finish_reason != "error"]
-        self._append([asdict(completion) for completion in kept])
+    def add(self, completions: Iterable[Completion], *, durable: bool = True) -> None:
+        """Keeps the answers: on the disk when this returns, or, not ``durable``, safe from a kill and on the disk after
+        ``sync``. Failed calls are ``failed`` in this process only: they are asked for again.
+        """
+        every = list(completions)
+        self.failed |= {each.request_id: each for each in every if each.finish_reason == "error"}
+        kept = [completion for completion in every if completion.finish_reason != "error"]
+        self._append([asdict(completion) for completion in kept], durable=durable)
         self.completions.update((completion.request_id, completion) for completion in kept)
 
-    def _append(self, records: Sequence[dict[str, Any]]) -> None:
-        lines = [json.dumps(record, ensure_ascii=True).encode() + b"\n" for record in records]
-        self._stream.write(b"".join(lines))
-        self._stream.flush()
+    def sync(self) -> None:
+        """Waits until all answers are on the disk."""
         os.fsync(self._stream.fileno())
+
+    def _append(self, records: Sequence[dict[str, Any]], *, durable: bool = True) -> None:
+        lines = [json.dumps(record, ensure_ascii=True).encode() + b"\n" for record in records]
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+            if durable:
+                self.sync()
+        except OSError as error:  # a write that finds no room does not say where
+            raise OSError(error.errno, error.strerror, str(self.file)) from error
 
     def __enter__(self) -> Self:
         return self

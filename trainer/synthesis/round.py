@@ -5,15 +5,12 @@ are on the disk, and the shard joins the pool in one rename.
 """
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Generator as Generator_
-from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.base.errors import DataError, UserError
-from trainer.base.failures import in_words, warn
+from trainer.base.errors import DataError
+from trainer.base.failures import warn
 from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import DocumentReader
@@ -21,8 +18,10 @@ from trainer.data.fingerprint import cache_folder
 from trainer.data.held_out_split import collect_held_out, index_of, texts_of
 from trainer.data.quarantine import Quarantine
 from trainer.data.shown_rows import beside_nearest
+from trainer.synthesis.asking import Progress, allow_failures, ask, tell_where_stuck
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.context import RoundContext, Shard
+from trainer.synthesis.cost import budget_of, cost_of
 from trainer.synthesis.funnel import Funnel
 from trainer.synthesis.gating import pass_gate, quarantine_reason
 from trainer.synthesis.generators import GENERATORS
@@ -35,16 +34,12 @@ from trainer.synthesis.real_text import RealText
 from trainer.synthesis.recipe_guard import recipe_fingerprint
 from trainer.synthesis.requests import Asked, PromptRow, chosen, part_of, plan_round, set_aside
 from trainer.synthesis.responses import Responses
-from trainer.synthesis.rows import row_id, row_of
+from trainer.synthesis.rows import Row, row_id, row_of
 from trainer.synthesis.stages import through_stages
 from trainer.synthesis.stitching import stitched
 from trainer.synthesis.taking_in import plan_taking_in, taken_before
 
-_KEEP_EVERY_S = 2.0  # answers that came within this time go to the disk together
-_MOST_AT_ONCE = 256
-
 Plan = TypeVar("Plan")
-Progress = Callable[[int, int], None]  # texts so far, of how many
 
 
 def run_round(
@@ -107,11 +102,18 @@ def run_round(
         held_out_texts=held_out_texts,
         real=remembered,
     )
+    spent = sum(record.cost or 0.0 for record in pool.records() if record.generation != shard.generation)
+    budget = budget_of(config.prices, config.max_cost, spent_before=spent, shards=shard.of)
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
-        _ask(generator, asked, responses, progress)
-        _require_all(asked, responses)
-        record = _finish(asked, responses, context, taken)
+        requests = [item.request for item in asked]
+        ask(generator, requests, responses, progress, budget)
+        allow_failures(requests, responses, budget, max_failed_share=config.max_failed_share)
+        pairs = [
+            (item, responses.completions[item.request.id]) for item in asked if item.request.id in responses.completions
+        ]
+        tell_where_stuck([completion.text for _, completion in pairs])
+        record = _finish(pairs, context, taken, num_not_asked=len(asked) - len(pairs))
     for made_for_it in (file, *file.parent.glob(f"{file.stem}.*.jsonl")):
         made_for_it.unlink()
     return record
@@ -154,66 +156,20 @@ def _training_rows(
                 yield PromptRow(source=name, license=terms, document=document)
 
 
-def _ask(generator: Generator, asked: Sequence[Asked], responses: Responses, progress: Progress) -> None:
-    """Keeps the answers as they come, a few seconds' worth at a time."""
-    done = set(responses.completions)
-    progress(len(done), len(asked))
-    if len(done) == len(asked):
-        return
-    try:
-        with closing(_handfuls(generator.generate([item.request for item in asked], done))) as handfuls:
-            for completions in handfuls:
-                responses.add(completions)
-                progress(len(responses.completions), len(asked))
-    except (UserError, OSError) as error:
-        if isinstance(error, UserError) or error.filename is not None:
-            raise  # says what to do; or a full disk
-        raise _broken_off(error) from error
-    except Exception as error:  # whatever a generator from outside does
-        raise _broken_off(error) from error
-
-
-def _broken_off(error: Exception) -> UserError:
-    remedy = "What was answered is kept: run it again to resume"
-    return UserError(f"the generator failed: {in_words(error)}", remedy=remedy)
-
-
-def _require_all(asked: Sequence[Asked], responses: Responses) -> None:
-    """Raises ``UserError`` where calls failed: a shard joins the pool whole."""
-    missing = len(asked) - len(responses.completions)
-    if missing:
-        remedy = "What was answered is kept: run it again to ask for the rest"
-        raise UserError(f"{missing} of {len(asked)} texts could not be had", remedy=remedy)
-
-
-def _handfuls(completions: Iterator[Completion]) -> Generator_[list[Completion], None, None]:
-    handful: list[Completion] = []
-    began_s = time.monotonic()
-    try:
-        for completion in completions:
-            handful.append(completion)
-            if len(handful) >= _MOST_AT_ONCE or time.monotonic() - began_s >= _KEEP_EVERY_S:
-                yield handful
-                handful, began_s = [], time.monotonic()
-    except GeneratorExit:
-        raise
-    except BaseException:
-        if handful:
-            yield handful  # what was answered before the failure is kept
-        raise
-    if handful:
-        yield handful
-
-
 def _finish(
-    asked: Sequence[Asked], responses: Responses, context: RoundContext, taken: Mapping[str, int]
+    pairs: Sequence[tuple[Asked, Completion]], context: RoundContext, taken: Mapping[str, int], *, num_not_asked: int
 ) -> RoundRecord:
     """Takes the answers through all stages and the gate into the pool."""
     shard, identity, funnel = context.shard, context.identity, Funnel()
-    rows = [row_of(item, responses.completions[item.request.id], identity, shard.generation) for item in asked]
+    prices = context.config.prices
+    rows = [
+        row_of(item, completion, identity, shard.generation)
+        | ({} if prices is None else {"cost": cost_of(prices, completion)})
+        for item, completion in pairs
+    ]
     accepted = through_stages(rows, context, funnel)
     real = {f"{row['source']}:{row['source_id']}": context.source_texts[row["id"]] for row in rows}
-    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    joules = [completion.joules for _, completion in pairs if completion.joules is not None]
     gate = pass_gate(accepted, context)
     most = context.config.stitch
     documents, parts = (accepted, []) if most is None else stitched(accepted, most)
@@ -223,7 +179,7 @@ def _finish(
         shards=shard.of,
         generator=identity.name,
         generator_weights=identity.weights,
-        requests=len(asked),
+        requests=len(pairs),
         accepted=len(accepted),
         dropped=dict(sorted(funnel.counts.items(), key=lambda item: -item[1])),
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),
@@ -233,7 +189,13 @@ def _finish(
         seconds=sum(row["seconds"] for row in rows),
         graders=tuple(funnel.graders),
         verifier=funnel.verifier,
-        cost=sum(costs) if costs else None,
+        cost=None if prices is None else sum(row["cost"] for row in rows),
+        currency=prices and prices.currency,
+        cost_by_source={} if prices is None else _cost_by_source(rows),
+        joules=sum(joules) if joules else None,
+        gpu_seconds=prices and prices.gpus * sum(row["seconds"] for row in rows),
+        cached=sum(completion.cached for _, completion in pairs),
+        not_asked=num_not_asked,
         quarantined=quarantine_reason(gate),
         gate=gate,
         shown=beside_nearest(accepted, real),
@@ -242,3 +204,10 @@ def _finish(
     )
     context.pool.publish(record, documents, funnel.rejected, parts)
     return record
+
+
+def _cost_by_source(rows: Sequence[Row]) -> dict[str, float]:
+    costs: dict[str, float] = {}
+    for row in rows:
+        costs[row["source"]] = costs.get(row["source"], 0.0) + row["cost"]
+    return costs

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from email.utils import mktime_tz, parsedate_tz
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.base.errors import UserError
 from trainer.synthesis.generators.calls import Calls, Failed, new_thread
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _BUSY = (429, 503)
+_TOO_LONG = 2  # times the limit on tokens: the server does not keep it
+_STOPPED = "stopped by the server's content filter"
 _REFUSED = (400, 413, 422)  # of this very request: too long, content that the server does not take
 
 
@@ -198,18 +200,30 @@ def _completion(request: Request, answer: Any) -> Completion:
     choice = answer.choices[0]
     text, usage = choice.message.content or "", answer.usage  # no text: a call of a tool
     refusal = getattr(choice.message, "refusal", None)
+    most = _TOO_LONG * request.sampling.max_new_tokens
+    is_too_long = (len(text) // 8 if usage is None else usage.completion_tokens) > most
     is_refused = bool(refusal) or choice.finish_reason == "content_filter"
     return Completion(
         request_id=request.id,
         text=text,
-        finish_reason="refused" if is_refused else "length" if choice.finish_reason == "length" else "stop",
+        finish_reason=_finish_reason(choice.finish_reason, is_refused=is_refused, is_too_long=is_too_long),
         prompt_tokens=len(request.prompt) // 4 if usage is None else usage.prompt_tokens,
         completion_tokens=len(text) // 4 if usage is None else usage.completion_tokens,
         counted="estimated" if usage is None else "told",
         seconds=0.0,  # its part is known when the call has ended
-        error=(refusal or "stopped by the server's content filter") if is_refused else None,
+        error="longer than max_new_tokens" if is_too_long else refusal or (_STOPPED if is_refused else None),
         logprobs=_logprobs(choice) if request.top_logprobs else None,
     )
+
+
+def _finish_reason(
+    told: str | None, *, is_refused: bool, is_too_long: bool
+) -> Literal["stop", "length", "refused", "unusable"]:
+    if is_too_long:
+        return "unusable"
+    if is_refused:
+        return "refused"
+    return "length" if told == "length" else "stop"
 
 
 def _logprobs(choice: Any) -> tuple[TokenLogprobs, ...] | None:

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 LONGEST_PAUSE_S = 60.0
-_FIRST_CALLS = 8
+_FIRST_CALLS = 64
 _FREE_RETRIES = 20  # of a round, whatever its size
 
 

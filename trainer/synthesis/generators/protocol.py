@@ -1,8 +1,8 @@
 """What a generator is, what it is asked, and what it gives."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ class Completion:
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] | None = None
     cached: bool = False  # answered before, and not paid for again
+    joules: float | None = None  # energy of this machine's GPUs, where it can be read
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -102,6 +103,15 @@ class Generator(Protocol):
 
         ``requests`` are all of the round, also when it resumes: what is written together can stay together.
         """
+        ...
+
+
+@runtime_checkable
+class Admitting(Protocol):
+    """A generator that asks before each request whether its price is allowed; others stop when the price is spent."""
+
+    def admit_by(self, admit: Callable[[Request], bool]) -> None:
+        """No request is asked for which ``admit`` says no."""
         ...
 
 

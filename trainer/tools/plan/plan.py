@@ -28,6 +28,7 @@ from trainer.tools.plan.sizes import (
     model_size,
 )
 from trainer.tools.plan.sources import SourcePlan, source_plans
+from trainer.tools.plan.synthesis import synthesis_notes
 from trainer.tools.plan.vocabulary import vocabulary_size_of
 
 _JOURNAL_BYTES_PER_STEP = 1_000  # a `step` line of four sources is about 700 bytes
@@ -145,6 +146,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
         warnings=(
             *data.warnings,
             *notices(loaded, sources, prepared),
+            *synthesis_notes(loaded),
             *_mixture_warnings(recipe, sources),
             *_machine_warnings(recipe, machine),
             *(prepared.notes() if prepared is not None else ()),
