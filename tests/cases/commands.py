@@ -66,6 +66,18 @@ class WarmCommands:
 
     def run(self, arguments: list[str], *, folder: Path, environment: Mapping[str, str], streams: Path) -> Ended:
         """Runs `trainer ARGUMENTS` to its end in ``folder``; ``streams`` is a folder for what it prints."""
+        pid = self.begin(arguments, folder=folder, environment=environment, streams=streams)
+        killer = threading.Timer(TIMEOUT_S, os.killpg, (pid, signal.SIGKILL))
+        killer.start()
+        try:
+            exit_code = self.wait()
+        finally:
+            killer.cancel()
+        out, err = streams / "stdout", streams / "stderr"
+        return Ended(exit_code, out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace"))
+
+    def begin(self, arguments: list[str], *, folder: Path, environment: Mapping[str, str], streams: Path) -> int:
+        """Starts `trainer ARGUMENTS`, in a process group of its own; ``wait`` for it before the next."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         out, err = streams / "stdout", streams / "stderr"
@@ -73,14 +85,12 @@ class WarmCommands:
         err.write_bytes(b"")
         request = {"argv": arguments, "folder": str(folder), "environment": dict(environment)}
         self._server.stdin.write(json.dumps(request | {"stdout": str(out), "stderr": str(err)}) + "\n")
-        pid = int(self._server.stdout.readline())
-        killer = threading.Timer(TIMEOUT_S, os.killpg, (pid, signal.SIGKILL))
-        killer.start()
-        try:
-            exit_code = int(self._server.stdout.readline())
-        finally:
-            killer.cancel()
-        return Ended(exit_code, out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace"))
+        return int(self._server.stdout.readline())
+
+    def wait(self) -> int:
+        """The exit code of the command that was begun, at its end."""
+        assert self._server.stdout is not None
+        return int(self._server.stdout.readline())
 
     def close(self) -> None:
         """Ends the process that forks."""

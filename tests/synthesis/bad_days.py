@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.cases.commands import WarmCommands
 from tests.synthesis.kill9 import answers_in, write_recipe
 from tests.synthesis.openai_server import HANGS_UP, MODEL, Answer, OpenAIServer, completion, good, text_of
-from tests.synthesis.test_round import synthesize
 from trainer.synthesis.pool import Pool
 
 REQUESTS = 30
@@ -93,7 +93,7 @@ class Outcome:
     dropped: int
 
 
-def run_case(case: Case, folder: Path) -> Outcome:
+def run_case(case: Case, folder: Path, synthesize: Callable[..., str]) -> Outcome:
     """The round on the bad day, and again when the server is well."""
     day = case.day()
     server = OpenAIServer(day)
@@ -121,6 +121,14 @@ def run_case(case: Case, folder: Path) -> Outcome:
 
 
 def main() -> None:
+    commands = WarmCommands()
+
+    def synthesize(recipe: Path, *, expected: int = 0) -> str:
+        folder = recipe.parent
+        ended = commands.run(["synthesize", str(recipe)], folder=folder, environment={}, streams=folder)
+        assert ended.exit_code == expected, ended
+        return ended.stdout + ended.stderr
+
     columns = (
         "bad day", "exit code", "the command says", "answers kept", "of those asked again", "requests, rows, dropped",
     )  # fmt: skip
@@ -128,10 +136,11 @@ def main() -> None:
     print("| --- " * len(columns) + "|")
     for name, case in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            outcome = run_case(case, Path(folder))
+            outcome = run_case(case, Path(folder), synthesize)
         counts = f"{outcome.requests} = {outcome.accepted} + {outcome.dropped}"
         row = (name, case.exit_code, case.says, outcome.kept, outcome.asked_again, counts)
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    commands.close()
 
 
 if __name__ == "__main__":

@@ -10,16 +10,18 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tests.cases.commands import WarmCommands
 from tests.conftest import TINY_RECIPE
 from tests.synthesis.openai_server import MODEL, OpenAIServer, good
 
@@ -85,7 +87,9 @@ def _word(generator: random.Random) -> str:
     return "".join(generator.choice("bdfklmnprst") + generator.choice("aeiou") for _ in range(4))
 
 
-def run_with_kills(folder: Path, *, kills: int, requests: int, seed: int, concurrency: int = 4) -> Outcome:
+def run_with_kills(
+    commands: WarmCommands, folder: Path, *, kills: int, requests: int, seed: int, concurrency: int = 4
+) -> Outcome:
     """Starts the round again and again, and kills it once it has a random number of further answers."""
     server = OpenAIServer(good, delay_s=0.05)
     try:
@@ -93,17 +97,19 @@ def run_with_kills(folder: Path, *, kills: int, requests: int, seed: int, concur
         file = folder / "killed.yaml"
         section = SECTION.format(url=server.url, model=MODEL, requests=requests, concurrency=concurrency)
         file.write_text(base.read_text() + section)
-        return _run(file, server, kills, requests, random.Random(seed))
+        return _run(commands, file, server, kills=kills, requests=requests, chance=random.Random(seed))
     finally:
         server.close()
 
 
-def _run(recipe: Path, server: OpenAIServer, kills: int, requests: int, chance: random.Random) -> Outcome:
+def _run(
+    commands: WarmCommands, recipe: Path, server: OpenAIServer, *, kills: int, requests: int, chance: random.Random
+) -> Outcome:
     pool, struck = recipe.parent / "pool", 0
     called_though_kept: list[tuple[set[str], set[str]]] = []  # ids in the log at a start, prompts called after it
     for threshold in [*sorted(chance.sample(range(1, requests - 4), kills)), None]:
         kept, before = answers_in(pool), Counter(server.calls)
-        struck += _start(recipe, threshold, chance)
+        struck += _start(commands, recipe, threshold, chance)
         called_though_kept.append((kept, {prompt for prompt in server.calls if server.calls[prompt] > before[prompt]}))
     rows = [row for each in sorted((pool / "rows").glob("*")) for row in pq.read_table(each).to_pylist()]
     prompts = {row["id"].partition("-")[2]: row["prompt"] for row in rows}
@@ -122,18 +128,19 @@ def _run(recipe: Path, server: OpenAIServer, kills: int, requests: int, chance: 
     )
 
 
-def _start(recipe: Path, threshold: int | None, chance: random.Random) -> bool:
+def _start(commands: WarmCommands, recipe: Path, threshold: int | None, chance: random.Random) -> bool:
     """Runs the command; kills it when its log has ``threshold`` answers. Whether it was killed."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "trainer", "synthesize", str(recipe)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if threshold is not None and len(answers_in(recipe.parent / "pool")) >= threshold:
-            time.sleep(chance.uniform(0, 0.05))
-            process.send_signal(signal.SIGKILL)
-            process.wait(timeout=60)
-            return process.returncode == -signal.SIGKILL
-        time.sleep(0.005)
+    folder = recipe.parent
+    pid = commands.begin(["synthesize", str(recipe)], folder=folder, environment={}, streams=folder)
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(commands.wait)
+        while not end.done():
+            if threshold is not None and len(answers_in(folder / "pool")) >= threshold:
+                time.sleep(chance.uniform(0, 0.05))
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                return end.result(timeout=60) != 0
+            time.sleep(0.005)
     return False
 
 
@@ -142,9 +149,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments, commands = parser.parse_args(), WarmCommands()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run_with_kills(Path(folder), kills=arguments.kills, requests=arguments.requests, seed=arguments.seed)
+        outcome = run_with_kills(
+            commands, Path(folder), kills=arguments.kills, requests=arguments.requests, seed=arguments.seed
+        )
+    commands.close()
     print(outcome.table())
     sys.exit(not outcome.is_clean)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.synthesis.bad_days import CASES, REQUESTS, run_case
+from tests.synthesis.conftest import Synthesize
 from trainer.recipe import load_recipe
 from trainer.tools.plan.synthesis import synthesis_notes
 
@@ -14,9 +15,11 @@ FAST = ("dies midway", "half of the answers are a 500", "ten times too long", "o
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
-def test_a_bad_day_is_told_costs_no_answer_and_the_round_ends_whole(name: str, tmp_path: Path) -> None:
+def test_a_bad_day_is_told_costs_no_answer_and_the_round_ends_whole(
+    synthesize: Synthesize, name: str, tiny_recipe: Path
+) -> None:
     case = CASES[name]
-    outcome = run_case(case, tmp_path)
+    outcome = run_case(case, tiny_recipe.parent, synthesize)
     assert case.says in outcome.output
     assert outcome.asked_again == 0
     assert outcome.requests == REQUESTS == outcome.accepted + outcome.dropped

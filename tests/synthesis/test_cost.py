@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.synthesis.conftest import Synthesize
 from tests.synthesis.openai_server import MODEL, OpenAIServer, good
-from tests.synthesis.test_round import pool_rows, synthesize
+from tests.synthesis.test_round import pool_rows
 from trainer.base.errors import UserError
 from trainer.synthesis.cost import Budget, budget_of, cost_of, estimate_round
 from trainer.synthesis.generators import Completion, Request, Sampling
@@ -94,7 +95,9 @@ def recipe_of(tiny_recipe: Path, url: str) -> Path:
     return file
 
 
-def test_a_round_tells_its_cost_by_source_and_ends_at_the_limit(tiny_recipe: Path, served: OpenAIServer) -> None:
+def test_a_round_tells_its_cost_by_source_and_ends_at_the_limit(
+    synthesize: Synthesize, tiny_recipe: Path, served: OpenAIServer
+) -> None:
     recipe = recipe_of(tiny_recipe, served.url)
     limit = 0.051 * 15  # an answer costs 11 prompt tokens and 10 written: 0.051
     output = synthesize(recipe, "--set", f"synthesis.max_cost={limit}", "--set", "synthesis.prices.per_gpu_hour=0")

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.synthesis.test_round import pool_rows, synthesize
+from tests.synthesis.conftest import Synthesize
+from tests.synthesis.test_round import pool_rows
 from trainer.data.documents import bucket_of
 from trainer.synthesis.pool import Pool
 
@@ -58,7 +59,7 @@ def is_training(title: str) -> bool:
     return bucket_of(title, 5) not in (3, 4)
 
 
-def test_every_row_joins_with_its_lineage_or_is_dropped_for_a_reason(tiny_recipe: Path) -> None:
+def test_every_row_joins_with_its_lineage_or_is_dropped_for_a_reason(synthesize: Synthesize, tiny_recipe: Path) -> None:
     rows = rows_about_real(tiny_recipe.parent)
     write_jsonl(tiny_recipe.parent / "written.jsonl", rows)
     synthesize(recipe_of(tiny_recipe))
@@ -80,7 +81,7 @@ def test_every_row_joins_with_its_lineage_or_is_dropped_for_a_reason(tiny_recipe
         assert row["tokens_counted"] == "estimated"
 
 
-def test_each_round_takes_the_next_rows_and_then_says_that_none_is_left(tiny_recipe: Path) -> None:
+def test_each_round_takes_the_next_rows_until_none_is_left(synthesize: Synthesize, tiny_recipe: Path) -> None:
     rows = rows_about_real(tiny_recipe.parent)
     write_jsonl(tiny_recipe.parent / "written.jsonl", rows)
     recipe = recipe_of(tiny_recipe)
@@ -96,7 +97,7 @@ def test_each_round_takes_the_next_rows_and_then_says_that_none_is_left(tiny_rec
     assert "same words as an earlier row" in more, "a new file is taken, and its copy is not"
 
 
-def test_the_items_of_a_list_in_a_row_are_rows_each(tiny_recipe: Path) -> None:
+def test_the_items_of_a_list_in_a_row_are_rows_each(synthesize: Synthesize, tiny_recipe: Path) -> None:
     title = next(
         json.loads(line)["title"]
         for line in (tiny_recipe.parent / "real.jsonl").read_text().splitlines()
@@ -125,7 +126,7 @@ def test_the_items_of_a_list_in_a_row_are_rows_each(tiny_recipe: Path) -> None:
     }
 
 
-def test_a_conversation_keeps_its_messages_and_its_text_is_the_last_answer(tiny_recipe: Path) -> None:
+def test_a_conversation_keeps_its_messages_beside_its_last_answer(synthesize: Synthesize, tiny_recipe: Path) -> None:
     messages = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "because of this"}]
     pq.write_table(pa.Table.from_pylist([{"chat": messages}]), tiny_recipe.parent / "written.parquet")
     section = SECTION.replace("written.jsonl", "written.parquet").replace("  sources: [real]\n", "")
@@ -135,7 +136,7 @@ def test_a_conversation_keeps_its_messages_and_its_text_is_the_last_answer(tiny_
     assert row["text"] == "because of this"
 
 
-def test_shards_and_compressed_files_give_the_rows_of_one_process(tiny_recipe: Path) -> None:
+def test_shards_and_compressed_files_give_the_rows_of_one_process(synthesize: Synthesize, tiny_recipe: Path) -> None:
     rows = rows_about_real(tiny_recipe.parent)
     write_jsonl(tiny_recipe.parent / "written.jsonl", rows)
     recipe = recipe_of(tiny_recipe)
@@ -159,7 +160,7 @@ def test_shards_and_compressed_files_give_the_rows_of_one_process(tiny_recipe: P
         (["synthesis.sources=[]"], "go together"),
     ],
 )
-def test_a_mistake_is_one_message(tiny_recipe: Path, sets: list[str], message: str) -> None:
+def test_a_mistake_is_one_message(synthesize: Synthesize, tiny_recipe: Path, sets: list[str], message: str) -> None:
     write_jsonl(tiny_recipe.parent / "written.jsonl", rows_about_real(tiny_recipe.parent))
     arguments = [argument for value in sets for argument in ("--set", value)]
     assert message in synthesize(recipe_of(tiny_recipe), *arguments, expected=2)

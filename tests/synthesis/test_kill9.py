@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from tests.cases.commands import WarmCommands
 from tests.synthesis.kill9 import run_with_kills
 
 
-def test_no_row_is_lost_doubled_or_asked_for_twice(tmp_path: Path) -> None:
-    outcome = run_with_kills(tmp_path, kills=2, requests=40, seed=3)
+def test_no_row_is_lost_doubled_or_asked_for_twice(warm_commands: WarmCommands, tmp_path: Path) -> None:
+    outcome = run_with_kills(warm_commands, tmp_path, kills=2, requests=40, seed=3)
     assert outcome.kills == 2
     assert outcome.rows == 40
     assert outcome.is_clean

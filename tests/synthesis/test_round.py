@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cases.commands import Ended, WarmCommands
+from tests.cases.commands import Ended
+from tests.synthesis.conftest import Synthesize
 from trainer.data.documents import bucket_of
 from trainer.synthesis.pool import Pool
 
@@ -28,7 +29,6 @@ synthesis:
   filters: [{{kind: length, min_words: 3}}]
 """
 NOT_PACED, PACED_S = 0.0, 0.02
-Synthesize = Callable[..., str]
 
 
 def with_synthesis(recipe: Path, *, requests: int = 60, pause_s: float = NOT_PACED) -> Path:
@@ -37,30 +37,6 @@ def with_synthesis(recipe: Path, *, requests: int = 60, pause_s: float = NOT_PAC
     file = recipe.with_name("synthesis.yaml")
     file.write_text(text)
     return file
-
-
-@pytest.fixture
-def trainer(warm_commands: WarmCommands, tiny_recipe: Path) -> Callable[..., Ended]:
-    """trainer("check", recipe) runs the command to its end."""
-    folder = tiny_recipe.parent
-
-    def run(*arguments: object) -> Ended:
-        return warm_commands.run([str(word) for word in arguments], folder=folder, environment={}, streams=folder)
-
-    return run
-
-
-@pytest.fixture
-def synthesize(trainer: Callable[..., Ended]) -> Synthesize:
-    """synthesize(recipe, ..., expected=2) is what the command prints; ``expected`` is its exit code."""
-
-    def run(*arguments: object, expected: int = 0) -> str:
-        ended = trainer("synthesize", *arguments)
-        assert ended.exit_code == expected, ended.stdout + ended.stderr
-        assert "Traceback" not in ended.stderr
-        return ended.stdout + ended.stderr
-
-    return run
 
 
 def pool_rows(folder: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.synthesis.test_round import Synthesize, pool_rows, synthesize, trainer, with_synthesis  # noqa: F401
+from tests.synthesis.conftest import Synthesize
+from tests.synthesis.test_round import pool_rows, with_synthesis
 from trainer.synthesis.pool import Pool
 
 FUNCTION = "{kind: function, function: 'tests.synthesis.graders.test_grading_round:always_ten', keep_from: 0.5}"
@@ -23,7 +24,7 @@ def always_ten(row: dict[str, Any]) -> float:
 
 
 def test_a_grader_without_a_vote_scores_rows_and_drops_none(
-    synthesize: Synthesize,  # noqa: F811
+    synthesize: Synthesize,
     tiny_recipe: Path,
 ) -> None:
     recipe = with_synthesis(tiny_recipe)
@@ -38,7 +39,7 @@ def test_a_grader_without_a_vote_scores_rows_and_drops_none(
 
 
 def test_a_grader_that_is_none_or_has_the_name_of_another_is_refused(
-    synthesize: Synthesize,  # noqa: F811
+    synthesize: Synthesize,
     tiny_recipe: Path,
 ) -> None:
     recipe = with_synthesis(tiny_recipe)
@@ -50,7 +51,7 @@ def test_a_grader_that_is_none_or_has_the_name_of_another_is_refused(
 
 @pytest.mark.faults
 def test_a_round_that_is_killed_while_it_is_judged_asks_the_judge_for_nothing_twice(
-    synthesize: Synthesize,  # noqa: F811
+    synthesize: Synthesize,
     tiny_recipe: Path,
 ) -> None:
     recipe = with_synthesis(tiny_recipe)
@@ -83,7 +84,7 @@ def _kept(folder: Path) -> list[str]:
 
 
 def test_dropped_rows_are_kept_with_their_scores_and_the_reason(
-    synthesize: Synthesize,  # noqa: F811
+    synthesize: Synthesize,
     tiny_recipe: Path,
 ) -> None:
     recipe = with_synthesis(tiny_recipe)
