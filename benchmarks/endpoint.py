@@ -21,10 +21,9 @@ from trainer.synthesis.cost import Budget
 from trainer.synthesis.generators import Request, Sampling
 from trainer.synthesis.generators.config import EndpointConfig
 from trainer.synthesis.generators.endpoint import endpoint
-from trainer.synthesis.requests import Asked
 from trainer.synthesis.responses import Responses
 
-CONCURRENCY, REQUESTS, TOKENS, TOKEN_S = 32, 640, 50, 0.02
+CONCURRENCY, REQUESTS, TOKENS, TOKEN_S = 32, 320, 50, 0.02
 MODEL = "waiting"
 
 
@@ -80,16 +79,9 @@ def _sampling(tokens: int) -> Sampling:
 def through_the_loop(url: str, model: str, requests: Sequence[Request], concurrency: int) -> float:
     """Tokens per second of a round's asking: client, log on the disk, budget."""
     config = EndpointConfig(url=url, model=model, max_concurrency=concurrency)
-    asked = [
-        Asked(
-            request=request, source="s", license="MIT", prompt_id=request.id, slice="all", prompt_label="p",
-            template="t", columns={},
-        )
-        for request in requests
-    ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, Responses(Path(folder) / "log.jsonl", requests) as responses:
         began_s = time.perf_counter()
-        ask(endpoint(config), asked, responses, lambda done, total: None, Budget(None, None))
+        ask(endpoint(config), requests, responses, lambda done, total: None, Budget(None, None))
         seconds = time.perf_counter() - began_s
         return sum(answer.completion_tokens for answer in responses.completions.values()) / seconds
 
