@@ -29,7 +29,7 @@ class EnergyMeter:
         import pynvml
 
         try:
-            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(device) for device in self._devices) * _MILLI
+            return _MILLI * sum(float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) for device in self._devices)
         except pynvml.NVMLError:
             self._devices = []
             return None
