@@ -64,7 +64,9 @@ CASES: dict[str, Case] = {
     "dead at start": Case(lambda: Day(lambda prompt: HANGS_UP), 2, "calls in a row failed"),
     "dies midway": Case(lambda: Day(lambda prompt: HANGS_UP, after=12), 2, "calls in a row failed"),
     "every answer is a 500": Case(lambda: Day(lambda prompt: (500, {})), 2, "calls in a row failed"),
-    "half of the answers are a 500": Case(lambda: Day(lambda prompt: (500, {}), every=2), 2, "could not be had"),
+    "half of the answers are a 500": Case(
+        lambda: Day(lambda prompt: (500, {}), every=2), 2, "What was answered is kept"
+    ),
     "garbage instead of JSON": Case(lambda: Day(lambda prompt: (200, b"<html>")), 2, "calls in a row failed"),
     "another model answers": Case(lambda: Day(_another_model), 2, "another model answered: other"),
     "empty texts": Case(lambda: Day(lambda prompt: completion(" "), every=2), 0, "empty text"),

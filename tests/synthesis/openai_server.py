@@ -15,6 +15,10 @@ HANGS_UP: Answer = (0, b"")
 MODEL = "tiny-writer"
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # connections that come at once and wait to be taken
+
+
 class OpenAIServer:
     """``answer(prompt, number of this prompt's calls so far)`` decides what comes back."""
 
@@ -25,7 +29,7 @@ class OpenAIServer:
         self.at_once = self.most_at_once = 0
         self.clock = itertools.count(1)  # a list of models is dated by the call at many servers
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server = _Server(("127.0.0.1", 0), self._handler())
         self.server.handle_error = lambda *arguments: None  # a client that was killed is no news
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

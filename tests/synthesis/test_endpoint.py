@@ -217,7 +217,9 @@ def test_a_server_that_is_away_for_a_while_costs_no_text_and_is_asked_by_one_cal
 
 def test_a_server_that_half_fails_is_not_asked_more_than_its_retries_allow() -> None:
     with server(lambda prompt, number: (500, {}) if int(prompt.split()[1]) % 2 else good(prompt, number)) as running:
-        settings = config(running.url, retries=3, retry_share=0.1, pause_s=0.001, opens_after=999, give_up_after=99)
+        settings = config(
+            running.url, retries=3, retry_share=0.1, pause_s=0.001, opens_after=999, give_up_after=99, max_concurrency=4
+        )
         given = answers(settings, 80)
         assert sum(running.calls.values()) <= 80 + 20 + 0.1 * 40
     assert sum(answer.finish_reason == "stop" for answer in given.values()) == 40

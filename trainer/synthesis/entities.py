@@ -9,7 +9,8 @@ from itertools import combinations
 
 import numpy as np
 
-_NAME = re.compile(r"\b[A-Z][\w'-]+(?:\s+(?:of|the|de|von|van|and)\s+[A-Z][\w'-]+|\s+[A-Z][\w'-]+)*")
+_NAME = re.compile(r"\b[A-Z][\w'-]+(?:\s+(?:of|the|de|von|van)\s+[A-Z][\w'-]+|\s+[A-Z][\w'-]+)*")
+_LEADING = re.compile(r"^(?:In|At|On|By|From|For|With|After|Before|During|Since|Under)\s+")
 _SENTENCE_START = re.compile(r"(?:^|[.!?]\s+|\n)\s*([A-Z][\w'-]+)")
 _MOST_NAMES = 12  # of a text, the most frequent first: 66 pairs, 220 triples
 _NO_NAMES = "its main subjects"
@@ -19,7 +20,7 @@ def names_in(text: str) -> list[str]:
     """The most frequent names, the earliest of equally frequent ones first. A single word that stands only where a
     sentence begins is no name.
     """
-    counts = Counter(match.group() for match in _NAME.finditer(text))
+    counts = Counter(_LEADING.sub("", match.group()) for match in _NAME.finditer(text))
     starts = Counter(_SENTENCE_START.findall(text))
     names = [(count, name) for name, count in counts.items() if " " in name or count > starts[name]]
     return [name for _, name in sorted(names, key=lambda item: -item[0])][:_MOST_NAMES]
