@@ -67,7 +67,7 @@ def test_every_row_joins_with_its_lineage_or_is_dropped_for_a_reason(synthesize:
     held_out = sum(not is_training(row["about"]) for row in rows[:-3])
     assert record.requests == len(rows) == record.accepted + sum(record.dropped.values())
     assert record.dropped == {
-        "generator: its real row is no training row of synthesis.sources": held_out + 1,
+        "generator: its real row is not a training row of synthesis.sources": held_out + 1,
         "generator: empty text": 1,
         "generator: cut off at max_new_tokens": 1,
     }

@@ -54,7 +54,7 @@ def plan_taking_in(
 def _asked(row: TakenRow, real: Mapping[str, PromptRow], generator: Files, *, names_rows: bool) -> Asked:
     made_from = real.get(row.source_id or "")
     if names_rows and made_from is None and row.completion.finish_reason != "unusable":
-        generator.refuse(row.id, "its real row is no training row of synthesis.sources")
+        generator.refuse(row.id, "its real row is not a training row of synthesis.sources")
     own = generator.config.license
     return Asked(
         request=Request(id=row.id, prompt=row.prompt, sampling=_NOT_TOLD, seed=0),
