@@ -50,7 +50,7 @@ TITLES: Mapping[str, tuple[str, str]] = {  # title and note of a chart, by its n
     "funnel": ("Rounds of synthesis", "What became of the texts that were requested in each generation."),
     "diversity": (
         "Diversity",
-        "As the gate measured it, beside as much real text (dotted): different word 3-grams, BLEU of a row against the"
+        "As the gate measured it, next to as much real text (dotted): different word 3-grams, BLEU of a row against the"
         " others, and the part of the occurrences of rare real words that it has.",
     ),
     "calibration": (
