@@ -33,7 +33,10 @@ JUDGE = GraderRecord(
     reliability=(ReliabilityBin(belief=0.2, good=0.3, rows=10), ReliabilityBin(belief=0.9, good=0.6, rows=10)),
     graded=34,
 )
-FUNNEL = "a-pool 2 writer (01234567) 80 68 34 64 (80%) 6,400 of 8,000 1 (156.2 per M kept) 3 min 00 s in the pool"
+FUNNEL = (
+    "a-pool 2 writer (01234567) 80 68 34 64 (80%) 6,400 of 8,000 1 EUR (156.2 per M kept); v 0.2, w 0.8; 1,400 J "
+    "3 min 00 s in the pool"
+)
 SHOWN = ShownRow(id="2-ab", text=ATTACK, made_from="w:Moss", nearest="w:Fern", nearest_text="of ferns", overlap=0.37)
 
 
@@ -56,6 +59,9 @@ def record(generation: int, shard: int = 0, shards: int = 1, **changed: Any) -> 
         "accepted_tokens": 3200,
         "seconds": 90.0,
         "cost": 0.5,
+        "currency": "EUR",
+        "cost_by_source": {"w": 0.4, "v": 0.1},
+        "joules": 700.0,
         "gate": GateRecord(
             rows=40, diversity=diverse(0.9 - 0.1 * generation), real=diverse(0.95), memorization=None, failed=()
         ),

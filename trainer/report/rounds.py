@@ -106,7 +106,7 @@ def round_rows(run: History, rounds: Sequence[Generation]) -> Iterator[dict[str,
     """The funnel of each generation, its cost, who wrote it, and what became of it in this run."""
     for each in rounds:
         requested, accepted, tokens = (each.total(name) for name in ("requests", "accepted", "accepted_tokens"))
-        dropped, cost = each.dropped, each.cost
+        dropped = each.dropped
         unwritten = sum(count for reason, count in dropped.items() if reason.startswith("generator:"))
         graded = max((grader.get("graded", 0) for grader in each.graders()), default=None)
         first = each.records[0]
@@ -119,10 +119,26 @@ def round_rows(run: History, rounds: Sequence[Generation]) -> Iterator[dict[str,
             "graded": figure(graded),
             "kept": f"{figure(accepted)} ({accepted / max(1.0, requested):.0%})",
             "tokens": f"{figure(tokens)} of {figure(each.total('completion_tokens'))}",
-            "cost": "-" if cost is None else f"{figure(cost)} ({figure(1e6 * cost / max(1.0, tokens))} per M kept)",
+            "cost": "; ".join(_cost(each, tokens)) or "-",
             "seconds": duration(each.total("seconds")),
             "fate": _fate(run, each),
         }
+
+
+def _cost(each: Generation, kept_tokens: float) -> Iterator[str]:
+    """Money in all, by source and per kept token; GPU time and energy, where known; what was not paid for."""
+    if each.cost is not None:
+        currency = each.records[0].get("currency") or ""
+        yield f"{figure(each.cost)} {currency} ({figure(1e6 * each.cost / max(1.0, kept_tokens))} per M kept)"
+    by_source: dict[str, float] = {}
+    for record in each.records:
+        for source, cost in record.get("cost_by_source", {}).items():
+            by_source[source] = by_source.get(source, 0.0) + cost
+    if len(by_source) > 1:
+        yield ", ".join(f"{source} {figure(cost)}" for source, cost in sorted(by_source.items()))
+    for name, unit in (("gpu_seconds", "GPU s"), ("joules", "J"), ("cached", "cached"), ("not_asked", "not asked")):
+        if total := sum(record.get(name) or 0 for record in each.records):
+            yield f"{figure(total)} {unit}"
 
 
 def _fate(run: History, generation: Generation) -> str:

@@ -6,7 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from trainer.tracking.record import About, JournalLine
 
-_COUNTS = ("requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds", "cost")
+_COUNTS = (
+    "requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds", "cost", "gpu_seconds",
+    "joules",
+)  # fmt: skip
 
 
 def round_figures(record: Mapping[str, Any]) -> dict[str, float]:
