@@ -46,13 +46,11 @@ def main() -> None:
         max_concurrent_generations=8,
         rollouts_per_document=2,
     )
-    writer = JsonlWriter(str(arguments.out), output_filename="${rank}_chunk_${chunk_index}.jsonl", compression=None)
+    writer = JsonlWriter(str(arguments.out), output_filename="${rank}.jsonl", compression=None)
     runner = InferenceRunner(
         rollout_fn=rewrite,
         config=config,
         output_writer=writer,
-        checkpoints_local_dir=str(arguments.out / "checkpoints"),
-        records_per_chunk=1000,
     )
     LocalPipelineExecutor(pipeline=[reader, runner], tasks=1, logging_dir=str(arguments.out / "logs")).run()
 
