@@ -1,6 +1,6 @@
 """Texts by datatrove's inference runner, to be taken in by a generator of kind `files`.
 
-    pip install datatrove==0.10.1 aiosqlite httpx orjson "xxhash<4"
+    pip install datatrove==0.10.1 aiofiles aiosqlite httpx orjson "xxhash<4"
     python examples/datatrove_generation.py real.jsonl written --url http://127.0.0.1:8000/v1 --model NAME
 
 reads rows with `text` and an id column, asks the server about each, and writes jsonl that `trainer synthesize` reads.
