@@ -134,7 +134,7 @@ class TokenizerConfig(Config):
 
 
 class TeacherConfig(Config):
-    """A model that reads the samples while they are prepared: what it expects after each token is stored beside them,
+    """A model that reads the samples while they are prepared: what it expects after each token is stored alongside them,
     for `training.teacher_weight`.
     """
 
