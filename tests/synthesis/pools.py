@@ -14,6 +14,7 @@ def row(name: str, generation: int = 1, **changes: Any) -> dict[str, Any]:
         "generation": generation, "generator": "writer", "generator_weights": "w1", "prompt_name": "rephrase",
         "prompt_template": "0123456789abcdef", "prompt": "Rewrite", "source": "books", "source_id": "b1",
         "parents": ["books:b1"], "temperature": 0.8, "top_p": 0.95, "max_new_tokens": 64, "seed": 1,
+        "turns": [], "answer": None,
         "finish_reason": "stop", "prompt_tokens": 4, "completion_tokens": 8, "tokens_counted": "told", "seconds": 0.5,
         "cost": 0.25, "scores": {"quality": 0.5}, "filters": ["length"], "license": "CC-BY-4.0", "judge_license": None,
         **changes,

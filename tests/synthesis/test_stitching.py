@@ -40,3 +40,13 @@ def test_a_stitched_row_has_what_holds_of_all_its_parts() -> None:
     assert whole["cost"] == 1.0
     assert whole["tokens_counted"] == "estimated"
     assert whole["parents"] == ["books:b1", "1-a", "1-b"]
+
+
+def test_texts_of_different_prompts_stay_apart() -> None:
+    rows = [row("a"), row("b", prompt_name="textbook"), row("c")]
+    whole, parts = stitched(rows, 32)
+    assert [(found["prompt_name"], found["text"].count(SEPARATOR)) for found in whole] == [
+        ("rephrase", 1),
+        ("textbook", 0),
+    ]
+    assert [part["id"] for part in parts] == [rows[0]["id"], rows[2]["id"]]

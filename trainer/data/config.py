@@ -134,8 +134,8 @@ class TokenizerConfig(Config):
 
 
 class TeacherConfig(Config):
-    """A model that reads the samples while they are prepared: what it expects after each token is stored alongside them,
-    for `training.teacher_weight`.
+    """A model that reads the samples while they are prepared: what it expects after each token is stored alongside, for
+    `training.teacher_weight`.
     """
 
     model: str = Field(

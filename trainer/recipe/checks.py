@@ -136,12 +136,19 @@ def _note_synthesis(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
         document.mistake(f"{dotted(made)}: {name} is in data.sources", made, got=name, remedy=remedy)
     prompts = mapping_at(document.tree, ("synthesis",)).get("prompts")
     for index, prompt in enumerate(prompts if isinstance(prompts, list) else []):
-        template = mapping_at(prompt, ()).get("template")
-        try:
-            check_template(template_of(template if isinstance(template, str) else ""))
-        except UserError as error:
-            place = ("synthesis", "prompts", index, "template")
-            document.mistake(error.what, place, got=error.got, remedy=error.remedy)
+        for place, template in _templates(mapping_at(prompt, ())):
+            try:
+                check_template(template_of(template if isinstance(template, str) else ""))
+            except UserError as error:
+                path: KeyPath = ("synthesis", "prompts", index, *place)
+                document.mistake(error.what, path, got=error.got, remedy=error.remedy)
+
+
+def _templates(prompt: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
+    """Where a prompt has templates, and what they are."""
+    turns = prompt.get("turns")
+    own: list[tuple[KeyPath, Any]] = [((key,), prompt.get(key)) for key in ("template", "row")]
+    return [*own, *((("turns", number), turn) for number, turn in enumerate(turns if isinstance(turns, list) else []))]
 
 
 def _note_batch_and_steps(document: RecipeDocument) -> None:

@@ -14,7 +14,7 @@ from trainer.synthesis.graders.config import WithGraders
 from trainer.synthesis.licenses_config import LicensesConfig
 from trainer.synthesis.loop_config import LoopConfig
 from trainer.synthesis.prices_config import PricesConfig
-from trainer.synthesis.prompts import TEMPLATES
+from trainer.synthesis.prompts import CRITIQUE, TEMPLATES
 
 Temperature = Annotated[float, Field(ge=0, le=10)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -29,6 +29,27 @@ class PromptConfig(Config):
     )
     name: str | None = Field(None, min_length=1, description="what the rows made by it are counted under")
     weight: int = Field(1, ge=1, le=1000, description="how many of the requests use it, relative to the others")
+    turns: tuple[str, ...] = Field(
+        (),
+        max_length=16,
+        description="what is asked after each answer, one after the other: critique, revise, or templates over the row "
+        "and `answers`, those so far; the last answer is the text",
+    )
+    principles: tuple[str, ...] = Field(
+        (),
+        description="for templates: all as `principles`, and one that is drawn for each request as `principle`",
+    )
+    row: str | None = Field(
+        None,
+        min_length=1,
+        description="template of the text that is kept, over the row and `answer`; default: the answer alone",
+    )
+
+    @model_validator(mode="after")
+    def _has_principles(self) -> Self:
+        if CRITIQUE in self.turns and not self.principles:
+            raise ValueError(f"turns: {CRITIQUE} needs principles to hold the text against")
+        return self
 
     @property
     def label(self) -> str:
@@ -42,6 +63,13 @@ class SamplingConfig(Config):
     temperature: tuple[Temperature, ...] = Field((0.8,), min_length=1, description="softmax temperatures; 0 is greedy")
     top_p: tuple[TopP, ...] = Field((0.95,), min_length=1, description="probability mass that is sampled from")
     max_new_tokens: int = Field(256, ge=1, le=1_000_000, description="a text is cut off there")
+
+
+class PathsConfig(Config):
+    """Which of several accepted answers to the same real row are kept."""
+
+    distinct: bool = Field(True, description="drop an answer with the equations of another answer to the same row")
+    most_per_row: int | None = Field(None, ge=1, description="most answers to a row that a round keeps")
 
 
 class SynthesisConfig(LoopConfig, WithGraders):
@@ -62,6 +90,10 @@ class SynthesisConfig(LoopConfig, WithGraders):
     balance_slices: bool = Field(
         True, description="every slice of the sources gets as many prompts; false: as many as it has rows"
     )
+    samples_per_row: int = Field(
+        1, ge=1, le=1000, description="texts that are asked for about a row before the next one has its turn"
+    )
+    paths: PathsConfig | None = Field(None, description="keep different answers to a row; null: all of them")
     keep_cut_off: bool = Field(False, description="keep texts that reached max_new_tokens before they ended")
     graders: tuple[GraderConfig, ...] = Field((), description="score generated rows and vote on them")
     grading: GradingConfig = Field(GradingConfig(), description="how the graders themselves are graded in every round")
@@ -79,7 +111,7 @@ class SynthesisConfig(LoopConfig, WithGraders):
         None,
         ge=2,
         le=1000,
-        description="join the texts made of one document, so many at most, into one document; null: each by itself",
+        description="join the texts of one prompt about one document, so many at most, into one; null: each alone",
     )
     licenses: LicensesConfig = LicensesConfig()
     prices: PricesConfig | None = Field(None, description="what synthesis costs; null: tokens and time are counted")
@@ -103,6 +135,14 @@ class SynthesisConfig(LoopConfig, WithGraders):
     def _limit_has_prices(self) -> Self:
         if self.max_cost is not None and self.prices is None:
             raise ValueError("max_cost needs prices: without them nothing costs anything")
+        return self
+
+    @model_validator(mode="after")
+    def _turns_can_be_written(self) -> Self:
+        if self.generator.kind == "run" and any(prompt.turns for prompt in self.prompts):
+            raise ValueError(
+                "prompts.turns: the model of the run itself writes one turn; take another kind of generator"
+            )
         return self
 
     @model_validator(mode="after")

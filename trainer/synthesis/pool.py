@@ -26,6 +26,7 @@ from trainer.synthesis.graders.record import GraderRecord, VerifierRecord
 
 PARTS = "parts"
 Row = Mapping[str, Any]  # the columns of ``ROW_SCHEMA``
+_TURN = pa.struct([("text", pa.string()), ("completion_tokens", pa.int64()), ("next", pa.string())])
 ROW_SCHEMA = pa.schema(
     [
         ("text", pa.string()),
@@ -38,6 +39,8 @@ ROW_SCHEMA = pa.schema(
         ("prompt_name", pa.string()),
         ("prompt_template", pa.string()),
         ("prompt", pa.string()),
+        ("turns", pa.list_(_TURN)),  # answers before the last one, and what was asked next
+        ("answer", pa.string()),  # what the generator wrote last, where the text holds more
         ("source", pa.string()),
         ("source_id", pa.string()),
         ("parents", pa.list_(pa.string())),  # rows of the pool, or "source:id", that it was made from

@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trainer.base.errors import DataError, UserError
 
 _ONLY_TEXT = "Write only the new text.\n\n{{ text }}"
+CRITIQUE = "critique"
 TEMPLATES: Mapping[str, str] = {
     "rephrase": f"Rewrite the following text in other words. Keep every fact and add none. {_ONLY_TEXT}",
     "rephrase_simple": "Rewrite the following text in simple words and short sentences, for a child. Keep every fact "
@@ -30,6 +31,13 @@ TEMPLATES: Mapping[str, str] = {
     "the text says.\n\n{{ text }}",
     "continue": "Continue the following text. Write only what comes next.\n\n{{ text }}",
     "entry": "Write a short encyclopedia entry about {{ id }}. Write only the entry.",
+    CRITIQUE: "Hold your text against these principles and name each place that goes against one, with the reason. "
+    "Do not rewrite it yet.\n{% for principle in principles %}\n- {{ principle }}{% endfor %}",
+    "revise": "Now write the whole text again so that nothing of your criticism applies any more. Write only the text.",
+    "textbook": "Write a passage of a textbook that teaches what the following text is about, step by step, for a "
+    "reader who knows nothing of it yet. Write only the passage.\n\n{{ text }}",
+    "exercise": "Write an exercise about what the following text says, then its solution with every step of the "
+    "reasoning.\n\n{{ text }}",
     "entities": "Explain how {{ pair }} relate to each other, by what the following text says. Write a paragraph that "
     "can be read without the text.\n\n{{ text }}",
     "entities_three": "Explain how {{ triple }} relate to one another, by what the following text says. Write a "

@@ -42,7 +42,9 @@ class Asked:
     slice: str
     prompt_label: str
     template: str  # its hash
-    columns: Mapping[str, Any]  # of the row that the prompt was made of: text, id, slice, provenance
+    columns: Mapping[str, Any]  # of the row that the prompt was made of: text, id, slice, provenance; principles
+    turns: tuple[str, ...] = ()  # what is asked after each answer
+    row: str | None = None  # template of the text that is kept
     lineage: Mapping[str, Any] = field(default_factory=dict)  # columns of the pool that the request does not tell
 
 
@@ -79,6 +81,16 @@ def columns_of(document: Document) -> Mapping[str, Any]:
     return {**document.provenance, "text": document.text, "id": document.id, "slice": document.slice}
 
 
+def with_principles(columns: Mapping[str, Any], principles: Sequence[str], seed: int) -> Mapping[str, Any]:
+    """What templates may name besides the row's columns: all ``principles``, and one ``principle`` drawn by the
+    request's seed, so that a round holds its answers against each of them (Bai et al. 2022, arXiv:2212.08073).
+    """
+    if not principles:
+        return columns
+    drawn = principles[int(derived_rng(seed, "principle").integers(len(principles)))]
+    return {**columns, "principles": list(principles), "principle": drawn}
+
+
 def in_turn(rows: Sequence[PromptRow], seed: int, generation: int, *, balanced: bool) -> Iterator[PromptRow]:
     """The rows in the order in which they are asked about, without end; each is used once before any is used twice
     (of its slice, where ``balanced``).
@@ -110,16 +122,17 @@ def plan_round(
         for temperature, top_p in product(config.sampling.temperature, config.sampling.top_p)
     ]
     ways = cycle(product(settings, templates))
-    prompted = in_turn(rows, seed, generation, balanced=config.balance_slices)
+    in_order = in_turn(rows, seed, generation, balanced=config.balance_slices)
+    prompted = (row for row in in_order for _ in range(config.samples_per_row))
     asked = []
     for number, (row, (sampling, prompt)) in enumerate(islice(zip(prompted, ways, strict=False), config.requests)):
         text = template_of(prompt.template)
         document = row.document
-        columns = columns_of(document)
         request_seed = int(derived_rng(seed, "synthesis", generation, "request", number).integers(2**31))
         names = derived_rng(seed, "synthesis", generation, "names", number)
         groups = {"pair": group_of(document.text, 2, names), "triple": group_of(document.text, 3, names)}
-        request = _named(render(text, {**groups, **columns}), sampling, request_seed, identity, generation)
+        columns = with_principles({**groups, **columns_of(document)}, prompt.principles, request_seed)
+        request = _named(render(text, columns), sampling, request_seed, identity, generation, after=prompt.turns)
         asked.append(
             Asked(
                 request=request,
@@ -130,14 +143,18 @@ def plan_round(
                 prompt_label=prompt.label,
                 template=template_hash(text),
                 columns=columns,
+                turns=prompt.turns,
+                row=prompt.row,
             )
         )
     return asked
 
 
-def _named(prompt: str, sampling: Sampling, seed: int, identity: Identity, generation: int) -> Request:
-    """The request with its name: 128 bits of what decides its text."""
-    decisive = [identity.name, identity.weights, generation, prompt, asdict(sampling), seed]
+def _named(
+    prompt: str, sampling: Sampling, seed: int, identity: Identity, generation: int, *, after: Sequence[str]
+) -> Request:
+    """The request with its name: 128 bits of what decides its text, and what is asked ``after`` it."""
+    decisive = [identity.name, identity.weights, generation, prompt, asdict(sampling), seed, *map(template_of, after)]
     name = hashlib.sha256(json.dumps(decisive, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return Request(id=name, prompt=prompt, sampling=sampling, seed=seed)
 

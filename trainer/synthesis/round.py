@@ -26,7 +26,7 @@ from trainer.synthesis.funnel import Funnel
 from trainer.synthesis.gating import pass_gate, quarantine_reason
 from trainer.synthesis.generators import GENERATORS
 from trainer.synthesis.generators.files import Files
-from trainer.synthesis.generators.protocol import Completion, Generator
+from trainer.synthesis.generators.protocol import Generator
 from trainer.synthesis.licenses import check_licenses
 from trainer.synthesis.lineage import Origin, taken_down_origins
 from trainer.synthesis.pool import Pool, RoundRecord
@@ -38,6 +38,7 @@ from trainer.synthesis.rows import Row, row_id, row_of
 from trainer.synthesis.stages import through_stages
 from trainer.synthesis.stitching import stitched
 from trainer.synthesis.taking_in import plan_taking_in, taken_before
+from trainer.synthesis.turns import Conversation, turns_of, whole_answer, written_tokens
 
 Plan = TypeVar("Plan")
 
@@ -106,14 +107,13 @@ def run_round(
     budget = budget_of(config.prices, config.max_cost, spent_before=spent, shards=shard.of)
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with Responses(file, [item.request for item in asked]) as responses:
-        requests = [item.request for item in asked]
-        ask(generator, requests, responses, progress, budget)
-        allow_failures(requests, responses, budget, max_failed_share=config.max_failed_share)
-        pairs = [
-            (item, responses.completions[item.request.id]) for item in asked if item.request.id in responses.completions
-        ]
-        tell_where_stuck([completion.text for _, completion in pairs])
-        record = _finish(pairs, context, taken, num_not_asked=len(asked) - len(pairs))
+        for requests in turns_of(asked, responses.completions, keep_cut_off=config.keep_cut_off):
+            ask(generator, requests, responses, progress, budget)
+            allow_failures(requests, responses, budget, max_failed_share=config.max_failed_share)
+        begun = [item for item in asked if item.request.id in responses.completions]
+        conversations = [whole_answer(item, responses.completions, keep_cut_off=config.keep_cut_off) for item in begun]
+        tell_where_stuck([conversation.answer.text for conversation in conversations])
+        record = _finish(conversations, context, taken, num_not_asked=len(asked) - len(begun))
     for made_for_it in (file, *file.parent.glob(f"{file.stem}.*.jsonl")):
         made_for_it.unlink()
     return record
@@ -157,19 +157,19 @@ def _training_rows(
 
 
 def _finish(
-    pairs: Sequence[tuple[Asked, Completion]], context: RoundContext, taken: Mapping[str, int], *, num_not_asked: int
+    conversations: Sequence[Conversation], context: RoundContext, taken: Mapping[str, int], *, num_not_asked: int
 ) -> RoundRecord:
     """Takes the answers through all stages and the gate into the pool."""
     shard, identity, funnel = context.shard, context.identity, Funnel()
     prices = context.config.prices
     rows = [
-        row_of(item, completion, identity, shard.generation)
-        | ({} if prices is None else {"cost": cost_of(prices, completion)})
-        for item, completion in pairs
+        row_of(conversation, identity, shard.generation)
+        | ({} if prices is None else {"cost": sum(cost_of(prices, answer) for answer in conversation.answers)})
+        for conversation in conversations
     ]
     accepted = through_stages(rows, context, funnel)
     real = {f"{row['source']}:{row['source_id']}": context.source_texts[row["id"]] for row in rows}
-    joules = [completion.joules for _, completion in pairs if completion.joules is not None]
+    joules = [item.answer.joules for item in conversations if item.answer.joules is not None]
     gate = pass_gate(accepted, context)
     most = context.config.stitch
     documents, parts = (accepted, []) if most is None else stitched(accepted, most)
@@ -179,12 +179,12 @@ def _finish(
         shards=shard.of,
         generator=identity.name,
         generator_weights=identity.weights,
-        requests=len(pairs),
+        requests=len(conversations),
         accepted=len(accepted),
         dropped=dict(sorted(funnel.counts.items(), key=lambda item: -item[1])),
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),
         completion_tokens=sum(row["completion_tokens"] for row in rows),
-        accepted_tokens=sum(row["completion_tokens"] for row in accepted),
+        accepted_tokens=sum(map(written_tokens, accepted)),
         taken=taken,
         seconds=sum(row["seconds"] for row in rows),
         graders=tuple(funnel.graders),
@@ -194,7 +194,7 @@ def _finish(
         cost_by_source={} if prices is None else _cost_by_source(rows),
         joules=sum(joules) if joules else None,
         gpu_seconds=None if prices is None else prices.gpus * sum(row["seconds"] for row in rows),
-        cached=sum(completion.cached for _, completion in pairs),
+        cached=sum(item.answer.cached for item in conversations),
         not_asked=num_not_asked,
         quarantined=quarantine_reason(gate),
         gate=gate,

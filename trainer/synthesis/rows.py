@@ -1,11 +1,14 @@
 """A row of the pool: a generated text with all that made it."""
 
+from dataclasses import asdict
 from typing import Any
 
-from trainer.synthesis.generators.protocol import Completion, Identity
+from trainer.synthesis.generators.protocol import Identity
 from trainer.synthesis.licenses import together
 from trainer.synthesis.pool import Row
+from trainer.synthesis.prompts import render
 from trainer.synthesis.requests import Asked
+from trainer.synthesis.turns import Conversation
 
 __all__ = ["Row", "row_id", "row_of"]
 
@@ -15,11 +18,15 @@ def row_id(item: Asked, generation: int) -> str:
     return f"{generation}-{item.request.id}"
 
 
-def row_of(item: Asked, completion: Completion, identity: Identity, generation: int) -> dict[str, Any]:
+def row_of(conversation: Conversation, identity: Identity, generation: int) -> dict[str, Any]:
     """The row that a request and its answer make. The stages after it fill in scores, filters and the judge's terms."""
-    sampling = item.request.sampling
+    item, completion = conversation.item, conversation.answer
+    sampling, answer = item.request.sampling, completion.text.strip()
+    has_more = item.row is not None and bool(answer)  # no answer is no row, whatever stands around it
     return {
-        "text": completion.text.strip(),
+        "text": render(str(item.row), {**item.columns, "answer": answer}) if has_more else answer,
+        "answer": answer if has_more else None,
+        "turns": [asdict(turn) for turn in conversation.turns],
         "messages": None,
         "id": row_id(item, generation),
         "slice": item.slice,

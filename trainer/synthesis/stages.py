@@ -18,6 +18,7 @@ from trainer.synthesis.filtering import (
 )
 from trainer.synthesis.funnel import Funnel
 from trainer.synthesis.grading import grade
+from trainer.synthesis.paths import drop_same_paths
 from trainer.synthesis.rows import Row
 
 Stage = Callable[[Sequence[Row], RoundContext, Funnel], list[Row]]
@@ -28,6 +29,7 @@ STAGES: tuple[Stage, ...] = (
     drop_near_repeats,
     drop_memorized,
     grade,
+    drop_same_paths,
     drop_filtered,
 )
 

@@ -17,10 +17,12 @@ _SUMMED = ("prompt_tokens", "completion_tokens", "seconds")
 
 
 def stitched(rows: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
-    """The rows with those of one document joined, ``most`` in one row at most, and the parts of the joined ones."""
-    by_document: dict[tuple[str, str, str], list[Row]] = {}
+    """The rows with those made of one document in one way joined, ``most`` in one row at most, and the parts of the
+    joined ones. Texts made in different ways stay apart: a source may take only some of the ways.
+    """
+    by_document: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        by_document.setdefault((row["source"], row["source_id"], row["slice"]), []).append(row)
+        by_document.setdefault((row["source"], row["source_id"], row["slice"], row["prompt_name"]), []).append(row)
     whole: list[Row] = []
     parts: list[Row] = []
     for own in by_document.values():
@@ -44,7 +46,8 @@ def _one(rows: Sequence[Row]) -> dict[str, Any]:
         **first,
         "text": SEPARATOR.join(row["text"] for row in rows),
         "id": f"{first['generation']}-{name}",
-        "prompt_name": "+".join(dict.fromkeys(row["prompt_name"] for row in rows)),
+        "turns": [turn for row in rows for turn in row["turns"]],
+        "answer": None,
         "parents": list(parents),
         **{column: sum(row[column] for row in rows) for column in _SUMMED},
         "cost": sum(costs) if costs else None,

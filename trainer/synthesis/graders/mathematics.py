@@ -35,7 +35,7 @@ class MathematicsGrader:
 
     def grade(self, rows: Sequence[Row], /) -> Sequence[Grade]:
         """All rows in one process; another one where that was lost."""
-        pairs = [(row["text"], self._reference(row)) for row in rows]
+        pairs = [(row.get("answer") or row["text"], self._reference(row)) for row in rows]
         return [self._grade(outcome) for outcome in compared(pairs, limit_s=self.config.time_limit_s)]
 
     def _reference(self, row: Row) -> str:
