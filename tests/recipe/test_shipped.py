@@ -12,11 +12,13 @@ from trainer.recipe.shipped import copy_recipes
 FEW = ["training.steps=4", "training.schedule={kind: constant}", "evaluation.every_steps=2", "checkpoint.every_steps=4"]
 NAMES = [recipe.name for recipe in shipped_recipes()]
 OVER_THE_SAMPLE = ("your-own-data", "continued-pretraining")  # no more data than the two small files
+AFTER_A_ROUND = ("distilled", "principled", "textbooks-and-rewrites", "verified")  # in test_five_ways
 
 
 def test_the_shipped_recipes_are_these() -> None:
     assert NAMES == [
-        "quickstart", "constant", "continued-pretraining", "parity", "scarce-real", "scheduled", "your-own-data",
+        "quickstart", "constant", "continued-pretraining", "distilled", "mostly-synthetic", "parity", "principled",
+        "scarce-real", "scheduled", "solver", "textbooks-and-rewrites", "verified", "your-own-data",
     ]  # fmt: skip
 
 
@@ -27,7 +29,7 @@ def few_steps(recipe: Path | str, run: Path, *overrides: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OVER_THE_SAMPLE])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*OVER_THE_SAMPLE, *AFTER_A_ROUND)])
 def test_a_recipe_over_the_demo_text_trains(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cache = request.config.cache.mkdir("demo-text") if request.config.cache else tmp_path  # prepared once for all
     few_steps(name, tmp_path / "run", f"data.cache={cache}", "evaluation.validation_documents=16")

@@ -138,5 +138,6 @@ def test_a_group_of_names_holds_different_names_of_its_text(seed: int) -> None:
 
 def test_every_built_in_template_can_be_rendered_over_a_row() -> None:
     for name in TEMPLATES:
-        asked = planned(config(prompts=[{"template": name}], requests=2), rows("a", "b"))
+        prompts = [{"template": name, "principles": ["Be short."]}]
+        asked = planned(config(prompts=prompts, requests=2), rows("a", "b"))
         assert all("{{" not in item.request.prompt for item in asked)
