@@ -11,6 +11,8 @@ from tests.data.corpus import RECIPES, WIKIPEDIA, by_bucket, prepared, recipe, s
 from trainer.data.prior_value import value_lines, value_warnings
 from trainer.data.prior_value.prepared import sampled, word_starts
 from trainer.data.store import PreparedData, open_prepared
+from trainer.recipe import load_recipe
+from trainer.runs.auto_shares import shares_in_words, with_starting_shares
 from trainer.tools.plan.data import DataPlan
 
 
@@ -82,6 +84,33 @@ def test_what_has_too_little_text_has_no_value_and_says_nothing(tmp_path: Path) 
     data = prepared(tmp_path, tree)
     assert data.prior_values == {}
     assert list(value_lines(data.prior_values)) == []
+
+
+def test_shares_that_are_auto_are_equal_until_the_data_are_prepared_and_then_follow_the_prior_values(
+    wikipedia: PreparedData, tiny_recipe: Path
+) -> None:
+    written = tiny_recipe.read_text()
+    assert "  shares: {real: 0.5, good: 0.25, bad: 0.25}" in written
+    tiny_recipe.write_text(written.replace("shares: {real: 0.5, good: 0.25, bad: 0.25}", "shares: auto"))
+    recipe = load_recipe(tiny_recipe, on_this_machine=False).recipe
+    assert recipe.mixture.shares == {"real": 0.333334, "good": 0.333333, "bad": 0.333333}
+    assert with_starting_shares(recipe, None) == recipe
+    # five epochs of the first real source, were it drawn alone
+    steps = 5 * wikipedia.segments["wiki"][0].num_samples // recipe.mixture.global_batch
+    equal = dict.fromkeys(wikipedia.sources, 0.25)
+    mixture = recipe.mixture.model_copy(update={"shares": equal})
+    recipe = recipe.model_copy(
+        update={"mixture": mixture, "training": recipe.training.model_copy(update={"steps": steps})}
+    )
+    shares = with_starting_shares(recipe, wikipedia).mixture.shares_in_millionths()
+    assert sum(shares.values()) == 1_000_000
+    assert shares["scrambled"] == 10_000
+    assert shares["wiki"] > shares["other"] > 10_000  # of the same worth, and of another size
+    asked = dict(part.split() for part in shares_in_words(with_starting_shares(recipe, wikipedia)).split(", "))
+    assert float(asked["wiki"]) == shares["wiki"] / 1e6
+    named = with_starting_shares(recipe.model_copy(update={"mixture": mixture.model_copy(
+        update={"from_prior_values": False})}), wikipedia)  # fmt: skip
+    assert named.mixture.shares == equal
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from trainer.data.account_text import account_lines, accounts_of, loss_warnings
 from trainer.data.prior_value import value_lines, value_warnings
 from trainer.model.precision import ONLY_EMULATED, SLOW_BF16, is_bf16_slow, resolved
 from trainer.recipe import LoadedRecipe, Recipe, load_recipe
+from trainer.runs.auto_shares import shares_in_words, with_starting_shares
 from trainer.runs.build import build_language_model
 from trainer.runs.folder import (
     BAD_INPUT,
@@ -186,8 +187,9 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
                 progress=_tell_preparing if is_main else None,
                 first=None if has_checkpoints(folder / "checkpoints") else lambda: _probe(loaded),
             )
+        recipe = with_starting_shares(recipe, data)
         if is_main:
-            _tell_rows(loaded, data)
+            _tell_rows(replace(loaded, recipe=recipe), data)
             for text in data.notes():
                 warn(text)
         session = Session(recipe, data, folder, replay, signals=signals, watchdog=watchdog, stack=stack)
@@ -256,6 +258,8 @@ def _tell_rows(loaded: LoadedRecipe, data: "PreparedData") -> None:
         say(f"data: {left} documents left validation, because test has them too")
     for line in value_lines(data.prior_values):
         say(f"data: {line}")
+    if loaded.recipe.mixture.from_prior_values:
+        say(f"data: starting shares by these values: {shares_in_words(loaded.recipe)}")
     warnings = [*loss_warnings(data.rows, data.folder), *value_warnings(data.prior_values)]
     if (found := data.machine_text) is not None:
         for line in found.lines():

@@ -1,6 +1,7 @@
 """What a recipe, or a finished or running run, looks like: each command that only reads is one function here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.base.failures import warn
@@ -13,6 +14,7 @@ def check(path: Path, overrides: list[str]) -> None:
     from trainer.base.errors import RecipeError
     from trainer.data.prior_value import value_lines, value_warnings
     from trainer.recipe import load_recipe
+    from trainer.runs.auto_shares import with_starting_shares
     from trainer.tools.plan.data import machine_text_of, prepared_data
     from trainer.tools.plan.first_rows import missing_texts
     from trainer.tools.plan.notices import notices
@@ -25,6 +27,7 @@ def check(path: Path, overrides: list[str]) -> None:
     for note in probe_model(loaded):
         _print(note)
     data = prepared_data(loaded)
+    loaded = replace(loaded, recipe=with_starting_shares(loaded.recipe, data))
     if (found := machine_text_of(loaded, data)) is not None:
         for line in found.lines():
             _print(line)

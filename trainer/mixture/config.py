@@ -1,11 +1,21 @@
 """What a recipe says about its mixture: the global batch, the starting shares, and how often a source may repeat."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from trainer.base.config import Config
 from trainer.mixture.shares import HALF_A_MILLIONTH, millionths
+
+AUTO = "auto"  # in place of the shares
+
+
+def _or_auto(schema: dict[str, Any]) -> None:
+    """Shares as a recipe may write them."""
+    description = schema.pop("description")
+    written = dict(schema)
+    schema.clear()
+    schema |= {"anyOf": [written, {"const": AUTO}], "description": description}
 
 
 class MixtureConfig(Config):
@@ -13,7 +23,13 @@ class MixtureConfig(Config):
 
     global_batch: int = Field(gt=0, le=10**7, description="samples per optimizer step, over all ranks")
     shares: dict[str, float] = Field(
-        min_length=1, description="starting share of each source, in whole millionths; they sum to 1"
+        min_length=1,
+        description="starting share of each source, in whole millionths; they sum to 1. Or auto: as the prior values of"
+        " the sources ask for them, decided when the data are prepared",
+        json_schema_extra=_or_auto,
+    )
+    from_prior_values: bool = Field(
+        default=False, description="whether the prior values decide the shares at preparation: what shares: auto says"
     )
     max_epochs: dict[str, float] = Field(
         default_factory=dict, description="most epochs of a source; at the cap its share goes to its kind"

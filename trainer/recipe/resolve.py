@@ -5,6 +5,9 @@ from typing import Any
 
 from trainer.base.errors import UserError
 from trainer.base.paths import expanded
+from trainer.base.records import SHARE_ONE
+from trainer.mixture.config import AUTO
+from trainer.mixture.shares import rounded
 from trainer.recipe.loading import LONGEST_QUOTED, KeyPath, Place, RecipeDocument, Tree, dotted, mapping_at, read_file
 from trainer.recipe.shipped import shipped_path
 
@@ -84,9 +87,15 @@ def _is_another_kind(old: Tree, new: Tree) -> bool:
 def resolve_shares(document: RecipeDocument) -> None:
     """Moves the shares written with the sources to `mixture.shares`, the one form that decisions refer to.
 
-    All sources have one or none has; together with `mixture.shares` there would be two answers.
+    All sources have one or none has; together with `mixture.shares` there would be two answers. `shares: auto` are
+    equal shares until the data are prepared.
     """
     sources = document.mapping_at(("data", "sources"))
+    mixture = document.tree.get("mixture")
+    if isinstance(mixture, dict) and mixture.get("shares") == AUTO and sources:
+        equal = rounded(dict.fromkeys(sources, 1.0), step=1)  # until the data are prepared
+        mixture["shares"] = {name: share / SHARE_ONE for name, share in equal.items()}
+        mixture["from_prior_values"] = True
     with_share = [name for name, source in sources.items() if mapping_at(source, ()).get(SHARE) is not None]
     if not with_share:
         return

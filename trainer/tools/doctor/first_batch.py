@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from trainer.runs.auto_shares import with_starting_shares
 from trainer.tools.doctor.findings import Finding, Subject
 from trainer.tools.plan.notices import notices
 from trainer.tools.plan.sources import source_plans
@@ -26,6 +28,7 @@ def check_first_batch(subject: Subject) -> Iterator[Finding]:
 
     recipe = loaded.recipe
     data = prepare(recipe.data, base=loaded.folder, seed=recipe.seed, progress=note)
+    loaded = replace(loaded, recipe=with_starting_shares(recipe, data))
     sizes = {name: sum(segment.num_samples for segment in source.segments) for name, source in data.sources.items()}
     result = ", ".join(f"{name} {size:,} samples" for name, size in sizes.items())
     empty = [name for name, size in sizes.items() if not size]

@@ -7,13 +7,14 @@ for a thousand ranks alike. A number that is not known is marked as an estimate,
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainer.control.policies import PricedConfig
 from trainer.evaluate.measurements import fewest_validation_documents, measurement_costs
 from trainer.model.precision import resolved
 from trainer.recipe import LoadedRecipe, Recipe
+from trainer.runs.auto_shares import with_starting_shares
 from trainer.runs.build import measured_run
 from trainer.tools.plan.data import DataPlan, data_plan, prepared_data
 from trainer.tools.plan.first_rows import missing_texts
@@ -31,6 +32,7 @@ from trainer.tools.plan.sources import SourcePlan, source_plans
 from trainer.tools.plan.synthesis import synthesis_notes
 from trainer.tools.plan.vocabulary import vocabulary_size_of
 
+EQUAL_SO_FAR = "shares: auto are decided when the data are prepared: equal shares are shown until then"
 _JOURNAL_BYTES_PER_STEP = 1_000  # a `step` line of four sources is about 700 bytes
 
 
@@ -95,10 +97,11 @@ class RunPlan:
 
 def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str, float] | None = None) -> RunPlan:
     """The plan of a recipe on a machine; ``source_tokens`` states the size of sources that are not prepared here."""
-    recipe = loaded.recipe
+    prepared = prepared_data(loaded)
+    recipe = with_starting_shares(loaded.recipe, prepared)
+    loaded = replace(loaded, recipe=recipe)
     length, batch = recipe.data.sequence_length, recipe.mixture.global_batch
     samples = recipe.training.steps * batch
-    prepared = prepared_data(loaded)
     sources = source_plans(loaded, source_tokens or {}, prepared)
     size = model_size(
         recipe.model, vocabulary_size=vocabulary_size_of(recipe.data.tokenizer, loaded.folder), sequence_length=length
@@ -148,6 +151,7 @@ def plan_run(loaded: LoadedRecipe, machine: Machine, source_tokens: Mapping[str,
             *notices(loaded, sources, prepared),
             *synthesis_notes(loaded),
             *_mixture_warnings(recipe, sources),
+            *([EQUAL_SO_FAR] if recipe.mixture.from_prior_values and prepared is None else []),
             *_machine_warnings(recipe, machine),
             *(prepared.notes() if prepared is not None else ()),
         ),
