@@ -25,6 +25,8 @@ ARMS = {  # in addition to the static sweep; all of them start from half real da
     "aioli": ("control.policy={kind: aioli}", UNGUARDED),
     "feedback": ("control.policy={kind: feedback}", UNGUARDED),
     "priced": ("control.policy={kind: priced}", GUARDED),
+    # from the shares that the prior values ask for, in place of half real data
+    "auto": ("control.policy={kind: priced}", GUARDED, "mixture.shares=auto"),
     "spared": ("control.policy={kind: priced}", GUARDED, f"data.sources.{TURNING}.joins=[]"),
 }
 RULES = ("anneal", "odm", "fms-odm", "ado", "aioli", "feedback")  # to compare with
@@ -103,28 +105,28 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"written": made("written")},
         sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5, 0.1: 5},
-        arms=dict.fromkeys((*RULES, "priced"), 5),
+        arms=dict.fromkeys((*RULES, "priced", "auto"), 5),
     ),
     "tenth": Scenario(
         says="real text for a tenth of the tokens, useful synthetic text",
         real=TENTH,
         synthetic={"written": made("written")},
         sweep={1.0: 5, 0.7: 5, 0.5: 5, 0.3: 5},
-        arms={"priced": 5},
+        arms={"priced": 5, "auto": 5},
     ),
     "quarter": Scenario(
         says="real text for a quarter of the tokens, useful synthetic text",
         real=QUARTER,
         synthetic={"written": made("written")},
         sweep={1.0: 5, 0.7: 5, 0.5: 5},
-        arms={"priced": 5},
+        arms={"priced": 5, "auto": 5},
     ),
     "mixed": Scenario(
         says="scarce real text, three synthetic sources: useful, incoherent, shuffled",
         real=SCARCE,
         synthetic={name: made(name) for name in ("written", "invented", "scrambled")},
         sweep={0.5: 5, 0.3: 5},
-        arms={"feedback": 3, "priced": 5},
+        arms={"feedback": 3, "priced": 5, "auto": 5},
         also=["evaluation.validation_documents=30"],
     ),
     "junk": Scenario(
@@ -132,14 +134,14 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
         sweep={0.7: 5, 0.5: 5, 0.3: 5},
-        arms={"priced": 5},
+        arms={"priced": 5, "auto": 5},
     ),
     "brief": Scenario(
         says="the same in a run so short that it affords three measurements of source value only",
         real=SCARCE,
         synthetic={"scrambled": made("scrambled")},
         sweep={1.0: 3, 0.5: 3},
-        arms={**dict.fromkeys(RULES, 2), "priced": 3},
+        arms={**dict.fromkeys(RULES, 2), "priced": 3, "auto": 5},
         steps=300,
     ),
     "plenty": Scenario(
@@ -147,7 +149,7 @@ SCENARIOS = {
         real=PLENTY,
         synthetic={"written": made("written")},
         sweep={1.0: 3, 0.5: 3},
-        arms={**dict.fromkeys(RULES, 2), "priced": 3},
+        arms={**dict.fromkeys(RULES, 2), "priced": 3, "auto": 5},
         steps=300,
     ),
     "tail": Scenario(
@@ -155,7 +157,7 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"written": made("written", f", where: {{topic: [{TOPICS_BUT_PEOPLE}]}}")},
         sweep={0.5: 3, 0.3: 3},
-        arms={"priced": 3},
+        arms={"priced": 3, "auto": 5},
         steps=300,
     ),
     "poisoned": Scenario(
@@ -176,7 +178,7 @@ SCENARIOS = {
         real=SCARCE,
         synthetic={"twin": "kind: synthetic, " + WIKIPEDIA.format(of=40, buckets="[10, 20]")},
         sweep={0.5: 3, 0.3: 3},
-        arms={"priced": 3},
+        arms={"priced": 3, "auto": 5},
         steps=300,
     ),
 }

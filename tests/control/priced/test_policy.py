@@ -251,10 +251,10 @@ def test_bounds_on_unknown_sources_are_refused():
 @pytest.mark.parametrize(
     ("written", "error", "least", "most"),
     [
-        (0.7, 0.08, 7.2, 7.3),  # as it is held to be
-        (-1.0, 0.08, 40, 48),
-        (-1.0, 5.0, 7.2, 7.5),  # nobody knows
-        (0.98, 0.01, 7.2, 7.3),  # better: real data are not starved for it
+        (0.7, 0.08, 7.1, 7.2),  # as it is held to be
+        (-1.0, 0.08, 15, 17.5),  # no more than a repeat is worth something
+        (-1.0, 5.0, 7.1, 7.5),  # nobody knows
+        (0.98, 0.01, 7.1, 7.2),  # better: real data are not starved for it
     ],
 )
 def test_real_data_are_repeated_until_a_synthetic_token_is_worth_as_much(observe, written, error, least, most):
@@ -302,7 +302,7 @@ def test_the_better_a_synthetic_token_is_assumed_to_be_the_fewer_epochs_real_dat
         followed(observe, control(prior_synthetic_value=source_value), [{}])[0].evidence["policy"]["budget"]["samples"]
         for source_value in (0.5, 0.9)
     ]
-    assert samples == pytest.approx([11_666, 2_621], rel=1e-3)
+    assert samples == pytest.approx([11_594, 2_621], rel=1e-3)
 
 
 def test_what_is_drawn_instead_of_scarce_real_data_is_useful_and_not_what_lies_at_its_floor(observe):

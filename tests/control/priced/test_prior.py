@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import exp
 
 import pytest
 
@@ -10,7 +9,7 @@ from trainer.base.records import SHARE_ONE, Observation, SourceValue
 from trainer.control import ControlConfig
 from trainer.control.controller import decide, initial_state, restored_state
 from trainer.control.priced.prior import water_filled
-from trainer.control.priced.repeats import REPEATS_DECAY, repeat_value
+from trainer.control.priced.repeats import epochs_until, net_repeat_value, repeat_value
 
 KINDS = {"real": "real", "good": "synthetic", "bad": "synthetic"}
 EQUAL = {"real": 333_334, "good": 333_333, "bad": 333_333}
@@ -34,11 +33,11 @@ def test_filled_shares_make_one_more_token_of_every_drawn_source_worth_the_same(
     epochs = {name: shares[name] * 1200 / unique[name] for name in shares}
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["bad"] == 0
-    marginal = [values[name] * exp(-(epochs[name] - 1) / REPEATS_DECAY) for name in ("real", "good")]
+    marginal = [values[name] * net_repeat_value(epochs[name], 1200 / unique[name]) for name in ("real", "good")]
     assert marginal[0] == pytest.approx(marginal[1], rel=1e-3)
     # a source that is not worth a repeat of the others yet is drawn for what they leave, and caps hold
     assert water_filled(values, unique, 550.0, max_epochs={})["good"] == pytest.approx(
-        1 - 50 * (1 - REPEATS_DECAY * -0.5108) / 550, abs=0.01
+        1 - 50 * epochs_until(0.6, 550 / 50) / 550, abs=0.01
     )
     capped = water_filled(values, unique, 1200.0, max_epochs={"real": 2.0})
     assert capped["real"] * 1200 == pytest.approx(100, rel=0.01)

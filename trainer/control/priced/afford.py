@@ -17,7 +17,9 @@ from trainer.control.priced.real_budget import (
     RealBudget,
     coming_samples,
     concentrated,
+    drawn_of_real,
     plan_budget,
+    scarcity_of,
     synthetic_less_real,
     within_caps,
     worthwhile_epochs,
@@ -71,11 +73,13 @@ def dither(config: PricedConfig, state: PricedState, plan: BudgetPlan, observati
     return rounded(within(waves, plan.floors, most, total=1.0), step=step)
 
 
-def most_real_epochs(config: PricedConfig, prior: Estimate | None = None) -> float:
+def most_real_epochs(config: PricedConfig, prior: Estimate | None = None, *, scarcity: float = 0.0) -> float:
     """The budget before anything is measured, in epochs of real data, with ``prior`` for the value of a synthetic
-    token.
+    token; ``scarcity``: tokens of the run per different real one.
     """
-    return worthwhile_epochs(prior or assumed(config), None, 0.0) if config.real_epochs is None else config.real_epochs
+    if config.real_epochs is not None:
+        return config.real_epochs
+    return worthwhile_epochs(prior or assumed(config), None, 0.0, scarcity=scarcity)
 
 
 def forgetting_from(config: PricedConfig, max_epochs: float) -> float | None:
@@ -111,14 +115,15 @@ def _budget(config: PricedConfig, state: PricedState, observation: Observation) 
 def _real_epochs(config: PricedConfig, state: PricedState, observation: Observation) -> float:
     """The budget in epochs: as configured, or by the value of a synthetic token against a real one."""
     prior = synthetic_prior(config, observation, state.synthetic_mix)
+    scarcity = scarcity_of(observation, drawn_of_real(observation, state.drawn).unique)
     if config.real_epochs is not None or state.unit is None:
-        return most_real_epochs(config, prior)
+        return most_real_epochs(config, prior, scarcity=scarcity)
     # of the synthetic sources, which are drawn in place of real ones
     synthetic_share = 1 - state.real_share(observation.kinds)
     shares = {name: state.synthetic_mix.get(name, 0.0) * synthetic_share or state.base[name] for name in state.drawn}
     advantages = known_advantages(state, shares, {})
     difference = synthetic_less_real(advantages, shares, observation.kinds, unit=state.unit)
-    return worthwhile_epochs(prior, difference, state.measured_after_epochs)
+    return worthwhile_epochs(prior, difference, state.measured_after_epochs, scarcity=scarcity)
 
 
 def _least_planned(config: PricedConfig, name: str, kind: Kind, least: float) -> float:

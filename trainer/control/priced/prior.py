@@ -7,13 +7,14 @@ the run measures; where the two differ beyond their errors, that is told.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import fsum, hypot, inf, log
+from math import fsum, hypot, inf
 from typing import Any, Self
 
-from trainer.base.records import Kind, Observation
+from trainer.base.records import Observation
 from trainer.control.priced.config import PRIOR_SYNTHETIC_VALUE, PricedConfig
 from trainer.control.priced.estimates import Estimate
-from trainer.control.priced.repeats import REPEATS_DECAY, repeat_value
+from trainer.control.priced.real_budget import drawn_of_real, scarcity_of
+from trainer.control.priced.repeats import epochs_until, net_repeat_value
 from trainer.control.priced.state import PricedState, Shares
 from trainer.mixture.shares import within
 
@@ -94,14 +95,14 @@ def water_filled(
 ) -> dict[str, float]:
     """Shares of ``total`` samples at which one more of each source that is drawn is worth the same.
 
-    w_k e^(-(E_k - 1)/R*) = price: n_k(price) = 0 where the value w_k is below it, else U_k (1 + R* ln(w_k / price));
-    the source at whose value the sum jumps over ``total`` gets what is left.
+    w_k v(E_k) = price, v what a repeat is worth (``net_repeat_value``): n_k(price) = 0 where the value w_k is below it,
+    else U_k E_k(price / w_k); the source at whose value the sum jumps over ``total`` gets what is left.
     """
     values = {name: max(value, LEAST_VALUE) for name, value in values.items() if unique[name] > 0}
 
     def drawn(price: float) -> dict[str, float]:
         return {
-            name: unique[name] * min(1 + REPEATS_DECAY * log(value / price), max_epochs.get(name, inf))
+            name: unique[name] * min(epochs_until(price / value, total / unique[name]), max_epochs.get(name, inf))
             if value >= price
             else 0.0
             for name, value in values.items()
@@ -148,7 +149,7 @@ def disagreements(config: PricedConfig, state: PricedState, observation: Observa
     """The sources of whose value trial steps say something else than prepared data did, beyond both errors."""
     if state.unit is None:
         return {}
-    measured = _measured_values(state, observation.kinds)
+    measured = _measured_values(state, observation)
     said = said_by_text(config, observation)
     return {
         name: Disagreement(prior=said[name], measured=value)
@@ -158,13 +159,14 @@ def disagreements(config: PricedConfig, state: PricedState, observation: Observa
     }
 
 
-def _measured_values(state: PricedState, kinds: Mapping[str, Kind]) -> dict[str, Estimate]:
-    """Values in fresh real tokens by trial steps alone: the advantage over real data, which are worth ``repeat_value``
+def _measured_values(state: PricedState, observation: Observation) -> dict[str, Estimate]:
+    """Values in fresh real tokens by trial steps alone: the advantage over real data, worth ``net_repeat_value``
     after the epochs that they were measured at.
     """
     by_trial_steps = {
         name: estimates["source_value"] for name, estimates in state.estimates.items() if "source_value" in estimates
     }
+    kinds = observation.kinds
     real = [name for name in by_trial_steps if kinds[name] == "real" and state.base.get(name, 0.0) > 0]
     if not real or state.unit is None or not state.unit > 0:
         return {}
@@ -172,7 +174,8 @@ def _measured_values(state: PricedState, kinds: Mapping[str, Kind]) -> dict[str,
     shrunk = (len(by_trial_steps) - 1) / len(by_trial_steps)  # of an advantage over the others, that is one over all
     of_real = fsum(state.base[name] * by_trial_steps[name].value for name in real) / weight
     error = fsum(state.base[name] * by_trial_steps[name].standard_error for name in real) / weight
-    now = repeat_value(state.measured_after_epochs)
+    drawn = drawn_of_real(observation, state.drawn)
+    now = net_repeat_value(state.measured_after_epochs, scarcity_of(observation, drawn.unique))
     return {
         name: Estimate(
             value=now + shrunk * (estimate.value - of_real) / state.unit,

@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.base.records import SHARE_ONE, SHARE_STEP, FloatArray, Kind, Observation
 from trainer.control.priced.estimates import Estimate, combine_or_reset
-from trainer.control.priced.repeats import epochs_until, repeat_value, unique_value
+from trainer.control.priced.repeats import epochs_until, net_repeat_value, unique_value
 from trainer.control.priced.spending_curve import LEAST_WEIGHT, RestOfRun, SpendingCurve, kernel, spend
 from trainer.mixture.shares import rounded_down
 
@@ -87,6 +87,7 @@ class RealBudget:
     used: float
     unique: int
     left_of_run: float  # samples of any kind
+    scarcity: float = 0.0  # samples of the run per different real one
     share: float | None = None
     marginal: float = 0.0
     concentration: float = 0.0
@@ -113,7 +114,8 @@ class RealBudget:
             "planned_share": self.share,
             "used_epochs": self.used / self.unique if self.unique else None,
             "planned_epochs": self.epochs if bounded else None,
-            "value_of_repeat": repeat_value(self.epochs),
+            "value_of_repeat": net_repeat_value(self.epochs, self.scarcity),
+            "epochs_without_harm": epochs_until(0.0, self.scarcity) if self.scarcity else None,
             "value_of_new_sample": unique_value(self.epochs),
             "concentration": self.concentration,
             "waits": self.waits,
@@ -154,9 +156,15 @@ def synthetic_less_real(
     )
 
 
-def worthwhile_epochs(prior: Estimate, difference: Estimate | None, epochs: float) -> float:
+def scarcity_of(observation: Observation, unique: int) -> float:
+    """Samples of the whole run per different real one; 0 where there is none."""
+    horizon = observation.horizon
+    return horizon.num_steps * horizon.global_batch / unique if unique else 0.0
+
+
+def worthwhile_epochs(prior: Estimate, difference: Estimate | None, epochs: float, *, scarcity: float = 0.0) -> float:
     """Epochs of real data after which a repeat is worth no more than a synthetic token, whose ``prior`` value is in
-    fresh real tokens.
+    fresh real tokens; a synthetic token that is worth nothing leaves those after which a repeat does harm.
 
     ``difference``: the value of a synthetic token less that of a real one, in fresh real tokens, measured after
     ``epochs`` of real data, when a real one was worth ``repeat_value``; None before it is known. A synthetic token that
@@ -166,10 +174,12 @@ def worthwhile_epochs(prior: Estimate, difference: Estimate | None, epochs: floa
     after one decision.
     """
     if difference is None:
-        return epochs_until(prior.value)
-    measured = Estimate(value=repeat_value(epochs) + difference.value, standard_error=difference.standard_error)
+        return epochs_until(prior.value, scarcity)
+    measured = Estimate(
+        value=net_repeat_value(epochs, scarcity) + difference.value, standard_error=difference.standard_error
+    )
     source_value = combine_or_reset(prior, measured).value
-    return epochs_until(min(max(source_value, LEAST_SOURCE_VALUE), prior.value))
+    return epochs_until(min(max(source_value, LEAST_SOURCE_VALUE), prior.value), scarcity)
 
 
 def plan_budget(
@@ -226,6 +236,7 @@ def _budget_of(observation: Observation, rest: RestOfRun, terms: BudgetTerms, re
         used=draws.used,
         unique=draws.unique,
         left_of_run=rest.total_steps * horizon.global_batch,
+        scarcity=scarcity_of(observation, draws.unique),
     )
 
 

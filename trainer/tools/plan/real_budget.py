@@ -14,7 +14,7 @@ import numpy as np
 from trainer.control.priced.afford import most_real_epochs
 from trainer.control.priced.config import PricedConfig
 from trainer.control.priced.real_budget import concentrated
-from trainer.control.priced.repeats import effective_tokens, repeat_value, unique_value
+from trainer.control.priced.repeats import effective_tokens, net_repeat_value, unique_value
 from trainer.control.priced.spending_curve import kernel, rest_of_run, spend
 
 CURVE_PARTS = 10  # of the run, for which a share is shown
@@ -57,14 +57,14 @@ def real_budget(
     priced = policy if isinstance(policy, PricedConfig) else None
     most = None
     if priced is not None:
-        planned_epochs = most_real_epochs(priced)
+        planned_epochs = most_real_epochs(priced, scarcity=total_tokens / unique_tokens)
         most = planned_epochs - sum(tokens / unique_tokens * max(0.0, planned_epochs - cap) for tokens, cap in capped)
     return RealDataPlan(
         unique_tokens=unique_tokens,
         drawn_tokens=drawn_tokens,
         epochs=epochs,
         effective_tokens=effective_tokens(unique_tokens, drawn_tokens),
-        value_of_repeat=repeat_value(epochs),
+        value_of_repeat=net_repeat_value(epochs, total_tokens / unique_tokens),
         value_of_new_token=unique_value(epochs),
         most_epochs=most,
         most_share=None
