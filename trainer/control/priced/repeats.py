@@ -41,7 +41,7 @@ def overfitting_cost(epochs: float, scarcity: float) -> float:
     """
     repeats = max(0.0, epochs - 1)
     slope = OVERFITTING * OVERFITTING_POWER / OVERFITTING_REPEATS
-    return EFFECTIVE * scarcity * slope * (repeats / OVERFITTING_REPEATS) ** (OVERFITTING_POWER - 1)
+    return float(EFFECTIVE * scarcity * slope * (repeats / OVERFITTING_REPEATS) ** (OVERFITTING_POWER - 1))
 
 
 def net_repeat_value(epochs: float, scarcity: float) -> float:
