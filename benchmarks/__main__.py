@@ -5,7 +5,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("planner", "resume", "overhead", "loader", "step", "copies", "probes", "endpoint")
+NAMES = ("planner", "resume", "overhead", "loader", "step", "copies", "filters", "probes", "endpoint")
 AGAINST_ANOTHER_STATE = ("accounting",)  # only by name: it needs the code of another commit
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import figures, study
 from docsite.pages import ROOT, table
-from experiments import self_learning_table, text_table
+from experiments import machine_text, self_learning_table, text_table
 from tests.cases import table as cases
 
 STORED = {"benchmarks": ROOT / "benchmarks" / "results", "experiments": ROOT / "experiments" / "results"}
@@ -76,6 +76,10 @@ def _part(part: Callable[[Mapping[str, Any]], list[str]]) -> Callable[[], str]:
 
 def _self_learning() -> str:
     return "\n".join(self_learning_table.table(_stored("experiments", "self_learning")))
+
+
+def _machine_text() -> str:
+    return "\n".join(machine_text.table(_stored("experiments", "machine_text")))
 
 
 def _benchmarks() -> str:
@@ -154,6 +158,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "sums": _part(text_table._sums),
     },
     "results/self-learning.md": {"self-learning": _self_learning},
+    "results/machine-text.md": {"machine-text": _machine_text},
     "results/loader.md": {"benchmarks": _benchmarks},
     "results/parity.md": {"parity": _parity, "parity-bf16": _parity_bf16},
     "results/faults.md": {"faults": _faults, "cases": cases.table},

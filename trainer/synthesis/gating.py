@@ -23,7 +23,7 @@ def pass_gate(rows: Sequence[Row], context: RoundContext) -> GateRecord | None:
     made_of = {row["source_id"] for row in rows}
     others = [row.document.text for row in prompts if row.document.id not in made_of]
     memorization = asymmetry(texts[: limits.rows], others, context.held_out_texts, seed=context.seed)
-    failed = tuple(_failed(limits, diversity, real, memorization))
+    failed = tuple(failed_limits(limits, diversity, real, memorization))
     return GateRecord(rows=len(rows), diversity=diversity, real=real, memorization=memorization, failed=failed)
 
 
@@ -32,7 +32,10 @@ def quarantine_reason(record: GateRecord | None) -> str | None:
     return None if record is None or not record.failed else "; ".join(record.failed)
 
 
-def _failed(limits: GateConfig, found: Diversity, real: Diversity | None, memorization: Asymmetry | None) -> list[str]:
+def failed_limits(
+    limits: GateConfig, found: Diversity, real: Diversity | None, memorization: Asymmetry | None
+) -> list[str]:
+    """The limits that a round does not keep, in words."""
     failed = []
     if found.self_bleu > limits.max_self_bleu:
         failed.append(f"self-BLEU {found.self_bleu:.2f} is above {limits.max_self_bleu:g}")
