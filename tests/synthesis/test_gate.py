@@ -192,6 +192,14 @@ def test_rows_near_real_text_near_the_pool_and_near_each_other_are_dropped_for_t
     assert sum(record.dropped.values()) == len(texts) - 3
 
 
+def test_a_filter_that_only_counts_drops_no_row_of_a_round_and_is_told(tiny_recipe: Path) -> None:
+    texts = [*written(3, 15), "write to mary@shop.com of all the birds"]
+    record = round_of(tiny_recipe, texts, filters=[{"kind": "personal_data", "find": ["email"], "action": "count"}])
+    assert record.accepted == 4
+    assert record.noted == {"personal_data: holds a mail address": 1}
+    assert "  kept and counted, personal_data: holds a mail address: 1" in in_words(record)
+
+
 def test_rows_that_recite_training_text_are_dropped(tiny_recipe: Path) -> None:
     real = max(load_texts(tiny_recipe), key=lambda text: len(text.split()))
     texts = [" ".join([*written(1, 13)[0].split()[:8], *real.split()]), *written(2, 14)]

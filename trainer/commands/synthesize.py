@@ -108,6 +108,7 @@ def in_words(record: RoundRecord) -> list[str]:
     if record.quarantined is not None:
         lines.append(f"  quarantined by the gate, and not trained on: {record.quarantined}")
     lines += [f"  dropped, {reason}: {count}" for reason, count in record.dropped.items()]
+    lines += [f"  kept and counted, {reason}: {count}" for reason, count in record.noted.items()]
     return lines + [line for grader in record.graders for line in grader_in_words(grader)] + verifier_in_words(record)
 
 

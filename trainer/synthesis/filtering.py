@@ -96,5 +96,5 @@ def drop_memorized(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -
 def drop_filtered(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
     """Drops what the recipe's filters drop; the others name the filters that they passed."""
     chain, names = FilterChain(context.config.filters), [name_of(config) for config in context.config.filters]
-    kept = funnel.keep(rows, lambda row: chain.dropped_by(row["text"], row))
+    kept = funnel.keep(rows, lambda row: chain.dropped_by(row["text"], row, funnel.note))
     return [{**row, "filters": [*row["filters"], *names]} for row in kept]

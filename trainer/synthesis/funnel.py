@@ -12,15 +12,20 @@ Reason = tuple[str, str]  # what drops a row (a filter's or grader's name), and 
 
 
 class Funnel:
-    """What a shard of a round has dropped: ``counts`` by "filter: reason", and the first ``rejected`` rows of each; and
-    how far its graders can be trusted.
+    """What a shard of a round has dropped: ``counts`` by "filter: reason", and the first ``rejected`` rows of each;
+    what filters only counted (``noted``); and how far its graders can be trusted.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.noted: dict[str, int] = {}
         self.rejected: list[Mapping[str, Any]] = []
         self.graders: Sequence[GraderRecord] = ()
         self.verifier: VerifierRecord | None = None
+
+    def note(self, kind: str, why: str) -> None:
+        """Counts a row that a filter has something to say of, and that is kept."""
+        self.noted[f"{kind}: {why}"] = self.noted.get(f"{kind}: {why}", 0) + 1
 
     def drop(self, row: Row, reason: Reason) -> None:
         """Counts a row that does not join."""

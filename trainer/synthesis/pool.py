@@ -79,6 +79,7 @@ class RoundRecord:
     requests: int
     accepted: int
     dropped: Mapping[str, int] = field(default_factory=dict)  # rows by "filter: reason"
+    noted: Mapping[str, int] = field(default_factory=dict)  # rows that a filter counted and did not drop
     prompt_tokens: int = 0
     completion_tokens: int = 0
     accepted_tokens: int = 0

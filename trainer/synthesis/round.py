@@ -182,6 +182,7 @@ def _finish(
         requests=len(conversations),
         accepted=len(accepted),
         dropped=dict(sorted(funnel.counts.items(), key=lambda item: -item[1])),
+        noted=dict(sorted(funnel.noted.items(), key=lambda item: -item[1])),
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),
         completion_tokens=sum(row["completion_tokens"] for row in rows),
         accepted_tokens=sum(map(written_tokens, accepted)),

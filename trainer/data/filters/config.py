@@ -161,7 +161,7 @@ class PersonalDataConfig(BuiltinFilterConfig):
 
 
 class DatatroveConfig(BuiltinFilterConfig):
-    """A filter of the package `datatrove`, with its own arguments beside these keys."""
+    """A filter of the package `datatrove`, with its own arguments alongside these keys."""
 
     model_config = ConfigDict(extra="allow")
 

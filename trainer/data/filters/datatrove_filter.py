@@ -42,7 +42,7 @@ def _edited(config: DatatroveConfig) -> str | None:
     if config.edited is None:
         raise DataError(
             f"{config.name} would keep a document in part, but a filter here keeps it whole or drops it",
-            remedy="Write `edited: keep` (documents stay as they are) or `edited: drop` beside its name",
+            remedy="Write `edited: keep` (documents stay as they are) or `edited: drop` next to its name",
         )
     return "would be kept in part only" if config.edited == "drop" else None
 
