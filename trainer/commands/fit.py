@@ -36,6 +36,7 @@ from trainer.runs.folder import (
 from trainer.runs.session import Session
 from trainer.runs.start_and_finish import write_ending
 from trainer.runs.stopping import STOPPED_EARLY, signals_of
+from trainer.runs.takedown import store_before
 from trainer.runs.watchdog.watcher import Watchdog
 from trainer.tools.plan.notices import repeats
 from trainer.tools.plan.sources import source_plans
@@ -175,17 +176,23 @@ def _fit(loaded: LoadedRecipe, folder: Path, replay: Path | None, watchdog: Watc
     with ExitStack() as stack:
         with signals.ending_at_once():  # it begins anew at the next start
             from trainer.data.prepare import prepare
+            from trainer.data.whole import open_whole
 
             _check_launch(recipe)
             if is_main:
                 check_recipe_unchanged(folder, recipe)
-            data = prepare(
-                recipe.data,
-                base=loaded.folder,
-                seed=recipe.seed,
-                is_main=is_main,
-                progress=_tell_preparing if is_main else None,
-                first=None if has_checkpoints(folder / "checkpoints") else lambda: _probe(loaded),
+            before = store_before(folder)
+            data = (
+                open_whole(before)
+                if before is not None
+                else prepare(
+                    recipe.data,
+                    base=loaded.folder,
+                    seed=recipe.seed,
+                    is_main=is_main,
+                    progress=_tell_preparing if is_main else None,
+                    first=None if has_checkpoints(folder / "checkpoints") else lambda: _probe(loaded),
+                )
             )
         recipe = with_starting_shares(recipe, data)
         if is_main:

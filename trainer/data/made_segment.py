@@ -6,10 +6,12 @@ It is written aside and renamed when whole, and its manifest has the hash of eve
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trainer.base.atomic import replace_folder, sync_tree
 from trainer.data.documents import Document, batches
@@ -24,10 +26,23 @@ _NOT_STORED = ("folder", "sequence_length", "begin_tokens")  # they follow from 
 
 def write_made_segment(folder: Path, documents: Iterable[Document], data: PreparedData) -> PreparedSegment | None:
     """Writes the documents as a segment that can join ``data``; None, and nothing written, where they have no token."""
+    return _sealed(folder, data, lambda aside: _packed(aside, documents, data))
+
+
+def write_segment_without(
+    folder: Path, segment: PreparedSegment, taken_down: Collection[int], data: PreparedData
+) -> PreparedSegment | None:
+    """Writes a segment of ``data`` anew without some of its documents; the tokens of the others are copied. None, and
+    nothing written, where none is left.
+    """
+    return _sealed(folder, data, lambda aside: _copied(aside, segment, frozenset(taken_down), data))
+
+
+def _sealed(folder: Path, data: PreparedData, pack: Callable[[Path], PreparedSegment]) -> PreparedSegment | None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        segment = _packed(aside / SAMPLES, documents, data)
+        segment = pack(aside / SAMPLES)
         if not segment.num_tokens:
             return None
         facts = {key: value for key, value in asdict(segment).items() if key not in _NOT_STORED}
@@ -41,11 +56,31 @@ def write_made_segment(folder: Path, documents: Iterable[Document], data: Prepar
     return open_made_segment(folder, data)
 
 
-def _packed(folder: Path, documents: Iterable[Document], data: PreparedData) -> PreparedSegment:
+def _writer(folder: Path, data: PreparedData) -> tuple[SegmentWriter, TokenizerFacts]:
     facts = TokenizerFacts(data.tokenizer_folder, data.vocabulary_size, data.end_of_document, data.begin_of_document)
-    encoder = Encoder.load(facts)
     begin_tokens = 0 if facts.begin_of_document is None else 1
     writer = SegmentWriter(folder, data.sequence_length, facts.end_of_document, facts.dtype, begin_tokens=begin_tokens)
+    return writer, facts
+
+
+def _copied(folder: Path, segment: PreparedSegment, left_out: frozenset[int], data: PreparedData) -> PreparedSegment:
+    writer, _ = _writer(folder, data)
+    stream, spans = segment.token_stream(), segment.token_spans()
+    for number in range(segment.num_documents):
+        if number in left_out:
+            continue
+        described = segment.describe(number)
+        own = {name: described.pop(name) for name in ("id", "slice", "file", "line")}
+        num_bytes = len(data.decode(segment.document_tokens(number)).encode("utf-8", "replace"))
+        document = Document(text="", num_bytes=num_bytes, part="train", provenance=described, **own)
+        ids = np.asarray(stream[spans[number] : spans[number + 1]])
+        writer.append([document], ids, np.array([len(ids)], dtype=np.int64))
+    return writer.close()
+
+
+def _packed(folder: Path, documents: Iterable[Document], data: PreparedData) -> PreparedSegment:
+    writer, facts = _writer(folder, data)
+    encoder = Encoder.load(facts)
     for batch in batches(documents):
         ids, lengths = encoder.encode_documents([document.text for document in batch])
         kept = [document for document, length in zip(batch, lengths.tolist(), strict=True) if length]

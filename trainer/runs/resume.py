@@ -28,6 +28,7 @@ from trainer.mixture.ledger import (
     to_record,
 )
 from trainer.mixture.partition import accumulation
+from trainer.runs.takedown import without_replacements
 from trainer.tracking.journal import AppendOnlyFile, cut, prefix_digest, read_numbered
 from trainer.tracking.schema import CheckpointLine, read_journal
 from trainer.training import checkpoint
@@ -135,8 +136,9 @@ def open_ledger(
         ]:
             ledger.append(fact)
     else:
-        check_same_data(ledger, segments)
-        _check_joined(ledger, segments, step)
+        known = Ledger(without_replacements(folder, ledger.facts))
+        check_same_data(known, segments)
+        _check_joined(known, segments, step)
     size = [fact.global_batch for fact in ledger.facts if isinstance(fact, BatchSize)][-1]
     if size != mixture.global_batch and not replay:
         ledger.append(BatchSize(step=step, global_batch=mixture.global_batch))

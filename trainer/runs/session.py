@@ -25,6 +25,7 @@ from trainer.runs.start_and_finish import (
     write_rate_jump,
     write_start,
 )
+from trainer.runs.takedown import later_retirements, take_out, with_replacements
 from trainer.runs.watchdog.watcher import Watchdog
 from trainer.tracking.journal import Journal, JournalWriter, SilentJournal
 from trainer.tracking.record import JournalLine
@@ -90,6 +91,10 @@ class Session:
         data = self._data = with_made_segments(
             data, folder, resumed.ledger.facts, license_name=license_of_made(recipe), check=engine.is_main
         )
+        if facts is None and take_out(
+            data, folder, resumed.ledger, engine, seed=recipe.seed, step=resumed.state.step + 1
+        ):
+            data = self._data = with_replacements(data, folder, resumed.ledger.facts, check=engine.is_main)
         jump = engine.broadcast(_rate_jump(folder, recipe, resumed.state) if engine.is_main else None)
         rate_change = jump.change if jump is not None else resumed.state.rate_change
         state = dataclasses.replace(resumed.state, replay=str(replay) if replay else None, rate_change=rate_change)
@@ -106,7 +111,7 @@ class Session:
                 engine,
                 ledger=resumed.ledger,
                 state=state,
-                scheduled_facts=scheduled_facts(segments, facts),
+                scheduled_facts=later_retirements(folder, resumed.ledger, scheduled_facts(segments, facts)),
                 replays=facts is not None,
                 open_rounds=opener(recipe, data, folder, engine, step=state.step) if facts is None else None,
             ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainer.base.errors import RunFolderError
 from trainer.mixture.ledger import Fact, Segment, made_sources
 from trainer.runs.rounds.files import RoundFiles
+from trainer.runs.takedown import replacement_folder, with_replacements
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -24,24 +25,29 @@ def with_made_segments(
 ) -> "PreparedData":
     """``data`` with the sources that the run in folder ``run`` makes, and of their segments those that have joined.
 
+    Of other sources also the segments that joined in the place of others, after a takedown.
     ``UserError`` where one of them is not in the run's pool, or not what was written.
     """
     from trainer.data.made_segment import open_made_segment
     from trainer.data.store import PreparedSource
 
     facts, files = list(facts), RoundFiles(run)
+    data = with_replacements(data, run, facts, check=check)
     sources = dict(data.sources)
     for name, kind in made_sources(facts).items():
         generations, segments = files.generations(), []
         for fact in facts:
             if isinstance(fact, Segment) and fact.source == name:
-                if (generation := generations.get(fact.fingerprint)) is None:
+                folder, generation = replacement_folder(run, fact.fingerprint), generations.get(fact.fingerprint)
+                if folder is None and generation is not None:
+                    folder = files.segment(generation)
+                if folder is None:
                     raise RunFolderError(
                         f"segment {fact.segment} of source {name} is not in the run's pool",
                         got=f"no generation has fingerprint {fact.fingerprint[:12]}",
                         file=files.pool,
                         remedy="Bring the folder back from a backup, or start a new run in another --run folder",
                     )
-                segments.append(open_made_segment(files.segment(generation), data, check=check))
+                segments.append(open_made_segment(folder, data, check=check))
         sources[name] = PreparedSource(name, kind, license_name, tuple(segments))
     return replace(data, sources=sources)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer.data.pool_manifest import TakedownFact
+from trainer.runs.takedown import Name, request
 from trainer.synthesis.lineage import Origin, take_down
 from trainer.synthesis.pool import Pool
 from trainer.tools.pool.places import RECIPE, pools_of
@@ -34,6 +35,7 @@ class Takedown:
         if self.run is None:
             return
         used = sorted({step for steps in self.steps.values() for step in steps})
+        yield "when the run is started again it draws none of them, from the next step on"
         yield f"{self.run}: {len(self.steps)} of them were used, in {len(used)} steps"
         for name, steps in self.steps.items():
             yield f"  {name}: {_ranges(steps)}"
@@ -53,6 +55,9 @@ def takedown(path: Path, origin: Origin, reason: str) -> Takedown:
     if not (path / RECIPE).is_file():
         return Takedown(facts=facts)
     ids = frozenset[str]().union(*(fact.ids for _, fact in facts))
+    source, _, document = (origin.document or "").partition(":")
+    own: list[Name] = [(source, document)] if document else []  # where it is a document of the run's own sources
+    request(path, facts[0][1].what, [*own, *((None, name) for name in ids)])
     return Takedown(facts=facts, steps=steps_of(open_run(path), ids), run=path)
 
 
