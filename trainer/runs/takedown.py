@@ -210,7 +210,11 @@ def _written(
 def later_retirements(run: Path, ledger: Ledger, scheduled: Mapping[int, Sequence[Fact]]) -> dict[int, list[Fact]]:
     """Scheduled facts, in which what joined in the place of a segment retires with it."""
     places = {
-        (one.source, one.segment): {fact.segment for fact in ledger.facts if _is_of(fact, one)}
+        (one.source, one.segment): {
+            fact.segment
+            for fact in ledger.facts
+            if isinstance(fact, Segment) and (fact.source, fact.fingerprint) == (one.source, one.fingerprint)
+        }
         for one in replacements(run).values()
     }
     retired = {(fact.source, fact.segment) for fact in ledger.facts if isinstance(fact, Retire)}
@@ -228,7 +232,3 @@ def later_retirements(run: Path, ledger: Ledger, scheduled: Mapping[int, Sequenc
                     if (source, other) not in retired:
                         by_step[step].append(Retire(step=step, source=source, segment=other))
     return by_step
-
-
-def _is_of(fact: Fact, one: Replacement) -> bool:
-    return isinstance(fact, Segment) and fact.source == one.source and fact.fingerprint == one.fingerprint
