@@ -41,6 +41,19 @@ VARIANTS: tuple[tuple[str, ...], ...] = (
         "data.sources.good.streaming=true",
         "model={architecture: gpt2, config: {n_embd: 16, n_layer: 1, n_head: 2}, gradient_checkpointing: true}",
     ),
+    (
+        "data.machine_text={real: {path: bad.jsonl}, machine: [good]}",
+        "mixture.shares=auto",
+        "synthesis={pool: pool, sources: [real], every: 4, source: made, requests: 8, generator: {kind: run}, "
+        "prompts: [{template: rephrase}], gate: {}, near_duplicates: {}, memorized: {}, "
+        "filters: [{kind: personal_data}, {kind: near_duplicate}], graders: [{kind: grounding}]}",
+    ),
+    (
+        "synthesis={pool: pool, sources: [real], stitch: 2, samples_per_row: 2, paths: {}, prices: {}, max_cost: 1, "
+        "generator: {kind: endpoint, url: 'http://127.0.0.1:1/v1', model: m}, "
+        "prompts: [{template: textbook, turns: [critique, revise], principles: [short]}], "
+        "graders: [{kind: judge, model: {kind: endpoint, url: 'http://127.0.0.1:1/v1', model: m}}]}",
+    ),
 )
 pytestmark = pytest.mark.kind("mutated recipe")
 CALM = {

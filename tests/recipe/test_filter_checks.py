@@ -30,3 +30,18 @@ def test_the_arguments_of_a_datatrove_filter_stand_in_the_resolved_recipe(tiny_r
     resolved.write_text(resolved_yaml(load_recipe(tiny_recipe, []).recipe))
     (again,) = load_recipe(resolved, []).recipe.data.filters
     assert again.arguments == {"min_doc_words": 30}
+
+
+@pytest.mark.parametrize("kind", ["{a: 1}", "[length]", "3", "null"])
+def test_a_kind_of_filter_that_is_no_word_is_a_mistake(tiny_recipe: Path, kind: str) -> None:
+    edit(tiny_recipe, "sequence_length: 16", f"sequence_length: 16\n  filters: [{{kind: {kind}, min_words: 3}}]")
+    with pytest.raises(RecipeError, match="filters"):
+        load_recipe(tiny_recipe, [])
+
+
+@pytest.mark.parametrize("name", ["{a: 1}", "[real]", "3"])
+def test_a_source_of_prompts_that_is_no_word_is_a_mistake(tiny_recipe: Path, name: str) -> None:
+    keys = f"{{pool: pool, sources: [{name}], prompts: [{{template: rephrase}}], generator: {{kind: run}}}}"
+    tiny_recipe.write_text(f"{tiny_recipe.read_text()}\nsynthesis: {keys}\n")
+    with pytest.raises(RecipeError, match="sources"):
+        load_recipe(tiny_recipe, [])

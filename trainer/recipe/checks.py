@@ -125,8 +125,10 @@ def _note_synthesis(document: RecipeDocument, kinds: Mapping[str, Any]) -> None:
     sources = mapping_at(document.tree, ("synthesis",)).get("sources")
     for index, name in enumerate(sources if isinstance(sources, list) else []):
         place: KeyPath = ("synthesis", "sources", index)
+        if not isinstance(name, str):
+            continue  # its own rule says what is wrong with it
         if name not in kinds:
-            document.mistake(f"{dotted(place)}: {name} is not a source", place, remedy=nearest(str(name), kinds))
+            document.mistake(f"{dotted(place)}: {name} is not a source", place, remedy=nearest(name, kinds))
         elif kinds[name] == "synthetic":
             remedy = "Name a real one: what a model wrote is not written about again"
             document.mistake(f"{dotted(place)}: {name} is synthetic", place, remedy=remedy)

@@ -16,7 +16,7 @@ def note_filter_mistakes(document: RecipeDocument) -> None:
     for path in _written_filters(document.tree):
         section = mapping_at(document.tree, path[:-1]).get(str(path[-1]))
         for number, keys in enumerate(section if isinstance(section, list) else []):
-            if not isinstance(keys, dict) or keys.get("kind") not in FILTERS.builtin:
+            if not isinstance(keys, dict) or str(keys.get("kind")) not in FILTERS.builtin:
                 continue  # of one from outside nobody knows what it costs to make it
             try:
                 FilterChain([adapter.validate_python(keys)])
