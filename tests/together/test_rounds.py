@@ -1,11 +1,14 @@
 """Rounds of synthesis inside a run: what they make joins from an exact step, whatever happens to the run meanwhile."""
 
+import os
+import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from tests.together.launches import Place, by_step, lines, predicted
-from tests.together.rounds import STEPS, sets
+from tests.together.launches import Place, Strike, by_step, lines, predicted, wait_until
+from tests.together.rounds import OWN, STEPS, WORDS, sets, words
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +39,121 @@ def test_a_generation_joins_right_after_its_step_and_is_drawn(own: Path) -> None
 
 def test_batch_hashes_of_a_run_that_makes_its_own_data_are_what_ledger_and_stores_predict(own: Path) -> None:
     assert {step: int(batch_hash) for step, batch_hash in by_step(own, "batch_hash").items()} == predicted(own)
+
+
+def texts(run: Path) -> list[str]:
+    return [
+        text
+        for file in sorted((run / "pool" / "rows").glob("*.parquet"))
+        for text in pq.read_table(file, columns=["text"])["text"].to_pylist()
+    ]
+
+
+# The first four lines are of the first generation: begun, written, ended, joined.
+@pytest.mark.parametrize(
+    "line", [5, 6, 8, pytest.param(4, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)]
+)
+def test_a_run_killed_in_a_round_is_the_run_that_was_not(place: Place, own: Path, line: int) -> None:
+    run = place.folder / f"killed-in-round-{line}"
+    assert place.fit(run, *sets(), strike=Strike(run.with_name("r.alive"), "round", line)).wait().code == -9
+    ended = place.fit(run, *sets()).wait()
+    assert ended.code == 0, ended.output
+    assert by_step(run, "batch_hash") == by_step(own, "batch_hash")
+    assert (run / "ledger.jsonl").read_bytes() == (own / "ledger.jsonl").read_bytes()
+    assert texts(run) == texts(own)
+
+
+@pytest.mark.slow
+def test_two_processes_write_and_draw_what_one_does(place: Place, own: Path) -> None:
+    run = place.folder / "own-pair"
+    ended = place.launch(run, *sets(), processes=2).wait()
+    assert ended.code == 0, ended.output
+    assert texts(run) == texts(own)
+    assert by_step(run, "batch_hash") == by_step(own, "batch_hash")
+
+
+def test_training_goes_on_while_a_generator_writes_and_a_resume_lets_it_join_where_it_did(place: Place) -> None:
+    run, pids = place.folder / "alongside", place.folder / "pids"
+    pids.mkdir()
+    slow = sets(WORDS, generator=words(pids=str(pids), seconds=0.02), steps=100_000)
+    live = place.fit(run, *slow)
+
+    def has_joined() -> bool:
+        steps = [line["step"] for line in lines(run, "round") if line["state"] == "joined"]
+        return bool(steps) and any(line["step"] > steps[0] + 3 for line in lines(run, "step"))
+
+    assert wait_until(live, has_joined), live.wait().output
+    live.send(signal.SIGKILL)
+    assert live.wait().code == -9
+    first, hashes = lines(run, "round")[0], by_step(run, "batch_hash")
+    (join,) = [line for line in lines(run, "round") if line["state"] == "joined"][:1]
+    assert (first["state"], first["step"]) == ("begun", 6)
+    assert join["step"] > 7, "training waited for it"
+    ended = place.fit(run, *sets(WORDS, generator=words(), steps=max(hashes) + 5)).wait()
+    assert ended.code == 0, ended.output
+    again = by_step(run, "batch_hash")
+    assert {step: again[step] for step in hashes} == hashes
+    assert join["step"] in [line["step"] for line in lines(run, "round") if line["state"] == "joined"]
+    assert {step: int(batch_hash) for step, batch_hash in again.items()} == predicted(run)
+
+
+def test_the_process_of_a_round_ends_with_a_killed_run_which_then_finishes_it(place: Place) -> None:
+    run, pids = place.folder / "orphan", place.folder / "orphans"
+    pids.mkdir()
+    live = place.fit(run, *sets(WORDS, generator=words(pids=str(pids), seconds=30.0), steps=100_000))
+    assert wait_until(live, lambda: any(pids.iterdir())), live.wait().output
+    live.send(signal.SIGKILL)
+    live.wait()
+    (pid,) = [int(path.name) for path in pids.iterdir()]
+    assert wait_until_gone(pid), "the process of the round outlived its run"
+    done = max(by_step(run, "batch_hash"))
+    ended = place.fit(run, *sets(WORDS, generator=words(), steps=done + 20, wait=True)).wait()
+    assert ended.code == 0, ended.output
+    generations = [line["generation"] for line in lines(run, "round") if line["state"] == "joined"]
+    assert generations[0] == 1
+
+
+def wait_until_gone(pid: int) -> bool:
+    import time
+
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_generator_that_fails_is_told_and_asked_again_and_the_run_goes_on(place: Place) -> None:
+    run = place.folder / "failing"
+    ended = place.fit(run, *sets(WORDS, generator=words(fails=True), wait=True, every=10)).wait()
+    assert ended.code == 0, ended.output
+    states = [(line["generation"], line["state"]) for line in lines(run, "round")]
+    assert states == [(1, "begun"), (1, "failed")] * 2  # not after the last step
+    assert "the server is gone" in lines(run, "round")[1]["reason"]
+    assert "generation 1 failed" in ended.output
+
+
+@pytest.mark.slow
+def test_of_a_window_of_generations_older_ones_retire(place: Place) -> None:
+    run = place.folder / "window"
+    ended = place.fit(run, *sets(WORDS, wait=True, keep_generations=1)).wait()
+    assert ended.code == 0, ended.output
+    facts = [
+        (fact["step"], fact["fact"], fact["segment"])
+        for fact in lines(run, file="ledger.jsonl")
+        if fact["fact"] in ("segment", "retire") and fact["source"] == "made"
+    ]
+    assert facts[:5] == [
+        (7, "segment", 0), (13, "segment", 1), (13, "retire", 0), (19, "segment", 2), (19, "retire", 1),
+    ]  # fmt: skip
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
+
+
+def test_a_run_cannot_change_which_source_it_makes(place: Place, own: Path) -> None:
+    ended = place.fit(own, *sets(OWN, source="other", steps=40)).wait()
+    assert ended.code == 2
+    assert "synthesis.source" in ended.output

@@ -1,6 +1,6 @@
 """From an evaluation to shares: the main rank decides, every rank acts on the same decision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from trainer.base.records import Decision, Evaluation, Horizon, Observation, Sou
 from trainer.control.controller import decide, restored_state
 from trainer.evaluate.evidence.measurement import FORGETTING
 from trainer.mixture import lookups
-from trainer.mixture.ledger import Shares
+from trainer.mixture.ledger import Fact, Shares
 from trainer.tracking.schema import DecisionLine
 from trainer.training import facts
 from trainer.training.rollback import roll_back
@@ -29,20 +29,26 @@ def decide_shares(
 
     ``losses`` are those of the sources since the evaluation before, ``evidence`` the measurements by kind.
     """
-    decided: tuple[dict[str, Any], Decision] | None = None
+    decided: tuple[dict[str, Any], Decision, Sequence[Fact]] | None = None
     if run.devices.is_main:
         observation = _observation(run, state, evaluation, losses=losses, evidence=evidence)
         control = run.settings.control
-        control_state, decision = decide(control, restored_state(control, state.control), observation)
-        decided = control_state.to_json(), decision
-    control_json, decision = run.devices.broadcast(decided)
+        before, retired = restored_state(control, state.control), list[Fact]()
+        control_state, decision = decide(control, before, observation)
+        if run.data.rounds is not None:
+            control_state, decision, retired = run.data.rounds.reviewed(run, state, before, control_state, decision)
+        decided = control_state.to_json(), decision, retired
+    control_json, decision, retired = run.devices.broadcast(decided)
     state = replace(state, control=control_json, last_healthy_step=_last_healthy_step(state, decision.evidence))
     line = DecisionLine.of(decision, step=state.step)
     run.io.journal.write(line)
     if decision.action == "rollback":
-        return roll_back(run, state, decision), None
+        return roll_back(run, state, decision, retired), None
     if dict(decision.shares) != run.data.plan.shares(decision.from_step):
-        facts.take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
+        shares = Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)
+        retired = [*retired, shares]
+    if retired:
+        facts.take(run, retired)
     if decision.action == "stop":
         return state, Outcome(state="stopped-by-guard", step=state.step, reason=decision.reason)
     return state, None

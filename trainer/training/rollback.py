@@ -1,5 +1,6 @@
 """Rollback: back to a healthy checkpoint in weights and schedule, forward in steps and samples."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from trainer.base.heartbeat import beat
@@ -11,10 +12,11 @@ from trainer.training.run import Run, RunState
 from trainer.training.saver import finish_saving
 
 
-def roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
+def roll_back(run: Run, state: RunState, decision: Decision, retired: Sequence[Fact] = ()) -> RunState:
     """Restore weights, optimizer and schedule position of the last healthy checkpoint; new samples at new steps.
 
-    Without any checkpoint only the shares of the decision are taken, with a warning.
+    Without any checkpoint only the shares of the decision and the segments that are ``retired`` are taken, with a
+    warning.
     """
     finish_saving(run)
     target = run.devices.broadcast(_rollback_target(run, state) if run.devices.is_main else None)
@@ -23,7 +25,8 @@ def roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
             f"the guard asks for a rollback after step {state.step}, but there is no checkpoint yet: "
             "training continues with the new shares"
         )
-        facts.take(run, [Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)])
+        shares = Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason)
+        facts.take(run, [*retired, shares])
         return state
     beat("restoring")
     run.devices.restore(target.folder)
@@ -36,6 +39,7 @@ def roll_back(run: Run, state: RunState, decision: Decision) -> RunState:
             last_slot=run.data.stream.state.slot,
             reason=decision.reason,
         ),
+        *retired,
         Shares(step=decision.from_step, shares=dict(decision.shares), reason=decision.reason),
     ]
     facts.take(run, rollback)

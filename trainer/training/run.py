@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeV
 from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer.base.errors import UserError
-from trainer.base.records import Evaluation, IntArray, SourceLoss, SourceValue
+from trainer.base.records import Decision, Evaluation, IntArray, SourceLoss, SourceValue
 from trainer.control.config import ControlConfig
+from trainer.control.state import ControlState
 from trainer.evaluate.config import EvaluationConfig
 from trainer.evaluate.evidence.measurement import Measurement
 from trainer.evaluate.ports import Devices
@@ -148,6 +149,14 @@ class Rounds(Protocol):
     def after_step(self, run: "Run", state: RunState, *, last: bool) -> None:
         """(all) Let join what is ready, and begin what is due unless this is the ``last`` step; called where something
         is due, and at every evaluation.
+        """
+        ...
+
+    def reviewed(
+        self, run: "Run", state: RunState, before: ControlState, after: ControlState, decision: Decision
+    ) -> tuple[ControlState, Decision, Sequence[Fact]]:
+        """(main) State and decision of policy and guard, with what is done instead where the source is cut that the run
+        makes, and the segments that retire.
         """
         ...
 

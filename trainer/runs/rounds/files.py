@@ -27,6 +27,7 @@ class RoundState:
     step: int
     joins_from: int | None = None
     settled: str | None = None
+    quarantined: str | None = None  # why it is drawn no more
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""

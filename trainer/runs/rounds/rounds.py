@@ -7,19 +7,22 @@ is told, and the round is tried again at its next time.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.base.errors import UserError
 from trainer.base.failures import in_words
-from trainer.base.heartbeat import beat
+from trainer.base.records import Decision
+from trainer.control.state import ControlState
 from trainer.mixture import lookups
-from trainer.mixture.ledger import Fact, Retire, Segment, Shares
+from trainer.mixture.ledger import Fact, Segment
 from trainer.runs.rounds.files import Made, RoundFiles, RoundState
-from trainer.runs.rounds.own_model import write_own_texts
+from trainer.runs.rounds.joining import joining_facts
+from trainer.runs.rounds.own_texts import OwnTexts, next_due, polled
 from trainer.runs.rounds.process import RoundProcess
-from trainer.runs.rounds.shares import with_made_source
+from trainer.runs.rounds.quarantine import instead_of_cut, num_quarantined
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.pool import Pool
@@ -30,8 +33,6 @@ from trainer.training.run import Run, RunState
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData, PreparedSegment
     from trainer.engines.engine import TrainingEngine
-
-POLL_S = 0.2
 
 AddSegment = Callable[[str, int, "PreparedSegment"], None]
 
@@ -66,7 +67,7 @@ class RunRounds:
         self._states = {state.generation: state for state in states}
         self._active = self._unfinished(step)
         self._process: RoundProcess | None = None
-        self._planning: RoundProcess | None = None
+        self._own = OwnTexts(config, engine, data, self._files)
         self._began_s = time.monotonic()
         self._paused_from_s: float | None = None
 
@@ -96,13 +97,65 @@ class RunRounds:
         active = self._active
         if active is not None:
             self._together(run, active.generation, lambda: self._start(active))
-        self._plan_ahead(run, after=run.data.stream.state.step - 1)
+        self._plan_ahead(after=run.data.stream.state.step - 1)
 
     def close(self) -> None:
         """End what still works beside the training; it resumes with the run."""
-        for process in (self._process, self._planning):
-            if process is not None:
-                process.end()
+        if self._process is not None:
+            self._process.end()
+        self._own.close()
+
+    def reviewed(
+        self, run: Run, state: RunState, before: ControlState, after: ControlState, decision: Decision
+    ) -> tuple[ControlState, Decision, Sequence[Fact]]:
+        """(main) Quarantine of the newest generations instead of a cut of the source that the run makes."""
+        if decision.action == "rollback" and self._is_own and self._active is not None:
+            self._drop_active("the model that wrote it was rolled back")
+        plan, name = run.data.plan, self._source
+        numbers = lookups.live_segments(plan, decision.from_step)[name]
+        live = [segment for segment in plan.segments if segment.source == name and segment.segment in numbers]
+        generations = self._files.generations()
+        quarantine = instead_of_cut(
+            name,
+            before,
+            after,
+            decision,
+            live=live,
+            shares=plan.shares(decision.from_step),
+            healthy_step=int(decision.evidence.get("guard", {}).get("last_healthy_step", state.last_healthy_step)),
+            num_before=num_quarantined(plan, name, self._states, generations),
+        )
+        if quarantine is None:
+            return after, decision, ()
+        for segment in live:
+            if segment.segment in quarantine.segments:
+                self._quarantine(run, generations[segment.fingerprint], segment, decision, step=state.step)
+        return quarantine.control, quarantine.decision, quarantine.facts(name)
+
+    def _drop_active(self, reason: str) -> None:
+        """(main) The round that is being made brings nothing."""
+        assert self._active is not None
+        if self._process is not None:
+            self._process.end()
+        self._settle(replace(self._active, settled=reason))
+        self._process = self._active = None
+
+    def _quarantine(self, run: Run, generation: int, segment: Segment, decision: Decision, *, step: int) -> None:
+        """(main) Write it into the round's state, the pool's manifest and the journal."""
+        try:
+            self._settle(replace(self._states[generation], quarantined=decision.reason))
+            Pool(self._files.pool).quarantine(generation, by="guard", reason=decision.reason)
+        except (OSError, UserError) as error:
+            run.io.warn(f"generation {generation} is drawn no more, but its pool does not say so: {in_words(error)}")
+        self._write(
+            run,
+            generation,
+            "quarantined",
+            decision.reason,
+            step=step,
+            segment=segment.segment,
+            num_samples=segment.num_samples,
+        )
 
     # What is due
 
@@ -116,7 +169,7 @@ class RunRounds:
         if last or self._is_cut(state):
             return
         self._paused_from_s = time.monotonic() if self._waits else None
-        if self._begin(run, state.step) and self._waits:
+        if (self._begin(run, state.step) or self._config.is_due(state.step)) and self._waits:
             self._wait(run)
             self._take(run, state)
         self._paused_from_s = None
@@ -156,7 +209,7 @@ class RunRounds:
         if self._active is not None:
             is_made = self._files.made(self._active.generation) is not None
             return None if is_made or self._process is not None else self._active
-        generation = max((state.generation for state in self._states.values() if state.step < step), default=0) + 1
+        generation = self._next_generation(step)
         known = self._states.get(generation)
         if known is not None and known.step == step:
             return known  # of a killed launch, which came this far
@@ -176,78 +229,36 @@ class RunRounds:
 
     def _texts(self, run: Run, state: RoundState, step: int) -> bool:
         """(all) Have the ranks write the texts of a round; whether all are there."""
-        is_made = self._engine.broadcast(self._engine.is_main and self._is_published(state.generation))
-        if is_made:
+        if self._engine.broadcast(self._engine.is_main and self._is_published(state.generation)):
             return True
         began_s = time.monotonic()
-        asked = self._files.asked(state.generation, state.step)
-        if not self._planned(run, state):
-            return False
-        config = self._config.generator
-        assert isinstance(config, RunConfig)
         try:
-            num = write_own_texts(self._engine, self._data, config, Pool(self._files.pool), state.generation, asked)
+            num = self._own.write(state)
         except (OSError, UserError) as error:
             self._failed(run, state.generation, in_words(error))
             return False
         if self._engine.is_main:
             seconds = time.monotonic() - began_s
-            self._write(
-                run, state.generation, "written", f"{num} texts in {seconds:.1f} s", step=step, paused_seconds=seconds
-            )
+            reason = f"{num} texts in {seconds:.1f} s"
+            self._write(run, state.generation, "written", reason, step=step, paused_seconds=seconds)
         return True
 
     def _is_published(self, generation: int) -> bool:
         return any(record.generation == generation for record in Pool(self._files.pool).records())
 
-    def _plan_ahead(self, run: Run, *, after: int) -> None:
+    def _plan_ahead(self, *, after: int) -> None:
         """(main) Have the next requests to the run's own model planned while training goes on."""
-        every = self._config.every
-        if not self._engine.is_main or not self._is_own or every is None or self._active is not None:
-            return
-        until = after + every + (self._config.first or 0) + 2
-        step = next(step for step in range(after + 1, until) if self._config.is_due(step))
-        begun = [state.generation for state in self._states.values() if state.step < step]
-        self._plan(max(begun, default=0) + 1, step)
+        if self._engine.is_main and self._is_own and self._active is None:
+            step = next_due(self._config, after)
+            if step is not None:
+                with suppress(OSError):  # then it is planned, or told, when it is due
+                    self._own.plan(RoundState(generation=self._next_generation(step), step=step))
 
-    def _plan(self, generation: int, step: int) -> None:
-        if not self._files.asked(generation, step).is_file():
-            self._planning = RoundProcess(self._files, self._data.folder, "plan", generation, step)
-
-    def _planned(self, run: Run, state: RoundState) -> bool:
-        """(all) Wait for the requests of a round; whether they are there."""
-        asked = self._files.asked(state.generation, state.step)
-
-        def poll() -> str | None:
-            if asked.is_file():
-                return "there"
-            if self._planning is None:
-                self._plan(state.generation, state.step)
-            assert self._planning is not None
-            if self._planning.is_running():
-                return None
-            problem, self._planning = self._planning.problem(), None
-            return problem or "there"
-
-        answer = self._polled(poll)
-        if answer != "there":
-            self._failed(run, state.generation, f"its requests could not be planned: {answer}")
-            return False
-        if self._engine.is_main and self._planning is not None:
-            self._planning.problem()  # it has written its file and ends
-            self._planning = None
-        return True
+    def _next_generation(self, step: int) -> int:
+        """(main) The number of the round that begins after ``step``."""
+        return max((state.generation for state in self._states.values() if state.step < step), default=0) + 1
 
     # Waiting and joining
-
-    def _polled(self, poll: Callable[[], str | None]) -> str:
-        """(all) What ``poll`` answers on the main rank in the end; all ranks beat meanwhile."""
-        while True:
-            beat("waiting for a round")
-            answer: str | None = self._engine.broadcast(poll() if self._engine.is_main else None)
-            if answer is not None:
-                return answer
-            time.sleep(POLL_S)
 
     def _wait(self, run: Run) -> None:
         """(all) Until the round is over, well or not, or the run is asked to stop."""
@@ -256,7 +267,7 @@ class RunRounds:
             is_over = self._process is None or not self._process.is_running() or run.io.stop_requested()
             return "over" if is_over else None
 
-        self._polled(poll)
+        polled(self._engine, poll)
 
     def _take(self, run: Run, state: RunState) -> None:
         """(all) Let the segment of a round that is over be drawn from the next step on."""
@@ -283,7 +294,7 @@ class RunRounds:
                 paused_seconds=0.0 if self._paused_from_s is None else time.monotonic() - self._paused_from_s,
             )
         self._active = None
-        self._plan_ahead(run, after=step)
+        self._plan_ahead(after=step)
 
     def _opened(self, fact: Segment, generation: int) -> str | None:
         """(all) Open the segment everywhere; what is wrong where one rank cannot."""
@@ -329,37 +340,10 @@ class RunRounds:
         if made.fingerprint is None or self._is_cut(state):
             self._settle(replace(active, settled=settled))
             self._active = None
-            self._plan_ahead(run, after=step)
+            self._plan_ahead(after=step)
             return None
         self._settle(replace(active, joins_from=step + 1))  # before it happens: a resume lets it join at that step
-        return Joining(generation=active.generation, facts=self._joining_facts(run, made, step))
-
-    def _joining_facts(self, run: Run, made: Made, step: int) -> list[Fact]:
-        plan, name = run.data.plan, self._source
-        number = sum(segment.source == name for segment in plan.segments)
-        live = lookups.live_segments(plan, step + 1)[name]
-        assert made.fingerprint is not None
-        taken: list[Fact] = [
-            Segment(
-                step=step + 1,
-                source=name,
-                kind="synthetic",
-                segment=number,
-                num_samples=made.num_samples,
-                fingerprint=made.fingerprint,
-            )
-        ]
-        if self._config.keep_generations is not None:
-            retired = live[: max(0, len(live) + 1 - self._config.keep_generations)]
-            taken += [Retire(step=step + 1, source=name, segment=old) for old in retired]
-        shares = plan.shares(step + 1)
-        if not shares[name]:
-            kinds = dict(zip(plan.sources, plan.kinds, strict=True))
-            given = with_made_source(shares, kinds, name, share=self._config.share, real_floor=self._config.real_floor)
-            if given != shares:
-                reason = f"generation {made.generation} joins; real data keep {self._config.real_floor:g} at least"
-                taken.append(Shares(step=step + 1, shares=given, reason=reason))
-        return taken
+        return Joining(generation=active.generation, facts=joining_facts(run.data.plan, self._config, made, step))
 
     # Telling
 
