@@ -18,7 +18,7 @@ AFTER_A_ROUND = ("distilled", "principled", "textbooks-and-rewrites", "verified"
 def test_the_shipped_recipes_are_these() -> None:
     assert NAMES == [
         "quickstart", "constant", "continued-pretraining", "distilled", "mostly-synthetic", "parity", "principled",
-        "scarce-real", "scheduled", "solver", "textbooks-and-rewrites", "verified", "your-own-data",
+        "scarce-real", "scheduled", "self-learning", "solver", "textbooks-and-rewrites", "verified", "your-own-data",
     ]  # fmt: skip
 
 

@@ -157,3 +157,14 @@ def test_a_run_cannot_change_which_source_it_makes(place: Place, own: Path) -> N
     ended = place.fit(own, *sets(OWN, source="other", steps=40)).wait()
     assert ended.code == 2
     assert "synthesis.source" in ended.output
+
+
+def test_a_lot_is_valued_before_the_rest_of_a_round_is_bought(place: Place) -> None:
+    """Random words beside real text that was hardly repeated: they are not worth it, and the reason says so."""
+    run = place.folder / "lots"
+    ended = place.fit(run, *sets(WORDS, wait=True, every=20, requests=120, lot=60)).wait()
+    assert ended.code == 0, ended.output
+    states = [line["state"] for line in lines(run, "round")]
+    assert states in (["begun", "not-bought", "ended"], ["begun", "ended", "joined"]), states
+    (ended_line,) = [line for line in lines(run, "round") if line["state"] == "ended"]
+    assert ended_line["record"]["requests"] == 60

@@ -9,6 +9,7 @@ from trainer.base.config import Config
 from trainer.data.filters import FilterConfig
 from trainer.synthesis.gate_config import GateConfig, MemorizedConfig, NearDuplicatesConfig
 from trainer.synthesis.generators import FilesConfig, GeneratorConfig
+from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.graders import GraderConfig, GradingConfig
 from trainer.synthesis.graders.config import WithGraders
 from trainer.synthesis.licenses_config import LicensesConfig
@@ -123,6 +124,12 @@ class SynthesisConfig(LoopConfig, WithGraders):
     max_failed_share: float = Field(
         0.01, ge=0, le=1, description="requests that may fail for good; with more the round waits to be run again"
     )
+
+    @model_validator(mode="after")
+    def _lot_is_asked_for(self) -> Self:
+        if self.lot is not None and isinstance(self.generator, RunConfig):
+            raise ValueError("`lot` has no effect on kind run: its texts are written at once, between two steps")
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

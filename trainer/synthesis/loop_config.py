@@ -39,6 +39,12 @@ class LoopConfig(Config):
         description="training waits until a round is over, so that it joins at a step that is known before; null: only "
         "for kind run, whose texts the run itself writes",
     )
+    lot: int | None = Field(
+        None,
+        ge=1,
+        description="in `trainer fit`: texts of a first lot, whose value decides how many more of `requests` are made; "
+        "null: all are made",
+    )
     keep_generations: int | None = Field(
         None, ge=1, description="generations that are drawn from at most; when one joins older ones retire; null: all"
     )
@@ -63,4 +69,6 @@ class LoopConfig(Config):
             raise ValueError("rounds of a run need `source`, the name of the synthetic source that they make")
         if self.source is not None and not self.is_looping:
             raise ValueError("`source` has an effect only with `every` or `refill_epochs`")
+        if self.lot is not None and not self.is_looping:
+            raise ValueError("`lot` has an effect only with `every` or `refill_epochs`")
         return self

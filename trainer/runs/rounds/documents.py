@@ -2,28 +2,24 @@
 
 from collections.abc import Iterator
 
-import pyarrow.parquet as pq
-
 from trainer.data.documents import NO_SLICE, Document
-from trainer.synthesis.pool import Pool
+from trainer.synthesis.pool import Pool, rows_of
 
 PROVENANCE = ("generation", "generator", "source", "source_id", "prompt_name", "temperature", "seed", "license")
 
 
 def documents_of(pool: Pool, generation: int) -> Iterator[Document]:
-    """The accepted rows of a generation, in the order of its files."""
-    for file in sorted(pool.rows.glob(f"generation-{generation:04d}.shard-*.parquet")):
-        line = 0
-        for batch in pq.ParquetFile(file).iter_batches():
-            for row in batch.to_pylist():
-                line += 1
-                yield Document(
-                    text=row["text"],
-                    num_bytes=len(row["text"].encode()),
-                    id=row["id"],
-                    slice=row["slice"] or NO_SLICE,
-                    file=file.name,
-                    line=line,
-                    part="train",
-                    provenance={name: row.get(name) for name in PROVENANCE},
-                )
+    """The accepted rows of a generation, in the order of its shards, without those of a shard that was quarantined."""
+    shards = [shard for shard in pool.manifest().shards if shard.generation == generation and not shard.quarantined]
+    for shard in sorted(shards, key=lambda shard: shard.shard):
+        for line, row in enumerate(rows_of(pool.rows / shard.file), start=1):
+            yield Document(
+                text=row["text"],
+                num_bytes=len(row["text"].encode()),
+                id=row["id"],
+                slice=row["slice"] or NO_SLICE,
+                file=shard.file,
+                line=line,
+                part="train",
+                provenance={name: row.get(name) for name in PROVENANCE},
+            )

@@ -20,7 +20,8 @@ POOL = "pool"
 class RoundState:
     """A round that has begun: after which step, and from which step on its segment is drawn, once that is known.
 
-    ``settled``: why it brings nothing to join (no rows passed, not bought, quarantined before it joined).
+    ``settled``: why it brings nothing to join (no rows passed, not bought, quarantined before it joined). What buying
+    goes by: ``real_epochs`` so far, tokens that the source holds, and those that will be drawn of it.
     """
 
     generation: int
@@ -28,6 +29,9 @@ class RoundState:
     joins_from: int | None = None
     settled: str | None = None
     quarantined: str | None = None  # why it is drawn no more
+    real_epochs: float = 0.0
+    held_tokens: int = 0
+    demand_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""
@@ -43,7 +47,8 @@ class RoundState:
 class Made:
     """What the process of a round has made: the record of its requests, as in the pool, and the segment's facts.
 
-    ``fingerprint`` None: no row passed. ``value``: what buying rested on; ``reason``: what was bought and why.
+    ``fingerprint`` None: nothing is drawn of it, for the ``reason`` if there is one, or because no row passed.
+    ``value``: what buying rested on; ``reason``: what was bought and why.
     """
 
     generation: int
@@ -85,6 +90,10 @@ class RoundFiles:
     def asked(self, generation: int, step: int) -> Path:
         """The requests that the run's own model answers after ``step``."""
         return self.pool / "unfinished" / f"{_name(generation)}.step-{step:08d}.asked.json"
+
+    def state(self, generation: int) -> RoundState:
+        """The state of a round that has begun."""
+        return RoundState.from_json(_read(self._state(generation)))
 
     def _state(self, generation: int) -> Path:
         return self.pool / "rounds" / f"{_name(generation)}.json"

@@ -1,7 +1,7 @@
 """Instead of a cut of the source that a run makes: quarantine of the generations that the damage came with.
 
 The guard lays damage to a source; of a source that grows by generations what changed is the newest. So they retire and
-the others stay, as often as ``MOST``; then the cut of the whole source stands, as it does for any other.
+the others stay, ``MOST`` generations at most; then the cut of the whole source stands, as it does for any other.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ from trainer.control.state import ControlState
 from trainer.mixture import lookups
 from trainer.mixture.ledger import Fact, Segment
 from trainer.runs.rounds.files import Made, RoundFiles, RoundState
-from trainer.runs.rounds.joining import joining_facts
+from trainer.runs.rounds.joining import begun_round, joining_facts
 from trainer.runs.rounds.own_texts import OwnTexts, next_due, polled
 from trainer.runs.rounds.process import RoundProcess
 from trainer.runs.rounds.quarantine import instead_of_cut, num_quarantined
@@ -215,7 +215,7 @@ class RunRounds:
             return known  # of a killed launch, which came this far
         if known is not None:
             Pool(self._files.pool).responses_file(generation, 0, 1).unlink(missing_ok=True)
-        return RoundState(generation=generation, step=step)
+        return begun_round(run.data.plan, run.data.stream.state, self._config, self._data, generation, step)
 
     def _start(self, state: RoundState) -> bool:
         """(main) Start the process that makes the round, unless a killed launch had made it."""
@@ -335,7 +335,7 @@ class RunRounds:
                 self._told_failed(run, active.generation, problem, step=step)
             return None
         self._write_ended(run, made, step)
-        settled = made.record.get("quarantined") or "no row passed"
+        settled = made.reason or made.record.get("quarantined") or "no row passed"
         settled = settled if made.fingerprint is None else "the guard has cut the source"
         if made.fingerprint is None or self._is_cut(state):
             self._settle(replace(active, settled=settled))
@@ -376,7 +376,10 @@ class RunRounds:
     def _write_ended(self, run: Run, made: Made, step: int) -> None:
         record = made.record
         reason = f"{record['accepted']} of {record['requests']} rows passed, {made.num_samples} samples"
-        self._write(run, made.generation, "ended", made.reason or reason, step=step, record=record)
+        if made.reason is not None and made.value is not None:
+            state = "lot" if made.fingerprint is not None else "not-bought"
+            self._write(run, made.generation, state, made.reason, step=step, value=made.value)
+        self._write(run, made.generation, "ended", reason, step=step, record=record)
 
     def _write(self, run: Run, generation: int, state: str, reason: str, *, step: int, **more: Any) -> None:
         """(main) A line of the journal."""

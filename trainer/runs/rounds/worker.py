@@ -12,23 +12,35 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from trainer.base.atomic import write_text
 from trainer.base.errors import UserError
 from trainer.base.failures import in_words
+from trainer.base.records import Kind
+from trainer.data.made_segment import write_made_segment
+from trainer.data.prior_value.prepared import segment_values, with_end
+from trainer.data.prior_value.record import PriorValue
+from trainer.data.store import PreparedData, PreparedSegment
 from trainer.recipe import Recipe, load_recipe
-from trainer.runs.rounds.files import Made, RoundFiles
+from trainer.runs.rounds.buying import Lot, purchase
+from trainer.runs.rounds.documents import documents_of
+from trainer.runs.rounds.files import Made, RoundFiles, RoundState
 from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.context import Shard
 from trainer.synthesis.generators import GENERATORS, Generator
 from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.generators.run_model import RunModel
+from trainer.synthesis.pool import Pool, RoundRecord
+from trainer.synthesis.round import run_round
 
 PRIORITY = 10  # of nice: training comes first
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 POLL_S = 0.5
+_LOT = "(lot)"  # stands for the source that is valued; no source can have this name
 
 
 def main(arguments: list[str]) -> int:
@@ -95,39 +107,93 @@ def _plan(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
 
 
 def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step: int) -> None:
-    """Makes the round, or what is missing of it, and the segment of its rows."""
-    from trainer.data.made_segment import write_made_segment
+    """Makes the round, or what is missing of it, lot by lot as far as that pays, and the segment of its rows."""
     from trainer.data.store import open_prepared
-    from trainer.runs.rounds.documents import documents_of
-    from trainer.synthesis.context import Shard
-    from trainer.synthesis.pool import Pool
-    from trainer.synthesis.round import run_round
 
-    config = own_config(recipe, files)
-    pool = Pool(files.pool.resolve())
-    record = next((record for record in pool.records() if record.generation == generation), None)
-    if record is None:
-        record = run_round(
+    config, state = own_config(recipe, files), files.state(generation)
+    pool, data = Pool(files.pool.resolve()), open_prepared(store, check_sizes=False)
+    shards = 1 if config.lot is None else -(-config.requests // config.lot)
+    generator = _generator(recipe, config, step)
+
+    def made(number: int) -> RoundRecord:
+        record = next(
+            (record for record in pool.records() if (record.generation, record.shard) == (generation, number)), None
+        )
+        if record is not None:
+            return record
+        return run_round(
             config,
             recipe.data,
-            Shard(generation=generation),
+            Shard(generation=generation, number=number, of=shards),
             seed=recipe.seed,
             base=files.run,
             progress=_say,
-            generator=_generator(recipe, config, step),
+            generator=generator,
         )
-    segment = None
-    if record.accepted and record.quarantined is None:
-        documents = documents_of(pool, generation)
-        segment = write_made_segment(files.segment(generation), documents, open_prepared(store, check_sizes=False))
+
+    def packed() -> PreparedSegment | None:
+        return write_made_segment(files.segment(generation), documents_of(pool, generation), data)
+
+    records, bought, value = [made(0)], None, None
+    segment = packed()
+    if shards > 1 and segment is not None:
+        value = _value_of(segment, data)
+        bought = purchase(_lot(records[0], value, state), most=shards - 1)
+        records += [made(number) for number in range(1, 1 + bought.more)]
+        segment = packed() if bought.is_drawn else None
     files.write_made(
         Made(
             generation=generation,
-            record=record.to_json(),
+            record=summed(records),
             fingerprint=None if segment is None else segment.fingerprint,
             num_samples=0 if segment is None else segment.num_samples,
+            value=None if value is None else {"value": value.mean, "standard_error": value.error},
+            reason=None if bought is None else bought.reason,
         )
     )
+
+
+def _lot(record: RoundRecord, value: PriorValue | None, state: RoundState) -> Lot:
+    return Lot(
+        requests=record.requests,
+        accepted_tokens=record.accepted_tokens,
+        paid_tokens=record.prompt_tokens + record.completion_tokens,
+        value=value,
+        held_tokens=state.held_tokens,
+        demand_tokens=state.demand_tokens,
+        real_epochs=state.real_epochs,
+    )
+
+
+def _value_of(segment: PreparedSegment, data: PreparedData) -> PriorValue | None:
+    """What a token of the segment is worth beside the real text that the run began with."""
+    kinds: dict[str, Kind] = {name: source.kind for name, source in data.sources.items() if source.kind == "real"}
+    segments = {name: {name: data.sources[name].segments[0]} for name in kinds}
+    validation = with_end(data.validation.tokens, data.validation.offsets.tolist(), data.end_of_document)
+    values = segment_values(
+        {**kinds, _LOT: "synthetic"},
+        {**segments, _LOT: {_LOT: segment}},
+        validation,
+        data.tokenizer_folder,
+        note=lambda what, number: _log(f"{what}, {number} documents"),
+    )
+    return values.get(_LOT)
+
+
+def summed(records: Sequence[RoundRecord]) -> dict[str, Any]:
+    """The records of the shards of a round as one: what is counted is added up."""
+    whole = dict(records[0].to_json())
+    for record in records[1:]:
+        for name in ("requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds"):
+            whole[name] += getattr(record, name)
+        if record.cost is not None:
+            whole["cost"] = (whole["cost"] or 0.0) + record.cost
+        dropped = {**record.dropped, **whole["dropped"]}
+        whole["dropped"] = {
+            reason: record.dropped.get(reason, 0) + whole["dropped"].get(reason, 0) for reason in dropped
+        }
+        whole["quarantined"] = whole["quarantined"] and record.quarantined
+    return whole
 
 
 def _say(done: int, total: int) -> None:
