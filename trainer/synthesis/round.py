@@ -5,7 +5,7 @@ are on the disk, and the shard joins the pool in one rename.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from trainer.synthesis.funnel import Funnel
 from trainer.synthesis.gating import pass_gate, quarantine_reason
 from trainer.synthesis.generators import GENERATORS
 from trainer.synthesis.generators.files import Files
-from trainer.synthesis.generators.protocol import Generator
+from trainer.synthesis.generators.protocol import Generator, Identity
 from trainer.synthesis.licenses import check_licenses
 from trainer.synthesis.lineage import Origin, taken_down_origins
 from trainer.synthesis.pool import Pool, RoundRecord
@@ -77,9 +77,8 @@ def run_round(
         if isinstance(generator, Files):
             before = taken_before(pool.records(), shard.generation)
             return (*plan_taking_in(config, generator, training, before), [])
-        real = _some(choose(training), config)
-        _, prompts = set_aside(config, real, seed, shard.generation)
-        return plan_round(config, prompts, identity, seed=seed, generation=shard.generation), {}, real
+        asking, real = plan_asking(config, training, identity, seed=seed, generation=shard.generation)
+        return asking, {}, real
 
     (planned, taken, real), held_out, held_out_texts = with_training_rows(config, data, plan, seed=seed, base=base)
     if (config.graders or config.gate) and isinstance(generator, Files):
@@ -117,6 +116,15 @@ def run_round(
     for made_for_it in (file, *file.parent.glob(f"{file.stem}.*.jsonl")):
         made_for_it.unlink()
     return record
+
+
+def plan_asking(
+    config: SynthesisConfig, training: Iterable[PromptRow], identity: Identity, *, seed: int, generation: int
+) -> tuple[list[Asked], list[PromptRow]]:
+    """The requests of a generation, and the real rows that it has chosen."""
+    real = _some(chosen(config, training, seed, generation), config)
+    _, prompts = set_aside(config, real, seed, generation)
+    return plan_round(config, prompts, identity, seed=seed, generation=generation), real
 
 
 def with_training_rows(

@@ -35,7 +35,8 @@ from trainer.synthesis.generators import GENERATORS, Generator
 from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.generators.run_model import RunModel
 from trainer.synthesis.pool import Pool, RoundRecord
-from trainer.synthesis.round import run_round
+from trainer.synthesis.requests import Asked, PromptRow
+from trainer.synthesis.round import plan_asking, run_round, with_training_rows
 
 PRIORITY = 10  # of nice: training comes first
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -92,17 +93,13 @@ def _generator(recipe: Recipe, config: SynthesisConfig, step: int) -> Generator:
 
 def _plan(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step: int) -> None:
     """Writes the requests of a round that the run's own model answers."""
-    from trainer.synthesis.requests import Asked, PromptRow, chosen, plan_round, set_aside
-    from trainer.synthesis.round import with_training_rows
-
     config, seed = own_config(recipe, files), recipe.seed
     identity = _generator(recipe, config, step).identity()
 
     def plan(training: Iterator[PromptRow]) -> list[Asked]:
-        _, prompts = set_aside(config, chosen(config, training, seed, generation), seed, generation)
-        return plan_round(config, prompts, identity, seed=seed, generation=generation)
+        return plan_asking(config, training, identity, seed=seed, generation=generation)[0]
 
-    asked, _, _ = with_training_rows(config, recipe.data, plan, seed=seed, base=files.run)
+    asked, *_ = with_training_rows(config, recipe.data, plan, seed=seed, base=files.run)
     write_text(files.asked(generation, step), json.dumps([asdict(item.request) for item in asked]))
 
 
