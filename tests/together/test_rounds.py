@@ -9,6 +9,8 @@ import pytest
 
 from tests.together.launches import Place, Strike, by_step, lines, predicted, wait_until
 from tests.together.rounds import OWN, STEPS, WORDS, sets, words
+from trainer.synthesis.lineage import Origin, take_down
+from trainer.synthesis.pool import Pool
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,22 @@ def test_a_lot_is_valued_before_the_rest_of_a_round_is_bought(place: Place) -> N
     assert states in (["begun", "not-bought", "ended"], ["begun", "ended", "joined"]), states
     (ended_line,) = [line for line in lines(run, "round") if line["state"] == "ended"]
     assert ended_line["record"]["requests"] == 60
+
+
+def test_a_takedown_retires_what_a_document_has_led_to_from_the_next_evaluation_on(place: Place) -> None:
+    run = place.folder / "takedown"
+    live = place.fit(run, *sets(WORDS, wait=True, every=1_000_000, first=6, steps=100_000))
+    assert wait_until(live, lambda: any(line["state"] == "joined" for line in lines(run, "round")))
+    pool = Pool(run / "pool")
+    file = next(iter(pool.rows.glob("*.parquet")))
+    source_id = pq.read_table(file, columns=["source_id"])["source_id"][0].as_py()
+    take_down(pool, Origin(document=f"real:{source_id}"), "the author asks for it")
+    assert wait_until(live, lambda: any(line["state"] == "quarantined" for line in lines(run, "round")))
+    (line,) = [line for line in lines(run, "round") if line["state"] == "quarantined"]
+    live.send(signal.SIGTERM)
+    assert live.wait().code == 75
+    assert "the author asks for it" in line["reason"]
+    counts = by_step(run, "counts")
+    assert counts[line["step"]]["made"]
+    assert not any(count["made"] for step, count in counts.items() if step > line["step"])
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)

@@ -9,10 +9,16 @@ PROVENANCE = ("generation", "generator", "source", "source_id", "prompt_name", "
 
 
 def documents_of(pool: Pool, generation: int) -> Iterator[Document]:
-    """The accepted rows of a generation, in the order of its shards, without those of a shard that was quarantined."""
-    shards = [shard for shard in pool.manifest().shards if shard.generation == generation and not shard.quarantined]
+    """The accepted rows of a generation, in the order of its shards, without those of a quarantined shard and those that
+    were taken down.
+    """
+    manifest = pool.manifest()
+    shards = [shard for shard in manifest.shards if shard.generation == generation and not shard.quarantined]
+    taken_down = manifest.taken_down
     for shard in sorted(shards, key=lambda shard: shard.shard):
         for line, row in enumerate(rows_of(pool.rows / shard.file), start=1):
+            if row["id"] in taken_down:
+                continue
             yield Document(
                 text=row["text"],
                 num_bytes=len(row["text"].encode()),

@@ -5,13 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.base.errors import RunFolderError
+from trainer.base.errors import RunFolderError, UserError
+from trainer.base.failures import in_words
+from trainer.evaluate.ports import Devices
 from trainer.mixture.ledger import Fact, Segment, made_sources
 from trainer.runs.rounds.files import RoundFiles
 from trainer.runs.takedown import replacement_folder, with_replacements
 
 if TYPE_CHECKING:
-    from trainer.data.store import PreparedData
+    from trainer.data.store import PreparedData, PreparedSegment
     from trainer.recipe import Recipe
 
 
@@ -51,3 +53,20 @@ def with_made_segments(
                 segments.append(open_made_segment(folder, data, check=check))
         sources[name] = PreparedSource(name, kind, license_name, tuple(segments))
     return replace(data, sources=sources)
+
+
+def opened_everywhere(
+    devices: Devices, folder: Path, data: "PreparedData", fingerprint: str
+) -> "tuple[PreparedSegment | None, str]":
+    """(all) The segment in ``folder``, where every rank sees the same one; else None, and what is wrong."""
+    from trainer.data.made_segment import open_made_segment
+
+    segment, problem = None, None
+    try:
+        segment = open_made_segment(folder, data, check=devices.is_main)
+        if segment.fingerprint != fingerprint:
+            problem = f"rank {devices.rank} sees another segment in {folder}"
+    except (UserError, OSError) as error:
+        problem = in_words(error)
+    problems = [told for told in devices.gather(problem) if told is not None]
+    return (None, str(problems[0])) if problems else (segment, "")

@@ -20,9 +20,11 @@ from trainer.mixture import lookups
 from trainer.mixture.ledger import Fact, Segment
 from trainer.runs.rounds.files import Made, RoundFiles, RoundState
 from trainer.runs.rounds.joining import begun_round, joining_facts
+from trainer.runs.rounds.made_data import opened_everywhere
 from trainer.runs.rounds.own_texts import OwnTexts, next_due, polled
 from trainer.runs.rounds.process import RoundProcess
 from trainer.runs.rounds.quarantine import instead_of_cut, num_quarantined
+from trainer.runs.rounds.withdrawn import Withdrawn, withdrawal_facts, withdrawn
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.pool import Pool
@@ -165,6 +167,7 @@ class RunRounds:
 
     def after_step(self, run: Run, state: RunState, *, last: bool) -> None:
         """(all) Let join what is ready, and begin what is due."""
+        self._withdraw(run, state.step)
         self._take(run, state)
         if last or self._is_cut(state):
             return
@@ -173,6 +176,16 @@ class RunRounds:
             self._wait(run)
             self._take(run, state)
         self._paused_from_s = None
+
+    def _withdraw(self, run: Run, step: int) -> None:
+        """(all) Let retire what a user took out of the pool."""
+        plan, name = run.data.plan, self._source
+        taken: list[Withdrawn] = self._together(run, None, lambda: withdrawn(plan, self._files, name, step)) or []
+        if taken:
+            facts.take(run, withdrawal_facts(plan, taken, name, step))
+        for item in taken if self._engine.is_main else ():
+            number, size = item.segment.segment, item.segment.num_samples
+            self._write(run, item.generation, "quarantined", item.reason, step=step, segment=number, num_samples=size)
 
     def _is_cut(self, state: RunState) -> bool:
         """Whether the guard has cut the source: nothing is made for it any more."""
@@ -276,10 +289,13 @@ class RunRounds:
         if joining is None:
             return
         segment = next(fact for fact in joining.facts if isinstance(fact, Segment))
-        problem = self._opened(segment, joining.generation)
-        if problem is not None:
+        prepared, problem = opened_everywhere(
+            self._engine, self._files.segment(joining.generation), self._data, segment.fingerprint
+        )
+        if prepared is None:
             self._failed(run, joining.generation, problem)
             return
+        self._add_segment(segment.source, segment.segment, prepared)
         facts.take(run, joining.facts)
         if self._engine.is_main:
             reason = f"drawn from step {step + 1} on, as segment {segment.segment} of {segment.source}"
@@ -295,24 +311,6 @@ class RunRounds:
             )
         self._active = None
         self._plan_ahead(after=step)
-
-    def _opened(self, fact: Segment, generation: int) -> str | None:
-        """(all) Open the segment everywhere; what is wrong where one rank cannot."""
-        from trainer.data.made_segment import open_made_segment
-
-        segment, problem = None, None
-        try:
-            folder = self._files.segment(generation)
-            segment = open_made_segment(folder, self._data, check=self._engine.is_main)
-            if segment.fingerprint != fact.fingerprint:
-                problem = f"rank {self._engine.rank} sees another segment in {folder}"
-        except (UserError, OSError) as error:
-            problem = in_words(error)
-        problems = [told for told in self._engine.gather(problem) if told is not None]
-        if problems or segment is None:
-            return str(problems[0])
-        self._add_segment(fact.source, fact.segment, segment)
-        return None
 
     def _over(self, run: Run, state: RunState) -> Joining | None:
         """(main) What joins now. Tells what a round has come to that is over and brings nothing.

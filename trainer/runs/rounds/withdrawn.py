@@ -1,0 +1,53 @@
+"""Generations that somebody took out of a run's pool while it trains: quarantined by a user, or with rows taken down."""
+
+from dataclasses import dataclass
+
+from trainer.base.records import Kind
+from trainer.mixture import lookups
+from trainer.mixture.ledger import Fact, Retire, Segment, Shares
+from trainer.mixture.plan import Plan
+from trainer.mixture.shares import without
+from trainer.runs.rounds.files import RoundFiles
+from trainer.synthesis.pool import Pool
+
+OURS = ("guard", "gate")  # what these quarantine the run knows already
+
+
+@dataclass(frozen=True, kw_only=True)
+class Withdrawn:
+    """A generation that is drawn no more, its segment, and why."""
+
+    generation: int
+    segment: Segment
+    reason: str
+
+
+def withdrawn(plan: Plan, files: RoundFiles, source: str, step: int) -> list[Withdrawn]:
+    """The generations drawn after ``step`` of which the pool's manifest no longer lets all rows be read."""
+    manifest = Pool(files.pool).manifest()
+    reasons = {generation: why for generation, why in manifest.quarantined.items() if why.partition(":")[0] not in OURS}
+    for fact in manifest.takedowns:
+        reasons |= {int(generation): f"{fact.what} was taken down: {fact.reason}" for generation in fact.rows}
+    if not reasons:
+        return []
+    generations, live = files.generations(), lookups.live_segments(plan, step + 1)[source]
+    return [
+        Withdrawn(generation=generation, segment=segment, reason=reasons[generation])
+        for segment in plan.segments
+        if segment.source == source
+        and segment.segment in live
+        and (generation := generations.get(segment.fingerprint)) in reasons
+        and generation is not None
+    ]
+
+
+def withdrawal_facts(plan: Plan, taken: list[Withdrawn], source: str, step: int) -> list[Fact]:
+    """Their segments retire after ``step``; where none is left the source's share goes to the others."""
+    facts: list[Fact] = [Retire(step=step + 1, source=source, segment=item.segment.segment) for item in taken]
+    shares = plan.shares(step + 1)
+    if len(facts) == len(lookups.live_segments(plan, step + 1)[source]) and shares[source]:
+        kinds: dict[str, Kind] = dict(zip(plan.sources, plan.kinds, strict=True))
+        rest = without(shares, [source], kinds)
+        assert rest is not None, "a run cannot begin with nothing but what it makes itself"
+        facts.append(Shares(step=step + 1, shares=rest, reason=f"nothing of {source} may be drawn any more"))
+    return facts
