@@ -189,3 +189,22 @@ def test_a_takedown_retires_what_a_document_has_led_to_from_the_next_evaluation_
     assert counts[line["step"]]["made"]
     assert not any(count["made"] for step, count in counts.items() if step > line["step"])
     assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
+
+
+def test_a_replay_draws_what_the_other_run_made(place: Place, own: Path) -> None:
+    run = place.folder / "own-replayed"
+    ended = place.fit(run, *sets(), more=["--ledger", str(own)]).wait()
+    assert ended.code == 0, ended.output
+    assert by_step(run, "batch_hash") == by_step(own, "batch_hash")
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
+    assert not lines(run, "round")
+
+
+@pytest.mark.slow
+def test_lightning_makes_the_same_rounds(place: Place, own: Path) -> None:
+    pytest.importorskip("pytorch_lightning", reason="NOT TESTED: Lightning is not installed")
+    run = place.folder / "own-lightning"
+    ended = place.fit(run, *sets(), "engine=lightning").wait()
+    assert ended.code == 0, ended.output
+    assert texts(run) == texts(own)
+    assert by_step(run, "batch_hash") == by_step(own, "batch_hash")

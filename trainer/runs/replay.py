@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.base.errors import UserError
-from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Rollback, Segment, Shares, Source, facts_of
+from trainer.mixture.ledger import (
+    BatchSize,
+    Fact,
+    Ledger,
+    Retire,
+    Rollback,
+    Segment,
+    Shares,
+    Source,
+    facts_of,
+    made_sources,
+)
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.folder import require_run
 from trainer.runs.resume import check_same_data
@@ -15,7 +26,7 @@ def read_replay(
     run: Path, recipe: Recipe, segments: Mapping[int, Sequence[Source | Segment | Retire]]
 ) -> dict[int, list[Fact]]:
     """Another run's shares and batch sizes by the step they govern from: with the same seed and data, its samples.
-    Segments join as the recipe says, which must be as they joined there.
+    Segments join as the recipe says, which must be as they joined there; those that the run made itself join as there.
 
     ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
     replay cannot follow without the evaluations that led to it.
@@ -30,6 +41,13 @@ def read_replay(
     if any(isinstance(fact, Rollback) for fact in facts):
         raise UserError("the replayed run rolled back to a checkpoint, which a replay cannot follow", file=run)
     check_same_data(Ledger(facts), segments)
+    made = made_sources(facts)
+    if set(made) != ({recipe.made_source} - {None}):
+        raise UserError(
+            "the replayed run made another source itself, so its samples differ",
+            got=recipe.made_source,
+            remedy=f"Let synthesis.source be as there: {', '.join(made) or 'none'}",
+        )
     joins, own = (
         {name: [(join.from_step, join.retires) for join in source.joins] for name, source in owner.data.sources.items()}
         for owner in (theirs, recipe)
@@ -42,6 +60,7 @@ def read_replay(
         )
     by_step: dict[int, list[Fact]] = {}
     for fact in facts:
-        if isinstance(fact, Shares | BatchSize):
+        is_made = isinstance(fact, Segment | Retire) and fact.source in made
+        if isinstance(fact, Shares | BatchSize) or is_made:
             by_step.setdefault(fact.step, []).append(fact)
     return by_step

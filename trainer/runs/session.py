@@ -16,7 +16,7 @@ from trainer.runs.build import build_run, recipe_data, recipe_settings
 from trainer.runs.folder import bound_recipe, keep_recipe
 from trainer.runs.replay import read_replay
 from trainer.runs.resume import newest_checkpoint, resume, saved_state, scheduled_facts, segment_facts
-from trainer.runs.rounds.made_data import license_of_made, with_made_segments
+from trainer.runs.rounds.made_data import adopt_pool, license_of_made, with_made_segments
 from trainer.runs.rounds.opening import begin_rounds, opener
 from trainer.runs.start_and_finish import (
     prepared_sources,
@@ -88,8 +88,11 @@ class Session:
             segments=segments,
             replay=facts,
         )
+        if replay is not None:
+            engine.broadcast(adopt_pool(replay, folder) if engine.is_main else None)
+        known = [*resumed.ledger.facts, *(fact for of_step in (facts or {}).values() for fact in of_step)]
         data = self._data = with_made_segments(
-            data, folder, resumed.ledger.facts, license_name=license_of_made(recipe), check=engine.is_main
+            data, folder, known, license_name=license_of_made(recipe), check=engine.is_main
         )
         if facts is None and take_out(
             data, folder, resumed.ledger, engine, seed=recipe.seed, step=resumed.state.step + 1

@@ -9,8 +9,8 @@ PROVENANCE = ("generation", "generator", "source", "source_id", "prompt_name", "
 
 
 def documents_of(pool: Pool, generation: int) -> Iterator[Document]:
-    """The accepted rows of a generation, in the order of its shards, without those of a quarantined shard and those that
-    were taken down.
+    """The accepted rows of a generation, in the order of its shards, without those of a quarantined shard and
+    those that were taken down.
     """
     manifest = pool.manifest()
     shards = [shard for shard in manifest.shards if shard.generation == generation and not shard.quarantined]

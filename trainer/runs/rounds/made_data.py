@@ -1,10 +1,12 @@
 """The prepared data of a run together with the segments that its rounds have made."""
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.base.atomic import replace_folder
 from trainer.base.errors import RunFolderError, UserError
 from trainer.base.failures import in_words
 from trainer.evaluate.ports import Devices
@@ -38,8 +40,8 @@ def with_made_segments(
     sources = dict(data.sources)
     for name, kind in made_sources(facts).items():
         generations, segments = files.generations(), []
-        for fact in facts:
-            if isinstance(fact, Segment) and fact.source == name:
+        for fact in dict.fromkeys(fact for fact in facts if isinstance(fact, Segment)):
+            if fact.source == name:
                 folder, generation = replacement_folder(run, fact.fingerprint), generations.get(fact.fingerprint)
                 if folder is None and generation is not None:
                     folder = files.segment(generation)
@@ -53,6 +55,20 @@ def with_made_segments(
                 segments.append(open_made_segment(folder, data, check=check))
         sources[name] = PreparedSource(name, kind, license_name, tuple(segments))
     return replace(data, sources=sources)
+
+
+def adopt_pool(replayed: Path, run: Path) -> None:
+    """(main) Copies what a replayed run has made into the folder of the run that replays it."""
+    theirs, own = RoundFiles(replayed), RoundFiles(run)
+    for generation in theirs.generations().values():
+        made, folder = theirs.made(generation), own.segment(generation)
+        assert made is not None
+        if own.made(generation) is None:
+            aside = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(theirs.segment(generation), aside)
+            replace_folder(aside, folder)
+            own.write_made(made)
 
 
 def opened_everywhere(

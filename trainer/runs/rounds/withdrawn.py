@@ -1,4 +1,4 @@
-"""Generations that somebody took out of a run's pool while it trains: quarantined by a user, or with rows taken down."""
+"""Generations that a user took out of a run's pool while it trains: quarantined, or with rows that were taken down."""
 
 from dataclasses import dataclass
 
