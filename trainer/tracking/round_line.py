@@ -50,5 +50,5 @@ class RoundLine(JournalLine):
     value: Annotated[Mapping[str, float], About("what buying rested on: prior value, its error, cost, requests")] = (
         field(default_factory=dict)
     )
-    paused_seconds: Annotated[float, About("how long training stood still for it", "seconds")] = 0.0
+    paused_seconds: Annotated[float, About("how long training waited for it", "seconds")] = 0.0
     seconds: Annotated[float, About("wall time since it began", "seconds")] = 0.0

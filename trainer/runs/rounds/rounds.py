@@ -364,7 +364,7 @@ class RunRounds:
             self._told_failed(run, generation, problem, step=run.data.stream.state.step - 1)
 
     def _told_failed(self, run: Run, generation: int, problem: str, *, step: int) -> None:
-        run.io.warn(f"generation {generation} failed: {problem}. Training goes on; it is tried again at its next time")
+        run.io.warn(f"generation {generation} failed: {problem}. Training continues; it is tried again at its next time")
         self._write(run, generation, "failed", problem, step=step)
 
     def _settle(self, state: RoundState) -> None:
