@@ -11,6 +11,7 @@ from tests.together.launches import Place, Strike, by_step, lines, predicted, wa
 from tests.together.rounds import OWN, STEPS, WORDS, sets, words
 from trainer.synthesis.lineage import Origin, take_down
 from trainer.synthesis.pool import Pool
+from trainer.tools.run_view import open_run
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +209,34 @@ def test_lightning_makes_the_same_rounds(place: Place, own: Path) -> None:
     assert ended.code == 0, ended.output
     assert texts(run) == texts(own)
     assert by_step(run, "batch_hash") == by_step(own, "batch_hash")
+
+
+HARMFUL = [  # whatever is worth less than real text is harmful to this guard
+    "control={policy: {kind: constant}, guard: {min_documents: 8, measure_source_value: true, "
+    "advanced: {cut_below: 50, attribution_z: 0.01}}}",
+    "mixture.shares={real: 1, good: 0, bad: 0}",
+    "evaluation={every_steps: 5, validation_documents: 24, source_samples: 4, source_value: "
+    '{enabled: "on", every_evaluations: 1, until: 1.0, samples_per_step: 2, held_out_samples: 4}}',
+]
+
+
+def test_the_guard_quarantines_generations_and_after_two_of_them_cuts_their_source(place: Place) -> None:
+    run = place.folder / "harmful"
+    given = [*sets(WORDS, wait=True, every=6, steps=60)[:2], *HARMFUL]
+    ended = place.fit(run, *given).wait()
+    assert ended.code == 0, ended.output
+    quarantined = [line for line in lines(run, "round") if line["state"] == "quarantined"]
+    assert quarantined, [line["reason"] for line in lines(run, "decision")]
+    retired = {fact["segment"]: fact["step"] for fact in lines(run, file="ledger.jsonl") if fact["fact"] == "retire"}
+    assert {line["segment"]: line["step"] + 1 for line in quarantined} == retired
+    assert Pool(run / "pool").manifest().quarantined.keys() == {line["generation"] for line in quarantined}
+    opened = open_run(run)
+    for segment, step in retired.items():
+        later = [slot for later in range(step, opened.last_step + 1) for slot in opened.batch(later)]
+        assert not any((slot.source, slot.segment) == ("made", segment) for slot in later)
+    cuts = [line for line in lines(run, "decision") if line["action"] == "cut"]
+    assert all("is quarantined" in line["reason"] for line in cuts[: len({line["step"] for line in quarantined})])
+    if len(quarantined) >= 2 and len(cuts) > 2:
+        assert cuts[-1]["shares"]["made"] == 0
+        assert not [line for line in lines(run, "round") if line["step"] > cuts[-1]["step"]]
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)

@@ -23,7 +23,8 @@ class LoopConfig(Config):
     refill_epochs: float | None = Field(
         None,
         gt=0,
-        description="a round also begins where an epoch of the pool was drawn more than so often; null: never",
+        description="at an evaluation a round also begins where the pool is empty, or was drawn for more epochs than "
+        "this; null: never",
     )
     source: str | None = Field(
         None, pattern=SOURCE_NAME, description="name of the synthetic source that the rounds of a run make"

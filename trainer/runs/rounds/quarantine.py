@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 from trainer.base.records import Decision
 from trainer.control.state import ControlState
+from trainer.mixture import lookups
 from trainer.mixture.ledger import Fact, Retire, Segment
 from trainer.mixture.plan import Plan
-from trainer.runs.rounds.files import RoundState
+from trainer.runs.rounds.files import RoundFiles, RoundState
+from trainer.runs.rounds.withdrawn import Withdrawn
 
 MOST = 2  # generations of a run that are quarantined before the guard's cut of their source stands
 
@@ -73,3 +75,33 @@ def num_quarantined(plan: Plan, source: str, states: Mapping[int, RoundState], g
     joined = [segment for segment in plan.segments if segment.source == source and segment.segment in retired]
     numbers = [generations.get(segment.fingerprint) for segment in joined]
     return sum(number is not None and states[number].quarantined is not None for number in numbers if number in states)
+
+
+def review(
+    plan: Plan,
+    files: RoundFiles,
+    states: Mapping[int, RoundState],
+    source: str,
+    before: ControlState,
+    after: ControlState,
+    decision: Decision,
+    last_healthy_step: int,
+) -> tuple[Quarantine | None, list[Withdrawn]]:
+    """The quarantine instead of a cut of ``source`` in ``decision``, if any, and the generations that it is of."""
+    generations, numbers = files.generations(), lookups.live_segments(plan, decision.from_step)[source]
+    live = [segment for segment in plan.segments if segment.source == source and segment.segment in numbers]
+    quarantine = instead_of_cut(
+        source,
+        before,
+        after,
+        decision,
+        live=live,
+        shares=plan.shares(decision.from_step),
+        healthy_step=int(decision.evidence.get("guard", {}).get("last_healthy_step", last_healthy_step)),
+        num_before=num_quarantined(plan, source, states, generations),
+    )
+    taken = [] if quarantine is None else [segment for segment in live if segment.segment in quarantine.segments]
+    return quarantine, [
+        Withdrawn(generation=generations[segment.fingerprint], segment=segment, reason=decision.reason)
+        for segment in taken
+    ]

@@ -23,7 +23,7 @@ from trainer.runs.rounds.joining import begun_round, joining_facts
 from trainer.runs.rounds.made_data import opened_everywhere
 from trainer.runs.rounds.own_texts import OwnTexts, next_due, polled
 from trainer.runs.rounds.process import RoundProcess
-from trainer.runs.rounds.quarantine import instead_of_cut, num_quarantined
+from trainer.runs.rounds.quarantine import review
 from trainer.runs.rounds.withdrawn import Withdrawn, withdrawal_facts, withdrawn
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.config import RunConfig
@@ -110,29 +110,23 @@ class RunRounds:
     def reviewed(
         self, run: Run, state: RunState, before: ControlState, after: ControlState, decision: Decision
     ) -> tuple[ControlState, Decision, Sequence[Fact]]:
-        """(main) Quarantine of the newest generations instead of a cut of the source that the run makes."""
+        """(main) Quarantine of the newest generations instead of a cut of the source that the run makes. The cut stands
+        where the run's own files cannot be read.
+        """
         if decision.action == "rollback" and self._is_own and self._active is not None:
             self._drop_active("the model that wrote it was rolled back")
-        plan, name = run.data.plan, self._source
-        numbers = lookups.live_segments(plan, decision.from_step)[name]
-        live = [segment for segment in plan.segments if segment.source == name and segment.segment in numbers]
-        generations = self._files.generations()
-        quarantine = instead_of_cut(
-            name,
-            before,
-            after,
-            decision,
-            live=live,
-            shares=plan.shares(decision.from_step),
-            healthy_step=int(decision.evidence.get("guard", {}).get("last_healthy_step", state.last_healthy_step)),
-            num_before=num_quarantined(plan, name, self._states, generations),
-        )
+        try:
+            quarantine, generations = review(
+                run.data.plan, self._files, self._states, self._source, before, after, decision, state.last_healthy_step
+            )
+        except (OSError, UserError) as error:
+            run.io.warn(f"the guard's decision on {self._source} is about all its generations: {in_words(error)}")
+            return after, decision, ()
         if quarantine is None:
             return after, decision, ()
-        for segment in live:
-            if segment.segment in quarantine.segments:
-                self._quarantine(run, generations[segment.fingerprint], segment, decision, step=state.step)
-        return quarantine.control, quarantine.decision, quarantine.facts(name)
+        for item in generations:
+            self._quarantine(run, item, step=state.step)
+        return quarantine.control, quarantine.decision, quarantine.facts(self._source)
 
     def _drop_active(self, reason: str) -> None:
         """(main) The round that is being made brings nothing."""
@@ -142,22 +136,18 @@ class RunRounds:
         self._settle(replace(self._active, settled=reason))
         self._process = self._active = None
 
-    def _quarantine(self, run: Run, generation: int, segment: Segment, decision: Decision, *, step: int) -> None:
+    def _quarantine(self, run: Run, item: Withdrawn, *, step: int) -> None:
         """(main) Write it into the round's state, the pool's manifest and the journal."""
         try:
-            self._settle(replace(self._states[generation], quarantined=decision.reason))
-            Pool(self._files.pool).quarantine(generation, by="guard", reason=decision.reason)
+            self._settle(replace(self._states[item.generation], quarantined=item.reason))
+            Pool(self._files.pool).quarantine(item.generation, by="guard", reason=item.reason)
         except (OSError, UserError) as error:
-            run.io.warn(f"generation {generation} is drawn no more, but its pool does not say so: {in_words(error)}")
-        self._write(
-            run,
-            generation,
-            "quarantined",
-            decision.reason,
-            step=step,
-            segment=segment.segment,
-            num_samples=segment.num_samples,
-        )
+            run.io.warn(f"generation {item.generation} is drawn no more; its pool does not say so: {in_words(error)}")
+        self._write_quarantined(run, item, step=step)
+
+    def _write_quarantined(self, run: Run, item: Withdrawn, *, step: int) -> None:
+        number, size = item.segment.segment, item.segment.num_samples
+        self._write(run, item.generation, "quarantined", item.reason, step=step, segment=number, num_samples=size)
 
     # What is due
 
@@ -184,21 +174,26 @@ class RunRounds:
         if taken:
             facts.take(run, withdrawal_facts(plan, taken, name, step))
         for item in taken if self._engine.is_main else ():
-            number, size = item.segment.segment, item.segment.num_samples
-            self._write(run, item.generation, "quarantined", item.reason, step=step, segment=number, num_samples=size)
+            self._write_quarantined(run, item, step=step)
 
     def _is_cut(self, state: RunState) -> bool:
         """Whether the guard has cut the source: nothing is made for it any more."""
         return self._source in state.control.get("cut", ())
 
     def _is_due_now(self, run: Run, step: int) -> bool:
-        """(main) Whether a round begins now: by step, or because the pool was drawn more often than it may be."""
+        """(main) Whether a round begins now: by step, or because the pool is empty or was drawn more often than the
+        recipe lets it.
+        """
         if self._config.is_due(step):
             return True
-        limit = self._config.refill_epochs
-        if limit is None or self._active is not None:
+        limit, plan = self._config.refill_epochs, run.data.plan
+        if limit is None or step < (self._config.first or 0):
             return False
-        return lookups.epochs(run.data.plan, run.data.stream.state).get(self._source, 0.0) > limit
+        if self._active is not None:  # once more, where it failed
+            return self._process is None and self._files.made(self._active.generation) is None
+        if not lookups.live_segments(plan, step + 1)[self._source]:
+            return True
+        return lookups.epochs(plan, run.data.stream.state)[self._source] > limit
 
     # Beginning
 
@@ -242,7 +237,7 @@ class RunRounds:
 
     def _texts(self, run: Run, state: RoundState, step: int) -> bool:
         """(all) Have the ranks write the texts of a round; whether all are there."""
-        if self._engine.broadcast(self._engine.is_main and self._is_published(state.generation)):
+        if self._together(run, state.generation, lambda: self._is_published(state.generation)):
             return True
         began_s = time.monotonic()
         try:
@@ -364,7 +359,9 @@ class RunRounds:
             self._told_failed(run, generation, problem, step=run.data.stream.state.step - 1)
 
     def _told_failed(self, run: Run, generation: int, problem: str, *, step: int) -> None:
-        run.io.warn(f"generation {generation} failed: {problem}. Training continues; it is tried again at its next time")
+        run.io.warn(
+            f"generation {generation} failed: {problem}. Training continues; it is tried again at its next time"
+        )
         self._write(run, generation, "failed", problem, step=step)
 
     def _settle(self, state: RoundState) -> None:
