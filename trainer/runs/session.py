@@ -89,7 +89,9 @@ class Session:
             replay=facts,
         )
         if replay is not None:
-            engine.broadcast(adopt_pool(replay, folder) if engine.is_main else None)
+            if engine.is_main:
+                adopt_pool(replay, folder)
+            engine.broadcast(None)
         known = [*resumed.ledger.facts, *(fact for of_step in (facts or {}).values() for fact in of_step)]
         data = self._data = with_made_segments(
             data, folder, known, license_name=license_of_made(recipe), check=engine.is_main

@@ -33,7 +33,8 @@ def decide_shares(
     if run.devices.is_main:
         observation = _observation(run, state, evaluation, losses=losses, evidence=evidence)
         control = run.settings.control
-        before, retired = restored_state(control, state.control), list[Fact]()
+        before = restored_state(control, state.control)
+        retired: Sequence[Fact] = ()
         control_state, decision = decide(control, before, observation)
         if run.data.rounds is not None:
             control_state, decision, retired = run.data.rounds.reviewed(run, state, before, control_state, decision)

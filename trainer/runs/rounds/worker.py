@@ -26,7 +26,7 @@ from trainer.data.prior_value.prepared import segment_values, with_end
 from trainer.data.prior_value.record import PriorValue
 from trainer.data.store import PreparedData, PreparedSegment
 from trainer.recipe import Recipe, load_recipe
-from trainer.runs.rounds.buying import Lot, purchase
+from trainer.runs.rounds.buying import Lot, Purchase, purchase
 from trainer.runs.rounds.documents import documents_of
 from trainer.runs.rounds.files import Made, RoundFiles, RoundState
 from trainer.synthesis.config import SynthesisConfig
@@ -131,8 +131,9 @@ def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
     def packed() -> PreparedSegment | None:
         return write_made_segment(files.segment(generation), documents_of(pool, generation), data)
 
-    records, bought, value = [made(0)], None, None
-    segment = packed()
+    records, segment = [made(0)], packed()
+    bought: Purchase | None = None
+    value: PriorValue | None = None
     if shards > 1 and segment is not None:
         value = _value_of(segment, data)
         bought = purchase(_lot(records[0], value, state), most=shards - 1)
