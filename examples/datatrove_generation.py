@@ -17,7 +17,7 @@ PROMPT = "Rewrite the following text in other words. Keep every fact and add non
 async def rewrite(document, generate):
     """One rollout: what is asked about a document."""
     return await generate(
-        {"messages": [{"role": "user", "content": PROMPT + document.text}], "max_tokens": 64, "temperature": 0.8}
+        {"messages": [{"role": "user", "content": PROMPT + document.text}], "max_tokens": 256, "temperature": 0.8}
     )
 
 

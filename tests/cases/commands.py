@@ -64,9 +64,17 @@ class WarmCommands:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=root, env=environment
         )
 
-    def run(self, arguments: list[str], *, folder: Path, environment: Mapping[str, str], streams: Path) -> Ended:
+    def run(
+        self,
+        arguments: list[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        streams: Path,
+        file_bytes: int | None = None,
+    ) -> Ended:
         """Runs `trainer ARGUMENTS` to its end in ``folder``; ``streams`` is a folder for what it prints."""
-        pid = self.begin(arguments, folder=folder, environment=environment, streams=streams)
+        pid = self.begin(arguments, folder=folder, environment=environment, streams=streams, file_bytes=file_bytes)
         killer = threading.Timer(TIMEOUT_S, os.killpg, (pid, signal.SIGKILL))
         killer.start()
         try:
@@ -76,14 +84,26 @@ class WarmCommands:
         out, err = streams / "stdout", streams / "stderr"
         return Ended(exit_code, out.read_text("utf-8", "replace"), err.read_text("utf-8", "replace"))
 
-    def begin(self, arguments: list[str], *, folder: Path, environment: Mapping[str, str], streams: Path) -> int:
-        """Starts `trainer ARGUMENTS`, in a process group of its own; ``wait`` for it before the next."""
+    def begin(
+        self,
+        arguments: list[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        streams: Path,
+        file_bytes: int | None = None,
+    ) -> int:
+        """Starts `trainer ARGUMENTS`, in a process group of its own; ``wait`` for it before the next. No file that it
+        writes may grow beyond ``file_bytes``.
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         out, err = streams / "stdout", streams / "stderr"
         out.write_bytes(b"")
         err.write_bytes(b"")
-        request = {"argv": arguments, "folder": str(folder), "environment": dict(environment)}
+        request = {
+            "argv": arguments, "folder": str(folder), "environment": dict(environment), "file_bytes": file_bytes,
+        }  # fmt: skip
         self._server.stdin.write(json.dumps(request | {"stdout": str(out), "stderr": str(err)}) + "\n")
         return int(self._server.stdout.readline())
 

@@ -4,12 +4,14 @@ Importing torch and what builds on it takes most of the time of a small command.
 fork, so what a command does is what it does from a shell: argv, environment, folder, streams, exit code.
 
 Requests come as lines of JSON on standard input: argv, folder, environment, stdout and stderr (files). Each is answered
-by two lines: the process's id when it has started, its exit code when it has ended.
+by two lines: the process's id when it has started, its exit code when it has ended. ``file_bytes`` is the most that a
+file may grow to, as on a disk that is full (`ulimit -f`).
 """
 
 import json
 import os
 import pkgutil
+import resource
 import sys
 from importlib import import_module
 
@@ -42,13 +44,15 @@ def import_all() -> None:
 
 
 def become_the_command(request: dict) -> None:
-    """Takes the argv, folder, environment and streams of ``request``."""
+    """Takes the argv, folder, environment, streams and limit of ``request``."""
     os.setsid()
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     streams = ((os.devnull, os.O_RDONLY), (request["stdout"], os.O_WRONLY), (request["stderr"], os.O_WRONLY))
     for number, (file, flags) in enumerate(streams):
         os.dup2(os.open(file, flags), number)
+    if request.get("file_bytes") is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], request["file_bytes"]))
     sys.argv = ["trainer", *request["argv"]]
 
 

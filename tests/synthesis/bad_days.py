@@ -1,12 +1,13 @@
-"""`python -m tests.synthesis.bad_days`: what becomes of a round when its endpoint has a bad day, one row for each.
+"""`python -m tests.synthesis.bad_days`: what becomes of a round on a bad day of its endpoint, its judge or its disk.
 
-Each day is a real round of the real command against a real HTTP server; then the server is well again and the same
-command is given once more.
+Each day is a real round of the real command against real HTTP servers; where it ended with an error, all is well again
+and the same command is given once more.
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cases.commands import WarmCommands
@@ -15,32 +16,59 @@ from tests.synthesis.openai_server import HANGS_UP, MODEL, Answer, OpenAIServer,
 from trainer.synthesis.pool import Pool
 
 REQUESTS = 30
+PATIENCE_S = 2.0  # of the command on the day when the server is slow
 SECTION = """\
 synthesis:
   pool: pool
   sources: [real]
   prompts: [{{template: "{{{{ text }}}}", name: whole}}]
   generator: {{kind: endpoint, url: "{url}", model: {model}, license: MIT, max_concurrency: 4, retries: 1,
-    pause_s: 0.01, opens_after: 4, give_up_after: 6, timeout_s: {timeout_s}}}
+    pause_s: 0.01, opens_after: 4, give_up_after: 6, timeout_s: 30}}
   sampling: {{max_new_tokens: 20}}
   requests: {requests}
+"""
+JUDGE = """\
+  graders: [{{kind: judge, model: {{kind: endpoint, url: "{url}", model: {model}, license: MIT, retries: 0,
+    give_up_after: 3, timeout_s: 30}}}}]
+  grading: {{rows: 20}}
 """
 
 
 class Day:
-    """Answers of a server: ``bad`` until ``heal`` is called, to the prompts that ``strikes`` names, after some."""
+    """Answers of a server: ``bad`` until it ``is_well``, to one prompt of ``every``, after some; else ``well``."""
 
-    def __init__(self, bad: Callable[[str], Answer], *, after: int = 0, every: int = 1) -> None:
-        self.bad, self.after, self.every, self.is_well, self.calls = bad, after, every, False, 0
+    def __init__(
+        self,
+        bad: Callable[[str], Answer],
+        *,
+        after: int = 0,
+        every: int = 1,
+        well: Callable[[str, int], Answer] = good,
+    ) -> None:
+        self.bad, self.after, self.every, self.well = bad, after, every, well
+        self.is_well, self.calls = False, 0
 
     def __call__(self, prompt: str, number: int) -> Answer:
         self.calls += 1
         is_struck = self.calls > self.after and int(text_of(prompt)[:2], 16) % self.every == 0
-        return self.bad(prompt) if is_struck and not self.is_well else good(prompt, number)
+        return self.bad(prompt) if is_struck and not self.is_well else self.well(prompt, number)
 
 
 def _another_model(prompt: str) -> Answer:
     return completion("a text", model="other")
+
+
+def _no_day() -> Day:
+    return Day(lambda prompt: good(prompt, 1))
+
+
+def _tens(prompt: str, number: int = 1) -> Answer:
+    return completion('{"accuracy": 10, "language": 10, "content": 10}')
+
+
+def _late(prompt: str) -> Answer:
+    time.sleep(4 * PATIENCE_S)
+    return good(prompt, 1)
 
 
 def _ten_times_too_long(prompt: str) -> Answer:
@@ -56,8 +84,9 @@ class Case:
     day: Callable[[], Day]
     exit_code: int
     says: str
-    ends_whole: bool = True  # the second command ends the round
-    sets: Sequence[str] = field(default=())
+    sets: Sequence[str] = ()  # of the first command
+    judge: Callable[[], Day] | None = None  # the day of a judge that grades the texts
+    file_bytes: int | None = None  # no file of the first command grows beyond it
 
 
 CASES: dict[str, Case] = {
@@ -80,6 +109,17 @@ CASES: dict[str, Case] = {
     "asks to wait two hours": Case(
         lambda: Day(lambda prompt: (429, {}, {"Retry-After": "7200"}), after=5), 2, "asks to wait 7200 s"
     ),
+    "slower than timeout_s from the 13th call on": Case(
+        lambda: Day(_late, after=12), 2, "calls in a row failed", sets=[f"synthesis.generator.timeout_s={PATIENCE_S}"]
+    ),
+    "disk full": Case(_no_day, 2, "no room for the answers of the round", file_bytes=4096),
+    "a judge that always says 10": Case(_no_day, 0, "LOST ITS VOTE: agreement 0.50", judge=lambda: Day(_tens)),
+    "a judge that says nothing of use": Case(
+        _no_day, 0, "no verdict on 100%", judge=lambda: Day(lambda prompt: completion("All texts are lovely."))
+    ),
+    "a judge that dies midway": Case(
+        _no_day, 2, "the grader 'judge' failed", judge=lambda: Day(lambda prompt: HANGS_UP, after=12, well=_tens)
+    ),
 }
 
 
@@ -97,21 +137,24 @@ class Outcome:
 
 def run_case(case: Case, folder: Path, synthesize: Callable[..., str]) -> Outcome:
     """The round on the bad day, and again when the server is well."""
-    day = case.day()
-    server = OpenAIServer(day)
+    day, judge_day = case.day(), (case.judge or _no_day)()
+    server, judge = OpenAIServer(day), OpenAIServer(judge_day)
     try:
         recipe = write_recipe(folder, 3 * REQUESTS)
-        section = SECTION.format(url=server.url, model=MODEL, requests=REQUESTS, timeout_s=30)
+        section = SECTION.format(url=server.url, model=MODEL, requests=REQUESTS)
+        section += JUDGE.format(url=judge.url, model=MODEL) if case.judge else ""
         recipe.write_text(recipe.read_text() + section)
-        output = synthesize(recipe, expected=case.exit_code)
+        sets = [word for value in case.sets for word in ("--set", value)]
+        output = synthesize(recipe, *sets, expected=case.exit_code, file_bytes=case.file_bytes)
         kept, calls = answers_in(folder / "pool"), sum(server.calls.values())
-        day.is_well = True
+        day.is_well = judge_day.is_well = True
         if case.exit_code:
             synthesize(recipe)
             calls = sum(server.calls.values()) - calls
         (record,) = Pool(folder / "pool").records()
     finally:
         server.close()
+        judge.close()
     return Outcome(
         output=output,
         kept=len(kept),
@@ -125,14 +168,16 @@ def run_case(case: Case, folder: Path, synthesize: Callable[..., str]) -> Outcom
 def main() -> None:
     commands = WarmCommands()
 
-    def synthesize(recipe: Path, *, expected: int = 0) -> str:
-        folder = recipe.parent
-        ended = commands.run(["synthesize", str(recipe)], folder=folder, environment={}, streams=folder)
+    def synthesize(*arguments: object, expected: int = 0, file_bytes: int | None = None) -> str:
+        words, folder = [str(word) for word in arguments], Path(str(arguments[0])).parent
+        ended = commands.run(
+            ["synthesize", *words], folder=folder, environment={}, streams=folder, file_bytes=file_bytes
+        )
         assert ended.exit_code == expected, ended
         return ended.stdout + ended.stderr
 
     columns = (
-        "bad day", "exit code", "the command says", "answers kept", "of those asked again", "requests, rows, dropped",
+        "bad day", "exit code", "the command says", "answers kept", "of those asked again", "requests = rows + dropped",
     )  # fmt: skip
     print("| " + " | ".join(columns) + " |")
     print("| --- " * len(columns) + "|")
@@ -140,7 +185,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             outcome = run_case(case, Path(folder), synthesize)
         counts = f"{outcome.requests} = {outcome.accepted} + {outcome.dropped}"
-        row = (name, case.exit_code, case.says, outcome.kept, outcome.asked_again, counts)
+        again = (outcome.kept, outcome.asked_again) if case.exit_code else ("", "")
+        row = (name, case.exit_code, case.says, *again, counts)
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
     commands.close()
 

@@ -15,8 +15,9 @@ def trainer(warm_commands: WarmCommands, tiny_recipe: Path) -> Callable[..., End
     """trainer("check", recipe) runs the command to its end."""
     folder = tiny_recipe.parent
 
-    def run(*arguments: object) -> Ended:
-        return warm_commands.run([str(word) for word in arguments], folder=folder, environment={}, streams=folder)
+    def run(*arguments: object, file_bytes: int | None = None) -> Ended:
+        words = [str(word) for word in arguments]
+        return warm_commands.run(words, folder=folder, environment={}, streams=folder, file_bytes=file_bytes)
 
     return run
 
@@ -25,8 +26,8 @@ def trainer(warm_commands: WarmCommands, tiny_recipe: Path) -> Callable[..., End
 def synthesize(trainer: Callable[..., Ended]) -> Synthesize:
     """synthesize(recipe, ..., expected=2) is what the command prints; ``expected`` is its exit code."""
 
-    def run(*arguments: object, expected: int = 0) -> str:
-        ended = trainer("synthesize", *arguments)
+    def run(*arguments: object, expected: int = 0, file_bytes: int | None = None) -> str:
+        ended = trainer("synthesize", *arguments, file_bytes=file_bytes)
         assert ended.exit_code == expected, ended.stdout + ended.stderr
         assert "Traceback" not in ended.stderr
         return ended.stdout + ended.stderr

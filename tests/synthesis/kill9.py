@@ -64,6 +64,7 @@ def answers_in(pool: Path) -> set[str]:
     lines = [
         line
         for file in sorted((pool / "unfinished").glob("generation-*.jsonl"))
+        if not file.name.endswith((".answers.jsonl", ".grades.jsonl"))  # of graders
         for line in file.read_bytes().split(b"\n")[1:-1]
     ]
     return {json.loads(line)["request_id"] for line in lines}

@@ -9,7 +9,9 @@ from tests.synthesis.conftest import Synthesize
 from trainer.recipe import load_recipe
 from trainer.tools.plan.synthesis import synthesis_notes
 
-FAST = ("dies midway", "half of the answers are a 500", "ten times too long", "one text whatever is asked")
+FAST = (
+    "dies midway", "half of the answers are a 500", "ten times too long", "one text whatever is asked", "disk full",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.base.errors import UserError
 from trainer.base.formatting import size
 
+_REMEDY = "Free some space, or name another folder"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: `ulimit -f`
 
 
@@ -37,7 +38,9 @@ def room_in(place: Path) -> str:
 
 
 @contextmanager
-def told_if_no_room(what: str, place: Path, needed_bytes: Callable[[], int] | None = None) -> Iterator[None]:
+def told_if_no_room(
+    what: str, place: Path, needed_bytes: Callable[[], int] | None = None, *, remedy: str = _REMEDY
+) -> Iterator[None]:
     """Raises UserError where the body finds no room for ``what`` at ``place``, of which about ``needed_bytes`` is
     needed.
     """
@@ -51,5 +54,5 @@ def told_if_no_room(what: str, place: Path, needed_bytes: Callable[[], int] | No
         raise UserError(
             f"no room for {what}: {words} ({needed}{room_in(place)})",
             file=place,
-            remedy="Free some space, or name another folder",
+            remedy=remedy,
         ) from error

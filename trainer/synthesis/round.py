@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from trainer.base.errors import DataError
 from trainer.base.failures import warn
+from trainer.base.room import told_if_no_room
 from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.data.documents import DocumentReader
@@ -41,6 +42,7 @@ from trainer.synthesis.taking_in import plan_taking_in, taken_before
 from trainer.synthesis.turns import Conversation, turns_of, whole_answer, written_tokens
 
 Plan = TypeVar("Plan")
+_NO_ROOM = "What was answered is kept: free some space, then run it again to resume"
 
 
 def run_round(
@@ -105,7 +107,10 @@ def run_round(
     spent = sum(record.cost or 0.0 for record in pool.records() if record.generation != shard.generation)
     budget = budget_of(config.prices, config.max_cost, spent_before=spent, shards=shard.of)
     file = pool.responses_file(shard.generation, shard.number, shard.of)
-    with Responses(file, [item.request for item in asked]) as responses:
+    with (
+        told_if_no_room("the answers of the round", file, remedy=_NO_ROOM),
+        Responses(file, [item.request for item in asked]) as responses,
+    ):
         for requests in turns_of(asked, responses.completions, keep_cut_off=config.keep_cut_off):
             ask(generator, requests, responses, progress, budget)
             allow_failures(requests, responses, budget, max_failed_share=config.max_failed_share)
