@@ -70,6 +70,13 @@ def merged(base: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
+def synthesis_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What a part of `synthesis` needs beside it, and does not bring."""
+    generator = part.get("generator", {"kind": "endpoint", "url": "http://127.0.0.1:8000/v1", "model": "writer"})
+    prompts = {} if generator["kind"] == "files" else {"prompts": [{"template": "rephrase"}]}
+    return {"sources": ["books"], "generator": generator, **prompts}
+
+
 @pytest.mark.parametrize("block", WHOLE, ids=lambda block: block.name)
 def test_a_recipe_of_the_documentation_has_no_mistakes(block: Any, tmp_path: Path) -> None:
     write_data(tmp_path)
@@ -86,6 +93,10 @@ def test_a_part_of_a_recipe_fits_into_a_whole_one(block: Any, tmp_path: Path, mo
     recipe = yaml.load(WHOLE[0].text)
     if "pretrained" in part.get("model", {}):
         recipe["model"], recipe["data"]["tokenizer"] = {}, {}
+    if "pretrained" in part.get("data", {}).get("tokenizer", {}):
+        recipe["data"]["tokenizer"] = {}
+    if "synthesis" in part:
+        recipe["synthesis"] = synthesis_of(part["synthesis"])
     with (tmp_path / "mine.yaml").open("w") as file:
         YAML().dump(merged(recipe, part), file)
     assert load_recipe(tmp_path / "mine.yaml", on_this_machine=False).recipe.name == "mine"
