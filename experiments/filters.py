@@ -101,7 +101,7 @@ def planted(known: Sequence[str], clean: Sequence[str], rng: random.Random) -> d
     long = [text for text in known if len(text.split()) >= 60]
     of_known = [rng.choice(long) for _ in range(PLANTED)]
     bases = [rng.choice(clean) for _ in range(PLANTED)]
-    other = [rng.choice(_foreign()) for _ in range(PLANTED)]
+    other = rng.choices(_foreign(), k=PLANTED)
     return {
         "repeats": [" ".join([*text.split()[:10], *(text.split()[10:18] * rng.randint(5, 12))]) for text in bases],
         "copies": [text.upper() if rng.random() < 0.5 else f"  {text}\n" for text in of_known],

@@ -5,7 +5,8 @@ are planted; the introductions of Wikipedia are halved likewise. A pool has 1,00
 planted. Shown are the mean estimate, how wide its interval is, and how many of the intervals (95 %) hold the truth. The
 last rows plant text of a kind that the reference does not have: there the estimate has to be a lower bound.
 
-``python -m experiments.machine_text [--run] [--draws 40]``: without ``--run`` the table of what is stored.
+``python -m experiments.machine_text [--run] [--draws 40]``: without ``--run`` the table of what is stored. Draws of the
+same code that are stored are not drawn again, so it can be stopped at any time.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 
 from experiments.cells import commit
 from experiments.wiki_smollm2 import introductions, machine_texts
+from trainer.base.atomic import write_text
 from trainer.base.records import FloatArray
 from trainer.data.machine_text.count import estimate
 from trainer.data.machine_text.texts import score_texts
@@ -27,6 +29,7 @@ RESULTS = Path(__file__).parent / "results" / "machine_text.json"
 SHARES = (0.0, 0.02, 0.05, 0.2, 0.5)
 HEAD = "| planted | true share | mean estimate | mean interval | intervals that hold it | below it | draws |"
 POOL_DOCUMENTS, REFERENCE_DOCUMENTS, CANDIDATES = 1000, 2500, 2000
+CELLS = [("same", share) for share in SHARES] + [("foreign", 0.2), ("foreign", 0.5)]
 FOREIGN = "entry_hot"  # sampled at temperature 1.3, untruncated
 
 
@@ -47,11 +50,10 @@ def draw(seed: int) -> list[dict[str, Any]]:
     machine = [row.text for row in rows if row.title in reference_titles and row.prompt != FOREIGN]
     labeled, scored = score_texts(reference, machine, {"clean": clean, **planted}, seed=seed)
     hits = {name: text.hits for name, text in scored.items()}
-    cells = [("same", share) for share in SHARES] + [("foreign", 0.2), ("foreign", 0.5)]
     return [
         {"kind": kind, "true": share}
         | asdict(estimate(labeled, _pool(rng, hits["clean"], hits[kind], share), seed=seed))
-        for kind, share in cells
+        for kind, share in CELLS
     ]
 
 
@@ -89,6 +91,16 @@ def table(results: dict[str, Any]) -> list[str]:
             f"Documents are told badly (TPR {rates[0]:.2f}, FPR {rates[1]:.2f}), their number well."]  # fmt: skip
 
 
+def draw_missing(num_draws: int) -> None:
+    """Draws what this commit has not stored, and stores after every draw."""
+    code, stored = commit(), json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    cells = stored["cells"] if stored.get("commit") == code and not code.endswith("-dirty") else []
+    for seed in range(len(cells) // len(CELLS), num_draws):
+        cells += draw(seed)
+        write_text(RESULTS, json.dumps({"commit": code, "cells": cells}, indent=1) + "\n")
+        print(f"draw {seed + 1} of {num_draws}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """Run what was requested, store, print; 1 where fewer than 90 % of the intervals hold the truth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,11 +108,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=40)
     arguments = parser.parse_args()
     if arguments.run:
-        cells = []
-        for seed in range(arguments.draws):
-            cells += draw(seed)
-            print(f"draw {seed + 1} of {arguments.draws}", file=sys.stderr, flush=True)
-        RESULTS.write_text(json.dumps({"commit": commit(), "cells": cells}, indent=1) + "\n", encoding="utf-8")
+        draw_missing(arguments.draws)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     print("\n".join(table(results)))
     same = [cell for cell in results["cells"] if cell["kind"] == "same"]
