@@ -2,8 +2,9 @@
 
 Clean are introductions of Wikipedia and a small model's texts about their titles. Planted are repeats, copies, copies
 with words changed, spans of training text, other languages, personal data, and the model's texts at temperature 1.3,
-incoherent by construction. Precision is at one planted row to four clean ones. Then rounds as a whole go through the
-gate: those of three prompts, and of a generator that is stuck on a template, for a half or altogether.
+incoherent by construction. The model's texts end with their last whole sentence, so that filters are not tried on which
+of them ran into the limit of tokens. Precision is at one planted row to four clean ones. Then rounds as a whole go
+through the gate: those of three prompts, and of a generator that is stuck on a template for a part of its rows.
 
 ``python -m experiments.filters [--run]``: without ``--run`` the tables of what is stored.
 """
@@ -11,6 +12,7 @@ gate: those of three prompts, and of a generator that is stuck on a template, fo
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -45,6 +47,7 @@ ROUNDS_HEAD = (
     "| round of 300 rows | distinct-3 of real | self-BLEU (real text's) | Vendi of real | tail coverage of real "
     "| quarantined |"
 )
+_SENTENCES = re.compile(r".*[.?!][\"')]*", re.DOTALL)
 Judge = Callable[[Sequence[str]], list[bool]]  # which texts are dropped
 
 
@@ -74,6 +77,7 @@ def judges(known: Sequence[str]) -> dict[str, tuple[Judge, str]]:
         "personal_data": (_chain(PersonalDataConfig(phone_region="US")), "personal data"),
         "exact_duplicate": (_chain(ExactDuplicateConfig(), known), "copies"),
         "near_duplicate (0.8)": (_chain(NearDuplicateConfig(), known), "near copies"),
+        "near_duplicate (0.6)": (_chain(NearDuplicateConfig(threshold=0.6), known), "near copies"),
         "contamination": (_contaminated(known), "near copies"),
         "memorized (20 words, 0.1)": (_memorized(known), "memorized spans"),
     }
@@ -109,7 +113,7 @@ def planted(known: Sequence[str], clean: Sequence[str], rng: random.Random) -> d
         "memorized spans": [_with_span(base, text, rng) for base, text in zip(bases, of_known, strict=True)],
         "other language": other,
         "personal data": [_with_personal_data(text, rng) for text in bases],
-        "incoherent": [row.text for row in machine_texts() if row.prompt == "entry_hot"][:PLANTED],
+        "incoherent": written("entry_hot")[:PLANTED],
     }
 
 
@@ -160,10 +164,7 @@ def measured(seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     real = rng.sample(sorted(introductions().values()), len(introductions()))
     known, real_clean = real[:KNOWN], real[KNOWN : KNOWN + CLEAN]
-    written = {
-        prompt: [row.text for row in machine_texts() if row.prompt == prompt] for prompt in ("rephrase", "entry")
-    }
-    machine_clean = rng.sample(written["rephrase"] + written["entry"], CLEAN)
+    machine_clean = rng.sample(written("rephrase") + written("entry"), CLEAN)
     defects = planted(known, real_clean + machine_clean, rng)
     counts = {}
     for name, (judge, defect) in judges(known).items():
@@ -176,27 +177,29 @@ def measured(seed: int) -> dict[str, Any]:
             "taken": [sum(of_real), sum(of_machine)],
         }
         print(name, file=sys.stderr, flush=True)
-    return {"filters": counts, "rounds": _rounds(real[KNOWN + CLEAN :], written, defects["incoherent"], rng)}
+    return {"filters": counts, "rounds": _rounds(real[KNOWN + CLEAN :], rng)}
 
 
-def _rounds(
-    real: Sequence[str], written: dict[str, list[str]], incoherent: list[str], rng: random.Random
-) -> dict[str, list[Any]]:
+def written(prompt: str) -> list[str]:
+    """What the model wrote, up to the end of its last sentence."""
+    texts = (row.text for row in machine_texts() if row.prompt == prompt)
+    return [match[0] if (match := _SENTENCES.match(text)) else text for text in texts]
+
+
+def _rounds(real: Sequence[str], rng: random.Random) -> dict[str, list[Any]]:
     titles = sorted(introductions())
     stuck = [
         f"{title} is a well known subject that has been important for many people around the world." for title in titles
     ]
-    sources: dict[str, list[list[str]]] = {
-        "rephrase": [written["rephrase"]],
-        "entry": [written["entry"]],
-        "temperature 1.3": [incoherent],
-        "half one template": [written["entry"], stuck],
-        "one template": [stuck],
-    }
+    sources = {prompt: [(written(prompt), ROUND_ROWS)] for prompt in ("rephrase", "entry")}
+    sources["temperature 1.3"] = [(written("entry_hot"), ROUND_ROWS)]
+    for share in (0.1, 0.25, 0.5, 1.0):
+        num_stuck = round(share * ROUND_ROWS)
+        sources[f"{share:.0%} of one template"] = [(written("entry"), ROUND_ROWS - num_stuck), (stuck, num_stuck)]
     rounds: dict[str, list[Any]] = {}
     for name, parts in sources.items():
         for number in range(ROUNDS):
-            rows = [text for part in parts for text in rng.sample(part, min(len(part), ROUND_ROWS // len(parts)))]
+            rows = [text for texts, num in parts for text in rng.sample(texts, num)]
             found, of_real = compared(rows, rng.sample(real, 2 * ROUND_ROWS), most=ROUND_ROWS, seed=number)
             assert of_real is not None
             failed = failed_limits(GateConfig(), found, of_real, None)
