@@ -1,12 +1,11 @@
 """Filters of the package `datatrove`: the rules of Gopher, C4 and FineWeb as their users know them, by name.
 
-The decision is datatrove's own code. A filter splits a document into words by itself; here those of one chain share
-the words of the document that all of them look at, which is most of their time.
+The decision is datatrove's own code. Most of the time goes into splitting a document into words, which datatrove keeps
+for the filters that see the same document next.
 """
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -24,8 +23,6 @@ def datatrove_filter(config: DatatroveConfig) -> Filter:
     """
     document = required("datatrove.data", "datatrove").Document
     made = _made(config)
-    if isinstance(getattr(made, "language", None), str):
-        made.language = _shared_words(made.language)
 
     def reason(text: str, columns: Mapping[str, Any]) -> str | None:
         row = document(text=text, id="", metadata={name: columns.get(name) for name in config.metadata})
@@ -63,36 +60,3 @@ def _made(config: DatatroveConfig) -> Any:
             remedy = f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known) or 'none'}"
             raise UserError(f"{config.name} of datatrove takes no such argument", got=name, remedy=remedy)
     return factory(**config.arguments)
-
-
-@cache
-def _shared_words(language: str) -> Any:
-    """A tokenizer of datatrove's that splits one document once, whichever filters ask; filters take it in the place of
-    a language.
-    """
-    module = required("datatrove.utils.word_tokenizers", "datatrove")
-    inner = module.load_word_tokenizer(language)
-
-    class SharedWords(module.WordTokenizer):  # type: ignore[misc, name-defined]
-        """Remembers the last text."""
-
-        def __init__(self) -> None:
-            super().__init__(language)
-            self._text: str | None = None
-            self._words: list[str] = []
-
-        def word_tokenize(self, text: str) -> list[str]:
-            """The words of ``text``."""
-            if text != self._text:
-                self._words, self._text = inner.word_tokenize(text), text
-            return self._words
-
-        def sent_tokenize(self, text: str) -> Any:
-            """The sentences of ``text``."""
-            return inner.sent_tokenize(text)
-
-        def span_tokenize(self, text: str) -> Any:
-            """Where the sentences of ``text`` are."""
-            return inner.span_tokenize(text)
-
-    return SharedWords()
