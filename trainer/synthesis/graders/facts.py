@@ -49,6 +49,7 @@ _SMALL_WORDS = frozenset(
         "however although though since after before during today despite because many most some several other",
     )
 )
+_LONGEST_INITIALS = 6
 _STEM = 4  # letters that an ending may not touch
 
 
@@ -88,8 +89,13 @@ class Held:
 
     @cached_property
     def _initials(self) -> frozenset[str]:
-        names = (_CAPITALIZED.findall(name) for name in _NAME.findall(self.text))
-        return frozenset("".join(word[0] for word in words).lower() for words in names if len(words) > 1)
+        firsts = ("".join(word[0] for word in _CAPITALIZED.findall(name)).lower() for name in _NAME.findall(self.text))
+        return frozenset(
+            each[start : start + length]
+            for each in firsts
+            for length in range(2, _LONGEST_INITIALS + 1)
+            for start in range(len(each) - length + 1)
+        )
 
     def missing(self, facts: Facts) -> dict[str, list[str]]:
         """Those that the source does not hold, by what they are."""

@@ -126,8 +126,10 @@ class JudgeGrader:
     def _grade(self, answers: Sequence[Completion | None]) -> Grade:
         texts = [answer.text for answer in answers if answer is not None and answer.finish_reason in ("stop", "length")]
         if len(texts) < len(answers):
-            refused = any(answer is not None for answer in answers)
-            reason = "the judge refused" if refused else self._failure or "the judge did not answer"
+            ends = {answer.finish_reason for answer in answers if answer is not None}
+            too_long = "too long for the judge's context" if "too_long" in ends else None
+            refused = "the judge refused" if "refused" in ends else None
+            reason = too_long or refused or self._failure or "the judge did not answer"
             return Grade(scores={}, verdict="abstain", reason=reason)
         return self._compared(texts) if self.config.pairwise else self._scored(texts[0])
 

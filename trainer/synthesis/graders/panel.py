@@ -11,7 +11,7 @@ from trainer.base.errors import UserError
 from trainer.base.failures import in_words, say
 from trainer.synthesis.graders import GRADERS
 from trainer.synthesis.graders.bound import verifier
-from trainer.synthesis.graders.config import FAULTS, GradingConfig, faults_of, name_of
+from trainer.synthesis.graders.config import FAULTS, Fault, GradingConfig, faults_of, name_of
 from trainer.synthesis.graders.examination import LabeledRow, examined, labeled_rows, lost_vote_for
 from trainer.synthesis.graders.kept import Kept
 from trainer.synthesis.graders.protocol import Grade, Grader, Row, Surroundings
@@ -36,13 +36,14 @@ class Examiner:
     real: Sequence[Row]
     seed: int
     generation: int
+    also: tuple[Fault, ...] = ()  # faults that are planted though no grader is there to find them
 
 
 def graded(
     configs: Sequence[Any], rows: Sequence[Row], examiner: Examiner, surroundings: Surroundings, kept: Kept
 ) -> Graded:
     """The grades of all graders, in the recipe's order. ``kept`` has those from before a kill."""
-    named = {fault for config in configs for fault in faults_of(config)}
+    named = {fault for config in configs for fault in faults_of(config)} | set(examiner.also)
     faults = [fault for fault in FAULTS if fault in named]
     labeled = labeled_rows(examiner.real, rows, faults, seed=examiner.seed, generation=examiner.generation)
     all_grades, all_labels = [], []
@@ -64,8 +65,8 @@ def _of_grader(
     name, began_s = name_of(config), time.monotonic()
     grader = GRADERS.resolve(config.kind)(config, surroundings)
     say(f"grader {name}: {len(labeled)} labeled rows, {len(rows)} rows of the round")
-    of_labeled = _grades(grader, config, [each.row for each in labeled], kept)
-    of_rows = _grades(grader, config, rows, kept)
+    of_labeled = grades_of(grader, config, [each.row for each in labeled], kept)
+    of_rows = grades_of(grader, config, rows, kept)
     own = list(zip(rows, of_rows, strict=True))[: limits.rows]
     record = examined(name, config, labeled, of_labeled, own)
     lost = lost_vote_for(record, limits)
@@ -90,8 +91,8 @@ def _of_grader(
     )
 
 
-def _grades(grader: Grader, config: Any, rows: Sequence[Row], kept: Kept) -> list[Grade]:
-    """Those that were kept, and the others, which are kept as they come."""
+def grades_of(grader: Grader, config: Any, rows: Sequence[Row], kept: Kept) -> list[Grade]:
+    """The grades that were kept, and the others, which are kept as they come."""
     keys = [_key(config, row) for row in rows]
     missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in kept.records}
     at_once = len(missing) if getattr(grader, "keeps_answers", False) else _AT_ONCE

@@ -16,12 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shutil import which
 
 from trainer.base.errors import UserError
 
 _INSIDE = Path(__file__).with_name("sandbox_inside.py")
 _UNSHARE = (
-    "unshare", "--user", "--map-root-user", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--",
+    "--user", "--map-root-user", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--",
 )  # fmt: skip
 _PROBE = "import socket, os\ntry:\n open('/etc/passwd').read(); print('files')\nexcept OSError: print('closed')\n"
 
@@ -40,9 +41,12 @@ def run(code: str, *, time_limit_s: float, memory_mib: int) -> Outcome:
         program = Path(folder) / "program.py"
         program.write_text(code, encoding="utf-8", errors="backslashreplace")
         readable = [str(path) for path in _readable()]
+        unshare = which("unshare")
+        if unshare is None:
+            raise FileNotFoundError("unshare")
         process = subprocess.Popen(
-            [*_UNSHARE, sys.executable, "-I", "-S", str(_INSIDE), folder, str(memory_mib), str(int(time_limit_s) + 1),
-             str(program), *readable],
+            [unshare, *_UNSHARE, sys.executable, "-I", "-S", str(_INSIDE), folder, str(memory_mib),
+             str(int(time_limit_s) + 1), str(program), *readable],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={"LANG": "C.UTF-8"},
             start_new_session=True,
         )  # fmt: skip
