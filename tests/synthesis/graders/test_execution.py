@@ -1,6 +1,7 @@
 """Code that a model wrote runs only where it can do no harm."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,15 @@ def test_code_sees_no_variable_of_this_process_and_may_write_beside_itself(monke
 def test_code_that_does_not_end_is_ended_with_all_that_it_started() -> None:
     outcome = ran("import os\nos.fork()\nos.setsid() if os.getpid() > 2 else 0\nwhile True: pass", time_limit_s=2.0)
     assert outcome.exit_code is None
-    running = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"sandbox-" in _content(path)]
-    assert running == []
+    for _ in range(600):  # a killed process takes a moment to be gone
+        if not running():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still there: {running()}")
+
+
+def running() -> list[Path]:
+    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"sandbox-" in _content(path)]
 
 
 def _content(path: Path) -> bytes:

@@ -47,7 +47,8 @@ def test_what_the_source_does_not_hold_is_named(text: str, missing: str) -> None
 def test_a_number_is_the_same_however_its_digits_are_grouped(number: int) -> None:
     assert not Held(f"of {number:,} kinds").missing(facts_of(f"of {number} kinds"))["numbers"]
     assert not Held(f"of {number} kinds").missing(facts_of(f"of {number:,}.0 kinds"))["numbers"]
-    assert Held(f"of {number} kinds").missing(facts_of(f"of {number + 1} kinds"))["numbers"] or number < 20
+    rounds = number % 10 == 9  # 110 rounds 109
+    assert rounds or Held(f"of {number} kinds").missing(facts_of(f"of {number + 1} kinds"))["numbers"]
 
 
 @given(st.text(max_size=200), st.text(max_size=200))

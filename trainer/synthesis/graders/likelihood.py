@@ -45,7 +45,8 @@ class LikelihoodGrader:
         below, ties = float((reference < nats).mean()), float((reference == nats).mean())
         place = below + ties / 2
         scores = {self.name: 2 * min(place, 1 - place), f"{self.name}.nats_per_token": nats}
-        low, high = np.quantile(reference, [self.config.lower_tail, 1 - self.config.upper_tail])
+        tails = [self.config.lower_tail, 1 - self.config.upper_tail]
+        low, high = np.quantile(reference, tails, method="weibull")  # of real text to come that share is beyond
         if nats < low:
             return Grade(scores=scores, verdict="drop", reason="more likely than real text")
         if nats > high:
