@@ -33,6 +33,7 @@ from pydantic import TypeAdapter
 from experiments.cells import commit
 from experiments.wiki_smollm2 import introductions, machine_texts
 from trainer.data.documents import unit_hash
+from trainer.synthesis.generators import GeneratorConfig
 from trainer.synthesis.graders import GRADERS, GraderConfig, GradingConfig, Surroundings
 from trainer.synthesis.graders.bound import share
 from trainer.synthesis.graders.config import FAULTS, name_of
@@ -44,7 +45,7 @@ RESULTS = Path(__file__).parent / "results" / "graders.json"
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "graders.md"
 SEED = 7
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-NUM_REFERENCE, MAX_TOKENS = 60, 64
+NUM_REFERENCE, MAX_TOKENS = 60, 48
 _SENTENCE = re.compile(r"[^.!?]+[.!?]?")
 
 
@@ -56,7 +57,7 @@ class Size:
     aside: int
 
 
-BIG, MIDDLE, SMALL = (Size(labeled=576, aside=200), Size(labeled=60, aside=30), Size(labeled=30, aside=20))
+BIG, MIDDLE, SMALL = (Size(labeled=576, aside=200), Size(labeled=30, aside=20), Size(labeled=10, aside=20))
 
 
 # ---- labeled text
@@ -176,11 +177,13 @@ def graders(model: str | None) -> list[tuple[dict[str, Any], Size]]:
     if model is None:
         print("without --model: no likelihood, no judge", file=sys.stderr)
         return tried
-    judge = {"max_characters": 700, "max_new_tokens": 40, "aspects": {"accuracy": "true", "language": "well written"}}
+    asked = {"aspects": {"quality": "true to the source, and well written"}, "max_new_tokens": 12}
+    writer = {"kind": "transformers", "model": model, "batch": 8}
     return [
         *tried,
         ({"kind": "likelihood", "model": model, "reference_rows": NUM_REFERENCE, "max_tokens": MAX_TOKENS}, MIDDLE),
-        ({"kind": "judge", "model": {"kind": "transformers", "model": model, "batch": 8}, **judge}, SMALL),
+        ({"kind": "self", "max_characters": 250, **asked}, SMALL),
+        ({"kind": "judge", "model": writer, "pairwise": True, "max_characters": 160, **asked}, SMALL),
     ]
 
 
@@ -212,12 +215,16 @@ def _labels(
     return {**found, "abstained": abstained}
 
 
-def measured(settings: dict[str, Any], size: Size, folder: Path, gsm8k: Path | None) -> dict[str, Any]:
+def measured(
+    settings: dict[str, Any], size: Size, folder: Path, gsm8k: Path | None, model: str | None
+) -> dict[str, Any]:
     """One grader on all sets that it is for, and how it is graded itself."""
     config = TypeAdapter(GraderConfig).validate_json(json.dumps(settings))
     place = Surroundings(
         base=folder,
-        generator=None,
+        generator=TypeAdapter(GeneratorConfig).validate_python({"kind": "transformers", "model": model, "batch": 8})
+        if model
+        else None,
         real=real_rows("others", NUM_REFERENCE),
         answers=folder / f"{name_of(config)}.answers",
     )
@@ -254,12 +261,15 @@ def _everything(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         tried.append(({"kind": "mathematics", "answer_column": "answer"}, Size(labeled=5276, aside=20)))
     arguments.work.mkdir(parents=True, exist_ok=True)
-    results = {}
+    code, only = commit(), arguments.only
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))["graders"] if only else {}
     for settings, size in tried:
         name = settings.get("function", settings["kind"]).rpartition(":")[2]
+        if only and name not in only:
+            continue
         print(f"{name} ...", file=sys.stderr)
-        results[name] = measured(settings, size, arguments.work, gsm8k)
-    return {"commit": commit(), "graders": results}
+        results[name] = {"commit": code, **measured(settings, size, arguments.work, gsm8k, arguments.model)}
+    return {"graders": results}
 
 
 # ---- showing
@@ -316,7 +326,7 @@ def page(results: Mapping[str, Any]) -> Iterator[str]:
 HEAD = """# Graders on labeled text
 
 How well the graders of [synthesis](../guides/graders.md) find bad rows, and how they are graded themselves. Written by
-`python -m experiments.graders` (commit {commit}); where the text is from stands at the head of that program. Intervals
+`python -m experiments.graders` (commit {commits}); where the text is from stands at the head of that program. Intervals
 are 95 %. Precision is told for as many bad rows as good ones.
 """
 
@@ -327,13 +337,15 @@ def main() -> int:
     parser.add_argument("--solutions", default=os.environ.get("GSM8K_SOLUTIONS"), help="file of GSM8K model solutions")
     parser.add_argument("--model", default=os.environ.get("SMOLLM2"), help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--work", type=Path, default=Path("runs/graders"), help="folder that keeps grades")
+    parser.add_argument("--only", nargs="+", metavar="GRADER", help="measure these; of the others what is stored stays")
     parser.add_argument("--show", action="store_true", help="only show what is stored")
     arguments = parser.parse_args()
     if not arguments.show:
         results = _everything(arguments)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    text = "\n".join([HEAD.format(commit=results["commit"][:10]), *page(results)]) + "\n"
+    commits = {result["commit"] for result in results["graders"].values()}
+    text = "\n".join([HEAD.format(commits=", ".join(sorted(commits))), *page(results)]) + "\n"
     PAGE.write_text(text, encoding="utf-8")
     print(text)
     return 0
