@@ -2,7 +2,7 @@
 
 The round asks a real HTTP server, which notes every call. A row is lost when the finished pool lacks it, doubled when
 it has it twice, asked for twice when a request whose answer was in the log of the round is called again. Calls that
-were in flight at a kill have no answer in the log, and are asked again: they are counted beside.
+were in flight at a kill have no answer in the log, and are sent again: they are counted apart.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Outcome:
         return not (self.lost or self.doubled or self.asked_twice)
 
     def table(self) -> str:
-        head = "| kills | requests | rows in the pool | lost | doubled | asked twice | cut off in flight, asked again |"
+        head = "| kills | requests | rows in the pool | lost | doubled | asked twice | cut off in flight, sent again |"
         values = (
             self.kills, self.requests, self.rows, self.lost, self.doubled, self.asked_twice, self.asked_again_in_flight,
         )  # fmt: skip

@@ -128,7 +128,7 @@ class SynthesisConfig(LoopConfig, WithGraders):
     @model_validator(mode="after")
     def _lot_is_asked_for(self) -> Self:
         if self.lot is not None and isinstance(self.generator, RunConfig):
-            raise ValueError("`lot` has no effect on kind run: its texts are written at once, between two steps")
+            raise ValueError("`lot` has no effect on kind run: its texts are written in one go, between two steps")
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,10 @@ class LikelihoodConfig(BuiltinGraderConfig):
         0.02, ge=0, lt=0.5, description="share of real texts with less loss: a text below has too little to say"
     )
     upper_tail: float = Field(
-        0.02, ge=0, lt=0.5, description="share of real texts with more loss: a text above is no language of this source"
+        0.02,
+        ge=0,
+        lt=0.5,
+        description="share of real texts with more loss: a text above is not in the language of this source",
     )
     reference_rows: int = Field(200, ge=20, le=100_000, description="real rows of a slice that make the bounds")
     max_tokens: int = Field(512, ge=8, description="only so many tokens of a text are looked at")
@@ -63,7 +66,7 @@ class JudgeSettings(BuiltinGraderConfig):
     max_characters: int = Field(4000, ge=100, description="of text and of source that are shown")
     max_new_tokens: int = Field(96, ge=1, le=100_000, description="an answer is cut off there")
     if_unreachable: Literal["stop", "abstain"] = Field(
-        "stop", description="stop the round, to be resumed; or go on without this grader's vote"
+        "stop", description="stop the round, to be resumed; or continue without this grader's vote"
     )
     time_limit_s: float | None = Field(
         None, gt=0, description="of a round; rows that are not judged by then get no verdict"
@@ -144,7 +147,7 @@ class GroundingConfig(BuiltinGraderConfig):
 class GradingConfig(Config):
     """How graders are graded: on real training rows, and on such rows made bad. One out of range loses its vote."""
 
-    rows: int = Field(60, ge=20, le=10_000, description="real training rows that are set aside in a round; as many bad")
+    rows: int = Field(60, ge=20, le=10_000, description="real training rows that are held back in a round; as many bad")
     min_agreement: float = Field(
         0.55, ge=0.5, le=1, description="balanced accuracy that the lower end of its 95 % interval must reach"
     )
