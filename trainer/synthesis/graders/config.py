@@ -41,7 +41,7 @@ class LikelihoodConfig(BuiltinGraderConfig):
         0.02,
         ge=0,
         lt=0.5,
-        description="share of real texts with more loss: a text above is not in the language of this source",
+        description="share of real texts with more loss: one above is not in the source's language",
     )
     reference_rows: int = Field(200, ge=20, le=100_000, description="real rows of a slice that make the bounds")
     max_tokens: int = Field(512, ge=8, description="only so many tokens of a text are looked at")
