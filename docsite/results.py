@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import figures, study
 from docsite.pages import ROOT, table
-from experiments import machine_text, self_learning_table, text_table
+from experiments import filters, machine_text, self_learning_table, text_table
 from tests.cases import table as cases
 
 STORED = {"benchmarks": ROOT / "benchmarks" / "results", "experiments": ROOT / "experiments" / "results"}
@@ -80,6 +80,14 @@ def _self_learning() -> str:
 
 def _machine_text() -> str:
     return "\n".join(machine_text.table(_stored("experiments", "machine_text")))
+
+
+def _filters() -> str:
+    return "\n".join(filters.tables(_stored("experiments", "filters")))
+
+
+def _filters_speed() -> str:
+    return figures.table([_stored("benchmarks", "filters")])
 
 
 def _benchmarks() -> str:
@@ -158,6 +166,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "sums": _part(text_table._sums),
     },
     "results/self-learning.md": {"self-learning": _self_learning},
+    "results/filters.md": {"filters": _filters, "speed": _filters_speed},
     "results/machine-text.md": {"machine-text": _machine_text},
     "results/loader.md": {"benchmarks": _benchmarks},
     "results/parity.md": {"parity": _parity, "parity-bf16": _parity_bf16},
