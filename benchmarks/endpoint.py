@@ -27,7 +27,7 @@ CONCURRENCY, REQUESTS, TOKENS, TOKEN_S = 32, 320, 50, 0.02
 MODEL = "waiting"
 
 
-def run(rounds: int = 3) -> Result:
+def run(rounds: int = 7) -> Result:
     """Alternates the two drivers; the first turn of each, which warms up, is not counted."""
     server = subprocess.Popen([sys.executable, "-m", "benchmarks.endpoint"], stdout=subprocess.PIPE, text=True)
     try:
