@@ -158,7 +158,10 @@ class GradingConfig(Config):
         0.5, ge=0, le=1, description="rank correlation of score and length among whole texts of one kind"
     )
     max_self_preference: float = Field(
-        0.2, ge=0, le=0.5, description="how much more often than half the generator's text beats real text, equally bad"
+        0.25,
+        ge=0,
+        le=0.5,
+        description="how much more often than half the generator's text beats real text, equally bad",
     )
     max_position_bias: float = Field(
         0.2, ge=0, le=0.5, description="how much more often than half the first of two is chosen"
