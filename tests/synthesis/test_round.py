@@ -76,6 +76,20 @@ def test_a_row_tells_what_made_it(synthesize: Synthesize, tiny_recipe: Path) -> 
         assert bucket_of(row["source_id"], 5) not in (3, 4), "a held-out document is never a prompt"
 
 
+def test_a_training_document_that_copies_a_held_out_one_is_no_prompt(synthesize: Synthesize, tiny_recipe: Path) -> None:
+    recipe = with_synthesis(tiny_recipe, requests=160)
+    file = recipe.parent / "real.jsonl"
+    documents = [json.loads(line) for line in file.read_text().splitlines()]
+    held_out = next(document for document in documents if bucket_of(document["title"], 5) == 3)
+    copy = next(document for document in documents if bucket_of(document["title"], 5) not in (3, 4))
+    copy["text"] = " ".join(["In", "short", *held_out["text"].split()[2:]])
+    file.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    synthesize(recipe)
+    asked_about = {row["source_id"] for row in pool_rows(recipe.parent / "pool")}
+    assert len(asked_about) > 20
+    assert copy["title"] not in asked_about
+
+
 def test_a_source_of_a_recipe_trains_on_the_pool(
     trainer: Callable[..., Ended], synthesize: Synthesize, tiny_recipe: Path
 ) -> None:

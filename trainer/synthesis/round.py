@@ -6,6 +6,7 @@ are on the disk, and the shard joins the pool in one rename.
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from trainer.base.failures import warn
 from trainer.base.room import told_if_no_room
 from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
-from trainer.data.documents import DocumentReader
+from trainer.data.documents import BATCH_DOCUMENTS, DocumentReader
 from trainer.data.fingerprint import cache_folder
 from trainer.data.held_out_split import collect_held_out, index_of, texts_of
 from trainer.data.quarantine import Quarantine
@@ -135,8 +136,8 @@ def plan_asking(
 def with_training_rows(
     config: SynthesisConfig, data: DataConfig, plan: Callable[[Iterator[PromptRow]], Plan], *, seed: int, base: Path
 ) -> tuple[Plan, HeldOutIndex, list[str]]:
-    """What ``plan`` makes of the training documents of the sources that are asked about, an index of the held-out
-    documents, and their texts.
+    """What ``plan`` makes of the training documents of the sources that are asked about, as preparation leaves them:
+    without copies of held-out documents; an index of these, and their texts.
     """
     with tempfile.TemporaryDirectory() as folder:
         quarantine = Quarantine(Path(folder) / "quarantine.jsonl", data.max_quarantined_share)
@@ -147,7 +148,8 @@ def with_training_rows(
             index = index_of(held_out, data.contamination)
             texts = texts_of([*held_out.validation, *held_out.test])
             taken_down = taken_down_origins(Pool(base / config.pool.expanduser()))
-            return plan(_training_rows(config, data, reader, taken_down)), index, texts
+            rows = _training_rows(config, data, reader, taken_down)
+            return plan(_without_copies(rows, index)), index, texts
         finally:
             quarantine.close()
 
@@ -167,6 +169,15 @@ def _training_rows(
         for document in reader.training(name, record=False):
             if not any(origin.is_of(name, document.id, terms) for origin in taken_down):
                 yield PromptRow(source=name, license=terms, document=document)
+
+
+def _without_copies(rows: Iterator[PromptRow], held_out: HeldOutIndex) -> Iterator[PromptRow]:
+    """The rows that are no copies of held-out documents: what is written about a copy holds what the document says, in
+    words that no index knows.
+    """
+    while batch := list(islice(rows, BATCH_DOCUMENTS)):
+        copies = {match.document for match in held_out.match([row.document.text for row in batch]).copies}
+        yield from (row for place, row in enumerate(batch) if place not in copies)
 
 
 def _finish(

@@ -1,6 +1,7 @@
 """Code that a model wrote runs only where it can do no harm."""
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,8 @@ def ran(code: str, *, time_limit_s: float = 20.0) -> sandbox.Outcome:
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        ("import socket; socket.create_connection(('127.0.0.1', 22), 5)", "Network is unreachable"),
+        ("import socket; socket.create_connection(('127.0.0.1', 22), 5)", "Permission denied"),
+        ("import socket; socket.socketpair(type=socket.SOCK_DGRAM)", "Permission denied"),
         ("print(open('{outside}').read())", "PermissionError"),
         ("open('{outside}', 'w')", "PermissionError"),
         ("import os; os.remove('{outside}')", "PermissionError"),
@@ -43,6 +45,23 @@ def test_code_reaches_nothing_outside(tmp_path: Path, code: str, error: str) -> 
     assert outcome.exit_code != 0
     assert error in outcome.output
     assert outside.read_text() == "secret"
+
+
+@needs_sandbox
+def test_code_reaches_no_server_that_listens_at_a_file(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "docker.sock"))
+        server.listen()
+        server.settimeout(0.0)
+        code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(tmp_path / 'docker.sock')!r})"
+        assert "PermissionError" in ran(code).output
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@needs_sandbox
+def test_code_may_wake_itself_as_asyncio_does() -> None:
+    assert ran("import asyncio; asyncio.run(asyncio.sleep(0)); print('slept')").output == "slept\n"
 
 
 @needs_sandbox

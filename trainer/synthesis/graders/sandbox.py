@@ -24,7 +24,14 @@ _INSIDE = Path(__file__).with_name("sandbox_inside.py")
 _UNSHARE = (
     "--user", "--map-root-user", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--",
 )  # fmt: skip
-_PROBE = "import socket, os\ntry:\n open('/etc/passwd').read(); print('files')\nexcept OSError: print('closed')\n"
+_PROBE = """
+import socket
+for reach in (lambda: open('/etc/passwd'), lambda: socket.socket(socket.AF_UNIX)):
+    try:
+        reach(); print('open')
+    except PermissionError:
+        print('closed')
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +86,8 @@ def why_not() -> str | None:
         return "the command unshare is missing (package util-linux)"
     if outcome.exit_code != 0:
         last = outcome.output.strip().splitlines()[-1:] or ["no output"]
-        return f"user namespaces or Landlock are not available here: {last[0]}"
-    return None if outcome.output.strip() == "closed" else "files can be read in it"
+        return f"user namespaces, Landlock or seccomp are not available here: {last[0]}"
+    return None if outcome.output.split() == ["closed", "closed"] else "files or sockets can be opened in it"
 
 
 def require() -> None:
