@@ -199,7 +199,7 @@ def test_a_store_of_another_format_says_so(folder: Path) -> None:
     (data.folder / COMPLETE).write_text("")
     manifest = data.folder / MANIFEST
     manifest.write_text(manifest.read_text().replace('"format": ', '"format": 1'))
-    with pytest.raises(UserError, match="a prepared store has format 19"):
+    with pytest.raises(UserError, match="a prepared store has format 1"):
         open_prepared(data.folder)
 
 

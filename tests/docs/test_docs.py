@@ -52,7 +52,7 @@ def write_data(folder: Path) -> None:
                 "title": f"title {row}",
                 "genre": f"genre {row % 3}",
             }
-            for row in range(1200)
+            for row in range(2000)
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for part in ("validation", "test"):

@@ -232,6 +232,8 @@ def _as_written(schema: Any) -> Any:
     schema = {key.replace("oneOf", "anyOf"): _as_written(value) for key, value in schema.items() if key != "required"}
     if isinstance(properties := schema.get("properties"), dict):
         schema["properties"] = {name: _or_null(value) for name, value in properties.items()}
+    if isinstance(named := schema.get("additionalProperties"), dict):
+        schema["additionalProperties"] = _or_null(named)
     return schema
 
 
