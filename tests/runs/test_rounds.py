@@ -1,18 +1,24 @@
 """The rules of rounds inside a run: shares when a generation joins, quarantine instead of a cut, and the plan."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.synthesis.pools import publish, record, row
 from trainer.base.records import SHARE_ONE, Decision
 from trainer.control.policies.protocol import PlainState
 from trainer.control.state import ControlState
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, Source
 from trainer.mixture.plan import Plan
+from trainer.runs.rounds.documents import documents_of
 from trainer.runs.rounds.quarantine import MOST, instead_of_cut
 from trainer.runs.rounds.shares import with_made_source
+from trainer.runs.rounds.worker import summed
+from trainer.synthesis.lineage import Origin, take_down
+from trainer.synthesis.pool import Pool
 
 KINDS = {"books": "real", "web": "real", "old": "synthetic", "made": "synthetic"}
 
@@ -172,3 +178,36 @@ def test_synthetic_samples_stay_the_nearest_integer_through_joins(facts: list[Fa
         batch, state = plan.draw(state)
         drawn += int((batch.source == plan.sources.index("made")).sum())
         assert abs(due - drawn * SHARE_ONE) <= SHARE_ONE // 2
+
+
+# What is packed
+
+
+def test_a_lot_is_its_first_shards_whatever_a_killed_process_had_made_besides(tmp_path: Path) -> None:
+    pool = Pool(tmp_path)
+    for shard in range(3):
+        publish(tmp_path, 1, [row(f"{shard}{place}") for place in "ab"], shard=shard, shards=3)
+    assert [document.id for document in documents_of(pool, 1, 1)] == ["1-0a", "1-0b"]
+    assert [document.id for document in documents_of(pool, 1, 3)] == [f"1-{n}{place}" for n in "012" for place in "ab"]
+    take_down(pool, Origin(document="1-0a"), "asked")
+    assert [document.id for document in documents_of(pool, 1, 2)] == ["1-0b", "1-1a", "1-1b"]
+    pool.quarantine(1, by="user", reason="worse")
+    assert not list(documents_of(pool, 1, 3))
+
+
+def test_a_generation_is_quarantined_for_the_run_where_it_is_for_the_pool(tmp_path: Path) -> None:
+    publish(tmp_path, 1, [row("a")], shards=2)
+    publish(tmp_path, 1, [row("b")], shard=1, shards=2, quarantined="not diverse")
+    assert 1 in Pool(tmp_path).manifest().quarantined
+    assert not list(documents_of(Pool(tmp_path), 1, 2))
+    assert summed(Pool(tmp_path).records())["quarantined"] == "not diverse"
+
+
+def test_the_record_of_a_round_of_lots_adds_up() -> None:
+    lots = [
+        record(1, 4, shard=n, shards=2, cost=1.5, cost_by_source={"books": 1.5}, joules=None if n else 7.0, cached=n)
+        for n in range(2)
+    ]
+    whole = summed(lots)
+    assert (whole["requests"], whole["cost"], whole["cost_by_source"]) == (8, 3.0, {"books": 3.0})
+    assert (whole["joules"], whole["cached"], whole["stitched"], whole["quarantined"]) == (7.0, 1, None, None)

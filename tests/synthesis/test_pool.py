@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.synthesis.pools import publish, row
+from tests.synthesis.pools import publish, record, row
 from trainer.base.errors import UserError
-from trainer.data.find import find_files
-from trainer.data.pool_manifest import Manifest
+from trainer.data.find import content_hash, find_files
+from trainer.data.pool_manifest import Manifest, ShardFact
 from trainer.data.source_config import SourceConfig
 from trainer.synthesis.pool import Pool, rows_of
 
@@ -21,7 +21,7 @@ LIFE = """
 import os, signal, sys
 import pandas, pyarrow.dataset  # which pyarrow imports at its first table: once, not in each child
 from pathlib import Path
-from tests.synthesis.pools import publish, row
+from tests.synthesis.pools import publish, record, row
 from trainer.synthesis.lineage import Origin, take_down
 from trainer.synthesis.pool import Pool
 
@@ -195,3 +195,27 @@ def test_writers_at_the_same_time_lose_no_fact(tmp_path: Path) -> None:
     assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
     shards = [(shard.generation, shard.shard) for shard in Manifest(tmp_path).shards]
     assert shards == [(generation, shard) for generation in range(1, 9) for shard in range(4)]
+
+
+def test_of_two_processes_that_make_a_shard_at_once_neither_writes_over_what_the_other_published(
+    tmp_path: Path,
+) -> None:
+    class Overtaken(Pool):
+        def shard(self, generation: int, number: int) -> ShardFact | None:
+            before = super().shard(generation, number)
+            publish(tmp_path, 1, [row("a")])  # the other one publishes after this one has looked
+            return before
+
+    Overtaken(tmp_path).publish(record(1, 1), [row("b")], [])
+    (shard,) = Manifest(tmp_path).shards
+    assert content_hash(tmp_path / "rows" / shard.file) == shard.sha256
+    assert as_it_is(tmp_path)["rows"] == {shard.file: ["1-a"]}
+
+
+def test_other_rows_that_a_kill_left_under_a_shards_name_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    publish(tmp_path / "other", 1, [row("b")])
+    name = "generation-0001.shard-0-of-1.parquet"
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / name).write_bytes((tmp_path / "other" / "rows" / name).read_bytes())
+    publish(tmp_path, 1, [row("a")])
+    assert list(as_it_is(tmp_path)["rows"].values()) == [["1-a"]]

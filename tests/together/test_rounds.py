@@ -11,6 +11,7 @@ from tests.together.launches import Place, Strike, by_step, lines, predicted, wa
 from tests.together.rounds import OWN, STEPS, WORDS, sets, words
 from trainer.synthesis.lineage import Origin, take_down
 from trainer.synthesis.pool import Pool
+from trainer.tools.pool.takedown import takedown
 from trainer.tools.run_view import open_run
 
 
@@ -190,6 +191,37 @@ def test_a_takedown_retires_what_a_document_has_led_to_from_the_next_evaluation_
     assert counts[line["step"]]["made"]
     assert not any(count["made"] for step, count in counts.items() if step > line["step"])
     assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
+
+
+def test_a_run_all_of_whose_own_rows_are_taken_down_goes_on_without_them_and_cannot_be_replayed(place: Place) -> None:
+    run = place.folder / "all-taken-down"
+    once = {"wait": True, "every": 1_000_000, "first": 4}
+    ended = place.fit(run, *sets(WORDS, steps=8, **once)).wait()
+    assert ended.code == 0, ended.output
+    done = takedown(run, Origin(source="real"), "the rights were withdrawn")
+    assert done.steps
+    ended = place.fit(run, *sets(WORDS, steps=14, **once)).wait()
+    assert ended.code == 0, ended.output
+    counts = by_step(run, "counts")
+    assert counts[8]["made"]
+    assert not any(count.get("made") for step, count in counts.items() if step > 8)
+    assert {step: int(batch_hash) for step, batch_hash in by_step(run, "batch_hash").items()} == predicted(run)
+    retired = [(line["step"], line["source"], line["segment"]) for line in lines(run, "retire")]
+    assert retired == [(8, "made", 0)], "the journal says what retired"
+    refused = place.fit(place.folder / "of-taken-down", *sets(WORDS, steps=14), more=["--ledger", str(run)]).wait()
+    assert refused.code == 2
+    assert "drew documents that were taken down since" in " ".join(refused.output.split())
+
+
+def test_texts_that_failed_after_an_earlier_step_do_not_stop_the_rounds_that_follow(place: Place) -> None:
+    run = place.folder / "left-behind"
+    assert place.fit(run, *sets(steps=7)).wait().code == 0
+    left = Pool(run / "pool").responses_file(1, 0, 1)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text('{"format": 1, "requests": 24, "digest": "of the model of an earlier step"}\n')
+    ended = place.fit(run, *sets(steps=10)).wait()
+    assert ended.code == 0, ended.output
+    assert [line["state"] for line in lines(run, "round")] == ["begun", "written", "ended", "joined"]
 
 
 def test_a_replay_draws_what_the_other_run_made(place: Place, own: Path) -> None:

@@ -19,6 +19,9 @@ from trainer.mixture.ledger import (
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.folder import require_run
 from trainer.runs.resume import check_same_data
+from trainer.runs.rounds.files import RoundFiles
+from trainer.runs.takedown import requested
+from trainer.synthesis.pool import Pool
 from trainer.tracking.journal import read_numbered
 
 
@@ -29,7 +32,7 @@ def read_replay(
     Segments join as the recipe says, which must be as they joined there; those that the run made itself join as there.
 
     ``UserError`` where the samples could not be the same: another seed, other data, other joins, or a rollback, which a
-    replay cannot follow without the evaluations that led to it.
+    replay cannot follow without the evaluations that led to it; and where samples of it were taken down.
     """
     require_run(run)
     theirs = load_recipe(run / "recipe.yaml", [], on_this_machine=False).recipe
@@ -40,6 +43,12 @@ def read_replay(
     facts = facts_of(read_numbered(run / "ledger.jsonl"), run / "ledger.jsonl")
     if any(isinstance(fact, Rollback) for fact in facts):
         raise UserError("the replayed run rolled back to a checkpoint, which a replay cannot follow", file=run)
+    if requested(run) or Pool(RoundFiles(run).pool).manifest().takedowns:
+        raise UserError(
+            "the replayed run drew documents that were taken down since: nothing may draw them again",
+            got=str(run),
+            remedy="Train anew without --ledger",
+        )
     check_same_data(Ledger(facts), segments)
     made = made_sources(facts)
     if set(made) != ({recipe.made_source} - {None}):

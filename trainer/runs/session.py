@@ -11,6 +11,7 @@ from trainer.base.errors import UserError
 from trainer.base.failures import in_words, warn
 from trainer.base.signals import Signals
 from trainer.evaluate.ports import Engine
+from trainer.mixture.ledger import Fact
 from trainer.recipe import Recipe
 from trainer.runs.build import build_run, recipe_data, recipe_settings
 from trainer.runs.folder import bound_recipe, keep_recipe
@@ -32,6 +33,7 @@ from trainer.tracking.record import JournalLine
 from trainer.tracking.tracker import RunInfo
 from trainer.tracking.trackers import following
 from trainer.training import checkpoint
+from trainer.training.facts import note_segments
 from trainer.training.rate_jump import RateJump, jump_at
 from trainer.training.run import Outcome, Run, RunState
 from trainer.training.saver import BYTES_PER_PARAMETER
@@ -96,9 +98,10 @@ class Session:
         data = self._data = with_made_segments(
             data, folder, known, license_name=license_of_made(recipe), check=engine.is_main
         )
-        if facts is None and take_out(
-            data, folder, resumed.ledger, engine, seed=recipe.seed, step=resumed.state.step + 1
-        ):
+        taken: Sequence[Fact] = ()
+        if facts is None:
+            taken = take_out(data, folder, resumed.ledger, engine, seed=recipe.seed, step=resumed.state.step + 1)
+        if taken:
             data = self._data = with_replacements(data, folder, resumed.ledger.facts, check=engine.is_main)
         jump = engine.broadcast(_rate_jump(folder, recipe, resumed.state) if engine.is_main else None)
         rate_change = jump.change if jump is not None else resumed.state.rate_change
@@ -132,6 +135,7 @@ class Session:
                 folder / "checkpoints", BYTES_PER_PARAMETER * engine.num_parameters, recipe.checkpoint.keep
             )
         write_start(run, saved, recipe_name=recipe.name, sources=prepared_sources(data), data=data)
+        note_segments(run, taken)
         if jump is not None:
             write_rate_jump(run, state, jump, choice=recipe.training.rate_jump)
         begin_rounds(run, self._stack)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from trainer.base.atomic import write_text
 from trainer.base.errors import RunFolderError, UserError
 from trainer.base.failures import say
+from trainer.base.records import Kind
 from trainer.evaluate.ports import Devices
 from trainer.mixture import lookups
-from trainer.mixture.ledger import Fact, Ledger, Retire, Segment
+from trainer.mixture.ledger import Fact, Ledger, Retire, Segment, Shares, made_sources
 from trainer.mixture.plan import Plan
+from trainer.mixture.shares import without
 from trainer.tracking.schema import StartLine, read_journal
 
 if TYPE_CHECKING:
@@ -123,13 +125,16 @@ def without_replacements(run: Path, facts: Sequence[Fact]) -> list[Fact]:
     return kept
 
 
-def take_out(data: "PreparedData", run: Path, ledger: Ledger, devices: Devices, *, seed: int, step: int) -> bool:
+def take_out(
+    data: "PreparedData", run: Path, ledger: Ledger, devices: Devices, *, seed: int, step: int
+) -> Sequence[Fact]:
     """(all) Lets the segments retire that hold what the run is asked to draw no more, and those without it join, both
-    from batch ``step`` on. Whether anything changed. ``UserError`` where nothing of a source is left.
+    from batch ``step`` on; the facts that say so. ``UserError`` where nothing is left of a source that the run does not
+    make itself.
     """
     names = requested(run)
     if not names:
-        return False
+        return ()
     facts: list[Fact] | UserError = []
     if devices.is_main:
         try:
@@ -143,12 +148,12 @@ def take_out(data: "PreparedData", run: Path, ledger: Ledger, devices: Devices, 
         ledger.append(fact)
     if devices.is_main and facts:
         retired = [f"segment {fact.segment} of {fact.source}" for fact in facts if isinstance(fact, Retire)]
-        say(f"taken down: from step {step} on {', '.join(retired)} is drawn no more, but what is left of it")
-    return bool(facts)
+        say(f"taken down: from step {step} on {', '.join(retired)} is drawn no more, but for what is left of it")
+    return facts
 
 
 def _facts(data: "PreparedData", run: Path, plan: Plan, names: frozenset[Name], step: int) -> list[Fact]:
-    facts: list[Fact] = []
+    facts, made = list[Fact](), made_sources(plan.ledger.facts)
     for source, live in lookups.live_segments(plan, step).items():
         number = len(data.sources[source].segments)
         left = len(live)
@@ -171,9 +176,26 @@ def _facts(data: "PreparedData", run: Path, plan: Plan, names: frozenset[Name], 
                 number += 1
             facts.append(Retire(step=step, source=source, segment=segment_number))
         if live and not left:
-            remedy = "Start a new run without it"
-            raise UserError(f"all that source {source} is drawn from is taken down", remedy=remedy)
+            if source not in made:
+                remedy = "Start a new run without it"
+                raise UserError(f"all that source {source} is drawn from is taken down", remedy=remedy)
+            facts += shares_without(plan, source, step)
     return facts
+
+
+def shares_without(plan: Plan, source: str, step: int) -> list[Fact]:
+    """The share of a source that the run makes goes to the others where nothing of it is left: its next generation
+    brings it back.
+    """
+    shares = plan.shares(step)
+    if not shares[source]:
+        return []
+    kinds: dict[str, Kind] = dict(zip(plan.sources, plan.kinds, strict=True))
+    rest = without(shares, [source], kinds)
+    if rest is None:
+        remedy = "Start a new run without it"
+        raise UserError(f"all that the run draws, {source}, is taken down or quarantined", remedy=remedy)
+    return [Shares(step=step, shares=rest, reason=f"nothing of {source} may be drawn any more")]
 
 
 def _documents(segment: "PreparedSegment", source: str, names: frozenset[Name], *, is_synthetic: bool) -> list[int]:

@@ -5,10 +5,12 @@ from typing import Any
 
 from trainer.synthesis.context import RoundContext
 from trainer.synthesis.funnel import Funnel, Reason
+from trainer.synthesis.graders.config import name_of
 from trainer.synthesis.graders.kept import Kept
 from trainer.synthesis.graders.panel import Examiner, graded
 from trainer.synthesis.graders.protocol import Grade, Surroundings
 from trainer.synthesis.graders.record import GraderRecord
+from trainer.synthesis.licenses import together
 from trainer.synthesis.requests import PromptRow, columns_of
 from trainer.synthesis.rows import Row
 
@@ -36,7 +38,8 @@ def grade(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Ro
         outcome = graded(configs, shown, examiner, surroundings, kept)
     funnel.graders = [record for record, _ in outcome.grades]
     funnel.verifier = outcome.verifier
-    terms = " AND ".join(sorted({record.license for record in funnel.graders if record.license})) or None
+    judges = sorted({record.license for record in funnel.graders if record.license})
+    terms = together(judges) if judges else None
     kept_rows: list[Row] = []
     for place, row in enumerate(rows):
         verdicts = [(record, grades[place]) for record, grades in outcome.grades]
@@ -48,6 +51,14 @@ def grade(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Ro
         else:
             funnel.drop(scored, reason)
     return kept_rows
+
+
+def judges_of(graders: Sequence[Any]) -> dict[str, str]:
+    """The models that let rows in, and their terms. What these ask of derivatives concerns no row: a verdict is no part
+    of its text. The generator as its own judge is no party more.
+    """
+    terms = {name_of(config): getattr(getattr(config, "model", None), "license", None) for config in graders}
+    return {f"grader {name}": str(license_text) for name, license_text in terms.items() if license_text is not None}
 
 
 def _dropped_by(verdicts: Sequence[tuple[GraderRecord, Grade]]) -> Reason | None:

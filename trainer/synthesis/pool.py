@@ -7,6 +7,7 @@ whole yet. A shard is in the pool when its fact is there: a kill before leaves f
 try writes them anew. Nothing is ever changed or removed; a source of a recipe reads the pool as `path: POOL/rows`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.base.atomic import replacing
+from trainer.base.atomic import replacing, sync_file, sync_folder
 from trainer.base.errors import UserError
 from trainer.base.failures import in_words
 from trainer.data.find import content_hash
@@ -166,17 +167,17 @@ class Pool:
         rejected: Sequence[Row],
         parts: Sequence[Row] = (),
     ) -> Path:
-        """Adds a whole shard: first what was dropped and the rows that were stitched, then the rows, and last the fact
+        """Adds a whole shard: first the rows, then what was dropped and the rows that were stitched, and last the fact
         that makes them part of the pool. ``UserError`` where the generation was made in other shards or by another
         recipe meanwhile.
         """
-        file = self.shard_file(record.generation, record.shard, record.shards)
+        self.refuse_other(record.generation, record.shards, record.recipe)
+        if (made := self.shard(record.generation, record.shard)) is not None:
+            return self.rows / made.file
+        file = _added(self.shard_file(record.generation, record.shard, record.shards), accepted)
         _write(self.folder / "rejected" / file.name, rejected, REJECT_SCHEMA)
         if parts:
             _write(self.folder / PARTS / file.name, parts, ROW_SCHEMA)
-        self.refuse_other(record.generation, record.shards, record.recipe)
-        if self.shard(record.generation, record.shard) is None:
-            _write(file, accepted, ROW_SCHEMA)
         self.manifest().append(lambda manifest: self._shard_fact(manifest, file, record, len(accepted)))
         return file
 
@@ -249,6 +250,29 @@ def rows_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[dict[s
     """The rows of a file of the pool; ``scores`` as a dict."""
     for batch in batches_of(file, columns):
         yield from batch.to_pylist(maps_as_pydicts="strict")
+
+
+def _added(file: Path, rows: Sequence[Row]) -> Path:
+    """Writes the rows as ``file``; where that name has other rows, of a process that was killed or one that makes the
+    same shard now, under a name with their hash: no file that a fact may name is ever written again. Returns the file.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    try:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA), aside, compression="zstd")
+        sync_file(aside)
+        own = content_hash(aside)
+        for name in (file, file.with_name(f"{file.stem}.{own[:16]}{file.suffix}")):
+            try:
+                os.link(aside, name)
+            except FileExistsError:
+                if content_hash(name) != own:
+                    continue
+            break
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(file.parent)
+    return name
 
 
 def _write(file: Path, rows: Sequence[Row], schema: pa.Schema) -> None:

@@ -4,18 +4,22 @@ A file of JSON lines. Its first line names the requests of the round: answers to
 a kill cut short is dropped when the file is opened again.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from trainer.base.errors import UserError
 from trainer.synthesis.generators.protocol import Completion, Request
 
 _FORMAT = 1
+_LOCK_PATIENCE_S = 3.0  # a process that was killed may take a moment to end
 
 
 class Responses:
@@ -25,14 +29,18 @@ class Responses:
         self.file = file
         self.completions: dict[str, Completion] = {}
         self.failed: dict[str, Completion] = {}
-        header = {"format": _FORMAT, "requests": len(requests), "digest": _digest(requests)}
+        header = _header(requests)
         file.parent.mkdir(parents=True, exist_ok=True)
-        whole = self._read(header) if file.exists() else 0
-        self._stream = file.open("r+b" if file.exists() else "w+b")
-        self._stream.truncate(whole)
-        self._stream.seek(whole)
-        if not whole:
-            self._append([header])
+        self._stream = _locked(file)
+        try:
+            whole = self._read(header)
+            self._stream.truncate(whole)
+            self._stream.seek(whole)
+            if not whole:
+                self._append([header])
+        except BaseException:
+            self._stream.close()
+            raise
 
     def _read(self, header: dict[str, Any]) -> int:
         """Takes the whole lines; returns how many bytes they fill."""
@@ -84,6 +92,46 @@ class Responses:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+
+
+def _locked(file: Path) -> IO[bytes]:
+    """The file, made where there is none, for this process alone; a kill frees it. ``UserError`` where another process
+    makes the shard. A file system without locks has none: there the user sees to it.
+    """
+    stream = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    deadline_s = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_own = file.exists() and os.path.samestat(os.fstat(stream.fileno()), file.stat())
+        except BlockingIOError:
+            if time.monotonic() < deadline_s:
+                time.sleep(0.1)
+                continue
+            is_own = False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                stream.close()
+                raise
+            is_own = True
+        if not is_own:  # held by another, or removed by one that has just made the shard whole
+            stream.close()
+            remedy = "Wait for it or stop it, then run this again"
+            raise UserError("another process makes this shard of the round", file=file, remedy=remedy)
+        return stream
+
+
+def begun_for_others(file: Path, requests: Sequence[Request]) -> bool:
+    """Whether the answers in ``file`` are to other requests."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        first = stream.readline()
+    return first.endswith(b"\n") and _header_of(first) != _header(requests)
+
+
+def _header(requests: Sequence[Request]) -> dict[str, Any]:
+    return {"format": _FORMAT, "requests": len(requests), "digest": _digest(requests)}
 
 
 def _header_of(line: bytes) -> Any:

@@ -29,6 +29,7 @@ from trainer.synthesis.gating import pass_gate, quarantine_reason
 from trainer.synthesis.generators import GENERATORS
 from trainer.synthesis.generators.files import Files
 from trainer.synthesis.generators.protocol import Generator, Identity
+from trainer.synthesis.grading import judges_of
 from trainer.synthesis.licenses import check_licenses
 from trainer.synthesis.lineage import Origin, taken_down_origins
 from trainer.synthesis.pool import Pool, RoundRecord
@@ -67,8 +68,10 @@ def run_round(
         generator = GENERATORS.resolve(config.generator.kind)(config.generator)
     identity = generator.identity()
     parties = {f"source {name}": data.sources[name].license for name in config.sources}
-    for problem in check_licenses(config.licenses, parties | {f"generator {identity.name}": identity.license}):
-        warn(problem)
+    parties[f"generator {identity.name}"] = identity.license
+    for terms in (parties, judges_of(config.graders)):
+        for problem in check_licenses(config.licenses, terms):
+            warn(problem)
 
     remembered = RealText(config)
 

@@ -36,10 +36,15 @@ def _note_deficits(run: Run, state: State) -> None:
 def take(run: Run, facts: Sequence[Fact]) -> None:
     """Take facts that govern the next batch; journal which segments join or retire, and which deficits change."""
     run.data.stream.append(facts)
+    note_segments(run, facts)
+    _note_deficits(run, run.data.stream.state)
+
+
+def note_segments(run: Run, facts: Sequence[Fact]) -> None:
+    """Journal which segments join or retire by these facts."""
     for fact in facts:
         if isinstance(fact, Segment):
             step, size = fact.step - 1, fact.num_samples
             run.io.journal.write(JoinLine(step=step, source=fact.source, segment=fact.segment, num_samples=size))
         elif isinstance(fact, Retire):
             run.io.journal.write(RetireLine(step=fact.step - 1, source=fact.source, segment=fact.segment))
-    _note_deficits(run, run.data.stream.state)

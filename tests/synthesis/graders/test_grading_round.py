@@ -108,3 +108,14 @@ def test_dropped_rows_are_kept_with_their_scores_and_the_reason(
 def knows_its_source(row: dict[str, Any]) -> float:
     """1 for the real text, and for texts of the generator of the tests that begin with an even digit."""
     return float(row["text"] == row["prompt_row"]["text"] or (row["text"][:1] in "02468ace" and row["prompt"] != ""))
+
+
+def test_a_judge_whose_terms_forbid_it_is_refused_before_anything_is_asked(
+    synthesize: Synthesize,
+    tiny_recipe: Path,
+) -> None:
+    recipe = with_synthesis(tiny_recipe)
+    model = "{kind: endpoint, url: 'http://127.0.0.1:9/v1', model: judge, license: LicenseRef-OpenAI-Terms}"
+    output = synthesize(recipe, "--set", f"synthesis.graders=[{{kind: judge, model: {model}}}]", expected=2)
+    assert "grader judge: LicenseRef-OpenAI-Terms forbids training" in " ".join(output.split())
+    assert not (recipe.parent / "pool" / "unfinished").exists()

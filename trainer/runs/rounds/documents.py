@@ -8,14 +8,16 @@ from trainer.synthesis.pool import Pool, rows_of
 PROVENANCE = ("generation", "generator", "source", "source_id", "prompt_name", "temperature", "seed", "license")
 
 
-def documents_of(pool: Pool, generation: int) -> Iterator[Document]:
-    """The accepted rows of a generation, in the order of its shards, without those of a quarantined shard and
-    those that were taken down.
+def documents_of(pool: Pool, generation: int, num_shards: int) -> Iterator[Document]:
+    """The accepted rows of the first shards of a generation, in their order, as the pool lets them be read: none of a
+    quarantined generation, and without rows that were taken down.
     """
     manifest = pool.manifest()
-    shards = [shard for shard in manifest.shards if shard.generation == generation and not shard.quarantined]
+    if generation in manifest.quarantined:
+        return
+    shards = [shard for shard in manifest.shards if shard.generation == generation and shard.shard < num_shards]
     taken_down = manifest.taken_down
-    for shard in sorted(shards, key=lambda shard: shard.shard):
+    for shard in shards:
         for line, row in enumerate(rows_of(pool.rows / shard.file), start=1):
             if row["id"] in taken_down:
                 continue

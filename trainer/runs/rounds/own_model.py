@@ -17,7 +17,7 @@ from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.generators.protocol import Completion, Message, Request, Sampling
 from trainer.synthesis.generators.transformers_model import batches
 from trainer.synthesis.pool import Pool
-from trainer.synthesis.responses import Responses
+from trainer.synthesis.responses import Responses, begun_for_others
 
 if TYPE_CHECKING:
     from trainer.data.store import PreparedData
@@ -58,7 +58,10 @@ def write_own_texts(
         if engine.is_main:
             try:
                 requests = read_asked(asked)
-                responses = stack.enter_context(Responses(pool.responses_file(generation, 0, 1), requests))
+                file = pool.responses_file(generation, 0, 1)
+                if begun_for_others(file, requests):  # a step after which the texts failed: another model wrote them
+                    file.unlink()
+                responses = stack.enter_context(Responses(file, requests))
                 todo = _todo(data, config, responses, requests)
             except (OSError, UserError) as error:
                 problem = in_words(error)

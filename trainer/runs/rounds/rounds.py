@@ -289,6 +289,7 @@ class RunRounds:
         )
         if prepared is None:
             self._failed(run, joining.generation, problem)
+            self._together(run, joining.generation, self._unjoined)
             return
         self._add_segment(segment.source, segment.segment, prepared)
         facts.take(run, joining.facts)
@@ -306,6 +307,11 @@ class RunRounds:
             )
         self._active = None
         self._plan_ahead(after=step)
+
+    def _unjoined(self) -> None:
+        """(main) The round did not join at the step that was written: a resume must not take it for joined."""
+        assert self._active is not None
+        self._settle(self._active)
 
     def _over(self, run: Run, state: RunState) -> Joining | None:
         """(main) What joins now. Tells what a round has come to that is over and brings nothing.
@@ -328,7 +334,7 @@ class RunRounds:
                 self._told_failed(run, active.generation, problem, step=step)
             return None
         self._write_ended(run, made, step)
-        settled = made.reason or made.record.get("quarantined") or "no row passed"
+        settled = made.record.get("quarantined") or made.reason or "no row passed"
         settled = settled if made.fingerprint is None else "the guard has cut the source"
         if made.fingerprint is None or self._is_cut(state):
             self._settle(replace(active, settled=settled))
@@ -372,7 +378,8 @@ class RunRounds:
         record = made.record
         reason = f"{record['accepted']} of {record['requests']} rows passed, {made.num_samples} samples"
         if made.reason is not None and made.value is not None:
-            state = "lot" if made.fingerprint is not None else "not-bought"
+            is_bought = made.fingerprint is not None or record.get("quarantined")
+            state = "lot" if is_bought else "not-bought"
             self._write(run, made.generation, state, made.reason, step=step, value=made.value)
         self._write(run, made.generation, "ended", reason, step=step, record=record)
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from trainer.base.records import Kind
 from trainer.mixture import lookups
-from trainer.mixture.ledger import Fact, Retire, Segment, Shares
+from trainer.mixture.ledger import Fact, Retire, Segment
 from trainer.mixture.plan import Plan
-from trainer.mixture.shares import without
 from trainer.runs.rounds.files import RoundFiles
+from trainer.runs.takedown import shares_without
 from trainer.synthesis.pool import Pool
 
 OURS = ("guard", "gate")  # what these quarantine the run knows already
@@ -44,10 +43,5 @@ def withdrawn(plan: Plan, files: RoundFiles, source: str, step: int) -> list[Wit
 def withdrawal_facts(plan: Plan, taken: list[Withdrawn], source: str, step: int) -> list[Fact]:
     """Their segments retire after ``step``; where none is left the source's share goes to the others."""
     facts: list[Fact] = [Retire(step=step + 1, source=source, segment=item.segment.segment) for item in taken]
-    shares = plan.shares(step + 1)
-    if len(facts) == len(lookups.live_segments(plan, step + 1)[source]) and shares[source]:
-        kinds: dict[str, Kind] = dict(zip(plan.sources, plan.kinds, strict=True))
-        rest = without(shares, [source], kinds)
-        assert rest is not None, "a run cannot begin with nothing but what it makes itself"
-        facts.append(Shares(step=step + 1, shares=rest, reason=f"nothing of {source} may be drawn any more"))
-    return facts
+    is_empty = len(facts) == len(lookups.live_segments(plan, step + 1)[source])
+    return [*facts, *(shares_without(plan, source, step + 1) if is_empty else ())]

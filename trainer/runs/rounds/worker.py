@@ -41,6 +41,10 @@ from trainer.synthesis.round import plan_asking, run_round, with_training_rows
 PRIORITY = 10  # of nice: training comes first
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 POLL_S = 0.5
+_COUNTS = (
+    "requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds", "cost", "joules",
+    "gpu_seconds", "cached", "not_asked", "stitched",
+)  # fmt: skip
 _LOT = "(lot)"  # stands for the source that is valued; no source can have this name
 
 
@@ -128,17 +132,18 @@ def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
             generator=generator,
         )
 
-    def packed() -> PreparedSegment | None:
-        return write_made_segment(files.segment(generation), documents_of(pool, generation), data)
+    def packed(num_shards: int) -> PreparedSegment | None:
+        return write_made_segment(files.segment(generation), documents_of(pool, generation, num_shards), data)
 
-    records, segment = [made(0)], packed()
+    # The first lot alone is valued, also where a killed process had made more of them.
+    records, segment = [made(0)], packed(1)
     bought: Purchase | None = None
     value: PriorValue | None = None
     if shards > 1 and segment is not None:
         value = _value_of(segment, data)
         bought = purchase(_lot(records[0], value, state), most=shards - 1)
         records += [made(number) for number in range(1, 1 + bought.more)]
-        segment = packed() if bought.is_drawn else None
+        segment = packed(len(records)) if bought.is_drawn else None
     files.write_made(
         Made(
             generation=generation,
@@ -182,15 +187,13 @@ def summed(records: Sequence[RoundRecord]) -> dict[str, Any]:
     """The records of the shards of a round as one: what is counted is added up."""
     whole = dict(records[0].to_json())
     for record in records[1:]:
-        for name in ("requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds"):
-            whole[name] += getattr(record, name)
-        if record.cost is not None:
-            whole["cost"] = (whole["cost"] or 0.0) + record.cost
-        dropped = {**record.dropped, **whole["dropped"]}
-        whole["dropped"] = {
-            reason: record.dropped.get(reason, 0) + whole["dropped"].get(reason, 0) for reason in dropped
-        }
-        whole["quarantined"] = whole["quarantined"] and record.quarantined
+        for name in _COUNTS:
+            if (count := getattr(record, name)) is not None:
+                whole[name] = (whole[name] or 0) + count
+        for name in ("dropped", "noted", "cost_by_source"):
+            counts: dict[str, float] = getattr(record, name)
+            whole[name] = {key: whole[name].get(key, 0) + counts.get(key, 0) for key in {**whole[name], **counts}}
+        whole["quarantined"] = whole["quarantined"] or record.quarantined
     return whole
 
 
