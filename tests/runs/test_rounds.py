@@ -14,8 +14,10 @@ from trainer.control.state import ControlState
 from trainer.mixture.ledger import BatchSize, Fact, Ledger, Retire, Segment, Shares, Source
 from trainer.mixture.plan import Plan
 from trainer.runs.rounds.documents import documents_of
+from trainer.runs.rounds.files import Made, RoundFiles
 from trainer.runs.rounds.quarantine import MOST, instead_of_cut
 from trainer.runs.rounds.shares import with_made_source
+from trainer.runs.rounds.withdrawn import withdrawn
 from trainer.runs.rounds.worker import summed
 from trainer.synthesis.lineage import Origin, take_down
 from trainer.synthesis.pool import Pool
@@ -211,3 +213,19 @@ def test_the_record_of_a_round_of_lots_adds_up() -> None:
     whole = summed(lots)
     assert (whole["requests"], whole["cost"], whole["cost_by_source"]) == (8, 3.0, {"books": 3.0})
     assert (whole["joules"], whole["cached"], whole["stitched"], whole["quarantined"]) == (7.0, 1, None, None)
+
+
+def test_a_generation_that_was_packed_after_a_takedown_stays(tmp_path: Path) -> None:
+    files = RoundFiles(tmp_path)
+    for number in (1, 2):
+        publish(files.pool, number, [row("a", number), row("b", number, source_id="b2", parents=["books:b2"])])
+    take_down(Pool(files.pool), Origin(document="books:b2"), "asked")
+    for number, takedowns in ((1, 0), (2, 1)):
+        files.write_made(
+            Made(generation=number, record={}, fingerprint=f"f{number - 1}", num_samples=7, takedowns=takedowns)
+        )
+    source = Source(step=1, source="made", kind="synthetic")
+    shares = Shares(step=1, shares={"made": SHARE_ONE})
+    joined = [segment(number, 1) for number in (0, 1)]
+    plan = Plan(1, Ledger([source, BatchSize(step=1, global_batch=2), *joined, shares]))
+    assert [item.generation for item in withdrawn(plan, files, "made", 4)] == [1]

@@ -48,7 +48,8 @@ class Made:
     """What the process of a round has made: the record of its requests, as in the pool, and the segment's facts.
 
     ``fingerprint`` None: nothing is drawn of it, for the ``reason`` if there is one, or because no row passed.
-    ``value``: what buying rested on; ``reason``: what was bought and why.
+    ``value``: what buying rested on; ``reason``: what was bought and why. ``takedowns``: how many takedowns of the pool
+    came before it was packed: it has nothing of them.
     """
 
     generation: int
@@ -57,6 +58,7 @@ class Made:
     num_samples: int = 0
     value: Mapping[str, float] | None = None
     reason: str | None = None
+    takedowns: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON types."""

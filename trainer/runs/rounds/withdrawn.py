@@ -25,8 +25,11 @@ def withdrawn(plan: Plan, files: RoundFiles, source: str, step: int) -> list[Wit
     """The generations drawn after ``step`` of which the pool's manifest no longer lets all rows be read."""
     manifest = Pool(files.pool).manifest()
     reasons = {generation: why for generation, why in manifest.quarantined.items() if why.partition(":")[0] not in OURS}
-    for fact in manifest.takedowns:
-        reasons |= {int(generation): f"{fact.what} was taken down: {fact.reason}" for generation in fact.rows}
+    for place, fact in enumerate(manifest.takedowns):
+        for number in map(int, fact.rows):
+            made = files.made(number)
+            if made is not None and place >= made.takedowns:  # else it was packed without these rows
+                reasons[number] = f"{fact.what} was taken down: {fact.reason}"
     if not reasons:
         return []
     generations, live = files.generations(), lookups.live_segments(plan, step + 1)[source]

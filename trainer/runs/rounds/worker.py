@@ -132,7 +132,11 @@ def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
             generator=generator,
         )
 
+    takedowns = 0
+
     def packed(num_shards: int) -> PreparedSegment | None:
+        nonlocal takedowns
+        takedowns = len(pool.manifest().takedowns)
         return write_made_segment(files.segment(generation), documents_of(pool, generation, num_shards), data)
 
     # The first lot alone is valued, also where a killed process had made more of them.
@@ -152,6 +156,7 @@ def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
             num_samples=0 if segment is None else segment.num_samples,
             value=None if value is None else {"value": value.mean, "standard_error": value.error},
             reason=None if bought is None else bought.reason,
+            takedowns=takedowns,
         )
     )
 
