@@ -11,7 +11,8 @@ from tests.synthesis.conftest import Synthesize
 from tests.synthesis.openai_server import MODEL, OpenAIServer, good
 from tests.synthesis.test_round import pool_rows
 from trainer.base.errors import UserError
-from trainer.synthesis.cost import Budget, budget_of, cost_of, estimate_round
+from trainer.synthesis.config import SynthesisConfig
+from trainer.synthesis.cost import Budget, budget_of, cost_of, estimate_round, most_cost_of
 from trainer.synthesis.generators import Completion, Request, Sampling
 from trainer.synthesis.pool import Pool
 from trainer.synthesis.prices_config import PricesConfig
@@ -70,9 +71,11 @@ def test_a_price_by_tokens_is_never_exceeded_however_many_calls_are_in_flight(
 
 
 def test_every_shard_has_its_part_of_what_the_pool_may_still_cost_and_a_pool_without_any_is_refused() -> None:
-    assert budget_of(PRICES, 10.0, spent_before=4.0, shards=3).admit(request("a"))
+    section = {"sources": ["real"], "prompts": [{"template": "rephrase"}], "generator": {"kind": "transformers"}}
+    config = SynthesisConfig.model_validate({**section, "prices": PRICES, "max_cost": 10.0})
+    assert budget_of(config, spent_before=4.0, shards=3).admit(request("a"))
     with pytest.raises(UserError, match=r"has cost 10 of synthesis\.max_cost.*Raise it"):
-        budget_of(PRICES, 10.0, spent_before=10.0, shards=1)
+        budget_of(config, spent_before=10.0, shards=1)
 
 
 def test_a_round_is_estimated_as_if_every_text_reached_its_limit() -> None:
@@ -80,6 +83,27 @@ def test_a_round_is_estimated_as_if_every_text_reached_its_limit() -> None:
     assert (estimate.prompt_tokens, estimate.most_completion_tokens) == (150_000, 100_000)
     assert estimate.most_cost == pytest.approx(0.15 + 0.4)
     assert estimate_round(None, requests=1, max_new_tokens=1, prompt_characters=[]).most_cost is None
+
+
+def test_each_turn_is_estimated_as_a_call_that_reads_all_that_was_said_before() -> None:
+    ways = [(1, ()), (3, (40, 80))]  # one of four requests has one turn of 100 tokens, three critique and revise
+    estimate = estimate_round(PRICES, requests=4, max_new_tokens=50, prompt_characters=[400], ways=ways)
+    assert estimate.most_completion_tokens == 50 * (1 + 3 * 3)
+    assert estimate.prompt_tokens == 100 + 3 * (100 + 160 + 230)
+
+
+@pytest.mark.parametrize("prompt", ["水" * 40, "\U0001f600" * 40])
+def test_what_a_call_can_cost_is_held_back_in_any_script_and_with_the_system_message(prompt: str) -> None:
+    asked, tokens = request("a", prompt, max_new_tokens=0), len(prompt) * 3 // 2 + 100
+    system = "Be brief. " * 20  # 100 tokens
+    assert most_cost_of(PRICES, asked, system=system) >= cost_of(PRICES, completion("a", tokens, 0))
+
+
+def test_a_call_that_is_tried_again_is_held_back_once() -> None:
+    budget = Budget(PRICES, 1.5 * most_cost_of(PRICES, request("a")))
+    assert budget.admit(request("a"))
+    assert budget.admit(request("a"))
+    assert not budget.admit(request("b"))
 
 
 @pytest.fixture

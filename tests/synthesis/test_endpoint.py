@@ -172,6 +172,17 @@ def test_a_text_of_another_model_is_not_taken() -> None:
     assert (answer.finish_reason, answer.error) == ("error", "another model answered: other")
 
 
+@pytest.mark.parametrize(
+    ("told", "is_taken"),
+    [("@main", True), ("-2026-01-31", True), ("-20260131", True), ("-0131", True), ("-mini-2026-01-31", False),
+     ("-large", False), ("-2", False)],
+)  # fmt: skip
+def test_a_version_of_the_model_is_the_model_and_one_with_a_longer_name_is_not(told: str, *, is_taken: bool) -> None:
+    with server(lambda prompt, number: completion("text", model=MODEL + told)) as running:
+        (answer,) = answers(config(running.url), 1).values()
+    assert (answer.finish_reason == "stop") == is_taken
+
+
 def test_a_server_that_is_not_there_is_named_before_anything_is_asked() -> None:
     with pytest.raises(UserError, match=r"does not answer.*127\.0\.0\.1:9/v1"):
         endpoint(config("http://127.0.0.1:9/v1")).identity()

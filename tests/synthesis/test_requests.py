@@ -46,6 +46,14 @@ def planned(wanted: SynthesisConfig, given_rows: list[PromptRow], **changes: obj
     return plan_round(wanted, given_rows, IDENTITY, **settings)  # type: ignore[arg-type]
 
 
+def test_a_request_with_another_system_message_has_another_name() -> None:
+    plain, friendly = (
+        {item.request.id for item in planned(config(generator={"kind": "transformers", "system": system}), rows("a"))}
+        for system in (None, "Be friendly.")
+    )
+    assert not plain & friendly
+
+
 def test_every_slice_gets_as_many_prompts_however_rare_it_is() -> None:
     asked = planned(config(), rows(*["common"] * 50, *["rare"] * 2))
     assert Counter(item.slice for item in asked) == {"common": 12, "rare": 12}

@@ -90,6 +90,18 @@ def test_a_training_document_that_copies_a_held_out_one_is_no_prompt(synthesize:
     assert copy["title"] not in asked_about
 
 
+def test_answers_to_a_row_are_chosen_from_whatever_the_number_of_shards(
+    synthesize: Synthesize, tiny_recipe: Path
+) -> None:
+    recipe = with_synthesis(tiny_recipe)
+    for shard in ("0/2", "1/2"):
+        words = ["--set", "synthesis.samples_per_row=4", "--set", "synthesis.paths={most_per_row: 1}"]
+        synthesize(recipe, "--generation", 1, "--shard", shard, *words)
+    answers = Counter(row["source_id"] for row in pool_rows(recipe.parent / "pool"))
+    assert len(answers) > 5
+    assert set(answers.values()) == {1}
+
+
 def test_a_source_of_a_recipe_trains_on_the_pool(
     trainer: Callable[..., Ended], synthesize: Synthesize, tiny_recipe: Path
 ) -> None:

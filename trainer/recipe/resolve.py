@@ -146,6 +146,7 @@ def resolve_paths(document: RecipeDocument) -> None:
         _anchor(document, path, only_folders=True)
     graders = _value_at(document.tree, ("synthesis", "graders"))
     for index in range(len(graders) if isinstance(graders, list) else 0):
+        _anchor(document, ("synthesis", "graders", index, "model", "cache"))
         for path in (("synthesis", "graders", index, "model"), ("synthesis", "graders", index, "model", "model")):
             _anchor(document, path, only_folders=True)
 

@@ -125,6 +125,11 @@ class SynthesisConfig(LoopConfig, WithGraders):
         0.01, ge=0, le=1, description="requests that may fail for good; with more the round waits to be run again"
     )
 
+    @property
+    def needs_whole_documents(self) -> bool:
+        """Whether all texts about a document must be made in one shard, to be joined or chosen from."""
+        return self.stitch is not None or self.paths is not None
+
     @model_validator(mode="after")
     def _lot_is_asked_for(self) -> Self:
         if self.lot is not None and isinstance(self.generator, RunConfig):

@@ -1,15 +1,17 @@
 """What texts cost: tokens, time and energy, by the price table of the recipe, and where a round has to stop."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from trainer.base.errors import UserError
+from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.protocol import Completion, Request
 from trainer.synthesis.prices_config import PricesConfig
 
 _JOULES_PER_KWH = 3.6e6
-_CHARACTERS_PER_TOKEN = 2.0  # at least, so that a prompt's estimate is more than it has
+_BYTES_PER_TOKEN = 2.0  # of UTF-8, at least, so that a prompt's estimate is more than it has in any script
 _MILLION = 1e6
 
 
@@ -31,11 +33,12 @@ def cost_of(prices: PricesConfig, completion: Completion) -> float:
     )
 
 
-def most_cost_of(prices: PricesConfig, request: Request) -> float:
-    """Money that the tokens of a request can cost at most."""
-    characters = len(request.prompt) + sum(len(message.content) for message in request.messages)
+def most_cost_of(prices: PricesConfig, request: Request, *, system: str | None = None) -> float:
+    """Money that the tokens of a request can cost at most, with those of the ``system`` message."""
+    texts = [system or "", request.prompt, *(message.content for message in request.messages)]
+    num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     return (
-        prices.per_million_prompt_tokens * (characters / _CHARACTERS_PER_TOKEN + 16) / _MILLION
+        prices.per_million_prompt_tokens * (num_bytes / _BYTES_PER_TOKEN + 16 * len(texts)) / _MILLION
         + prices.per_million_completion_tokens * request.sampling.max_new_tokens / _MILLION
     )
 
@@ -45,8 +48,8 @@ class Budget:
     never exceeded; a price by time is known when an answer is there, and exceeded by what is then in flight at most.
     """
 
-    def __init__(self, prices: PricesConfig | None, limit: float | None) -> None:
-        self._prices, self._limit, self._lock = prices, limit, Lock()
+    def __init__(self, prices: PricesConfig | None, limit: float | None, *, system: str | None = None) -> None:
+        self._system, self._prices, self._limit, self._lock = system, prices, limit, Lock()
         self._spent, self._held = 0.0, dict[str, float]()
         self._settled: set[str] = set()
         self._texts = 0
@@ -73,8 +76,9 @@ class Budget:
             return True
         with self._lock:
             mean = self._spent / self._texts if self._texts else 0.0
-            most = max(most_cost_of(self._prices, request), mean)
-            if self._spent + sum(self._held.values()) + most > self._limit:
+            most = max(most_cost_of(self._prices, request, system=self._system), mean)
+            held = sum(self._held.values()) - self._held.get(request.id, 0.0)  # one that is tried again is held once
+            if self._spent + held + most > self._limit:
                 self.was_refused = True
                 return False
             self._held[request.id] = most
@@ -91,15 +95,16 @@ class Budget:
                     self._spent += cost_of(self._prices, completion)
 
 
-def budget_of(prices: PricesConfig | None, max_cost: float | None, *, spent_before: float, shards: int) -> Budget:
+def budget_of(config: SynthesisConfig, *, spent_before: float, shards: int) -> Budget:
     """The budget of a shard: its part of what the pool may still cost. ``UserError`` where that is nothing."""
+    prices, max_cost = config.prices, config.max_cost
     if max_cost is None:
         return Budget(prices, None)
     left = max_cost - spent_before
     if left <= 0:
         what = f"the pool has cost {spent_before:.4g} of synthesis.max_cost"
         raise UserError(what, got=max_cost, remedy="Raise it to make a further round")
-    return Budget(prices, left / shards)
+    return Budget(prices, left / shards, system=getattr(config.generator, "system", None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +118,25 @@ class RoundEstimate:
 
 
 def estimate_round(
-    prices: PricesConfig | None, *, requests: int, max_new_tokens: int, prompt_characters: Sequence[int]
+    prices: PricesConfig | None,
+    *,
+    requests: int,
+    max_new_tokens: int,
+    prompt_characters: Sequence[int],
+    ways: Sequence[tuple[int, Sequence[int]]] = ((1, ()),),
 ) -> RoundEstimate:
-    """By the characters of some prompts (four to a token), as if every text reached its limit."""
-    mean = sum(prompt_characters) / len(prompt_characters) if prompt_characters else 0.0
-    prompt_tokens, completion_tokens = requests * mean / 4, requests * max_new_tokens
+    """By the characters of some prompts (four to a token), as if every text reached its limit. ``ways`` to ask: how
+    many of the requests, and the characters of each further turn, which is asked with all that was said before it.
+    """
+    first = sum(prompt_characters) / len(prompt_characters) / 4 if prompt_characters else 0.0
+    read, calls, weights = 0.0, 0, sum(weight for weight, _ in ways)
+    for weight, turns in ways:
+        said = 0.0
+        for number, characters in enumerate((0, *turns)):
+            said += (first if number == 0 else max_new_tokens) + characters / 4
+            read += weight * said
+        calls += weight * (1 + len(turns))
+    prompt_tokens, completion_tokens = requests * read / weights, math.ceil(requests * max_new_tokens * calls / weights)
     has_price = prices is not None and (prices.per_million_prompt_tokens or prices.per_million_completion_tokens)
     return RoundEstimate(
         requests=requests,

@@ -132,7 +132,8 @@ def plan_round(
         names = derived_rng(seed, "synthesis", generation, "names", number)
         groups = {"pair": group_of(document.text, 2, names), "triple": group_of(document.text, 3, names)}
         columns = with_principles({**groups, **columns_of(document)}, prompt.principles, request_seed)
-        request = _named(render(text, columns), sampling, request_seed, identity, generation, after=prompt.turns)
+        told = [getattr(config.generator, "system", None), *map(template_of, prompt.turns)]
+        request = _named(render(text, columns), sampling, request_seed, identity, generation, told=told)
         asked.append(
             Asked(
                 request=request,
@@ -151,10 +152,12 @@ def plan_round(
 
 
 def _named(
-    prompt: str, sampling: Sampling, seed: int, identity: Identity, generation: int, *, after: Sequence[str]
+    prompt: str, sampling: Sampling, seed: int, identity: Identity, generation: int, *, told: Sequence[str | None]
 ) -> Request:
-    """The request with its name: 128 bits of what decides its text, and what is asked ``after`` it."""
-    decisive = [identity.name, identity.weights, generation, prompt, asdict(sampling), seed, *map(template_of, after)]
+    """The request with its name: 128 bits of what decides its text; ``told``: the system message before it, and what is
+    asked after it.
+    """
+    decisive = [identity.name, identity.weights, generation, prompt, asdict(sampling), seed, *told]
     name = hashlib.sha256(json.dumps(decisive, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return Request(id=name, prompt=prompt, sampling=sampling, seed=seed)
 

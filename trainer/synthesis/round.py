@@ -90,7 +90,7 @@ def run_round(
     if (config.graders or config.gate) and isinstance(generator, Files):
         real, _, _ = with_training_rows(config, data, choose, seed=seed, base=base)
     aside, others = set_aside(config, real, seed, shard.generation)
-    asked = part_of(planned, shard.number, shard.of, by_document=config.stitch is not None)
+    asked = part_of(planned, shard.number, shard.of, by_document=config.needs_whole_documents)
     context = RoundContext(
         config=config,
         data=data,
@@ -109,7 +109,7 @@ def run_round(
         real=remembered,
     )
     spent = sum(record.cost or 0.0 for record in pool.records() if record.generation != shard.generation)
-    budget = budget_of(config.prices, config.max_cost, spent_before=spent, shards=shard.of)
+    budget = budget_of(config, spent_before=spent, shards=shard.of)
     file = pool.responses_file(shard.generation, shard.number, shard.of)
     with (
         told_if_no_room("the answers of the round", file, remedy=_NO_ROOM),

@@ -50,6 +50,18 @@ def careful(prompt: str, number: int) -> Answer:
     return completion(f'Here it is: {{"accuracy": {score:.0f}, "language": "{score:.0f}/10"}} I hope that helps.')
 
 
+def test_two_judges_that_are_told_different_things_are_both_asked(
+    tmp_path: Path, serve: Callable[..., OpenAIServer]
+) -> None:
+    server = serve(careful)
+    first, second = (judge(server.url, name=name) for name in ("first", "second"))
+    strict = second.model.model_copy(update={"system": "You are strict."})
+    second = second.model_copy(update={"model": strict})
+    run(tmp_path, first, second, own=4, real=20)
+    systems = Counter(payload["messages"][0]["content"] == "You are strict." for payload in server.payloads)
+    assert systems[True] == systems[False] > 0
+
+
 def test_a_careful_judge_keeps_its_vote_and_its_use_is_counted(
     tmp_path: Path, serve: Callable[..., OpenAIServer]
 ) -> None:

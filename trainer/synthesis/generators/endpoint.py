@@ -6,6 +6,7 @@ server costs minutes, not the night, and the round resumes where it stopped.
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _BUSY = (429, 503)
+_OF_A_VERSION = re.compile(r"@.+|-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{6}|-\d{4}")
 _TOO_LONG = 2  # times the limit on tokens: the server does not keep it
 _STOPPED = "stopped by the server's content filter"
 _REFUSED = (400, 413, 422)  # of this very request: too long, content that the server does not take
@@ -191,8 +193,13 @@ async def _listed(client: "AsyncOpenAI") -> set[str]:
 
 
 def _is_of(model: str, answer: Any) -> bool:
-    """Whether the answer is by this model; servers add a revision (`name@main`) or a date (`name-2026-01-31`)."""
-    return not answer.model or answer.model == model or answer.model.startswith((f"{model}@", f"{model}-"))
+    """Whether the answer is by this model; servers add a revision (`name@main`) or a date (`name-2026-01-31`,
+    `name-20260131`, `name-0131`), while `name-mini` is another model.
+    """
+    told = answer.model
+    return (
+        not told or told == model or (told.startswith(model) and _OF_A_VERSION.fullmatch(told, len(model)) is not None)
+    )
 
 
 def _completion(request: Request, answer: Any) -> Completion:

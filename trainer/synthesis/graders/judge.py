@@ -38,6 +38,8 @@ class JudgeGrader:
 
     def __init__(self, config: JudgeSettings, model: Any, surroundings: Surroundings) -> None:
         self.name, self.config, self._answers = name_of(config), config, surroundings.answers
+        # Two judges of one round may differ in these alone: a server says nothing of the weights behind a name
+        self._told = [self.name, getattr(model, "system", None)]
         self._generator: Generator = GENERATORS.resolve(model.kind)(model)
         self._identity: Identity | None = None
         self._failure: str | None = None  # why the judge is asked no more
@@ -119,7 +121,7 @@ class JudgeGrader:
 
     def _request(self, prompt: str, identity: Identity) -> Request:
         sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=self.config.max_new_tokens)
-        decisive = json.dumps([identity.name, identity.weights, prompt, asdict(sampling)])
+        decisive = json.dumps([identity.name, identity.weights, *self._told, prompt, asdict(sampling)])
         name = hashlib.sha256(decisive.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return Request(id=name, prompt=prompt, sampling=sampling, seed=_SEED)
 

@@ -27,6 +27,7 @@ def synthesis_notes(loaded: LoadedRecipe) -> list[str]:
         requests=config.requests,
         max_new_tokens=config.sampling.max_new_tokens,
         prompt_characters=[round(mean_template + length) for length in texts],
+        ways=[(prompt.weight, [len(template_of(turn)) for turn in prompt.turns]) for prompt in config.prompts],
     )
     money = ""
     if estimate.most_cost is not None and config.prices is not None:
