@@ -15,7 +15,7 @@ from trainer.recipe import load_recipe
 from trainer.synthesis.context import Shard
 from trainer.synthesis.diversity import compared, distinct, self_bleu, tail_coverage, vendi
 from trainer.synthesis.generators import Completion, Identity, Request
-from trainer.synthesis.memorization import Verbatim, asymmetry
+from trainer.synthesis.memorization import MOST_DOCUMENTS, Verbatim, asymmetry
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.round import run_round
 
@@ -114,6 +114,13 @@ def test_the_nearest_neighbor_tells_memorized_text_and_its_interval_holds_a_half
         assert clean is not None
         held += clean.low <= 0.5 <= clean.high
     assert held >= 27
+
+
+def test_as_many_documents_as_fit_into_memory_are_compared_with() -> None:
+    training, held_out = written(4200, 1, length=3), written(4200, 2, length=3)
+    found = asymmetry(training[:2], training, held_out, seed=0)
+    assert found is not None
+    assert found.num_documents == MOST_DOCUMENTS
 
 
 class Answering:

@@ -147,6 +147,8 @@ class SynthesisConfig(LoopConfig, WithGraders):
     def _limit_has_prices(self) -> Self:
         if self.max_cost is not None and self.prices is None:
             raise ValueError("max_cost needs prices: without them nothing costs anything")
+        if self.max_cost is not None and isinstance(self.generator, FilesConfig):
+            raise ValueError("max_cost has no effect on rows that another engine wrote: they are paid for; remove it")
         return self
 
     @model_validator(mode="after")

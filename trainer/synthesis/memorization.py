@@ -15,6 +15,7 @@ from trainer.data.shingles import Hashes, Ints, word_hashes
 from trainer.synthesis.diversity import vectors
 
 MOST_GRAMS = 1 << 25  # kept, 8 bytes each; of more text every second one, then every fourth
+MOST_DOCUMENTS = 4096  # of each part: a cosine of each text and each document is held
 NUM_GROUPS = 10
 _BASE = 0x9E3779B97F4A7C15
 
@@ -114,7 +115,7 @@ def asymmetry(texts: Sequence[str], training: Sequence[str], held_out: Sequence[
     too few.
     """
     rng = np.random.default_rng(seed)
-    num = min(len(training), len(held_out))
+    num = min(len(training), len(held_out), MOST_DOCUMENTS)
     if num < NUM_GROUPS or not texts:
         return None
     documents = [text for part in (training, held_out) for text in _drawn(part, num, rng)]
