@@ -3,9 +3,11 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.base.errors import UserError
 from trainer.data.documents import Document
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.entities import group_of, names_in
@@ -52,6 +54,12 @@ def test_a_request_with_another_system_message_has_another_name() -> None:
         for system in (None, "Be friendly.")
     )
     assert not plain & friendly
+
+
+@pytest.mark.parametrize("template", ["{{ text + 1 }}", "{{ 1 / 0 }}", "{{ text.nothing }}", "{{ missing }}"])
+def test_a_template_that_cannot_be_rendered_is_a_mistake_of_the_recipe(template: str) -> None:
+    with pytest.raises(UserError, match="a prompt's template does not fit the row 'd0'"):
+        planned(config(prompts=[{"template": template}]), rows("a"))
 
 
 def test_every_slice_gets_as_many_prompts_however_rare_it_is() -> None:

@@ -80,7 +80,9 @@ def render(text: str, row: Mapping[str, Any]) -> str:
     """The prompt that the template ``text`` makes of a row. ``DataError`` where it names what the row does not have."""
     try:
         return _compiled(text).render(row)
-    except TemplateError as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever an expression in a template does: types that do not add, a division by 0
         raise DataError(
             f"a prompt's template does not fit the row {row.get('id')!r}: {error}",
             remedy=f"The row has {', '.join(sorted(row))}; name further columns in the source's `provenance`",
