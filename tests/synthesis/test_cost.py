@@ -99,10 +99,10 @@ def test_what_a_call_can_cost_is_held_back_in_any_script_and_with_the_system_mes
     assert most_cost_of(PRICES, asked, system=system) >= cost_of(PRICES, completion("a", tokens, 0))
 
 
-def test_no_limit_ends_the_taking_in_of_rows_that_are_paid_for() -> None:
+def test_no_limit_ends_the_taking_in_of_rows_of_another_engine() -> None:
     section = {"generator": {"kind": "files", "path": "rows", "written_by": "m"}, "prices": PRICES}
     SynthesisConfig.model_validate(section)
-    with pytest.raises(ValueError, match="max_cost has no effect on rows that another engine wrote"):
+    with pytest.raises(ValueError, match="max_cost has no effect on rows that another engine has written"):
         SynthesisConfig.model_validate({**section, "max_cost": 1.0})
 
 

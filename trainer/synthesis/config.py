@@ -148,7 +148,7 @@ class SynthesisConfig(LoopConfig, WithGraders):
         if self.max_cost is not None and self.prices is None:
             raise ValueError("max_cost needs prices: without them nothing costs anything")
         if self.max_cost is not None and isinstance(self.generator, FilesConfig):
-            raise ValueError("max_cost has no effect on rows that another engine wrote: they are paid for; remove it")
+            raise ValueError("max_cost has no effect on rows that another engine has written: remove it")
         return self
 
     @model_validator(mode="after")
