@@ -9,6 +9,8 @@ import pytest
 
 from tests.together.launches import Place, Strike, by_step, lines, predicted, wait_until
 from tests.together.rounds import OWN, STEPS, WORDS, sets, words
+from trainer.base.atomic import write_text
+from trainer.runs.rounds.files import RoundFiles
 from trainer.synthesis.lineage import Origin, take_down
 from trainer.synthesis.pool import Pool
 from trainer.tools.pool.takedown import takedown
@@ -222,6 +224,16 @@ def test_texts_that_failed_after_an_earlier_step_do_not_stop_the_rounds_that_fol
     ended = place.fit(run, *sets(steps=10)).wait()
     assert ended.code == 0, ended.output
     assert [line["state"] for line in lines(run, "round")] == ["begun", "written", "ended", "joined"]
+
+
+def test_requests_that_were_planned_by_another_recipe_are_planned_anew_after_one_failure(place: Place) -> None:
+    run = place.folder / "stale-plan"
+    assert place.fit(run, *sets(steps=7)).wait().code == 0
+    write_text(RoundFiles(run).asked(1, 8), "[]")
+    ended = place.fit(run, *sets(steps=18)).wait()
+    assert ended.code == 0, ended.output
+    states = [line["state"] for line in lines(run, "round")]
+    assert states == ["begun", "written", "failed", "begun", "written", "ended", "joined"]
 
 
 def test_a_replay_draws_what_the_other_run_made(place: Place, own: Path) -> None:

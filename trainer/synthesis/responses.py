@@ -22,6 +22,10 @@ _FORMAT = 1
 _LOCK_PATIENCE_S = 3.0  # a process that was killed may take a moment to end
 
 
+class OtherRequestsError(UserError):
+    """The answers that are kept are to other requests: recipe, or what was taken down, has changed since."""
+
+
 class Responses:
     """The answers in ``file`` to ``requests``; one process at a time writes it."""
 
@@ -51,7 +55,7 @@ class Responses:
             return 0
         if _header_of(lines[0]) != header:
             remedy = f"Finish it with the recipe and data that it was begun with, or remove {self.file} to begin anew"
-            raise UserError("an unfinished round asked for other texts", file=self.file, line=1, remedy=remedy)
+            raise OtherRequestsError("an unfinished round asked for other texts", file=self.file, line=1, remedy=remedy)
         for number, line in enumerate(lines[1:], start=2):
             try:
                 completion = Completion.from_json(json.loads(line))

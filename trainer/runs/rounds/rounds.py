@@ -332,6 +332,8 @@ class RunRounds:
         if made is None:
             if problem is not None:
                 self._told_failed(run, active.generation, problem, step=step)
+                if self._is_own:  # planned anew: recipe, or what was taken down, may have changed since
+                    self._files.asked(active.generation, active.step).unlink(missing_ok=True)
             return None
         self._write_ended(run, made, step)
         settled = made.record.get("quarantined") or made.reason or "no row passed"
@@ -378,8 +380,7 @@ class RunRounds:
         record = made.record
         reason = f"{record['accepted']} of {record['requests']} rows passed, {made.num_samples} samples"
         if made.reason is not None and made.value is not None:
-            is_bought = made.fingerprint is not None or record.get("quarantined")
-            state = "lot" if is_bought else "not-bought"
+            state = "lot" if made.fingerprint is not None or record.get("quarantined") else "not-bought"
             self._write(run, made.generation, state, made.reason, step=step, value=made.value)
         self._write(run, made.generation, "ended", reason, step=step, record=record)
 

@@ -36,6 +36,7 @@ from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.generators.run_model import RunModel
 from trainer.synthesis.pool import Pool, RoundRecord
 from trainer.synthesis.requests import Asked, PromptRow
+from trainer.synthesis.responses import OtherRequestsError
 from trainer.synthesis.round import plan_asking, run_round, with_training_rows
 
 PRIORITY = 10  # of nice: training comes first
@@ -122,6 +123,16 @@ def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
         )
         if record is not None:
             return record
+        try:
+            return written(number)
+        except OtherRequestsError as error:
+            if error.file is None or isinstance(generator, RunModel):  # the run plans and writes anew
+                raise
+            _log(f"{in_words(error)}: it begins anew")
+            Path(error.file).unlink()
+            return written(number)
+
+    def written(number: int) -> RoundRecord:
         return run_round(
             config,
             recipe.data,
