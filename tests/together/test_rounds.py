@@ -226,6 +226,17 @@ def test_texts_that_failed_after_an_earlier_step_do_not_stop_the_rounds_that_fol
     assert [line["state"] for line in lines(run, "round")] == ["begun", "written", "ended", "joined"]
 
 
+def test_answers_that_a_killed_round_has_to_other_requests_do_not_stop_it(place: Place) -> None:
+    run = place.folder / "other-requests"
+    assert place.fit(run, *sets(WORDS, wait=True, every=8, steps=7)).wait().code == 0
+    left = Pool(run / "pool").responses_file(1, 0, 1)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text('{"format": 1, "requests": 24, "digest": "of prompts that the recipe had before"}\n')
+    ended = place.fit(run, *sets(WORDS, wait=True, every=8, steps=10)).wait()
+    assert ended.code == 0, ended.output
+    assert [line["state"] for line in lines(run, "round")] == ["begun", "ended", "joined"]
+
+
 def test_requests_that_were_planned_by_another_recipe_are_planned_anew_after_one_failure(place: Place) -> None:
     run = place.folder / "stale-plan"
     assert place.fit(run, *sets(steps=7)).wait().code == 0
