@@ -178,7 +178,7 @@ def main() -> None:
         return ended.stdout + ended.stderr
 
     columns = (
-        "bad day", "exit code", "the command says", "answers kept", "of those asked again", "requests = rows + dropped",
+        "bad day", "exit code", "the command says", "answers kept", "of those sent again", "requests = rows + dropped",
     )  # fmt: skip
     print("| " + " | ".join(columns) + " |")
     print("| --- " * len(columns) + "|")
