@@ -79,7 +79,7 @@ def test_two_processes_write_and_draw_what_one_does(place: Place, own: Path) -> 
 
 
 def test_training_goes_on_while_a_generator_writes_and_a_resume_lets_it_join_where_it_did(place: Place) -> None:
-    run, pids = place.folder / "alongside", place.folder / "pids"
+    run, pids = place.folder / "alongside-round", place.folder / "pids"
     pids.mkdir()
     slow = sets(WORDS, generator=words(pids=str(pids), seconds=0.02), steps=100_000)
     live = place.fit(run, *slow)
