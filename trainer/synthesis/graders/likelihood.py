@@ -6,6 +6,7 @@ quantiles of real rows, of the slice where it has enough of them, else of the so
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ class LikelihoodGrader:
     license: str | None = None
 
     def __init__(self, config: LikelihoodConfig, surroundings: Surroundings) -> None:
-        self.name, self.config, self.model = name_of(config), config, config.model
+        self.name, self.config, self.model = name_of(config), config, Path(config.model).name
         self._real = surroundings.real
         self._scorer: Scorer | None = None
         self._references: dict[tuple[str, ...], FloatArray] = {}
@@ -73,7 +74,7 @@ class LikelihoodGrader:
         if self._scorer is None:
             from trainer.model.scorer import Scorer
 
-            self._scorer = Scorer(self.model)
+            self._scorer = Scorer(self.config.model)
         return self._scorer.nats_per_token(texts, max_tokens=self.config.max_tokens)
 
 
