@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from tests.cases.commands import WarmCommands
+    from tests.cases.commands import Ended, WarmCommands
 
 settings.register_profile("shared machine", deadline=None)  # other work on the cores makes any deadline fail
 settings.load_profile("shared machine")
@@ -92,3 +92,18 @@ def warm_commands() -> "Iterator[WarmCommands]":
     commands = WarmCommands()
     yield commands
     commands.close()
+
+
+@pytest.fixture
+def trainer(warm_commands: "WarmCommands", tiny_recipe: Path) -> "Callable[..., Ended]":
+    """trainer("check", recipe, expected=2) runs the command to its end; ``expected`` is its exit code."""
+    folder = tiny_recipe.parent
+
+    def run(*arguments: object, expected: int = 0, file_bytes: int | None = None) -> "Ended":
+        words = [str(word) for word in arguments]
+        ended = warm_commands.run(words, folder=folder, environment={}, streams=folder, file_bytes=file_bytes)
+        assert ended.exit_code == expected, ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+        return ended
+
+    return run

@@ -4,9 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.cases.commands import Ended, WarmCommands
+from tests.cases.commands import Ended
 from tests.synthesis.pools import publish, row
 from trainer.mixture.ledger import Retire, Segment
 from trainer.tools.audit import hashes_agree
@@ -15,20 +13,6 @@ from trainer.tools.run_view import open_run
 
 LONG = "some words of a text that goes on for quite a while so that it fills a part of a sample by itself"
 RECIPE_STEPS, MORE_STEPS = 3, 8
-
-
-@pytest.fixture
-def trainer(warm_commands: WarmCommands, tiny_recipe: Path) -> Callable[..., Ended]:
-    """trainer("fit", recipe) runs the command to its end."""
-    folder = tiny_recipe.parent
-
-    def run(*arguments: object) -> Ended:
-        words = [str(word) for word in arguments]
-        ended = warm_commands.run(words, folder=folder, environment={}, streams=folder)
-        assert ended.exit_code == 0, ended.stdout + ended.stderr
-        return ended
-
-    return run
 
 
 def test_a_resumed_run_draws_nothing_that_was_taken_down(trainer: Callable[..., Ended], tiny_recipe: Path) -> None:

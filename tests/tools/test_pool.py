@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.commands import Ended, WarmCommands
+from tests.cases.commands import Ended
 from tests.synthesis.pools import publish, row
 from trainer.base.errors import UserError
 from trainer.synthesis.lineage import Origin, take_down
@@ -78,20 +78,6 @@ def test_croissant_reads_the_rows_by_its_own_tool(pool: Pool) -> None:
 def test_a_format_that_is_not_there_is_named(pool: Pool) -> None:
     with pytest.raises(UserError, match="prov, prov-n, croissant"):
         exported(pool, "rdf")
-
-
-@pytest.fixture
-def trainer(warm_commands: WarmCommands, tiny_recipe: Path) -> Callable[..., Ended]:
-    """trainer("pool", recipe) runs the command to its end."""
-    folder = tiny_recipe.parent
-
-    def run(*arguments: object) -> Ended:
-        words = [str(word) for word in arguments]
-        ended = warm_commands.run(words, folder=folder, environment={}, streams=folder)
-        assert ended.exit_code == 0, ended.stdout + ended.stderr
-        return ended
-
-    return run
 
 
 def test_from_a_row_to_its_steps_and_from_a_takedown_to_a_preparation_without_it(
