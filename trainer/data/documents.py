@@ -115,7 +115,7 @@ class DocumentReader:
             tally.read += 1
             if isinstance(row, Row):
                 check.add(row.columns)
-                if not self._is_selected(name, row, check, tally):
+                if not self._is_selected(name, segment, row, check, tally):
                     continue
             num_rows += 1
             document = self._document(name, segment, row, key_columns, tally) if isinstance(row, Row) else row
@@ -134,13 +134,13 @@ class DocumentReader:
             self._quarantine.close_source(name, num_rows, check.columns)
         self._note_keyless(name, segment, tally, is_first=is_first)
 
-    def _is_selected(self, name: str, row: Row, check: ColumnCheck, tally: RowTally) -> bool:
+    def _is_selected(self, name: str, source: SourceConfig, row: Row, check: ColumnCheck, tally: RowTally) -> bool:
         """Whether `where` takes the row, and nothing has taken it down."""
         taken_down = self._found_files(name).taken_down
         if taken_down and row.columns.get(ID_COLUMN) in taken_down:
             tally.taken_down += 1
             return False
-        if matches(row.columns, self.config.every_segment[name].where):
+        if matches(row.columns, source.where):
             return True
         check.leave_out(row.columns, first=tally.not_selected == tally.read - 1)
         tally.not_selected += 1

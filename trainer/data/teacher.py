@@ -21,11 +21,11 @@ _FILE = "tokenizer.json"
 
 def open_teacher(config: DataConfig, tokenizer: TokenizerFacts, base: Path) -> "Teacher | None":
     """The recipe's teacher, ready to read; None where it has none. Raises UserError where it does not fit."""
+    if config.teacher is None:
+        return None
     from trainer.model.teacher import Teacher
     from trainer.model.writer import fetched_files
 
-    if config.teacher is None:
-        return None
     folder = fetched_files(_origin(config.teacher.model, base), "teacher")[0].parent
     require_same_tokenizer(folder, tokenizer.folder)
     return Teacher(
