@@ -6,7 +6,7 @@ It is a sum modulo 2^64 over all samples, so that ranks can add their parts in a
 # n samples, T tokens a sample
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
@@ -18,6 +18,8 @@ from trainer.base.hashing import splitmix64
 from trainer.base.records import IntArray
 from trainer.mixture.draw import Batch
 from trainer.mixture.permutation import Words
+
+SegmentSlots = Sequence[tuple[tuple[int, int], IntArray]]  # of each (source, segment) the slots of its samples
 
 BATCH_HASH_VERSION = "fed-1"  # changing it changes every hash that runs have journaled
 

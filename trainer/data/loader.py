@@ -20,7 +20,7 @@ import torch
 
 from trainer.base.errors import DataError
 from trainer.base.records import IntArray
-from trainer.data.batch_hash import SampleStore, by_segment, sample_hashes
+from trainer.data.batch_hash import SampleStore, SegmentSlots, by_segment, sample_hashes
 from trainer.data.teacher_rows import Teachers
 from trainer.mixture import lookups
 from trainer.mixture.advance import State
@@ -203,14 +203,17 @@ class Stream:
         row_of_slot = np.full(slot_starts[-1], -1)  # other ranks' slots have no row
         for layout, first_slot, first_row in zip(layouts, slot_starts, row_starts, strict=False):
             row_of_slot[first_slot + layout.slots] = first_row + layout.rows
-        source = np.concatenate([batch.source for batch, _ in drawn])
-        input_ids, num_valid, valid = self._read([batch for batch, _ in drawn], row_of_slot, int(row_starts[-1]))
+        source, segment, sample = (
+            np.concatenate([getattr(batch, column) for batch, _ in drawn]) for column in ("source", "segment", "sample")
+        )
+        parts = list(by_segment(source, segment))
+        input_ids, num_valid, valid = self._read(parts, sample, row_of_slot, int(row_starts[-1]))
         row_sources = self._row_sources(source, row_of_slot, int(row_starts[-1]))
         hashes = np.where(num_valid.numpy() > 0, sample_hashes(input_ids.numpy()), np.uint64(0))
         batch_hash_parts = np.add.reduceat(hashes, row_starts[:-1]).tolist()
         predicted = np.maximum(valid - 1, 0)
         targets = _by_source(predicted, source, slot_starts, num_sources=len(self.plan.sources))
-        teacher, taught = self._teachers.read([batch for batch, _ in drawn], row_of_slot, int(row_starts[-1]))
+        teacher, taught = self._teachers.read(parts, sample, row_of_slot, int(row_starts[-1]))
         taught_tokens = np.add.reduceat(np.where(taught, predicted, 0), slot_starts[:-1]).tolist()
         return [
             StepBatch(
@@ -243,16 +246,13 @@ class Stream:
         return row_sources
 
     def _read(
-        self, batches: Sequence[Batch], row_of_slot: IntArray, num_rows: int
+        self, parts: SegmentSlots, sample: IntArray, row_of_slot: IntArray, num_rows: int
     ) -> tuple[torch.Tensor, torch.Tensor, IntArray]:
         """Own samples as ``input_ids[rows, T]`` and ``num_valid[rows]``, and valid tokens of all slots of all ranks."""
-        source, segment, sample = (
-            np.concatenate([getattr(batch, column) for batch in batches]) for column in ("source", "segment", "sample")
-        )
         input_ids = torch.empty((num_rows, self._length), dtype=torch.int64, pin_memory=self._pin)
         num_valid = torch.zeros(num_rows, dtype=torch.int64, pin_memory=self._pin)
         tokens, valid = input_ids.numpy(), np.empty(len(sample), dtype=np.int64)
-        for pair, slots in by_segment(source, segment):
+        for pair, slots in parts:
             valid[slots] = self._stores[pair].valid_tokens(sample[slots])
             own = slots[row_of_slot[slots] >= 0]
             if own.size:

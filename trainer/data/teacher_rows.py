@@ -2,16 +2,15 @@
 
 # R rows, S slots of all ranks, T tokens, k likeliest tokens, K = k + 1
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from trainer.base.records import IntArray
-from trainer.data.batch_hash import SampleStore, by_segment
+from trainer.data.batch_hash import SampleStore, SegmentSlots
 from trainer.data.teacher_columns import Taught, TeacherColumns
-from trainer.mixture.draw import Batch
 from trainer.model.distillation import TeacherTargets
 
 
@@ -30,19 +29,16 @@ class Teachers:
         return 4 * self._top_k + 2 * (self._top_k + 1) if self._columns else 0
 
     def read(
-        self, batches: Sequence[Batch], row_of_slot: IntArray, num_rows: int
+        self, parts: SegmentSlots, sample: IntArray, row_of_slot: IntArray, num_rows: int
     ) -> tuple[TeacherTargets | None, NDArray[np.bool_]]:
         """The targets of the rows, None in a run without a teacher; and which slots [S], of all ranks, have some."""
-        source, segment, sample = (
-            np.concatenate([getattr(batch, column) for batch in batches]) for column in ("source", "segment", "sample")
-        )
         is_taught = np.zeros(len(sample), dtype=np.bool_)
         if not self._columns:
             return None, is_taught
         ids = np.zeros((num_rows, self._length, self._top_k), dtype=np.int32)
         log_probabilities = np.zeros((num_rows, self._length, self._top_k + 1), dtype=np.float16)
         is_given = np.zeros(num_rows, dtype=np.bool_)
-        for pair, slots in by_segment(source, segment):
+        for pair, slots in parts:
             if (columns := self._columns.get(pair)) is None:
                 continue
             is_taught[slots] = True
