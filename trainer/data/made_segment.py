@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from trainer.data.store_files import DamagedStoreError, StoredFile, files_in, wr
 from trainer.data.tokenizer import Encoder, TokenizerFacts
 
 MANIFEST, SAMPLES = "segment.json", "samples"
-_NOT_STORED = ("folder", "sequence_length", "begin_tokens")  # they follow from the prepared data
 
 
 def write_made_segment(folder: Path, documents: Iterable[Document], data: PreparedData) -> PreparedSegment | None:
@@ -45,9 +43,8 @@ def _sealed(folder: Path, data: PreparedData, pack: Callable[[Path], PreparedSeg
         segment = pack(aside / SAMPLES)
         if not segment.num_tokens:
             return None
-        facts = {key: value for key, value in asdict(segment).items() if key not in _NOT_STORED}
         files = {name: file.to_json() for name, file in files_in(aside / SAMPLES).items()}
-        manifest = {"prepared": data.fingerprint, "segment": facts, "files": files}
+        manifest = {"prepared": data.fingerprint, "segment": segment.to_json(), "files": files}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         sync_tree(aside)
         replace_folder(aside, folder)

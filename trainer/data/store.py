@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from trainer.data.tokenizer_account import TokenizerAccount
 STORE_FORMAT = 10
 MANIFEST = "store.json"  # what is in the store, and size and SHA-256 of every other file
 COMPLETE = "complete"  # which preparation it was, and the SHA-256 of that and the manifest; written last
+_FROM_THE_STORE = ("folder", "sequence_length", "begin_tokens")  # of a segment: no manifest says them again
 Ints = NDArray[np.int64]
 
 
@@ -65,6 +66,10 @@ class PreparedSegment:
     largest_id: int
     slice_tokens: dict[str, int]
     begin_tokens: int = 0  # that each document begins with before its text
+
+    def to_json(self) -> dict[str, Any]:
+        """What a manifest says of it; the rest follows from the store that it is in."""
+        return {name: value for name, value in asdict(self).items() if name not in _FROM_THE_STORE}
 
     @cached_property
     def _tokens(self) -> MappedRows:

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int], None]  # what is being done, documents done so far
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]
-_NOT_STORED = ("folder", "sequence_length", "begin_tokens")  # of a segment: they follow from the store
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ class StoreWriter:
         self.accounts[name] = account
         if tools.teacher is not None and self.config.taught(name):
             self._teach(name, segment, tools.teacher)
-        return {key: value for key, value in asdict(segment).items() if key not in _NOT_STORED}
+        return segment.to_json()
 
     def _teach(self, name: str, segment: PreparedSegment, teacher: "Teacher") -> None:
         assert self.config.teacher is not None
