@@ -52,13 +52,13 @@ def evidence_of(
         }
         for name, advantage in advantages.items()
     }
-    real_advantage = _real_advantage(state, advantages, kinds)
+    real_advantage, by_text = _real_advantage(state, advantages, kinds), said_by_text(config, observation)
     margin = plan.budget.marginal if isfinite(plan.budget.marginal) else 1.0
     return {
         "unit": state.unit,  # value of a fresh real token, in the unit of the values; None where it is not known
         "sources": sources,
         "prior_values": {
-            name: {**prior.to_json(), "by_text": name in said_by_text(config, observation)}
+            name: {**prior.to_json(), "by_text": name in by_text}
             for name, prior in source_priors(config, observation).items()
             if kinds[name] == "synthetic" and config.real_epochs is None
         },
