@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Result, figure
+from benchmarks.figures import Result, alternated, figure, ratios
 from trainer.synthesis.asking import ask
 from trainer.synthesis.cost import Budget
 from trainer.synthesis.generators import Request, Sampling
@@ -33,13 +33,15 @@ def run(rounds: int = 7) -> Result:
     try:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        ratios, ours, bare = measure(url, MODEL, rounds, requests=REQUESTS, tokens=TOKENS, concurrency=CONCURRENCY)
+        ours, bare = measure(url, rounds)
     finally:
         server.kill()
         server.wait()
     return Result(
         title="client of an endpoint",
-        figures=[figure("tokens/s through the loop / bare asyncio + openai", ratios, "ratio", at_least=0.95)],
+        figures=[
+            figure("tokens/s through the loop / bare asyncio + openai", ratios(ours, bare), "ratio", at_least=0.95)
+        ],
         details={
             "tokens_per_s": {"loop": ours, "bare": bare},
             "server": f"waits {TOKEN_S} s per token, {TOKENS} tokens per answer",
@@ -49,36 +51,23 @@ def run(rounds: int = 7) -> Result:
     )
 
 
-def measure(
-    url: str, model: str, rounds: int, *, requests: int, tokens: int, concurrency: int
-) -> tuple[list[float], list[float], list[float]]:
-    """Ratios, and tokens per second of the loop and of the bare driver."""
+def measure(url: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Tokens per second of the loop and of the bare driver, turn by turn."""
+    sampling = Sampling(temperature=0.8, top_p=0.95, max_new_tokens=TOKENS)
     asked = [
-        Request(id=f"r{number}", prompt=f"write about {number}", sampling=_sampling(tokens), seed=number)
-        for number in range(requests)
+        Request(id=f"r{number}", prompt=f"write about {number}", sampling=sampling, seed=number)
+        for number in range(REQUESTS)
     ]
-    ours, bare = [], []
-    for turn in range(rounds + 1):
-        pair = {}
-        for name in ("ours", "bare") if turn % 2 else ("bare", "ours"):
-            pair[name] = (
-                through_the_loop(url, model, asked, concurrency)
-                if name == "ours"
-                else asyncio.run(driven_bare(url, model, asked, concurrency))
-            )
-        if turn:
-            ours.append(pair["ours"])
-            bare.append(pair["bare"])
-    return [each / other for each, other in zip(ours, bare, strict=True)], ours, bare
+    rates = alternated(
+        {"bare": lambda: asyncio.run(driven_bare(url, asked)), "loop": lambda: through_the_loop(url, asked)},
+        rounds + 1,
+    )
+    return rates["loop"][1:], rates["bare"][1:]
 
 
-def _sampling(tokens: int) -> Sampling:
-    return Sampling(temperature=0.8, top_p=0.95, max_new_tokens=tokens)
-
-
-def through_the_loop(url: str, model: str, requests: Sequence[Request], concurrency: int) -> float:
+def through_the_loop(url: str, requests: Sequence[Request]) -> float:
     """Tokens per second of a round's asking: client, log on the disk, budget."""
-    config = EndpointConfig(url=url, model=model, max_concurrency=concurrency)
+    config = EndpointConfig(url=url, model=MODEL, max_concurrency=CONCURRENCY)
     with tempfile.TemporaryDirectory() as folder, Responses(Path(folder) / "log.jsonl", requests) as responses:
         began_s = time.perf_counter()
         ask(endpoint(config), requests, responses, lambda done, total: None, Budget(None, None))
@@ -86,16 +75,16 @@ def through_the_loop(url: str, model: str, requests: Sequence[Request], concurre
         return sum(answer.completion_tokens for answer in responses.completions.values()) / seconds
 
 
-async def driven_bare(url: str, model: str, requests: Sequence[Request], concurrency: int) -> float:
+async def driven_bare(url: str, requests: Sequence[Request]) -> float:
     """Tokens per second of the `openai` client under a semaphore."""
     from openai import AsyncOpenAI
 
-    limit = asyncio.Semaphore(concurrency)
+    limit = asyncio.Semaphore(CONCURRENCY)
 
     async def one(client: AsyncOpenAI, request: Request) -> int:
         async with limit:
             answer = await client.chat.completions.create(
-                model=model,
+                model=MODEL,
                 messages=[{"role": "user", "content": request.prompt}],
                 temperature=request.sampling.temperature,
                 top_p=request.sampling.top_p,
