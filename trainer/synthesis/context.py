@@ -1,14 +1,13 @@
 """What the stages of a round know of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.config import DataConfig
 from trainer.data.decontamination import HeldOutIndex
 from trainer.synthesis.config import SynthesisConfig
-from trainer.synthesis.generators.protocol import Generator, Identity
+from trainer.synthesis.generators.protocol import Identity
 from trainer.synthesis.pool import Pool
 from trainer.synthesis.real_text import RealText
 from trainer.synthesis.requests import PromptRow
@@ -28,17 +27,14 @@ class RoundContext:
     """What the stages may look at, besides the rows."""
 
     config: SynthesisConfig
-    data: DataConfig
     base: Path  # the recipe's folder
     seed: int
     shard: Shard
     pool: Pool
     held_out: HeldOutIndex
-    generator: Generator
     identity: Identity
-    source_texts: Mapping[str, str]  # row id -> the real text that its prompt was made of
-    source_columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # row id -> all of that real row
-    prompt_rows: Sequence[PromptRow] = ()  # real training rows that may become prompts
-    set_aside: Sequence[PromptRow] = ()  # further ones, which graders are graded on
-    held_out_texts: Sequence[str] = ()
-    real: RealText | None = None  # all real training text of the sources that are asked about, where it is needed
+    source_columns: Mapping[str, Mapping[str, Any]]  # row id -> the real row that its prompt was made of
+    prompt_rows: Sequence[PromptRow]  # real training rows that may become prompts
+    set_aside: Sequence[PromptRow]  # further ones, which graders are graded on
+    held_out_texts: Sequence[str]
+    real: RealText  # all real training text of the sources that are asked about, where it is needed

@@ -72,7 +72,7 @@ def drop_near_repeats(rows: Sequence[Row], context: RoundContext, funnel: Funnel
     earlier = NearDuplicates(rule.threshold)
 
     def repeated(row: Row) -> Reason | None:
-        if real is not None and real.near is not None and real.near.has(row["text"]):
+        if real.near is not None and real.near.has(row["text"]):
             return "near_duplicate", "nearly a real training document"
         if seen.has(row["text"]):
             return "near_duplicate", "nearly a row of the pool"
@@ -85,10 +85,10 @@ def drop_near_repeats(rows: Sequence[Row], context: RoundContext, funnel: Funnel
 
 def drop_memorized(rows: Sequence[Row], context: RoundContext, funnel: Funnel) -> list[Row]:
     """Drops rows that repeat real training text word for word."""
-    rule, real = context.config.memorized, context.real
-    if rule is None or real is None or real.verbatim is None:
+    rule, verbatim = context.config.memorized, context.real.verbatim
+    if rule is None or verbatim is None:
         return list(rows)
-    shares = dict(zip((row["id"] for row in rows), real.verbatim.shares([row["text"] for row in rows]), strict=True))
+    shares = dict(zip((row["id"] for row in rows), verbatim.shares([row["text"] for row in rows]), strict=True))
     reason = "memorized", f"more than {rule.max_share:g} of its sequences of {rule.words} words are real training text"
     return funnel.keep(rows, lambda row: reason if shares[row["id"]] > rule.max_share else None)
 

@@ -16,11 +16,6 @@ class RealText:
         self.near = NearDuplicates(near.threshold) if near is not None and "real" in near.against else None
         self.verbatim = None if memorized is None else Verbatim(memorized.words)
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether rows are compared with anything."""
-        return self.near is not None or self.verbatim is not None
-
     def watching(self, rows: Iterator[PromptRow]) -> Iterator[PromptRow]:
         """The rows as they come, each remembered."""
         for row in rows:

@@ -93,15 +93,12 @@ def run_round(
     asked = part_of(planned, shard.number, shard.of, by_document=config.needs_whole_documents)
     context = RoundContext(
         config=config,
-        data=data,
         base=base,
         seed=seed,
         shard=shard,
         pool=pool,
         held_out=held_out,
-        generator=generator,
         identity=identity,
-        source_texts={row_id(item, shard.generation): str(item.columns["text"]) for item in asked},
         source_columns={row_id(item, shard.generation): item.columns for item in asked},
         prompt_rows=others,
         set_aside=aside,
@@ -195,7 +192,7 @@ def _finish(
         for conversation in conversations
     ]
     accepted = through_stages(rows, context, funnel)
-    real = {f"{row['source']}:{row['source_id']}": context.source_texts[row["id"]] for row in rows}
+    real = {f"{row['source']}:{row['source_id']}": str(context.source_columns[row["id"]]["text"]) for row in rows}
     joules = [item.answer.joules for item in conversations if item.answer.joules is not None]
     gate = pass_gate(accepted, context)
     most = context.config.stitch
