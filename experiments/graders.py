@@ -302,14 +302,13 @@ def page(results: Mapping[str, Any]) -> Iterator[str]:
                     f"| {name} | {title} | {_shown(cell['recall'])} | {_shown(cell['precision'])} | "
                     f"{_shown(cell['false_alarms'])} | {cell['good']:,}, {cell['bad']:,} | {cell['abstained']:,} |"
                 )
-    faults = ("shuffled", "swapped", "truncated", "repeated", "other")
     with_record = {name: result for name, result in results["graders"].items() if "record" in result}
     yield "\n## Planted faults found\n"
-    yield f"| grader | real rows kept | {' | '.join(faults)} | dropped of rephrased | dropped of entries |"
-    yield f"| --- | --- |{' --- |' * (len(faults) + 2)}"
+    yield f"| grader | real rows kept | {' | '.join(FAULTS)} | dropped of rephrased | dropped of entries |"
+    yield f"| --- | --- |{' --- |' * (len(FAULTS) + 2)}"
     for name, result in with_record.items():
         record, sets = result["record"], result["sets"]
-        cells = [_estimate(record["found"].get(fault)) for fault in faults]
+        cells = [_estimate(record["found"].get(fault)) for fault in FAULTS]
         yield (
             f"| {name} | {_estimate(record['kept_good'])} | {' | '.join(cells)} | "
             f"{_shown(sets['dropped of rephrase'])} | {_shown(sets.get('dropped of entry'))} |"

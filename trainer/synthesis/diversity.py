@@ -101,7 +101,7 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
                 for gram, count in own.items()
             )
             total = max(1, sum(own.values()))
-            log_precision[place] += np.log(max(matched, 0.5) / max(total, 1)) / BLEU_WORDS
+            log_precision[place] += np.log(max(matched, 0.5) / total) / BLEU_WORDS
     lengths = np.array([len(words) for words in texts])
     return float((np.minimum(1, np.exp(log_precision)) * _brevity(lengths)).mean())
 

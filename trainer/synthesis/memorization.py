@@ -146,6 +146,6 @@ def _variance(cosines_RD: NDArray[np.float64], num: int, rng: np.random.Generato
     """Of the mean: over the texts, and over the documents by a jackknife that leaves out a group of both parts."""
     every = _nearer(cosines_RD, num, np.ones(num, np.bool_))
     groups = rng.permutation(num) % NUM_GROUPS
-    without = np.array([_nearer(cosines_RD, num, groups != group).mean() for group in range(min(NUM_GROUPS, num))])
+    without = np.array([_nearer(cosines_RD, num, groups != group).mean() for group in range(NUM_GROUPS)])
     of_documents = (len(without) - 1) / len(without) * float(((without - without.mean()) ** 2).sum())
     return float(every.var()) / len(every) + of_documents

@@ -11,10 +11,7 @@ from typing import Any
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.loop_config import LoopConfig
 
-_OF_THE_ROUND = {
-    "pool", "every", "first", "refill_epochs", "source", "share", "real_floor", "wait", "keep_generations",
-    "prices", "price", "budget", "max_cost", "cost", "max_failed_share",
-}  # fmt: skip
+_OF_THE_ROUND = {"pool", "prices", "max_cost", "max_failed_share", *LoopConfig.model_fields}
 _OF_A_MODEL = {
     "url", "batch", "max_concurrency", "timeout_s", "retries", "give_up_after", "api_key_variable", "price", "prices",
     "cache", "retry_share", "opens_after", "longest_wait_s", "log", "pause_s", "num_proc",
@@ -23,7 +20,7 @@ _OF_A_MODEL = {
 
 def recipe_fingerprint(config: SynthesisConfig, seed: int) -> str:
     """16 hex digits that name the seed and what of the section decides which rows a round brings."""
-    section = config.model_dump(mode="json", exclude=_OF_THE_ROUND | LoopConfig.model_fields.keys())
+    section = config.model_dump(mode="json", exclude=_OF_THE_ROUND)
     decisive = [seed, _without_speed(section)]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -154,12 +154,14 @@ def plan_round(
 def _named(
     prompt: str, sampling: Sampling, seed: int, identity: Identity, generation: int, *, told: Sequence[str | None]
 ) -> Request:
-    """The request with its name: 128 bits of what decides its text; ``told``: the system message before it, and what is
-    asked after it.
-    """
+    """The request with its name; ``told``: the system message before it, and what is asked after it."""
     decisive = [identity.name, identity.weights, generation, prompt, asdict(sampling), seed, *told]
-    name = hashlib.sha256(json.dumps(decisive, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return Request(id=name, prompt=prompt, sampling=sampling, seed=seed)
+    return Request(id=id_of(decisive), prompt=prompt, sampling=sampling, seed=seed)
+
+
+def id_of(decisive: Sequence[Any]) -> str:
+    """128 bits of what decides a text, in hex digits."""
+    return hashlib.sha256(json.dumps(decisive, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def part_of(asked: Sequence[Asked], shard: int, of: int, *, by_document: bool = False) -> Sequence[Asked]:

@@ -5,8 +5,6 @@ the next turn is asked for, and a request's name follows from the answers before
 the turn where it was, and asks for nothing twice.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -14,7 +12,7 @@ from typing import Any, Literal
 from trainer.base.hashing import derived_rng
 from trainer.synthesis.generators.protocol import Completion, Message, Request
 from trainer.synthesis.prompts import render, template_of
-from trainer.synthesis.requests import Asked
+from trainer.synthesis.requests import Asked, id_of
 
 Completions = Mapping[str, Completion]
 _UNFINISHED = "the last turn was not asked for: the price allowed no more"
@@ -117,6 +115,5 @@ def _next(request: Request, answer: str, prompt: str) -> Request:
         Message(role="assistant", content=answer),
     )
     decisive = [request.id, [asdict(message) for message in messages], prompt]
-    name = hashlib.sha256(json.dumps(decisive, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     seed = int(derived_rng(request.seed, "turn", len(messages)).integers(2**31))
-    return replace(request, id=name, prompt=prompt, messages=messages, seed=seed)
+    return replace(request, id=id_of(decisive), prompt=prompt, messages=messages, seed=seed)

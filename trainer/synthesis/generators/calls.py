@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer.base.errors import UserError
 from trainer.synthesis.generators.config import EndpointConfig
@@ -220,8 +220,3 @@ class Calls:
         for completion in self._refused:
             self.answers.put(completion)
         self._refused.clear()
-
-
-def new_thread(calls: Calls, new_client: Callable[[], Any]) -> Callable[[], None]:
-    """What the calls' own thread runs."""
-    return lambda: asyncio.run(calls.run(new_client))

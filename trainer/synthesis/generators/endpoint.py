@@ -15,7 +15,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.base.errors import UserError
-from trainer.synthesis.generators.calls import Calls, Failed, new_thread
+from trainer.synthesis.generators.calls import Calls, Failed
 from trainer.synthesis.generators.config import EndpointConfig
 from trainer.synthesis.generators.protocol import Completion, Generator, Identity, Request, TokenLogprobs
 from trainer.synthesis.generators.request_cache import RequestCache, cache_key
@@ -117,7 +117,7 @@ class Endpoint:
 
     def _asked(self, requests: Sequence[Request]) -> Iterator[Completion]:
         calls = Calls(self.config, requests, self._answer, self._admit)
-        thread = Thread(target=new_thread(calls, self._client), name="endpoint", daemon=True)
+        thread = Thread(target=asyncio.run, args=(calls.run(self._client),), name="endpoint", daemon=True)
         thread.start()
         try:
             while (answer := calls.answers.get()) is not None:

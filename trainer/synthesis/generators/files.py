@@ -55,6 +55,8 @@ class Files:
         """
         taken: list[TakenRow] = []
         for file in local_files(Rows(path=self.config.path, format=self.config.format), Path()):
+            if len(taken) == count:
+                break
             digest = content_hash(file.path)[:16]
             for number, row in enumerate(self._rows(file, digest)):
                 if len(taken) == count:

@@ -1,6 +1,6 @@
 """What a recipe says of graders, and of how they are graded themselves."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,7 @@ from trainer.base.config import Config
 from trainer.synthesis.generators import GeneratorConfig
 
 Fault = Literal["shuffled", "swapped", "truncated", "repeated", "other"]
-FAULTS: tuple[Fault, ...] = ("shuffled", "swapped", "truncated", "repeated", "other")
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 _SCORE = r"^[A-Za-z_][\w-]*$"
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -93,7 +93,8 @@ def _of_grader(
 
 def grades_of(grader: Grader, config: Any, rows: Sequence[Row], kept: Kept) -> list[Grade]:
     """The grades that were kept, and the others, which are kept as they come."""
-    keys = [_key(config, row) for row in rows]
+    settings = config.model_dump(mode="json")
+    keys = [_key(settings, row) for row in rows]
     missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in kept.records}
     at_once = len(missing) if getattr(grader, "keeps_answers", False) else _AT_ONCE
     waiting = list(missing.items())
@@ -104,8 +105,8 @@ def grades_of(grader: Grader, config: Any, rows: Sequence[Row], kept: Kept) -> l
     return [Grade(**kept.records[key]["grade"]) for key in keys]
 
 
-def _key(config: Any, row: Row) -> str:
-    decisive = [config.model_dump(mode="json"), row["generator"], row["generator_weights"], row["id"], row["text"]]
+def _key(settings: Mapping[str, Any], row: Row) -> str:
+    decisive = [settings, row["generator"], row["generator_weights"], row["id"], row["text"]]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
