@@ -18,17 +18,17 @@ from trainer.base.records import Decision
 from trainer.control.state import ControlState
 from trainer.mixture import lookups
 from trainer.mixture.ledger import Fact, Segment
-from trainer.runs.rounds.files import Made, RoundFiles, RoundState
+from trainer.runs.rounds.files import RoundFiles, RoundState
 from trainer.runs.rounds.joining import begun_round, joining_facts
 from trainer.runs.rounds.made_data import opened_everywhere
 from trainer.runs.rounds.own_texts import OwnTexts, next_due, polled
 from trainer.runs.rounds.process import RoundProcess
 from trainer.runs.rounds.quarantine import review
+from trainer.runs.rounds.telling import RoundTeller
 from trainer.runs.rounds.withdrawn import Withdrawn, withdrawal_facts, withdrawn
 from trainer.synthesis.config import SynthesisConfig
 from trainer.synthesis.generators.config import RunConfig
 from trainer.synthesis.pool import Pool
-from trainer.tracking.round_line import RoundLine
 from trainer.training import facts
 from trainer.training.run import Run, RunState
 
@@ -70,7 +70,7 @@ class RunRounds:
         self._active = self._unfinished(step)
         self._process: RoundProcess | None = None
         self._own = OwnTexts(config, engine, data, self._files)
-        self._began_s = time.monotonic()
+        self._tell = RoundTeller(self._source)
         self._paused_from_s: float | None = None
 
     @property
@@ -143,11 +143,7 @@ class RunRounds:
             Pool(self._files.pool).quarantine(item.generation, by="guard", reason=item.reason)
         except (OSError, UserError) as error:
             run.io.warn(f"generation {item.generation} is drawn no more; its pool does not say so: {in_words(error)}")
-        self._write_quarantined(run, item, step=step)
-
-    def _write_quarantined(self, run: Run, item: Withdrawn, *, step: int) -> None:
-        number, size = item.segment.segment, item.segment.num_samples
-        self._write(run, item.generation, "quarantined", item.reason, step=step, segment=number, num_samples=size)
+        self._tell.quarantined(run, item, step=step)
 
     # What is due
 
@@ -174,7 +170,7 @@ class RunRounds:
         if taken:
             facts.take(run, withdrawal_facts(plan, taken, name, step))
         for item in taken if self._engine.is_main else ():
-            self._write_quarantined(run, item, step=step)
+            self._tell.quarantined(run, item, step=step)
 
     def _is_cut(self, state: RunState) -> bool:
         """Whether the guard has cut the source: nothing is made for it any more."""
@@ -202,10 +198,10 @@ class RunRounds:
         state: RoundState | None = self._together(run, None, lambda: self._chosen(run, step))
         if state is None:
             return False
-        self._began_s = time.monotonic()
+        self._tell.began()
         if self._engine.is_main:
             how = "" if state.step == step else f", begun after step {state.step}, once more"
-            self._write(run, state.generation, "begun", f"after step {step}{how}", step=step)
+            self._tell.line(run, state.generation, "begun", f"after step {step}{how}", step=step)
         if self._is_own and not self._texts(run, state, step):
             return False
         return self._together(run, state.generation, lambda: self._start(state)) is not None
@@ -248,7 +244,7 @@ class RunRounds:
         if self._engine.is_main:
             seconds = time.monotonic() - began_s
             reason = f"{num} texts in {seconds:.1f} s"
-            self._write(run, state.generation, "written", reason, step=step, paused_seconds=seconds)
+            self._tell.line(run, state.generation, "written", reason, step=step, paused_seconds=seconds)
         return True
 
     def _is_published(self, generation: int) -> bool:
@@ -295,7 +291,7 @@ class RunRounds:
         facts.take(run, joining.facts)
         if self._engine.is_main:
             reason = f"drawn from step {step + 1} on, as segment {segment.segment} of {segment.source}"
-            self._write(
+            self._tell.line(
                 run,
                 joining.generation,
                 "joined",
@@ -331,11 +327,11 @@ class RunRounds:
         made = self._files.made(active.generation)
         if made is None:
             if problem is not None:
-                self._told_failed(run, active.generation, problem, step=step)
+                self._tell.failed(run, active.generation, problem, step=step)
                 if self._is_own:  # planned anew: recipe, or what was taken down, may have changed since
                     self._files.asked(active.generation, active.step).unlink(missing_ok=True)
             return None
-        self._write_ended(run, made, step)
+        self._tell.ended(run, made, step)
         settled = made.record.get("quarantined") or made.reason or "no row passed"
         settled = settled if made.fingerprint is None else "the guard has cut the source"
         if made.fingerprint is None or self._is_cut(state):
@@ -346,7 +342,7 @@ class RunRounds:
         self._settle(replace(active, joins_from=step + 1))  # before it happens: a resume lets it join at that step
         return Joining(generation=active.generation, facts=joining_facts(run.data.plan, self._config, made, step))
 
-    # Telling
+    # What the main rank alone does
 
     def _together(self, run: Run, generation: int | None, work: Callable[[], Any]) -> Any:
         """(all) What comes of the main rank's work; a failure of files or processes there is one of the round."""
@@ -364,37 +360,8 @@ class RunRounds:
     def _failed(self, run: Run, generation: int, problem: str) -> None:
         """(all) A round failed; it is tried again at its next time."""
         if self._engine.is_main:
-            self._told_failed(run, generation, problem, step=run.data.stream.state.step - 1)
-
-    def _told_failed(self, run: Run, generation: int, problem: str, *, step: int) -> None:
-        run.io.warn(
-            f"generation {generation} failed: {problem}. Training continues; it is tried again at its next time"
-        )
-        self._write(run, generation, "failed", problem, step=step)
+            self._tell.failed(run, generation, problem, step=run.data.stream.state.step - 1)
 
     def _settle(self, state: RoundState) -> None:
         self._files.write_state(state)
         self._states[state.generation] = state
-
-    def _write_ended(self, run: Run, made: Made, step: int) -> None:
-        record = made.record
-        reason = f"{record['accepted']} of {record['requests']} rows passed, {made.num_samples} samples"
-        if made.reason is not None and made.value is not None:
-            state = "lot" if made.fingerprint is not None or record.get("quarantined") else "not-bought"
-            self._write(run, made.generation, state, made.reason, step=step, value=made.value)
-        self._write(run, made.generation, "ended", reason, step=step, record=record)
-
-    def _write(self, run: Run, generation: int, state: str, reason: str, *, step: int, **more: Any) -> None:
-        """(main) A line of the journal."""
-        seconds = time.monotonic() - self._began_s
-        run.io.journal.write(
-            RoundLine(
-                step=step,
-                generation=generation,
-                state=state,
-                source=self._source,
-                reason=reason,
-                seconds=seconds,
-                **more,
-            )
-        )
