@@ -57,10 +57,14 @@ class LoopConfig(Config):
 
     def is_due(self, step: int) -> bool:
         """Whether a round is due by step after ``step``."""
+        return self.next_due(step - 1) == step
+
+    def next_due(self, after: int) -> int | None:
+        """The first step after ``after`` at which a round is due by step; None where none is."""
         if self.every is None:
-            return False
+            return None
         first = self.every if self.first is None else self.first
-        return step >= first and (step - first) % self.every == 0
+        return first if after < first else first + ((after - first) // self.every + 1) * self.every
 
     @model_validator(mode="after")
     def _loop_is_whole(self) -> Self:

@@ -30,14 +30,6 @@ def polled(ranks: Devices, poll: Callable[[], str | None]) -> str:
         time.sleep(POLL_S)
 
 
-def next_due(config: SynthesisConfig, after: int) -> int | None:
-    """The first step after ``after`` at which a round is due by step."""
-    if config.every is None:
-        return None
-    first = config.every if config.first is None else config.first
-    return first if after < first else first + ((after - first) // config.every + 1) * config.every
-
-
 class OwnTexts:
     """The texts of the run's own model, on each rank."""
 

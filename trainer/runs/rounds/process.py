@@ -16,7 +16,6 @@ class RoundProcess:
     """One stage of a round in a process of its own, without the run's devices."""
 
     def __init__(self, files: RoundFiles, store: Path, stage: str, generation: int, step: int) -> None:
-        self.stage, self.generation = stage, generation
         self._log = files.log(generation)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "trainer.runs.rounds.worker", str(files.run.resolve()), str(store.resolve())]
@@ -29,11 +28,6 @@ class RoundProcess:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C in the terminal is for the run, which ends this one itself
             )
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
 
     def is_running(self) -> bool:
         """Whether it has not ended."""

@@ -21,7 +21,7 @@ from trainer.mixture.ledger import Fact, Segment
 from trainer.runs.rounds.files import RoundFiles, RoundState
 from trainer.runs.rounds.joining import begun_round, joining_facts
 from trainer.runs.rounds.made_data import opened_everywhere
-from trainer.runs.rounds.own_texts import OwnTexts, next_due, polled
+from trainer.runs.rounds.own_texts import OwnTexts, polled
 from trainer.runs.rounds.process import RoundProcess
 from trainer.runs.rounds.quarantine import review
 from trainer.runs.rounds.telling import RoundTeller
@@ -253,7 +253,7 @@ class RunRounds:
     def _plan_ahead(self, *, after: int) -> None:
         """(main) Have the next requests to the run's own model planned while training goes on."""
         if self._engine.is_main and self._is_own and self._active is None:
-            step = next_due(self._config, after)
+            step = self._config.next_due(after)
             if step is not None:
                 with suppress(OSError):  # then it is planned, or told, when it is due
                     self._own.plan(RoundState(generation=self._next_generation(step), step=step))

@@ -25,14 +25,11 @@ def with_made_source(
         return dict(shares)
     targets = {name: float(Fraction(value, others) * (1 - given)) for name, value in shares.items() if name != source}
     step = step_of([*shares.values(), round(share * SHARE_ONE)])
-    after = rounded({name: targets.get(name, float(given)) for name in shares}, step=step)
-    return (
-        after
-        if is_kept(after, kinds, real_floor)
-        else rounded({name: targets.get(name, float(given)) for name in shares}, step=1)
-    )
+    wanted = {name: targets.get(name, float(given)) for name in shares}
+    after = rounded(wanted, step=step)
+    return after if _is_kept(after, kinds, real_floor) else rounded(wanted, step=1)
 
 
-def is_kept(shares: Mapping[str, int], kinds: Mapping[str, Kind], real_floor: float) -> bool:
+def _is_kept(shares: Mapping[str, int], kinds: Mapping[str, Kind], real_floor: float) -> bool:
     """Whether the real sources together have at least ``real_floor``."""
     return sum(value for name, value in shares.items() if kinds[name] == "real") >= real_floor * SHARE_ONE - 1

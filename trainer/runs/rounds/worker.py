@@ -24,7 +24,7 @@ from trainer.base.records import Kind
 from trainer.data.made_segment import write_made_segment
 from trainer.data.prior_value.prepared import segment_values, with_end
 from trainer.data.prior_value.record import PriorValue
-from trainer.data.store import PreparedData, PreparedSegment
+from trainer.data.store import PreparedData, PreparedSegment, open_prepared
 from trainer.recipe import Recipe, load_recipe
 from trainer.runs.rounds.buying import Lot, Purchase, purchase
 from trainer.runs.rounds.documents import documents_of
@@ -110,19 +110,14 @@ def _plan(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step:
 
 def _make(recipe: Recipe, files: RoundFiles, store: Path, generation: int, step: int) -> None:
     """Makes the round, or what is missing of it, lot by lot as far as that pays, and the segment of its rows."""
-    from trainer.data.store import open_prepared
-
     config, state = own_config(recipe, files), files.state(generation)
     pool, data = Pool(files.pool.resolve()), open_prepared(store, check_sizes=False)
     shards = 1 if config.lot is None else -(-config.requests // config.lot)
     generator = _generator(recipe, config, step)
 
     def made(number: int) -> RoundRecord:
-        record = next(
-            (record for record in pool.records() if (record.generation, record.shard) == (generation, number)), None
-        )
-        if record is not None:
-            return record
+        if (shard := pool.shard(generation, number)) is not None:
+            return RoundRecord.from_json(shard.record)
         try:
             return written(number)
         except OtherRequestsError as error:
