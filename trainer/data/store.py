@@ -11,7 +11,7 @@ with the data.
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,6 +130,17 @@ class PreparedSegment:
             stream.seek(start)
             described: dict[str, Any] = json.loads(stream.read(end - start))
         return described
+
+    def document_ids(self) -> Iterator[str]:
+        """The id of each document, in order, in one pass over the file."""
+        with (self.folder / "documents.jsonl").open("rb") as lines:
+            for line in lines:
+                yield str(json.loads(line)["id"])
+
+    def samples_of(self, document: int) -> range:
+        """The samples that hold a token of the document."""
+        start, end = self.document_span(document)
+        return range(start // self.sequence_length, (end - 1) // self.sequence_length + 1)
 
     def token_stream(self) -> Tokens:
         """All ids, documents one after the other, mapped from the disk."""

@@ -199,12 +199,11 @@ def shares_without(plan: Plan, source: str, step: int) -> list[Fact]:
 
 
 def _documents(segment: "PreparedSegment", source: str, names: frozenset[Name], *, is_synthetic: bool) -> list[int]:
-    found = []
-    for number in range(segment.num_documents):
-        name = str(segment.describe(number)["id"])
-        if (source, name) in names or (is_synthetic and (None, name) in names):
-            found.append(number)
-    return found
+    return [
+        number
+        for number, name in enumerate(segment.document_ids())
+        if (source, name) in names or (is_synthetic and (None, name) in names)
+    ]
 
 
 def _written(

@@ -174,8 +174,8 @@ def _documents_of_id(
         (place, document)
         for place, segment in enumerate(segments)
         if place in numbers
-        for document in range(segment.num_documents)
-        if str(segment.describe(document)["id"]) == document_id
+        for document, name in enumerate(segment.document_ids())
+        if name == document_id
     ]
     if not documents:
         names = [segment_name(source, number) for number in sorted(numbers)]
@@ -201,13 +201,9 @@ def _why_none(data: "PreparedData", names: Collection[str], document_id: str) ->
 def _samples_of(data: "PreparedData | None", source: str, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """(segment, sample) of every sample that holds a token of the documents, each once."""
     assert data is not None
-    samples: dict[tuple[int, int], None] = {}
-    for number, document in documents:
-        segment = data.sources[source].segments[number]
-        start, end = segment.document_span(document)
-        for sample in range(start // segment.sequence_length, (end - 1) // segment.sequence_length + 1):
-            samples[number, sample] = None
-    return list(samples)
+    segments = data.sources[source].segments
+    samples = ((number, sample) for number, document in documents for sample in segments[number].samples_of(document))
+    return list(dict.fromkeys(samples))
 
 
 def _places(data: "PreparedData | None", source: str, documents: list[tuple[int, int]]) -> list[str]:

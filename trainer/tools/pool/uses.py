@@ -28,11 +28,9 @@ def samples_of(data: PreparedData, ids: Collection[str]) -> dict[Sample, list[st
     samples: dict[Sample, list[str]] = {}
     for source, facts in data.sources.items():
         for number, segment in enumerate(facts.segments):
-            for document in range(segment.num_documents):
-                name = str(segment.describe(document)["id"])
+            for document, name in enumerate(segment.document_ids()):
                 if name in ids:
-                    start, end = segment.document_span(document)
-                    for sample in range(start // segment.sequence_length, (end - 1) // segment.sequence_length + 1):
+                    for sample in segment.samples_of(document):
                         samples.setdefault((source, number, sample), []).append(name)
     return samples
 
