@@ -62,9 +62,7 @@ def record(generation: int, shard: int = 0, shards: int = 1, **changed: Any) -> 
         "currency": "EUR",
         "cost_by_source": {"w": 0.4, "v": 0.1},
         "joules": 700.0,
-        "gate": GateRecord(
-            rows=40, diversity=diverse(0.9 - 0.1 * generation), real=diverse(0.95), memorization=None, failed=()
-        ),
+        "gate": gate(0.9 - 0.1 * generation),
     }
     return RoundRecord(generation=generation, shard=shard, shards=shards, **(settings | changed))
 

@@ -107,7 +107,7 @@ def test_from_a_row_to_its_steps_and_from_a_takedown_to_a_preparation_without_it
     taken = {f"1-n{place}" for place in range(2, 40, 5)}
     assert set(done["taken_down"][0]["rows"]) == taken
     assert done["steps"].get("1-n7", []) == expected
-    assert "1 generation" not in trainer("pool", folder / "pool").stdout
+    assert "read, 8 taken down" in trainer("pool", folder / "pool").stdout
     prepared = trainer("fit", tiny_recipe, "--run", folder / "next", *sets)
     assert "8 taken down" in prepared.stdout + prepared.stderr
     after = open_run(folder / "next").prepared()

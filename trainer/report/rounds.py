@@ -22,12 +22,11 @@ from trainer.data.pool_manifest import MANIFEST, Manifest, pool_of
 from trainer.data.shown_rows import ShownRow
 from trainer.report.history import History
 from trainer.report.plotly_figures import Figure, color, curve, plain
-from trainer.tracking.round_line import RoundLine
+from trainer.tracking.round_line import GRADER_ESTIMATES, RoundLine
 
 OWN_POOL = "pool"  # folder of the pool that a run makes
 MAX_REASONS = 12
 CURVES = {"distinct": "distinct-3", "self_bleu": "self-BLEU", "tail_coverage": "tail coverage"}
-ESTIMATES = ("agreement", "calibration_error", "self_preference", "length_bias", "position_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +165,7 @@ def grader_rows(rounds: Sequence[Generation]) -> Iterator[dict[str, str]]:
                 "generation": str(each.number),
                 "name": str(grader["name"]),
                 "vote": "yes" if grader.get("has_vote", True) else f"lost: {lost}",
-                **{name: _estimate(grader.get(name)) for name in ESTIMATES},
+                **{name: _estimate(grader.get(name)) for name in GRADER_ESTIMATES},
                 "abstained": f"{grader.get('abstained_share', 0.0):.0%}",
             }
 

@@ -10,6 +10,7 @@ _COUNTS = (
     "requests", "accepted", "prompt_tokens", "completion_tokens", "accepted_tokens", "seconds", "cost", "gpu_seconds",
     "joules",
 )  # fmt: skip
+GRADER_ESTIMATES = ("agreement", "calibration_error", "self_preference", "length_bias", "position_bias")  # shown ones
 
 
 def round_figures(record: Mapping[str, Any]) -> dict[str, float]:

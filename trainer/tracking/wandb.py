@@ -7,7 +7,6 @@ The lines of one step become one row, logged when a later step begins. What was 
 
 import json
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from trainer.base.errors import UserError
 from trainer.tracking.config import WandbConfig
 from trainer.tracking.headlines import headline
 from trainer.tracking.record import JournalLine
-from trainer.tracking.round_line import RoundLine
+from trainer.tracking.round_line import GRADER_ESTIMATES, RoundLine
 from trainer.tracking.schema import DecisionLine, FinishLine, StartLine, StepLine, TestLine
 from trainer.tracking.tracker import RunInfo
 
 INIT_S = 60.0
-_ESTIMATES = ("agreement", "calibration_error", "self_preference", "length_bias", "position_bias")
 _SHOWN = ("id", "text", "made_from", "nearest", "nearest_text", "overlap")
 
 
@@ -43,13 +41,13 @@ def round_tables(line: RoundLine) -> dict[str, Any]:
             generation,
             grader["name"],
             grader["has_vote"],
-            *((grader.get(name) or {}).get("value") for name in _ESTIMATES),
+            *((grader.get(name) or {}).get("value") for name in GRADER_ESTIMATES),
         ]
         for grader in record.get("graders", ())
     ]
     tables = {
         "dropped": (("generation", "reason", "rows"), [[generation, *item] for item in record["dropped"].items()]),
-        "graders": (("generation", "grader", "has_vote", *_ESTIMATES), graders),
+        "graders": (("generation", "grader", "has_vote", *GRADER_ESTIMATES), graders),
         "shown": (
             ("generation", *_SHOWN),
             [[generation, *(row[name] for name in _SHOWN)] for row in record.get("shown", ())],
@@ -58,10 +56,6 @@ def round_tables(line: RoundLine) -> dict[str, Any]:
     return {
         f"synthesis/{name}": wandb.Table(columns=list(head), data=rows) for name, (head, rows) in tables.items() if rows
     }
-
-
-def _value(estimate: Mapping[str, float] | None) -> float | None:
-    return None if estimate is None else estimate["value"]
 
 
 class WandbTracker:

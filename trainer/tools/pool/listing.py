@@ -1,11 +1,12 @@
 """The generations of a pool: what each asked for, what came of it, and whether it is read."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from trainer.base.formatting import table
-from trainer.data.pool_manifest import ROWS, Manifest
+from trainer.data.pool_manifest import ROWS, Manifest, ShardFact
 from trainer.synthesis.pool import Pool, RoundRecord
 
 
@@ -27,14 +28,13 @@ class GenerationFacts:
 def generations(pool: Pool) -> list[GenerationFacts]:
     """All generations of the pool, in order."""
     manifest = pool.manifest()
-    taken_down: dict[str, int] = {}
-    by_generation: dict[int, list[RoundRecord]] = {}
+    taken_down = Counter(name.partition("-")[0] for name in manifest.taken_down)
+    by_generation: dict[int, list[ShardFact]] = {}
     for shard in manifest.shards:
-        by_generation.setdefault(shard.generation, []).append(RoundRecord.from_json(shard.record))
-    for name in manifest.taken_down:
-        taken_down[name.partition("-")[0]] = taken_down.get(name.partition("-")[0], 0) + 1
+        by_generation.setdefault(shard.generation, []).append(shard)
     facts = []
-    for generation, records in by_generation.items():
+    for generation, shards in by_generation.items():
+        records = [RoundRecord.from_json(shard.record) for shard in shards]
         costs = [record.cost for record in records if record.cost is not None]
         facts.append(
             GenerationFacts(
@@ -42,8 +42,8 @@ def generations(pool: Pool) -> list[GenerationFacts]:
                 generator=", ".join(dict.fromkeys(f"{one.generator}@{one.generator_weights[:8]}" for one in records)),
                 requests=sum(record.requests for record in records),
                 accepted=sum(record.accepted for record in records),
-                rows=sum(shard.num_rows for shard in manifest.shards if shard.generation == generation),
-                taken_down=taken_down.get(str(generation), 0),
+                rows=sum(shard.num_rows for shard in shards),
+                taken_down=taken_down[str(generation)],
                 tokens=sum(record.accepted_tokens for record in records),
                 cost=sum(costs) if costs else None,
                 state=_state(manifest, generation, len(records), records[0].shards),

@@ -8,6 +8,7 @@ from trainer.base.paths import expanded
 from trainer.data.pool_manifest import MANIFEST, pool_of
 from trainer.data.walk import split_pattern
 from trainer.recipe import LoadedRecipe, load_recipe
+from trainer.runs.rounds.files import RoundFiles
 from trainer.synthesis.pool import Pool
 
 RECIPE = "recipe.yaml"  # of a run's folder
@@ -21,7 +22,7 @@ def pools_of(path: Path) -> list[Pool]:
         return [Pool(path)]
     is_run = path.is_dir()
     loaded = load_recipe(path / RECIPE if is_run else path, [], on_this_machine=False)
-    folders = [*_of_recipe(loaded), *([path / "pool"] if is_run else [])]
+    folders = [*_of_recipe(loaded), *([RoundFiles(path).pool] if is_run else [])]
     pools = [Pool(folder) for folder in dict.fromkeys(map(Path.resolve, folders)) if (folder / MANIFEST).is_dir()]
     if not pools:
         remedy = "Make one with `trainer synthesize`, or give the folder of a pool"
