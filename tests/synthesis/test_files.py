@@ -97,6 +97,15 @@ def test_each_round_takes_the_next_rows_until_none_is_left(synthesize: Synthesiz
     assert "same words as an earlier row" in more, "a new file is taken, and its copy is not"
 
 
+def test_the_gate_holds_taken_rows_against_real_text(synthesize: Synthesize, tiny_recipe: Path) -> None:
+    write_jsonl(tiny_recipe.parent / "written.jsonl", rows_about_real(tiny_recipe.parent))
+    synthesize(recipe_of(tiny_recipe), "--set", "synthesis.gate={fewest_rows: 20}")
+    (record,) = Pool(tiny_recipe.parent / "pool").records()
+    assert record.gate is not None
+    assert record.gate.real is not None
+    assert record.gate.real.vendi > record.gate.diversity.vendi > 1
+
+
 def test_the_items_of_a_list_in_a_row_are_rows_each(synthesize: Synthesize, tiny_recipe: Path) -> None:
     title = next(
         json.loads(line)["title"]

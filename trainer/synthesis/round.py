@@ -75,20 +75,15 @@ def run_round(
 
     remembered = RealText(config)
 
-    def choose(training: Iterator[PromptRow]) -> list[PromptRow]:
-        return chosen(config, training, seed, shard.generation)
-
     def plan(training: Iterator[PromptRow]) -> tuple[list[Asked], Mapping[str, int], list[PromptRow]]:
         training = remembered.watching(training)
         if isinstance(generator, Files):
             before = taken_before(pool.records(), shard.generation)
-            return (*plan_taking_in(config, generator, training, before), [])
+            return plan_taking_in(config, generator, training, before, seed=seed, generation=shard.generation)
         asking, real = plan_asking(config, training, identity, seed=seed, generation=shard.generation)
         return asking, {}, real
 
     (planned, taken, real), held_out, held_out_texts = with_training_rows(config, data, plan, seed=seed, base=base)
-    if (config.graders or config.gate) and isinstance(generator, Files):
-        real, _, _ = with_training_rows(config, data, choose, seed=seed, base=base)
     aside, others = set_aside(config, real, seed, shard.generation)
     asked = part_of(planned, shard.number, shard.of, by_document=config.needs_whole_documents)
     context = RoundContext(

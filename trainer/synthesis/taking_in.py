@@ -1,6 +1,6 @@
 """Plans a round whose rows another engine wrote: which of them are taken, and which real row each was made from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from trainer.base.errors import UserError
 from trainer.synthesis.config import SynthesisConfig
@@ -8,7 +8,7 @@ from trainer.synthesis.generators.files import Files, TakenRow
 from trainer.synthesis.generators.protocol import Request, Sampling
 from trainer.synthesis.pool import RoundRecord
 from trainer.synthesis.prompts import template_hash
-from trainer.synthesis.requests import Asked, PromptRow, columns_of
+from trainer.synthesis.requests import Asked, PromptRow, chosen, columns_of
 
 _NOT_TOLD = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=0)  # the pool's row says null
 
@@ -26,9 +26,16 @@ def taken_before(records: Iterable[RoundRecord], generation: int) -> dict[str, i
 
 
 def plan_taking_in(
-    config: SynthesisConfig, generator: Files, training: Iterable[PromptRow], before: Mapping[str, int]
-) -> tuple[list[Asked], dict[str, int]]:
-    """The rows that this round takes as if they had been asked for, and how many of each file.
+    config: SynthesisConfig,
+    generator: Files,
+    training: Iterable[PromptRow],
+    before: Mapping[str, int],
+    *,
+    seed: int,
+    generation: int,
+) -> tuple[list[Asked], dict[str, int], list[PromptRow]]:
+    """The rows that this round takes as if they had been asked for, how many of each file, and the real rows that it
+    would have asked about, for graders and the gate.
 
     A row that names its real row gets that row's slice and license; one that names no training row (a held-out one, or
     none at all) is dropped with that reason. ``UserError`` where no row is left.
@@ -39,16 +46,20 @@ def plan_taking_in(
         raise UserError("all rows of the files were taken in before", got=generator.config.path, remedy=remedy)
     wanted = {row.source_id for row in rows if row.source_id is not None}
     real: dict[str, PromptRow] = {}
-    if config.sources and wanted:
+
+    def looked_through() -> Iterator[PromptRow]:
         for prompt_row in training:
             if prompt_row.document.id in wanted:
                 real.setdefault(prompt_row.document.id, prompt_row)
+            yield prompt_row
+
+    others = chosen(config, looked_through(), seed, generation)
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.file] = counts.get(row.file, 0) + 1
     names_rows = bool(config.sources) and generator.config.columns.source_id is not None
     asked = [_asked(row, real, generator, names_rows=names_rows) for row in rows]
-    return asked, counts
+    return asked, counts, others
 
 
 def _asked(row: TakenRow, real: Mapping[str, PromptRow], generator: Files, *, names_rows: bool) -> Asked:
